@@ -1,0 +1,139 @@
+"""One measured call of a pipeline: the arguments it takes, the same noise every time, the time it took."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from bwcache.errors import SettingError, complaint
+from bwcache.measure.frames import Frames, as_frames
+from bwcache.measure.latency import DenoiseTimer
+
+FRAME_NAMES = ("num_frames", "video_length")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a pipeline; None leaves a size or the guidance to the pipeline's default.
+
+    Attributes:
+        prompt: the text.
+        steps: denoising steps.
+        seed: of the noise, drawn on the CPU so that it is the same on every device.
+        guidance_scale: strength of classifier-free guidance.
+        height: pixels.
+        width: pixels.
+        frames: number of frames.
+    """
+
+    prompt: str
+    steps: int
+    seed: int = 0
+    guidance_scale: float | None = None
+    height: int | None = None
+    width: int | None = None
+    frames: int | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a measurement is, for a progress bar.
+
+    Attributes:
+        what: what is being made, in words ("prompt 1/3, cached").
+        stage: "sampling" or "decoding".
+        done: steps done of this stage.
+        total: steps of this stage.
+    """
+
+    what: str
+    stage: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """One finished call.
+
+    Attributes:
+        frames: the decoded video, float32 [F, H, W, 3] in 0..1.
+        seconds: the whole call, text encoding and decoding included.
+        denoise_seconds: from the first denoiser forward to the last; None when none was seen.
+    """
+
+    frames: Frames
+    seconds: float
+    denoise_seconds: float | None
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def call(pipe: Any, request: Request, what: str = "video", on_progress: OnProgress | None = None) -> Call:
+    """Run a pipeline once.
+
+    Raises:
+        SettingError: when the pipeline does not take something that was asked for.
+    """
+    arguments = pipeline_arguments(pipe, request)
+    if on_progress is not None:
+        _report_steps(pipe, arguments, request.steps, what, on_progress)
+    _finish_device_work()
+    start = time.perf_counter()
+    with DenoiseTimer(pipe) as timer:
+        output = pipe(**arguments)
+    _finish_device_work()
+    seconds = time.perf_counter() - start
+    if on_progress is not None:
+        on_progress(Progress(what, "decoding", 1, 1))
+    return Call(frames=as_frames(output), seconds=seconds, denoise_seconds=timer.seconds)
+
+
+def pipeline_arguments(pipe: Any, request: Request) -> dict[str, Any]:
+    """The keyword arguments for a pipeline's call, only such as it takes."""
+    taken = inspect.signature(type(pipe).__call__).parameters
+    length = next((name for name in FRAME_NAMES if name in taken), "num_frames")
+    wanted = {
+        "prompt": request.prompt,
+        "num_inference_steps": request.steps,
+        "guidance_scale": request.guidance_scale,
+        "height": request.height,
+        "width": request.width,
+        length: request.frames,
+    }
+    given = {name: value for name, value in wanted.items() if value is not None}
+    for name, value in given.items():
+        if name not in taken:
+            possible = ", ".join(one for one in wanted if one in taken)
+            raise SettingError(
+                complaint(f"{name} {value!r}", f"only what {type(pipe).__name__} takes ({possible})", "leave it out")
+            )
+    given["generator"] = torch.Generator("cpu").manual_seed(request.seed)
+    if "output_type" in taken:
+        given["output_type"] = "np"
+    return given
+
+
+def _report_steps(pipe: Any, arguments: dict[str, Any], steps: int, what: str, on_progress: OnProgress) -> None:
+    """Let the pipeline report each step, where it offers a callback for that."""
+    on_progress(Progress(what, "sampling", 0, steps))
+    if "callback_on_step_end" not in inspect.signature(type(pipe).__call__).parameters:
+        return
+
+    def after_step(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        on_progress(Progress(what, "sampling", step + 1, steps))
+        if step + 1 == steps:
+            on_progress(Progress(what, "decoding", 0, 1))
+        return tensors
+
+    arguments["callback_on_step_end"] = after_step
+
+
+def _finish_device_work() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

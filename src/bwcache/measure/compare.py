@@ -1,0 +1,168 @@
+"""The same prompts and the same noise, without and with a policy: how much faster, how close, at what price.
+
+Protocol: both sides run once with few steps to warm up; the share of the denoising time that lies inside the blocks is
+measured on a run that never reuses; then uncached and cached calls alternate, in turned order at every other repeat.
+Times are medians over the repeats. Videos, decisions and indicators are those of the first repeat: they do not vary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import bwcache
+from bwcache.measure.call import Call, OnProgress, Request, call
+from bwcache.measure.environment import describe_pipeline, describe_policy, environment
+from bwcache.measure.quality import quality
+from bwcache.measure.results import Comparison, Pair, Run, add, median, ratio
+
+WARMUP_STEPS = 4
+
+
+OnRun = Callable[[Run, Pair], None]
+
+
+def compare(
+    pipe: Any,
+    policy: Any,
+    prompts: Sequence[str],
+    *,
+    seed: int = 0,
+    steps: int = 30,
+    guidance_scale: float | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    frames: int | None = None,
+    repeats: int = 1,
+    name: str | None = None,
+    on_progress: OnProgress | None = None,
+    on_run: OnRun | None = None,
+) -> Comparison:
+    """Make each prompt's video twice from the same noise, without and with ``policy``, and measure both.
+
+    Args:
+        pipe: a diffusers pipeline, loaded and on its device.
+        policy: what decides which steps are reused.
+        prompts: one video each.
+        seed: of the noise; the same for every prompt.
+        steps: denoising steps.
+        guidance_scale: strength of guidance; None leaves it to the pipeline, as the following sizes.
+        height: pixels.
+        width: pixels.
+        frames: number of frames.
+        repeats: pairs of calls per prompt; times are their medians.
+        name: of the model, for the record.
+        on_progress: called at every step.
+        on_run: called with each finished run and its two videos; they are not kept afterwards.
+
+    Raises:
+        SettingError: for settings that the pipeline or the policy cannot take.
+        AttachError: when the pipeline has no blocks that could be reused.
+    """
+    requests = [Request(text, steps, seed, guidance_scale, height, width, frames) for text in prompts]
+    block_share = warm_up(pipe, policy, requests[0], on_progress)
+    runs = []
+    for index, request in enumerate(requests):
+        label = f"prompt {index + 1}/{len(requests)}"
+        run, pair = compare_one(pipe, policy, request, block_share, repeats, label, on_progress)
+        runs.append(run)
+        if on_run is not None:
+            on_run(run, pair)
+    settings = {
+        "steps": steps,
+        "repeats": repeats,
+        "warmup_steps": min(steps, WARMUP_STEPS),
+        "guidance_scale": guidance_scale,
+        "frames": pair.uncached.shape[0],
+        "height": pair.uncached.shape[1],
+        "width": pair.uncached.shape[2],
+    }
+    return Comparison(
+        model=describe_pipeline(pipe, name),
+        policy=describe_policy(policy),
+        environment=environment(pipe) | settings,
+        block_share=block_share,
+        runs=tuple(runs),
+    )
+
+
+def warm_up(pipe: Any, policy: Any, request: Request, on_progress: OnProgress | None = None) -> float | None:
+    """Run both sides once, briefly; returns the share of the denoising time inside the blocks, 0..1."""
+    window = getattr(policy, "window", None)
+    enough = window(request.steps) + 2 if window is not None else 0
+    few = dataclasses.replace(request, steps=min(request.steps, max(WARMUP_STEPS, enough)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a few steps say nothing about whether the policy fits
+        with bwcache.attach(pipe, policy):
+            call(pipe, few, "warm-up, cached", on_progress)
+        call(pipe, few, "warm-up, uncached", on_progress)
+        with bwcache.attach(pipe, bwcache.Compute(), timing=True) as session:
+            timed = call(pipe, few, "time inside the blocks", on_progress)
+    return ratio(add(event.seconds for event in session.trace.events), timed.denoise_seconds)
+
+
+def compare_one(
+    pipe: Any,
+    policy: Any,
+    request: Request,
+    block_share: float | None,
+    repeats: int = 1,
+    label: str = "prompt",
+    on_progress: OnProgress | None = None,
+) -> tuple[Run, Pair]:
+    """One prompt, ``repeats`` pairs of calls."""
+    uncached: list[Call] = []
+    cached: list[tuple[Call, bwcache.Trace, tuple[str, ...]]] = []
+    for repeat in range(repeats):
+        sides = ["uncached", "cached"] if repeat % 2 == 0 else ["cached", "uncached"]
+        for side in sides:
+            what = f"{label}, {side}" + (f", repeat {repeat + 1}/{repeats}" if repeats > 1 else "")
+            if side == "uncached":
+                uncached.append(call(pipe, request, what, on_progress))
+            else:
+                cached.append(call_cached(pipe, policy, request, what, on_progress))
+    first, trace, notes = cached[0]
+    pair = Pair(uncached[0].frames, first.frames)
+    measured = quality(pair.uncached, pair.cached)
+    shares = [
+        share
+        for one, seen, _ in cached
+        if (share := ratio(add(event.indicator_seconds for event in seen.events), one.denoise_seconds)) is not None
+    ]
+    run = Run(
+        prompt=request.prompt,
+        seed=request.seed,
+        steps=trace.steps,
+        computed=trace.computed,
+        reused=trace.reused,
+        first_trigger=trace.first_trigger,
+        reuse_rate=trace.reuse_rate,
+        uncached_seconds=statistics.median(one.seconds for one in uncached),
+        cached_seconds=statistics.median(one.seconds for one, _, _ in cached),
+        uncached_denoise_seconds=median(one.denoise_seconds for one in uncached),
+        cached_denoise_seconds=median(one.denoise_seconds for one, _, _ in cached),
+        ideal_denoise_speedup=None if block_share is None else 1 / (1 - trace.reuse_rate * block_share),
+        psnr=measured.psnr,
+        ssim=measured.ssim,
+        indicator_share=statistics.median(shares) if shares else None,
+        extra_memory_bytes=trace.peak_bytes,
+        hidden_bytes=trace.hidden_bytes,
+        notes=notes,
+        trace=trace,
+    )
+    return run, pair
+
+
+def call_cached(
+    pipe: Any, policy: Any, request: Request, what: str = "video", on_progress: OnProgress | None = None
+) -> tuple[Call, bwcache.Trace, tuple[str, ...]]:
+    """One call with ``policy`` attached: the call, its trace, and what the session warned about."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", category=bwcache.NeverReused)
+        with bwcache.attach(pipe, policy, timing=True) as session:
+            done = call(pipe, request, what, on_progress)
+    return done, session.trace, tuple(dict.fromkeys(str(one.message) for one in caught))

@@ -1,0 +1,70 @@
+"""Where and with what something was measured: a number without that says nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import os
+import platform
+from typing import Any
+
+import torch
+from bwcache.measure.latency import denoisers
+
+PACKAGES = ("bwcache", "torch", "diffusers", "transformers")
+
+
+def environment(pipe: Any) -> dict[str, Any]:
+    """Versions, processor and precision, ready for JSON."""
+    first = next(iter(denoisers(pipe)), None)
+    tensor = next(first.parameters(), None) if first is not None else None
+    where = torch.device(
+        str(getattr(pipe, "_execution_device", None) or (tensor.device if tensor is not None else "cpu"))
+    )
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else f"{where.type} ({_processor()})",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "dtype": str(tensor.dtype).removeprefix("torch.") if tensor is not None else None,
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def describe_pipeline(pipe: Any, name: str | None) -> dict[str, Any]:
+    """Which model was measured: its name, its classes and the size of its denoisers in parameters."""
+    parts = denoisers(pipe)
+    return {
+        "name": name or str(getattr(pipe, "name_or_path", "") or type(pipe).__name__),
+        "pipeline": type(pipe).__name__,
+        "denoisers": [type(part).__name__ for part in parts],
+        "parameters": sum(weight.numel() for part in parts for weight in part.parameters()),
+        "scheduler": type(getattr(pipe, "scheduler", None)).__name__,
+    }
+
+
+def describe_policy(policy: Any) -> dict[str, Any]:
+    """A policy's name and fields, ready for JSON."""
+    fields = dataclasses.fields(policy) if dataclasses.is_dataclass(policy) else ()
+    values = {field.name: getattr(policy, field.name) for field in fields}
+    plain = (str, int, float, bool, type(None))
+    return {"name": type(policy).__name__} | {
+        name: value if isinstance(value, plain) else list(value) if isinstance(value, (list, tuple)) else repr(value)
+        for name, value in values.items()
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

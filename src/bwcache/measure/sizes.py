@@ -1,0 +1,97 @@
+"""Which heights, widths and lengths a pipeline can make, found before anything is computed."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from typing import Any
+
+from bwcache.errors import SettingError, complaint
+
+SPATIAL = ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_spatial_scale_factor", "vae_scale_factor")
+TEMPORAL = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio", "vae_temporal_scale_factor")
+ANY_LENGTH = ("AllegroPipeline",)  # autoencoders that take a whole number of groups, and cut the rest off
+
+
+def check_sizes(pipe: Any, height: int | None, width: int | None, frames: int | None) -> None:
+    """Raise when a pipeline cannot make a video of these sizes; None means the pipeline's own default.
+
+    Args:
+        pipe: a diffusers pipeline.
+        height: pixels.
+        width: pixels.
+        frames: number of frames.
+
+    Raises:
+        SettingError: with the nearest sizes that work.
+    """
+    multiple = spatial_multiple(pipe)
+    for name, size in (("height", height), ("width", width)):
+        if size is not None and (size < multiple or size % multiple):
+            _refuse(pipe, name, size, f"a multiple of {multiple}", _nearest(size, multiple, 0))
+    group = temporal_multiple(pipe)
+    if frames is not None and (frames < 1 or (frames - 1) % group):
+        rule = f"a multiple of {group} plus 1" if group > 1 else "at least 1"
+        _refuse(pipe, "frames", frames, rule, _nearest(frames, group, 1))
+    _ask_pipeline(pipe, height, width)
+
+
+def spatial_multiple(pipe: Any) -> int:
+    """Pixels that heights and widths must be a multiple of: autoencoder times patch, and what the pipeline asks."""
+    factor = next((int(getattr(pipe, name)) for name in SPATIAL if getattr(pipe, name, None)), 1)
+    multiple = factor * _patch(pipe)
+    asked = re.search(r"divisible by (\d+)", _pipeline_says(pipe, multiple, 1) or "")
+    return math.lcm(multiple, int(asked.group(1))) if asked else multiple
+
+
+def temporal_multiple(pipe: Any) -> int:
+    """Frames after the first come in groups of this many."""
+    if type(pipe).__name__ in ANY_LENGTH:
+        return 1
+    return next((int(getattr(pipe, name)) for name in TEMPORAL if getattr(pipe, name, None)), 1)
+
+
+def _patch(pipe: Any) -> int:
+    config = getattr(getattr(pipe, "transformer", None), "config", None)
+    patch = getattr(config, "patch_size", None) or 1
+    return int(max(patch[-2:])) if isinstance(patch, (list, tuple)) else int(patch)
+
+
+def _pipeline_says(pipe: Any, height: int | None, width: int | None) -> str | None:
+    """What the pipeline's own check says about a size; None when it is content or has no such check."""
+    check = getattr(pipe, "check_inputs", None)
+    names = inspect.signature(check).parameters if check is not None else {}
+    if check is None or not {"prompt", "height", "width"} <= set(names):
+        return None
+    values: dict[str, Any] = {"prompt": "a", "height": height, "width": width}
+    required = [
+        name for name, one in names.items() if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD
+    ]
+    try:
+        check(**dict.fromkeys(required) | values)
+    except ValueError as error:
+        return str(error)
+    except Exception:  # a check that needs more than a prompt and sizes cannot be asked beforehand
+        return None
+    return None
+
+
+def _ask_pipeline(pipe: Any, height: int | None, width: int | None) -> None:
+    if height is None or width is None:
+        return
+    answer = _pipeline_says(pipe, height, width)
+    if answer is not None and re.search(r"height|width|resolution", answer):
+        found = f"height {height} and width {width} ({' '.join(answer.split())})"
+        raise SettingError(complaint(found, f"sizes that {type(pipe).__name__} can make", "choose others"))
+
+
+def _nearest(size: int, multiple: int, offset: int) -> str:
+    """The working sizes below and above, in words."""
+    below = (size - offset) // multiple * multiple + offset
+    sizes = [one for one in (below, below + multiple) if one >= max(1, multiple * (offset == 0))]
+    return " or ".join(map(str, sizes)) if sizes else str(multiple if offset == 0 else 1)
+
+
+def _refuse(pipe: Any, name: str, size: int, rule: str, nearest: str) -> None:
+    raise SettingError(complaint(f"{name} {size}", f"{rule} for {type(pipe).__name__}", f"use {nearest}"))
