@@ -1,0 +1,34 @@
+"""Where in which run a forward of the denoiser stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One forward of the denoiser: run, step and guidance branch.
+
+    Attributes:
+        run: ordinal of the run (one generated video or batch) in this session, from 0.
+        index: ordinal of the step counted from the start of sampling, from 0.
+        total: number of steps of the run, or None where nobody announced it.
+        timestep: what the scheduler calls this step, or None. Descending 1000..0 in most models.
+        sigma: noise level, 1..0 in flow matching, or None where the scheduler has none.
+        branch: name of the guidance branch ("cond", "uncond", "cond_uncond", or "call0", "call1", … if derived).
+    """
+
+    run: int
+    index: int
+    total: int | None
+    timestep: float | None
+    sigma: float | None
+    branch: str
+
+    @property
+    def coordinate(self) -> float:
+        """The axis along which features are extrapolated: sigma, else timestep, else the index."""
+        for value in (self.sigma, self.timestep):
+            if value is not None:
+                return value
+        return float(self.index)

@@ -1,0 +1,5 @@
+"""The only code that touches live modules: attach, drive, detach."""
+
+from bwcache.engine.session import Session, attach, disable, enable
+
+__all__ = ["Session", "attach", "disable", "enable"]

@@ -1,0 +1,257 @@
+"""Which run, step and branch a forward belongs to.
+
+The best signal there is wins, in this order:
+
+1. `context`: diffusers' cache context names the step index itself (Wan).
+2. `scheduler`: the context names the branch at most; the pipeline's scheduler counts its own steps. Right with repeated,
+   integer and rounded timesteps.
+3. `timestep`: nobody counts; a step is a change of the timestep argument (DDIM, bare modules).
+
+A signal that contradicts itself is dropped for a weaker one, and with it the number of steps: policies then compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from bwcache.core import Step
+
+Source = Literal["context", "scheduler", "timestep"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a pipeline says around a forward: diffusers' cache context, of whatever version. None: not said."""
+
+    name: str
+    step_index: int | None = None
+    num_inference_steps: int | None = None
+    timestep: Any = None
+    sigma: float | None = None
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What a scheduler says before a run: timesteps and sigmas from the position where sampling begins.
+
+    Attributes:
+        timesteps: as the scheduler names them, in sampling order.
+        sigmas: of the same steps, or None where it has none.
+    """
+
+    timesteps: tuple[float, ...]
+    sigmas: tuple[float, ...] | None
+
+    @classmethod
+    def read(cls, scheduler: Any, begin: int) -> Schedule | None:
+        """The schedule from `begin` on; None where the scheduler holds none (or one row per frame)."""
+        timesteps = getattr(scheduler, "timesteps", None)
+        if timesteps is None or getattr(timesteps, "ndim", 1) != 1 or len(timesteps) <= begin:
+            return None
+        sigmas = getattr(scheduler, "sigmas", None)
+        fitting = sigmas is not None and len(sigmas) >= len(timesteps)
+        return cls(
+            tuple(float(t) for t in timesteps[begin:].tolist()),
+            tuple(float(s) for s in sigmas[begin : len(timesteps)].tolist()) if fitting else None,
+        )
+
+
+class StepClock:
+    """Counts runs, steps and branches of the denoisers of one session.
+
+    Args:
+        scheduler: returns the pipeline's present scheduler, or None for a bare module.
+        steps: number of steps where nobody announces it.
+    """
+
+    def __init__(self, scheduler: Callable[[], Any], steps: int | None = None) -> None:
+        self._scheduler = scheduler
+        self._steps = steps
+        self.context: Context | None = None
+        self.run = -1
+        self._running = False
+        self._source: Source = "timestep"
+        self._schedule: Schedule | None = None
+        self._total: int | None = None
+        self._index = 0
+        self._begin = 0
+        self._position: int | None = None
+        self._timestep: Any = None
+        self._direction = 0
+        self._branches: list[str] = []
+
+    @property
+    def source(self) -> Source:
+        """Where the step index of this run comes from."""
+        return self._source
+
+    def end(self) -> None:
+        """The run is over: the next forward begins another."""
+        self._running = False
+
+    def announce(self, steps: int | None) -> None:
+        """A new run begins with the next forward, of `steps` steps where nobody else says so."""
+        self.end()
+        if steps is not None:
+            self._steps = steps
+
+    def tick(self, timestep: Any) -> Step:
+        """The step of a forward that begins now.
+
+        Args:
+            timestep: the denoiser's timestep argument: a number, or a tensor of any shape (its maximum counts).
+        """
+        name = self.context.name if self.context else None
+        if not self._running or self._restarts(name, timestep):
+            self._start(timestep)
+        else:
+            self._follow(name, timestep)
+        branch = name or f"call{len(self._branches)}"
+        self._branches.append(branch)
+        self._timestep = timestep
+        return Step(self.run, self._index, self._total, self._named_timestep(), self._sigma(), branch)
+
+    def _restarts(self, name: str | None, timestep: Any) -> bool:
+        """Whether this forward belongs to a new run: time went back, or the same call came twice."""
+        repeated = name in self._branches
+        if self._source == "context":
+            index = self.context.step_index if self.context else None
+            return index is None or index < self._index or (index == self._index and repeated)
+        if self._source == "scheduler":
+            position = self._scheduler_position()
+            if position is None or self._position is None or position < self._position:
+                return True
+            return position == self._position and repeated and not self._moved(timestep)
+        moved = self._moved(timestep)
+        return moved * self._direction < 0 or (moved == 0 and repeated)
+
+    def _start(self, timestep: Any) -> None:
+        self.run += 1
+        self._running = True
+        self._index, self._direction, self._branches = 0, 0, []
+        self._position = self._scheduler_position()
+        scheduler = self._scheduler()
+        announced = self.context.step_index if self.context else None
+        if announced is not None:
+            self._source, self._begin, self._index = "context", self._first_position(), announced
+        elif self._counts_from_here(timestep):
+            self._source, self._begin = "scheduler", self._position or 0
+        else:
+            # A scheduler that counts, but from elsewhere, drives another run: what it says is not about this one.
+            self._source, self._begin = "timestep", _place(timestep, scheduler) if self._position is None else -1
+        self._schedule = Schedule.read(scheduler, self._begin) if self._begin >= 0 else None
+        if self._source == "context" and not self._fits_schedule(timestep):
+            self._schedule = None
+        self._total = self.context.num_inference_steps if self.context else None
+        if self._total is None:
+            self._total = len(self._schedule.timesteps) if self._schedule else self._steps
+
+    def _follow(self, name: str | None, timestep: Any) -> None:
+        """Moves on to the next step where the signal says so."""
+        if self._source == "context":
+            index = self.context.step_index if self.context else None
+            if index is not None and index != self._index:
+                self._index, self._branches = index, []
+            return
+        if self._source == "scheduler":
+            position = self._scheduler_position()
+            assert position is not None
+            assert self._position is not None
+            if position > self._position:
+                self._index += position - self._position
+                self._position, self._branches = position, []
+                return
+            if (name is not None and name not in self._branches) or not self._moved(timestep):
+                return
+            # Time moves and the scheduler does not: it is not the one that drives this run.
+            self._source, self._schedule, self._total = "timestep", None, None
+        moved = self._moved(timestep)
+        if moved:
+            self._direction = moved
+            self._index, self._branches = self._index + 1, []
+            if self._schedule and not self._fits_schedule(timestep):
+                self._schedule, self._total = None, None
+
+    def _fits_schedule(self, timestep: Any) -> bool:
+        """Whether the schedule has this timestep at the present step."""
+        value, schedule = scalar(timestep), self._schedule
+        if value is None or schedule is None or self._index >= len(schedule.timesteps):
+            return False
+        return _close(value, schedule.timesteps[self._index])
+
+    def _moved(self, timestep: Any) -> int:
+        """Sign of the change of the timestep since the last forward."""
+        new, old = scalar(timestep), scalar(self._timestep)
+        if new is None or old is None:
+            return 0
+        return (new > old) - (new < old)
+
+    def _scheduler_position(self) -> int | None:
+        """How many steps the scheduler has made; None where it does not count."""
+        scheduler = self._scheduler()
+        if not hasattr(scheduler, "step_index"):
+            return None
+        return scheduler.step_index if scheduler.step_index is not None else self._first_position()
+
+    def _first_position(self) -> int:
+        return getattr(self._scheduler(), "begin_index", None) or 0
+
+    def _counts_from_here(self, timestep: Any) -> bool:
+        """Whether the scheduler's count can be trusted: it stands at its beginning, or at this very timestep."""
+        if self._position is None:
+            return False
+        if self._position == self._first_position():
+            return True
+        return _place(timestep, self._scheduler(), self._position) == self._position
+
+    def _named_timestep(self) -> float | None:
+        if self._schedule and self._index < len(self._schedule.timesteps):
+            return self._schedule.timesteps[self._index]
+        return scalar(self._timestep)
+
+    def _sigma(self) -> float | None:
+        if self.context and self.context.sigma is not None:
+            return float(self.context.sigma)
+        sigmas = self._schedule.sigmas if self._schedule else None
+        return sigmas[self._index] if sigmas and self._index < len(sigmas) else None
+
+
+def scalar(timestep: Any) -> float | None:
+    """A timestep argument as a number: the maximum where there is one per sample, frame or token. Reads the device."""
+    if timestep is None:
+        return None
+    if isinstance(timestep, torch.Tensor):
+        return float(timestep.max()) if timestep.numel() else None
+    return float(timestep)
+
+
+_FORMS: tuple[Callable[[float], float], ...] = (
+    lambda t: t,
+    lambda t: 1000 - t,  # Mochi
+    lambda t: 1000 * t,
+    lambda t: 1000 * (1 - t),  # Lumina, Z-Image
+)
+"""How models name the scheduler's timestep, undone."""
+
+
+def _close(value: float, listed: float) -> bool:
+    """Whether a model's timestep is the scheduler's, in one of the forms and as far as bfloat16 can tell."""
+    return any(abs(listed - form(value)) <= abs(listed) / 256 + 1e-3 for form in _FORMS)
+
+
+def _place(timestep: Any, scheduler: Any, at: int | None = None) -> int:
+    """Where in the scheduler's timesteps this one stands, the first of the nearest; -1 where nowhere.
+
+    Args:
+        at: only look at this position.
+    """
+    value, timesteps = scalar(timestep), getattr(scheduler, "timesteps", None)
+    if value is None or timesteps is None or getattr(timesteps, "ndim", 1) != 1:
+        return -1
+    listed = {i: float(t) for i, t in enumerate(timesteps.tolist()) if at in (None, i)}
+    near = [i for i, t in listed.items() if _close(value, t)]
+    return min(near, key=lambda i: min(abs(listed[i] - form(value)) for form in _FORMS), default=-1)

@@ -1,0 +1,128 @@
+"""How a live module is intercepted, one instance at a time, and how it becomes again what it was.
+
+Two means, both instance attributes that torch and diffusers look up on every call:
+
+- `Module._compiled_call_impl` is what `module(...)` runs if it is set (torch sets it in `Module.compile`). An interceptor
+  there stands outside of everything else: forward patches of accelerate and of diffusers' hooks, forward hooks, and
+  compiled code, which stays free of graph breaks. Nothing that patches or restores `forward` can lose it, torch leaves it
+  out of copies and pickles, and a skipped block does not even load offloaded weights. Only a later `module.compile()`
+  overwrites it: `Shadow.intact` tells.
+- `cache_context` and `_reset_stateful_cache` are how pipelines tell a model the branch, the step and the end of a run.
+
+The denoiser itself is watched by torch's own forward hooks.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import fields
+from typing import Any
+
+from torch import nn
+
+from bwcache.engine.clock import Context
+
+CALL = "_compiled_call_impl"
+"""The instance attribute that `nn.Module.__call__` runs in place of `_call_impl`."""
+
+_ABSENT = object()
+
+
+class Shadow:
+    """An instance attribute set over whatever the object had under that name, until `restore`."""
+
+    def __init__(self, target: Any, name: str, make: Callable[[Any], Any]) -> None:
+        """`make` turns the present value (looked up as usual) into the new one."""
+        self._target, self._name, self._make = target, name, make
+        self._apply()
+
+    def _apply(self) -> None:
+        self._own = vars(self._target).get(self._name, _ABSENT)
+        self._value = self._make(getattr(self._target, self._name))
+        setattr(self._target, self._name, self._value)
+
+    @property
+    def intact(self) -> bool:
+        """Whether the attribute is still the one set here."""
+        return vars(self._target).get(self._name) is self._value
+
+    def renew(self) -> None:
+        """Sets it again over what somebody else has put there meanwhile."""
+        self._apply()
+
+    def restore(self) -> None:
+        """Puts back what was there; leaves alone what somebody else has put there meanwhile."""
+        if not self.intact:
+            return
+        if self._own is _ABSENT:
+            delattr(self._target, self._name)
+        else:
+            setattr(self._target, self._name, self._own)
+
+
+def intercept(module: nn.Module, session: Any, call: Callable[..., Any]) -> Shadow:
+    """Runs `call(inner, args, kwargs)` for every call of this one module; `inner(*args, **kwargs)` is the call itself."""
+
+    def make(compiled: Callable[..., Any] | None) -> Callable[..., Any]:
+        inner = module._call_impl if compiled is None else compiled
+
+        def intercepted(*args: Any, **kwargs: Any) -> Any:
+            return call(inner, args, kwargs)
+
+        intercepted.bwcache_session = session  # type: ignore[attr-defined]
+        return intercepted
+
+    return Shadow(module, CALL, make)
+
+
+def holder(module: nn.Module) -> Any:
+    """The session that intercepts this module, or None."""
+    return getattr(vars(module).get(CALL), "bwcache_session", None)
+
+
+def watch(undo: ExitStack, module: nn.Module, before: Callable[..., None], after: Callable[[], None]) -> None:
+    """Calls `before(args, kwargs)` and `after()` around every forward of this one module, also one that raises."""
+
+    def enter(called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if called is module:
+            before(args, kwargs)
+
+    def leave(called: nn.Module, args: Any, output: Any) -> None:
+        if called is module:
+            after()
+
+    undo.callback(module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True).remove)
+    undo.callback(module.register_forward_hook(leave, always_call=True).remove)
+
+
+def listen(undo: ExitStack, module: nn.Module, tell: Callable[[Context | None], None], end: Callable[[], None]) -> None:
+    """Tells of each cache context that a pipeline enters (None as it leaves) and of the end of each run."""
+
+    def telling(inner: Callable[..., Any]) -> Callable[..., Any]:
+        @contextmanager
+        def cache_context(name: str, **said: Any) -> Iterator[None]:
+            with inner(name, **said):
+                tell(Context(name, **{key: value for key, value in said.items() if key in _SAID}))
+                try:
+                    yield
+                finally:
+                    tell(None)
+
+        return cache_context
+
+    def ending(inner: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(inner)
+        def reset_stateful_cache(*args: Any, **kwargs: Any) -> Any:
+            end()
+            return inner(*args, **kwargs)
+
+        return reset_stateful_cache
+
+    for name, make in (("cache_context", telling), ("_reset_stateful_cache", ending)):
+        if hasattr(module, name):
+            undo.callback(Shadow(module, name, make).restore)
+
+
+_SAID = {field.name for field in fields(Context)}

@@ -1,0 +1,130 @@
+"""Everything that changes during one run, and goes with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bwcache.core import Event, Step, Trace
+from bwcache.engine import ranks, timing
+from bwcache.features import FeatureStore
+from bwcache.features.store import Key
+from bwcache.features.taps import ExactTaps, SampledTaps, taps
+from bwcache.policies import Measured, Observation, Policy
+
+
+@dataclass
+class Pending:
+    """A computed forward whose numbers are still on the device.
+
+    Attributes:
+        event: its row in the trace.
+        step, key: where it was.
+        measured: `[2, T]`, or None where there was nothing to compare with.
+        kept: 1 if all kept features are finite, else 0; None if nothing was kept.
+        blocks, indicator: time spent, if it is taken.
+    """
+
+    event: int
+    step: Step
+    key: Key
+    measured: Tensor | None
+    kept: Tensor | None
+    blocks: list[tuple[timing.Mark, timing.Mark]] = field(default_factory=list)
+    indicator: list[tuple[timing.Mark, timing.Mark]] = field(default_factory=list)
+
+
+class RunState:
+    """Trace, features, taps and policy state of one run.
+
+    Args:
+        policy: the settings.
+        meta: what is known of the run, for its trace.
+        group: process group of the ranks that work on this video, or None.
+    """
+
+    def __init__(self, policy: Policy[Any], meta: dict[str, Any], group: Any) -> None:
+        self.policy = policy
+        self.trace = Trace(meta)
+        self.store = FeatureStore()
+        self.state = policy.init()
+        self._taps: dict[Key, SampledTaps | ExactTaps] = {}
+        self._pending: list[Pending] = []
+        self._group = group
+
+    def taps(self, key: Key, count: int) -> SampledTaps | ExactTaps:
+        """The taps of a denoiser in a branch."""
+        if key not in self._taps:
+            self._taps[key] = taps(count, self.policy.tap_share)
+        return self._taps[key]
+
+    def note(self, event: Event) -> int:
+        """Appends a row; returns its place."""
+        self.trace.events.append(event)
+        return len(self.trace.events) - 1
+
+    def await_numbers(self, pending: Pending) -> None:
+        """Keeps a computed forward until its numbers are wanted: they are read when the next decision needs them."""
+        self._pending.append(pending)
+
+    def note_bytes(self, hidden_bytes: int) -> None:
+        """Takes note of what is held now, and of the size of one hidden state."""
+        held = self.store.nbytes + sum(tapped.nbytes for tapped in self._taps.values())
+        self.trace.peak_bytes = max(self.trace.peak_bytes, held)
+        self.trace.hidden_bytes = max(self.trace.hidden_bytes, hidden_bytes)
+
+    def forget(self, branch: str, beside: str | None = None) -> None:
+        """Drops what is kept of a branch; `beside` names the denoiser whose features stay."""
+        for kept in (self.store.keys(), list(self._taps)):
+            for key in kept:
+                if key[0] == branch and (beside is None or not key[1].startswith(f"{beside}/")):
+                    self.store.drop(key)
+                    self._taps.pop(key, None)
+
+    def resolve(self) -> None:
+        """Reads what the computed forwards measured, in one device-to-host copy, and tells policy and trace."""
+        pending, self._pending = self._pending, []
+        for forward, (measured, finite) in zip(pending, self._read(pending), strict=True):
+            if not finite:
+                self.store.drop(forward.key)
+            self._tell(forward, measured)
+
+    def close(self) -> None:
+        """The run is over: the trace is completed and everything else freed."""
+        self.resolve()
+        self.store = FeatureStore()
+        self._taps.clear()
+
+    def _read(self, pending: list[Pending]) -> list[tuple[Measured | None, bool]]:
+        """What each forward measured, and whether what it kept is finite."""
+        parts: list[Tensor] = []
+        for forward in pending:
+            if forward.measured is not None:
+                parts.append(ranks.agree(forward.measured, self._group).flatten())
+            if forward.kept is not None:
+                parts.append(ranks.all_of(forward.kept, self._group).flatten())
+        numbers = iter(torch.cat([part.to(parts[0].device) for part in parts]).tolist() if parts else ())
+        read: list[tuple[Measured | None, bool]] = []
+        for forward in pending:
+            measured = None
+            if forward.measured is not None:
+                rows = [tuple(next(numbers) for _ in range(forward.measured.shape[1])) for _ in range(2)]
+                measured = Measured(rows[0], rows[1])
+            finite = forward.kept is None or next(numbers) == 1.0
+            read.append((measured, finite))
+        return read
+
+    def _tell(self, forward: Pending, measured: Measured | None) -> None:
+        event = self.trace.events[forward.event]
+        self.trace.events[forward.event] = replace(
+            event,
+            indicator=measured.mean if measured else None,
+            distances=measured.distances if measured else None,
+            seconds=timing.seconds(forward.blocks) if forward.blocks else event.seconds,
+            indicator_seconds=timing.seconds(forward.indicator) if forward.blocks else event.indicator_seconds,
+        )
+        if event.action == "compute":
+            self.policy.refresh(Observation(forward.step, event.site, measured), self.state)

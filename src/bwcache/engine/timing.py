@@ -1,0 +1,32 @@
+"""Time on the device: perf_counter on a CPU, events on CUDA, which cost no synchronisation while a run goes on."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+Mark = Any
+"""A point in time: seconds as a float, or a recorded CUDA event."""
+
+
+def mark(device: torch.device) -> Mark:
+    """Now, in the order of the device's work."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def seconds(intervals: list[tuple[Mark, Mark]]) -> float:
+    """The sum of intervals between marks, in seconds; waits for CUDA events."""
+    total = 0.0
+    for start, end in intervals:
+        if isinstance(start, float):
+            total += end - start
+        else:
+            end.synchronize()
+            total += start.elapsed_time(end) / 1000
+    return total

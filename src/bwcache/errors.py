@@ -1,0 +1,53 @@
+"""Everything that bwcache raises on purpose.
+
+BWCacheError
+├── AttachError            the model cannot be accelerated as it stands
+│   ├── NoBlocksFound      nothing in it is known as a stack of blocks
+│   ├── SpecMismatch       the row in models/table.py does not describe this module
+│   └── AlreadyAttached    another session holds it
+├── SettingError           a setting that cannot work (also a ValueError)
+└── TraceError             a trace file that cannot be read (also a ValueError)
+
+NeverReused                warning: a whole run passed and nothing was reused
+
+Each message says what was found, what was expected and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class BWCacheError(Exception):
+    """Root of the tree: catches everything that bwcache raises on purpose."""
+
+
+class AttachError(BWCacheError):
+    """The model cannot be accelerated as it stands."""
+
+
+class NoBlocksFound(AttachError):
+    """No known stack of blocks in this pipeline or module."""
+
+
+class SpecMismatch(AttachError):
+    """The row of the model table and the module disagree: a renamed argument, another arity, a missing list."""
+
+
+class AlreadyAttached(AttachError):
+    """Another session holds this module."""
+
+
+class SettingError(BWCacheError, ValueError):
+    """A setting that cannot work."""
+
+
+class TraceError(BWCacheError, ValueError):
+    """A trace file that cannot be read."""
+
+
+class NeverReused(UserWarning):
+    """A whole run passed and nothing was reused."""
+
+
+def complaint(found: str, expected: str, action: str) -> str:
+    """One line in the shape of every message here."""
+    return f"found {found}; expected {expected}; {action}"

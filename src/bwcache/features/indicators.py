@@ -1,0 +1,25 @@
+"""How much a feature changed: pure functions on tensors.
+
+Each returns numerator and denominator apart, so that branches, batches and ranks can be pooled by adding both before the
+division. Shapes: T = taps, B = batch, S = sampled entries.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def relative_l1(new: Tensor, old: Tensor) -> Tensor:
+    """Eq. 5 of BWCache (arXiv 2509.13789): ||new - old||_1 over ||old||_1; the older tensor divides.
+
+    Args:
+        new: features of this step, `[T, B, S]`.
+        old: features of the last computed step, same shape.
+
+    Returns:
+        `[2, T]` float32: row 0 the numerators, row 1 the denominators (dimensionless ratio once divided).
+    """
+    reduced = tuple(range(1, new.ndim))
+    difference = torch.sub(new, old).abs_().sum(dim=reduced, dtype=torch.float32)
+    return torch.stack((difference, old.abs().sum(dim=reduced, dtype=torch.float32)))

@@ -1,0 +1,220 @@
+"""A row, checked against a live module: the stack of blocks in call order, and the sites and taps that policies place."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from bwcache.errors import AttachError, NoBlocksFound, SpecMismatch, complaint
+from bwcache.models import table
+from bwcache.models.spec import BlockList, BlockSpec
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A tensor that flows through a block: the argument's name and its place among the positional ones."""
+
+    name: str
+    position: int
+
+    def read(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The stream's value in a call of the block."""
+        return kwargs[self.name] if self.name in kwargs else args[self.position]
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One block: its name in the denoiser, the module, and the streams that it returns, in order."""
+
+    name: str
+    module: nn.Module
+    streams: tuple[Stream, ...]
+
+    def inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The streams as they enter the block, by name and in return order."""
+        return {stream.name: stream.read(args, kwargs) for stream in self.streams}
+
+    def outputs(self, returned: Any) -> dict[str, Tensor]:
+        """The streams as they left it, by name.
+
+        Raises:
+            SpecMismatch: the block returned another number of values than its row says.
+        """
+        values = returned if isinstance(returned, tuple) else (returned,)
+        if len(values) != len(self.streams):
+            raise SpecMismatch(
+                complaint(
+                    f"{len(values)} values returned by {self.name} ({type(self.module).__name__})",
+                    f"{len(self.streams)}: {', '.join(stream.name for stream in self.streams)}",
+                    "correct `returns` in the model's row",
+                )
+            )
+        return {stream.name: value for stream, value in zip(self.streams, values, strict=True)}
+
+    def packed(self, streams: Mapping[str, Any]) -> Any:
+        """What the block would return: a bare value for one stream, a tuple for more."""
+        values = tuple(streams[stream.name] for stream in self.streams)
+        return values[0] if len(values) == 1 else values
+
+
+@dataclass(frozen=True)
+class Site:
+    """A run of blocks, by their indices in the stack, that is computed or reused as one.
+
+    Attributes:
+        name: such as "stack".
+        first, last: indices of its first and last block.
+        streams: what is kept of the last block's return.
+        keeps: "output", or "residual": output minus the input of the first block.
+    """
+
+    name: str
+    first: int
+    last: int
+    streams: tuple[str, ...]
+    keeps: Literal["output", "residual"] = "output"
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A block, by its index, at whose output a policy measures a stream."""
+
+    block: int
+    stream: str
+
+
+@dataclass(frozen=True, eq=False)
+class BlockStack:
+    """The blocks of one denoiser in call order.
+
+    Attributes:
+        name: the denoiser's name in its pipeline, such as "transformer_2"; "model" for a bare module.
+        module: the denoiser.
+        blocks: in the order of the forward.
+        spec: the row.
+        timestep: the argument of the denoiser's forward that carries the time.
+    """
+
+    name: str
+    module: nn.Module
+    blocks: tuple[Block, ...]
+    spec: BlockSpec
+    timestep: Stream
+
+    def whole(self, keeps: Literal["output", "residual"] = "output") -> Site:
+        """All blocks as one site."""
+        return Site("stack", 0, len(self.blocks) - 1, self.spec.decoded, keeps)
+
+    def tap(self, block: int) -> Tap:
+        """A tap at one block's output."""
+        return Tap(block, self.spec.measured)
+
+
+def denoisers(target: Any) -> dict[str, nn.Module]:
+    """The denoisers of a pipeline by component name; a bare module is its own, under the name "model".
+
+    Raises:
+        NoBlocksFound: none of its components is in the table.
+        AttachError: it is neither a pipeline nor a module.
+    """
+    if isinstance(target, nn.Module):
+        return {"model": target}
+    components = getattr(target, "components", None)
+    if not isinstance(components, Mapping):
+        raise AttachError(
+            complaint(
+                f"a {type(target).__name__}",
+                "a diffusers pipeline or a torch.nn.Module",
+                "pass the pipeline itself, or its transformer",
+            )
+        )
+    modules = {name: part for name, part in components.items() if isinstance(part, nn.Module)}
+    found = {name: part for name, part in modules.items() if table.row(type(_uncompiled(part)).__name__)}
+    if not found:
+        kinds = ", ".join(f"{name}: {type(part).__name__}" for name, part in modules.items()) or "no modules"
+        raise NoBlocksFound(
+            complaint(
+                f"{type(target).__name__} with {kinds}",
+                f"one of {', '.join(table.supported())}",
+                "add a row for its denoiser (see CONTRIBUTING.md)",
+            )
+        )
+    return found
+
+
+def resolve(name: str, module: nn.Module, spec: BlockSpec | None = None) -> BlockStack:
+    """The checked stack of a denoiser: its row, or the one given.
+
+    Raises:
+        NoBlocksFound: no row has this class's name.
+        SpecMismatch: the row names a list or an argument that the module does not have.
+    """
+    if _uncompiled(module) is not module:
+        raise AttachError(
+            complaint(
+                f"{name} compiled as a whole",
+                "blocks that stay callable one by one",
+                "use transformer.compile_repeated_blocks() and not torch.compile(transformer)",
+            )
+        )
+    spec = spec or table.row(type(module).__name__)
+    if spec is None:
+        raise NoBlocksFound(
+            complaint(
+                f"a {type(module).__name__}",
+                f"one of {', '.join(table.supported())}",
+                "add a row for it, or pass attach(…, spec=BlockSpec(…))",
+            )
+        )
+    blocks = tuple(block for part in spec.lists for block in _blocks(module, part, spec))
+    missing = [stream for stream in spec.decoded if stream not in spec.lists[-1].returns]
+    if missing:
+        raise SpecMismatch(
+            complaint(
+                f"decoded stream {missing[0]!r} in the row of {spec.model}",
+                f"one of {spec.lists[-1].returns}, which its last block returns",
+                "correct `decoded`",
+            )
+        )
+    return BlockStack(name, module, blocks, spec, _stream(module, spec.timestep, type(module).__name__))
+
+
+def _uncompiled(module: nn.Module) -> nn.Module:
+    """The module that `torch.compile` wrapped, or itself."""
+    return getattr(module, "_orig_mod", module)
+
+
+def _blocks(module: nn.Module, part: BlockList, spec: BlockSpec) -> list[Block]:
+    owner: Any = module
+    for attribute in part.path.split("."):
+        owner = getattr(owner, attribute, None)
+    if not isinstance(owner, nn.ModuleList) or len(owner) == 0:
+        lists = [path for path, child in module.named_modules() if isinstance(child, nn.ModuleList) and len(child)]
+        raise SpecMismatch(
+            complaint(
+                f"no blocks at {part.path!r} of {type(module).__name__}",
+                f"a filled ModuleList there, as the row of {spec.model} says; it has {', '.join(lists[:8]) or 'none'}",
+                "correct `path` in the row",
+            )
+        )
+    return [
+        Block(f"{part.path}.{i}", block, tuple(_stream(block, stream, f"{part.path}.{i}") for stream in part.returns))
+        for i, block in enumerate(owner)
+    ]
+
+
+def _stream(module: nn.Module, name: str, where: str) -> Stream:
+    parameters = list(inspect.signature(module.forward).parameters)
+    if name not in parameters:
+        raise SpecMismatch(
+            complaint(
+                f"forward({', '.join(parameters)}) of {where} ({type(module).__name__})",
+                f"an argument {name!r}",
+                "correct the row: the argument was renamed, or this is another version of the class",
+            )
+        )
+    return Stream(name, parameters.index(name))

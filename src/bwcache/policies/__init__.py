@@ -1,0 +1,7 @@
+"""When to compute and when to reuse. One paper, one file."""
+
+from bwcache.policies.base import Measured, Observation, Policy
+from bwcache.policies.bwcache import BWCache
+from bwcache.policies.compute import Compute
+
+__all__ = ["BWCache", "Compute", "Measured", "Observation", "Policy"]

@@ -1,0 +1,108 @@
+"""What a policy is: settings that say where, when and how; state that belongs to one run.
+
+A policy is a frozen dataclass whose fields are its paper's parameters. It holds no tensor and knows no module, hook or
+rank. The engine asks it, in this order:
+
+1. `sites(stack)` and `taps(stack)` when it is attached: what is reused as one, and where features are measured;
+2. `init()` at the start of each run: a fresh state;
+3. `decide(observation, state)` each time a forward reaches a site that could be reused;
+4. `refresh(observation, state)` once for every real computation, whatever caused it, at the latest before the next
+   `decide`: the observation then carries what the taps measured.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from bwcache.core import Decision, Step
+from bwcache.features import Last, Predictor
+from bwcache.models import BlockStack, Site, Tap
+
+State = TypeVar("State")
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the taps of one forward measured against the last computed step, one entry per tap.
+
+    Numerators and denominators stand apart, so that branches and ranks can be pooled by adding before dividing.
+    """
+
+    numerators: tuple[float, ...]
+    denominators: tuple[float, ...]
+
+    def __add__(self, other: Measured) -> Measured:
+        def added(a: tuple[float, ...], b: tuple[float, ...]) -> tuple[float, ...]:
+            return tuple(x + y for x, y in zip(a, b, strict=True))
+
+        return Measured(added(self.numerators, other.numerators), added(self.denominators, other.denominators))
+
+    @property
+    def distances(self) -> tuple[float, ...]:
+        """Relative change per tap (dimensionless); 0/0 is 0, x/0 is infinite."""
+        return tuple(_ratio(a, b) for a, b in zip(self.numerators, self.denominators, strict=True))
+
+    @property
+    def mean(self) -> float:
+        """Mean of the distances."""
+        return sum(self.distances) / len(self.distances)
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What a policy may know when it is asked: where we are, at which site, and what the last computation measured."""
+
+    step: Step
+    site: str
+    measured: Measured | None = None
+
+
+@dataclass(frozen=True)
+class Policy(ABC, Generic[State]):
+    """Base of all policies; see the module's text for when each method is called."""
+
+    def sites(self, stack: BlockStack) -> tuple[Site, ...]:
+        """What is computed or reused as one: by default the whole stack."""
+        return (stack.whole(),)
+
+    def taps(self, stack: BlockStack) -> tuple[Tap, ...]:
+        """Where features are measured: by default nowhere."""
+        return ()
+
+    @property
+    def tap_share(self) -> float | None:
+        """Share of the entries that a tap keeps; None for the default budget, 1 for all."""
+        return None
+
+    @property
+    def feature_predictor(self) -> Predictor | None:
+        """How a skipped feature is made; None: nothing is ever kept."""
+        return Last()
+
+    @property
+    def may_reuse(self) -> bool:
+        """Whether these settings can reuse at all: if so, a run that never does is worth a warning."""
+        return self.feature_predictor is not None
+
+    @abstractmethod
+    def init(self) -> State:
+        """A fresh state for one run."""
+
+    @abstractmethod
+    def decide(self, observation: Observation, state: State) -> Decision:
+        """Compute or reuse, and why."""
+
+    def refresh(self, observation: Observation, state: State) -> None:
+        """Takes note of a real computation."""
+
+    def check(self, total: int) -> None:
+        """Raises `SettingError` where the settings cannot work on a run of `total` steps."""
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    if denominator == 0:
+        return 0.0 if numerator == 0 else math.inf
+    return numerator / denominator

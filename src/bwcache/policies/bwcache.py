@@ -1,0 +1,216 @@
+"""BWCache: Accelerating Video Diffusion Transformers through Block-Wise Caching.
+
+Cui, Tang, Xu, Yao, Zeng, Jia; arXiv 2509.13789 v3, ICLR 2026. Training-free. Symbols of the paper: T steps, N blocks,
+h[t, i] the output of block i at step t, delta the threshold, R the reuse interval, k the first trigger.
+
+1. In every computed step, each block's output is compared with the last computed one (Eq. 5):
+   L1rel(h[t, i]) = ||h[t, i] - h[t+1, i]||_1 / ||h[t+1, i]||_1, and the blocks are averaged: ARL1(t) / N (Eq. 6, 7).
+2. Below delta, the next R steps reuse the features; then one step is computed, and the question is asked again (Eq. 8).
+3. After the first trigger, the last ceil(k / 2) steps are always computed: there the fine detail forms.
+
+Readings where the text leaves room:
+
+- k is the index, from 0, of the first reused step: as many steps were computed before it.
+- R below 1 is a share of T, rounded half up and at least 1; from 1 on it is a number of steps.
+- The step computed after a window compares itself with the features reused until then; below delta the next window opens
+  at once, otherwise plain computing goes on.
+- Guidance branches in two forwards pool numerators and denominators over both, which is what one batched forward measures.
+
+Deviation: the paper stores every block's output and replays each. Only the last one is read by anything, so only that is
+kept (models/spec.py: `decoded`), and the others are compared by a sample of their entries unless `token_sample=1`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from bwcache.core import Decision, Step
+from bwcache.core.decision import compute, reuse
+from bwcache.errors import SettingError, complaint
+from bwcache.features import Last, Predictor
+from bwcache.models import BlockStack, Tap
+from bwcache.policies.base import Measured, Observation, Policy
+
+
+@dataclass
+class Group:
+    """What is known of the branches that decide together."""
+
+    first_trigger: int | None = None
+    remaining: int = 0
+    opened: int = 0
+    measured_at: int = -1
+    measured: Measured | None = None
+    complete: bool = False
+    decided_at: int = -1
+    decision: Decision = field(default_factory=lambda: compute("first step"))
+
+
+@dataclass
+class State:
+    """The groups of one run: one for all branches, or one per branch."""
+
+    groups: dict[str, Group] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BWCache(Policy[State]):
+    """Replays the whole stack of blocks while its outputs hardly change.
+
+    Args:
+        threshold: delta, dimensionless, >= 0. 0 never reuses; the paper's modes are .15, .20 ("mid") and .25 ("fast").
+        reuse_interval: R. Below 1 a share of the steps, from 1 on a number of steps.
+        tail_guard: share of k that is always computed at the end, 0..1 (1/2 in the paper).
+        token_sample: share of the entries of each block's output that are compared, 0..1; 1 compares all of them, as
+            the paper does, and keeps N hidden states; None keeps samples of a fifth of one hidden state in all.
+        blocks: indices of the blocks that are compared; None for all.
+        decision: whether guidance branches in forwards of their own decide together ("shared") or each for itself
+            ("per_branch").
+        predictor: how a skipped feature is made: `Last()` replays, as the paper does; `Linear()` extrapolates in sigma.
+
+    Raises:
+        SettingError: a value outside its range.
+    """
+
+    threshold: float = 0.15  # delta
+    reuse_interval: float = 0.10  # R
+    tail_guard: float = 0.5
+    token_sample: float | None = None
+    blocks: tuple[int, ...] | None = None
+    decision: Literal["shared", "per_branch"] = "shared"
+    predictor: Predictor = field(default_factory=Last)
+
+    def __post_init__(self) -> None:
+        _expect(_number(self.threshold) and self.threshold >= 0, "threshold", self.threshold, "a number >= 0", "0.15")
+        whole = _number(self.reuse_interval) and (self.reuse_interval < 1 or self.reuse_interval % 1 == 0)
+        _expect(
+            whole and self.reuse_interval > 0,
+            "reuse_interval",
+            self.reuse_interval,
+            "a share of the steps in (0, 1) or a whole number of steps >= 1",
+            "0.10",
+        )
+        _expect(
+            _number(self.tail_guard) and 0 <= self.tail_guard <= 1,
+            "tail_guard",
+            self.tail_guard,
+            "a number 0..1",
+            "0.5",
+        )
+        sampled = self.token_sample is None or (_number(self.token_sample) and 0 < self.token_sample <= 1)
+        _expect(sampled, "token_sample", self.token_sample, "a share in (0, 1], or None", "1 for all tokens")
+        _expect(self.decision in ("shared", "per_branch"), "decision", self.decision, "shared or per_branch", "shared")
+        _expect(self.blocks is None or len(self.blocks) > 0, "blocks", self.blocks, "block indices, or None", "None")
+        _expect(isinstance(self.predictor, Predictor), "predictor", self.predictor, "a Predictor", "bwcache.Last()")
+
+    @property
+    def tap_share(self) -> float | None:
+        """`token_sample`."""
+        return self.token_sample
+
+    @property
+    def feature_predictor(self) -> Predictor:
+        """`predictor`."""
+        return self.predictor
+
+    @property
+    def may_reuse(self) -> bool:
+        """Not with a threshold of 0."""
+        return self.threshold > 0
+
+    def window(self, total: int) -> int:
+        """R in steps, for a run of `total` steps.
+
+        Raises:
+            SettingError: R is longer than the run.
+        """
+        if self.reuse_interval < 1:
+            return max(1, math.floor(self.reuse_interval * total + 0.5))
+        steps = int(self.reuse_interval)
+        _expect(steps <= total, "reuse_interval", steps, f"at most the {total} steps of the run", "a share such as 0.1")
+        return steps
+
+    def check(self, total: int) -> None:
+        """Raises `SettingError` where R is longer than the run."""
+        self.window(total)
+
+    def taps(self, stack: BlockStack) -> tuple[Tap, ...]:
+        """All blocks, or the chosen ones, in the order of the forward."""
+        count = len(stack.blocks)
+        chosen = range(count) if self.blocks is None else sorted({_index(block, count) for block in self.blocks})
+        return tuple(stack.tap(block) for block in chosen)
+
+    def init(self) -> State:
+        """No trigger, no window, nothing measured."""
+        return State()
+
+    def decide(self, observation: Observation, state: State) -> Decision:
+        """Eq. 7 and 8 and the tail guard. The branches of a group follow the first one's decision of each step."""
+        step = observation.step
+        if step.total is None:
+            return compute("number of steps unknown: pass steps=")
+        group = self._group(step, state)
+        if group.decided_at != step.index:
+            group.decided_at, group.decision = step.index, self._decide(step, step.total, group)
+        return group.decision
+
+    def refresh(self, observation: Observation, state: State) -> None:
+        """Eq. 5 and 6: takes the distances of a computed step; a computation without any ends a window."""
+        step, measured = observation.step, observation.measured
+        group = self._group(step, state)
+        group.remaining = 0
+        if group.measured_at != step.index:
+            group.measured_at, group.measured, group.complete = step.index, measured, measured is not None
+        elif measured is None or group.measured is None:
+            group.complete = False
+        else:
+            group.measured += measured
+
+    def _group(self, step: Step, state: State) -> Group:
+        return state.groups.setdefault("all" if self.decision == "shared" else step.branch, Group())
+
+    def _decide(self, step: Step, total: int, group: Group) -> Decision:
+        if group.first_trigger is not None and step.index >= self._tail_start(group.first_trigger, total):
+            return compute(f"tail guard (the last {total - self._tail_start(group.first_trigger, total)} steps)")
+        window = self.window(total)
+        if group.remaining > 0:
+            group.remaining -= 1
+            return reuse(f"reuse window (step {window - group.remaining} of {window}, opened at step {group.opened})")
+        if group.measured_at < 0:
+            return compute("first step")
+        if group.measured_at != step.index - 1:
+            return compute(f"window over (after {window} reused steps)")
+        if not group.complete or group.measured is None:
+            return compute("nothing to compare with yet")
+        return self._trigger(step, total, group, window, group.measured.mean)
+
+    def _trigger(self, step: Step, total: int, group: Group, window: int, indicator: float) -> Decision:
+        if not math.isfinite(indicator):
+            return compute("indicator is not finite", indicator)
+        if not indicator < self.threshold:
+            return compute(f"still changing (indicator {indicator:.4f} >= {self.threshold:g})", indicator)
+        if group.first_trigger is None:
+            group.first_trigger = step.index
+        if step.index >= self._tail_start(group.first_trigger, total):
+            return compute("tail guard (reached with the first trigger)", indicator)
+        group.opened, group.remaining = step.index, window - 1
+        return reuse(f"opens a window (indicator {indicator:.4f} < {self.threshold:g}, {window} steps)", indicator)
+
+    def _tail_start(self, first_trigger: int, total: int) -> int:
+        return total - math.ceil(first_trigger * self.tail_guard - 1e-9)  # 100 * 0.07 is not quite 7
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _expect(fine: bool, name: str, value: object, expected: str, instead: str) -> None:
+    if not fine:
+        raise SettingError(complaint(f"{name} {value!r}", expected, f"try {instead}"))
+
+
+def _index(block: int, count: int) -> int:
+    _expect(-count <= block < count, "blocks", block, f"indices of the {count} blocks", f"0 to {count - 1}")
+    return block % count
