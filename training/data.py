@@ -39,7 +39,14 @@ MOTIONS = {
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 SPEEDS = {"slow": "slowly", "fast": "fast"}
 BACKGROUNDS = ("plain", "gradient", "striped", "checkered")
-TINTS = ((0.24, 0.24, 0.24), (0.07, 0.1, 0.3), (0.3, 0.08, 0.08), (0.08, 0.25, 0.1), (0.22, 0.08, 0.28), (0.06, 0.22, 0.24))
+TINTS = (
+    (0.24, 0.24, 0.24),
+    (0.07, 0.1, 0.3),
+    (0.3, 0.08, 0.08),
+    (0.08, 0.25, 0.1),
+    (0.22, 0.08, 0.28),
+    (0.06, 0.22, 0.24),
+)
 
 
 class Caption(NamedTuple):
@@ -54,6 +61,7 @@ class Caption(NamedTuple):
 
     @property
     def text(self) -> str:
+        """The caption as a sentence of the grammar."""
         motion = f"{MOTIONS[self.motion]} {SPEEDS[self.speed]}"
         return f"a {self.size} {self.color} {self.shape} {motion} over a {self.background} background"
 
@@ -75,9 +83,9 @@ CAPTIONS = tuple(filter(visible, map(Caption._make, product(RADII, COLORS, SHAPE
 
 
 def split(held_out: int = 128, seed: int = 0) -> tuple[list[Caption], list[Caption]]:
-    """All captions as (training, held out), disjoint and fixed by the seed."""
+    """All captions as (training, held out in random order), disjoint and fixed by the seed."""
     order = torch.randperm(len(CAPTIONS), generator=torch.Generator().manual_seed(seed)).tolist()
-    return [CAPTIONS[i] for i in sorted(order[held_out:])], [CAPTIONS[i] for i in sorted(order[:held_out])]
+    return [CAPTIONS[i] for i in sorted(order[held_out:])], [CAPTIONS[i] for i in order[:held_out]]
 
 
 def is_one_of(captions: list[Caption], field: str, value: str) -> Tensor:
@@ -129,8 +137,8 @@ def distance(shape: str, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
     if shape == "triangle":
         slope = 0.75**0.5 * x.abs() - 0.5 * y
         return torch.maximum(slope, y) - 0.6 * radius
-    arms = torch.minimum(torch.maximum(x.abs() - radius, y.abs() - radius / 3), torch.maximum(x.abs() - radius / 3, y.abs() - radius))
-    return arms
+    long, wide = torch.maximum(x.abs(), y.abs()) - radius, torch.minimum(x.abs(), y.abs()) - radius / 3
+    return torch.maximum(long, wide)
 
 
 def draw_masks(shapes: list[str], track: Track, size: int) -> Tensor:

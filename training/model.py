@@ -190,5 +190,6 @@ def decode_whole(vae: AutoencoderKLWan, latent: Tensor) -> Tensor:
 
 def normalise(vae: AutoencoderKLWan, latent: Tensor) -> Tensor:
     """Latents with zero mean and unit variance per channel, as the transformer sees them."""
-    mean, std = (torch.tensor(value).view(1, -1, 1, 1, 1) for value in (vae.config.latents_mean, vae.config.latents_std))
-    return (latent - mean.to(latent)) / std.to(latent)
+    shape = (1, -1, 1, 1, 1)
+    mean, std = latent.new_tensor(vae.config.latents_mean), latent.new_tensor(vae.config.latents_std)
+    return (latent - mean.view(shape)) / std.view(shape)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLWan, WanPipeline
-from diffusers.models.transformers.transformer_wan import WanAttnProcessor
+from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import T5Tokenizer
@@ -122,8 +122,9 @@ def fit(
         done = step + 1
         if done % recipe.log_every == 0 or done == steps:
             elapsed = seconds + time.perf_counter() - start
-            log.append({"stage": stage, "step": done, "loss": round(total / (done - since), 5), "seconds": round(elapsed)})
-            bar.set_postfix(loss=log[-1]["loss"])
+            loss = round(total / (done - since), 5)
+            log.append({"stage": stage, "step": done, "loss": loss, "seconds": round(elapsed)})
+            bar.set_postfix(loss=loss)
             total, since = 0.0, done
         if done % recipe.save_every == 0 or done == steps:
             save(
@@ -215,9 +216,16 @@ class PaddedAttention(WanAttnProcessor):
         self.bias = torch.zeros(1, 1, 1, tokens)
         self.bias[..., -1] = math.log(copies)
 
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, rotary_emb=None):  # noqa: ANN001, ANN204, D102
-        bias = self.bias.to(hidden_states)
-        return super().__call__(attn, hidden_states, encoder_hidden_states, bias, rotary_emb)
+    def __call__(
+        self,
+        attn: WanAttention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Attend as the base class does, with the bias as mask."""
+        return super().__call__(attn, hidden_states, encoder_hidden_states, self.bias.to(hidden_states), rotary_emb)
 
 
 class Captioner(nn.Module):
