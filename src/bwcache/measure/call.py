@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
 from bwcache.errors import SettingError, complaint
 from bwcache.measure.frames import Frames, as_frames
 from bwcache.measure.latency import DenoiseTimer

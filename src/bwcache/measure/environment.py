@@ -9,6 +9,7 @@ import platform
 from typing import Any
 
 import torch
+
 from bwcache.measure.latency import denoisers
 
 PACKAGES = ("bwcache", "torch", "diffusers", "transformers")

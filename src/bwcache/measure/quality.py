@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+
 from bwcache.measure.frames import Frames
 
 CHUNK = 8  # frames measured at once: SSIM needs five copies of them

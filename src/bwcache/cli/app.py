@@ -1,0 +1,108 @@
+"""The command ``bwcache`` and how it ends: 0; 2 and one line for bad input; 130 after Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import warnings
+from typing import Annotated, Any, NoReturn
+
+import typer
+import typer.main
+
+from bwcache.cli.settings import CompareSettings, GenerateSettings, command_from
+from bwcache.errors import BWCacheError, complaint
+
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+
+app = typer.Typer(
+    name="bwcache",
+    help=(
+        "Make video diffusion transformers faster by reusing the blocks that hardly change from step to step.\n\n"
+        "Start with [bold]bwcache compare[/bold]: it makes a few videos twice, without and with caching, with a small "
+        "model that comes in the box, and shows how much faster, how close, and which steps were reused and why."
+    ),
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"bwcache {version('bwcache')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and leave.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None: ...
+
+
+def _compare(settings: CompareSettings) -> None:
+    """Make each video twice, without and with caching: how much faster, how close, which steps were reused and why.
+
+    Without options: the small model in the box on its own prompts, about two minutes on a laptop.
+    """
+    from bwcache.cli.compare import run_compare
+
+    run_compare(settings)
+
+
+def _generate(settings: GenerateSettings) -> None:
+    """Make videos with caching on."""
+    from bwcache.cli.generate import run_generate
+
+    run_generate(settings)
+
+
+app.command("compare")(command_from(CompareSettings, _compare))
+app.command("generate")(command_from(GenerateSettings, _generate))
+
+
+def main() -> None:
+    """Entry point of the command."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = typer.main.get_command(app).main(prog_name="bwcache", standalone_mode=False)
+    except BWCacheError as error:
+        _end(BAD_INPUT, str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        _end(INTERRUPTED, "interrupted; nothing was written")
+    except OSError as error:
+        _end(FAILED, f"found {error}; expected to read and write files; free some space or name another --out")
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        _end(BAD_INPUT, usage_complaint(error))
+    if code == INTERRUPTED:
+        _end(INTERRUPTED, "interrupted; nothing was written")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def usage_complaint(error: Any) -> str:
+    """One line for options that cannot be understood."""
+    names = getattr(getattr(error, "param", None), "opts", None)
+    where = getattr(getattr(error, "ctx", None), "command_path", None) or "bwcache"
+    text = error.message if names else error.format_message()
+    if names and text.startswith("found "):
+        return f"found {names[0]} {text.removeprefix('found ')}"
+    found = f"a call that cannot be understood ({text.rstrip('.')})"
+    return complaint(found, f"options of '{where}'", f"see '{where} --help'")
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _end(code: int, text: str) -> NoReturn:
+    """Leave with one line on stderr."""
+    print("bwcache: " + " ".join(text.split()), file=sys.stderr)
+    warnings.simplefilter("ignore")
+    sys.exit(code)

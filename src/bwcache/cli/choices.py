@@ -1,0 +1,130 @@
+"""What the options amount to, checked before anything slow happens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bwcache.cli.settings import Settings
+from bwcache.errors import SettingError, complaint
+
+DEFAULT_STEPS = 50
+DEFAULT_FPS = 16
+SHAPES_FPS = 8
+PREDICTORS = {"last": "Last", "linear": "Linear"}
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Options with every default filled in, except sizes and guidance that are the model's own."""
+
+    prompts: tuple[str, ...]
+    steps: int
+    guidance_scale: float | None
+    height: int | None
+    width: int | None
+    frames: int | None
+    fps: int
+    policy: Any
+    device: str
+
+
+def choose(settings: Settings) -> Choices:
+    """Check the options and fill in defaults.
+
+    Raises:
+        SettingError: for the first that cannot work.
+    """
+    from bwcache import shapes
+    from bwcache.measure.load import DTYPES, OFFLOADS, SHAPES, check_device, check_source
+
+    own = settings.model == SHAPES
+    check_source(settings.model)
+    prompts = _prompts(settings, shapes.PROMPTS if own else ())
+    steps = settings.steps if settings.steps is not None else shapes.STEPS if own else DEFAULT_STEPS
+    fps = settings.fps if settings.fps is not None else SHAPES_FPS if own else DEFAULT_FPS
+    _at_least(1, steps=steps, fps=fps, repeats=getattr(settings, "repeats", 1))
+    _at_least(1, height=settings.height, width=settings.width, frames=settings.frames)
+    _at_least(0, seed=settings.seed)
+    _one_of(DTYPES, dtype=settings.dtype)
+    _one_of(OFFLOADS, offload=settings.offload)
+    _one_of(("shared", "per_branch"), decision=settings.decision)
+    _one_of(tuple(PREDICTORS), predictor=settings.predictor)
+    policy = _policy(settings)
+    policy.check(steps)
+    return Choices(
+        prompts=prompts,
+        steps=steps,
+        guidance_scale=_first(settings.guidance_scale, shapes.GUIDANCE_SCALE if own else None),
+        height=_first(settings.height, shapes.HEIGHT if own else None),
+        width=_first(settings.width, shapes.WIDTH if own else None),
+        frames=_first(settings.frames, shapes.FRAMES if own else None),
+        fps=fps,
+        policy=policy,
+        device=check_device(settings.device, settings.offload),
+    )
+
+
+def _prompts(settings: Settings, default: tuple[str, ...]) -> tuple[str, ...]:
+    if settings.prompt and settings.prompts is not None:
+        raise _refused("both --prompt and --prompts", "one of them", "leave one out")
+    if settings.prompts is not None:
+        return _read_prompts(settings)
+    if any(not text.strip() for text in settings.prompt):
+        raise _refused("an empty --prompt", "a text", "describe the video")
+    if not settings.prompt and not default:
+        raise _refused(f"no prompt for {settings.model!r}", "--prompt or --prompts", "describe the video")
+    return tuple(text.strip() for text in settings.prompt) or default
+
+
+def _read_prompts(settings: Settings) -> tuple[str, ...]:
+    assert settings.prompts is not None
+    try:
+        lines = settings.prompts.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise _refused(
+            f"prompt file {str(settings.prompts)!r} that cannot be read ({reason})",
+            "a text file with one prompt per line",
+            "name such a file",
+        ) from error
+    prompts = tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
+    if not prompts:
+        raise _refused(
+            f"no prompt in {str(settings.prompts)!r}", "one prompt per line", "write at least one into the file"
+        )
+    return prompts
+
+
+def _policy(settings: Settings) -> Any:
+    import bwcache
+
+    given: dict[str, Any] = {
+        "threshold": settings.threshold,
+        "reuse_interval": settings.reuse_interval,
+        "tail_guard": settings.tail_guard,
+        "token_sample": settings.token_sample,
+        "decision": settings.decision,
+        "predictor": getattr(bwcache, PREDICTORS[settings.predictor])() if settings.predictor else None,
+    }
+    return bwcache.BWCache(**{name: value for name, value in given.items() if value is not None})
+
+
+def _at_least(least: int, **values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and value < least:
+            raise _refused(f"--{name} {value}", f"at least {least}", "choose a larger one")
+
+
+def _one_of(possible: tuple[str, ...], **values: str | None) -> None:
+    for name, value in values.items():
+        if value is not None and value not in possible:
+            raise _refused(f"--{name} {value}", ", ".join(possible[:-1]) + f" or {possible[-1]}", "choose one of them")
+
+
+def _first(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def _refused(found: str, expected: str, action: str) -> SettingError:
+    return SettingError(complaint(found, expected, action))

@@ -1,0 +1,71 @@
+"""``bwcache compare``: run, print, write."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bwcache.cli.choices import choose
+from bwcache.cli.loading import load
+from bwcache.cli.output import check_target, whole_folder
+from bwcache.cli.progress import Bars
+from bwcache.cli.settings import CompareSettings
+
+
+def run_compare(settings: CompareSettings) -> None:
+    """Compare with and without caching as the options say."""
+    check_target(settings.out.expanduser().resolve(), settings.overwrite)
+    choices = choose(settings)
+    from bwcache.measure import Pair, Run, compare
+    from bwcache.report.files import run_folder, write_run, write_summary
+
+    with whole_folder(settings.out, settings.overwrite) as folder, Bars() as bars:
+        pipe = load(settings, choices, bars)
+        written = 0
+
+        def write(run: Run, pair: Pair) -> None:
+            nonlocal written
+            name = run_folder(written, run.prompt)
+            bars.writing(name)
+            write_run(folder / name, run, pair, choices.fps, choices.policy.threshold)
+            written += 1
+
+        comparison = compare(
+            pipe,
+            choices.policy,
+            choices.prompts,
+            seed=settings.seed,
+            steps=choices.steps,
+            guidance_scale=choices.guidance_scale,
+            height=choices.height,
+            width=choices.width,
+            frames=choices.frames,
+            repeats=settings.repeats,
+            name=settings.model,
+            on_progress=bars.show,
+            on_run=write,
+        )
+        write_summary(folder, comparison)
+    show(comparison, str(settings.out))
+
+
+def show(comparison: Any, out: str) -> None:
+    """Print the tables, the decisions in words, and where the files are."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from bwcache.report.tables import PROMPTS_PER_TABLE, comparison_table, headline
+    from bwcache.report.timeline import LEGEND, reasons, timeline
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=100, color_system=None)
+    for first in range(0, len(comparison.runs), PROMPTS_PER_TABLE):
+        console.print(comparison_table(comparison, first))
+    console.print(f"Which steps were reused, and why ({LEGEND}):", style="bold")
+    for index, run in enumerate(comparison.runs):
+        console.print(Text(f"{index + 1}. {run.prompt}"))
+        console.print(Text(f"   {timeline(run.trace)}"), soft_wrap=True)
+        for line in [*reasons(run.trace), *(f"note: {note}" for note in run.notes)]:
+            console.print(Text(f"   {line}"), style="dim", soft_wrap=True)
+    console.print(headline(comparison), style="bold")
+    console.print(Text(f"Videos, pictures and traces are in {out}"), soft_wrap=True)

@@ -1,0 +1,89 @@
+"""``bwcache generate``: videos with caching on, and the record of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bwcache.cli.choices import Choices, choose
+from bwcache.cli.loading import load, requests
+from bwcache.cli.output import check_target, whole_folder
+from bwcache.cli.progress import Bars
+from bwcache.cli.settings import GenerateSettings
+
+
+def run_generate(settings: GenerateSettings) -> None:
+    """Make one video per prompt as the options say."""
+    check_target(settings.out.expanduser().resolve(), settings.overwrite)
+    choices = choose(settings)
+    from bwcache.measure.call import Request
+    from bwcache.measure.environment import describe_pipeline, describe_policy, environment
+    from bwcache.report.files import write_summary
+
+    with whole_folder(settings.out, settings.overwrite) as folder, Bars() as bars:
+        pipe = load(settings, choices, bars)
+        rows = [
+            make_one(pipe, request, index, folder, settings, choices, bars)
+            for index, request in enumerate(requests(settings, choices, Request))
+        ]
+        summary = {
+            "model": describe_pipeline(pipe, settings.model),
+            "policy": describe_policy(choices.policy) if settings.cache else None,
+            "environment": environment(pipe),
+            "runs": rows,
+        }
+        write_summary(folder, summary)
+    show(rows, str(settings.out))
+
+
+def make_one(
+    pipe: Any, request: Any, index: int, folder: Any, settings: GenerateSettings, choices: Choices, bars: Bars
+) -> dict[str, Any]:
+    """Make and write one video; returns its row of the summary."""
+    from bwcache.measure.call import call
+    from bwcache.measure.compare import call_cached
+    from bwcache.report.files import run_folder, write_generated
+
+    what = f"prompt {index + 1}/{len(choices.prompts)}"
+    trace, notes = None, ()
+    if settings.cache:
+        done, trace, notes = call_cached(pipe, choices.policy, request, what, bars.show)
+    else:
+        done = call(pipe, request, what, bars.show)
+    name = run_folder(index, request.prompt)
+    bars.writing(name)
+    write_generated(folder / name, done.frames, trace, choices.fps, choices.policy.threshold)
+    row: dict[str, Any] = {
+        "prompt": request.prompt,
+        "seed": request.seed,
+        "steps": request.steps,
+        "seconds": done.seconds,
+        "denoise_seconds": done.denoise_seconds,
+        "folder": name,
+        "notes": list(notes),
+    }
+    if trace is not None:
+        from bwcache.report.timeline import timeline
+
+        row |= {
+            "computed": trace.computed,
+            "reused": trace.reused,
+            "first_trigger": trace.first_trigger,
+            "reuse_rate": trace.reuse_rate,
+            "timeline": timeline(trace),
+        }
+    return row
+
+
+def show(rows: list[dict[str, Any]], out: str) -> None:
+    """Print one line per video, and where they are."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    for index, row in enumerate(rows):
+        console.print(Text(f"{index + 1}. {row['prompt']}"), soft_wrap=True)
+        reused = f", {row['reused']} of {row['steps']} steps reused  {row['timeline']}" if "reused" in row else ""
+        console.print(Text(f"   {row['seconds']:.1f} s{reused}"), soft_wrap=True)
+        for note in row["notes"]:
+            console.print(Text(f"   note: {note}"), style="dim", soft_wrap=True)
+    console.print(Text(f"Videos are in {out}"), soft_wrap=True)

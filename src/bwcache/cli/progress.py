@@ -1,0 +1,92 @@
+"""Bars for loading, sampling and decoding; plain lines where standard error is not a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bwcache.measure.call import Progress
+
+
+class Bars:
+    """Shows one bar at a time: what is being made, and how far it is.
+
+    with Bars() as bars:
+        with bars.loading("shapes"):
+            ...
+        compare(..., on_progress=bars.show)
+    """
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._console = Console(stderr=True)
+        self._live = self._console.is_terminal
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=32),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._live,
+        )
+        self._task = self._bars.add_task("", total=None, visible=False)
+        self._shown = ("", "")
+
+    def __enter__(self) -> Bars:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bars.stop()
+
+    @contextlib.contextmanager
+    def loading(self, name: str) -> Iterator[None]:
+        """A moving bar while a model is read."""
+        self._restart(f"loading {name}", None)
+        yield
+
+    def show(self, progress: Progress) -> None:
+        """Show a report of a measurement."""
+        shown = (progress.what, progress.stage)
+        if shown != self._shown:
+            self._shown = shown
+            endless = progress.total == 1  # nothing is known of how far a decoder is
+            self._restart(f"{progress.what}: {progress.stage}", None if endless else progress.total)
+            if not self._live and progress.stage == "sampling":
+                self._console.print(f"{progress.what}: {progress.total} steps", highlight=False, markup=False)
+        self._bars.update(self._task, completed=progress.done)
+
+    def writing(self, name: str) -> None:
+        """A moving bar while files are written."""
+        self._restart(f"writing {name}", None)
+
+    def _restart(self, text: str, total: int | None) -> None:
+        self._bars.remove_task(self._task)
+        self._task = self._bars.add_task(f"{text:<36}", total=total)
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep the libraries' own bars and advice away while a model is read: one line on stderr is one line."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    both = (diffusers.utils.logging, transformers.utils.logging)
+    levels = [library.get_verbosity() for library in both]
+    for library in both:
+        library.set_verbosity(50)
+        library.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for library, level in zip(both, levels, strict=True):
+            library.set_verbosity(level)
+            library.enable_progress_bar()

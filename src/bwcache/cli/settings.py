@@ -1,0 +1,201 @@
+"""Every option of the command, once: its type, default and help. Commands take theirs from these dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from bwcache.errors import complaint
+
+
+def whole_number(text: str | int) -> int:
+    """Parse an integer."""
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(complaint(repr(text), "a whole number", "write it in digits")) from None
+
+
+def real_number(text: str | float) -> float:
+    """Parse a finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise typer.BadParameter(complaint(repr(text), "a number", "write it in digits, such as 0.15"))
+    return value
+
+
+def share_or_count(text: str | float) -> float:
+    """Parse ``0.1`` as a share and ``3`` as a number of steps."""
+    value = real_number(text)
+    return int(value) if value >= 1 and value.is_integer() else value
+
+
+def _option(name: str, text: str, panel: str, parser: Callable[[Any], Any] | None = None, **more: Any) -> Any:
+    return typer.Option(name, help=text, rich_help_panel=panel, parser=parser, **more)
+
+
+WHAT, MODEL, CACHE, OUTPUT = "What to make", "Model and machine", "Caching", "Output"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options that both commands share. None leaves a value to the model or the policy."""
+
+    prompt: Annotated[list[str], _option("--prompt", "Text of one video; may be given several times.", WHAT)] = (
+        dataclasses.field(default_factory=list)
+    )
+    prompts: Annotated[
+        Path | None,
+        _option("--prompts", "Text file with one prompt per line; empty lines and lines with # are left out.", WHAT),
+    ] = None
+    steps: Annotated[
+        int | None,
+        _option("--steps", "Denoising steps.", WHAT, whole_number, show_default="30 for shapes, else 50", metavar="N"),
+    ] = None
+    seed: Annotated[
+        int, _option("--seed", "Of the noise, the same for every prompt.", WHAT, whole_number, metavar="N")
+    ] = 0
+    guidance_scale: Annotated[
+        float | None,
+        _option(
+            "--guidance-scale", "Strength of guidance.", WHAT, real_number, show_default="the model's", metavar="X"
+        ),
+    ] = None
+    height: Annotated[
+        int | None, _option("--height", "Pixels.", WHAT, whole_number, show_default="the model's", metavar="N")
+    ] = None
+    width: Annotated[
+        int | None, _option("--width", "Pixels.", WHAT, whole_number, show_default="the model's", metavar="N")
+    ] = None
+    frames: Annotated[
+        int | None,
+        _option("--frames", "Length of the video.", WHAT, whole_number, show_default="the model's", metavar="N"),
+    ] = None
+
+    model: Annotated[
+        str,
+        _option(
+            "--model", "'shapes', the small model in the box; or a folder or hub id of a diffusers pipeline.", MODEL
+        ),
+    ] = "shapes"
+    device: Annotated[str, _option("--device", "auto, cpu, cuda, cuda:1, mps or xpu.", MODEL)] = "auto"
+    dtype: Annotated[
+        str, _option("--dtype", "auto, float32, bfloat16 or float16; auto is float32 on a CPU.", MODEL)
+    ] = "auto"
+    offload: Annotated[
+        str, _option("--offload", "What waits in main memory: none, model, sequential or group.", MODEL)
+    ] = "none"
+
+    threshold: Annotated[
+        float | None,
+        _option(
+            "--threshold",
+            "Reuse while the blocks change by less than this; 0 never reuses.",
+            CACHE,
+            real_number,
+            show_default="0.15",
+            metavar="X",
+        ),
+    ] = None
+    reuse_interval: Annotated[
+        float | None,
+        _option(
+            "--reuse-interval",
+            "Steps that one computed step may serve: a share of all (0.1) or a number (3).",
+            CACHE,
+            share_or_count,
+            show_default="0.1",
+            metavar="X",
+        ),
+    ] = None
+    tail_guard: Annotated[
+        float | None,
+        _option(
+            "--tail-guard",
+            "Always compute the last steps: this share of the steps before the first reuse.",
+            CACHE,
+            real_number,
+            show_default="0.5",
+            metavar="X",
+        ),
+    ] = None
+    token_sample: Annotated[
+        float | None,
+        _option(
+            "--token-sample",
+            "Share of the tokens that the indicator looks at; 1 is the paper's.",
+            CACHE,
+            real_number,
+            show_default="a small sample",
+            metavar="X",
+        ),
+    ] = None
+    decision: Annotated[
+        str | None,
+        _option("--decision", "With guidance in two forwards: shared or per_branch.", CACHE, show_default="shared"),
+    ] = None
+    predictor: Annotated[
+        str | None,
+        _option("--predictor", "How a skipped step is made: last (the paper's) or linear.", CACHE, show_default="last"),
+    ] = None
+
+    out: Annotated[Path, _option("--out", "Folder for the results; made whole or not at all.", OUTPUT)] = Path(
+        "bwcache-out"
+    )
+    overwrite: Annotated[
+        bool, _option("--overwrite", "Replace the results that an earlier call left in --out.", OUTPUT)
+    ] = False
+    fps: Annotated[
+        int | None,
+        _option("--fps", "Frames per second.", OUTPUT, whole_number, show_default="8 for shapes, else 16", metavar="N"),
+    ] = None
+
+
+@dataclass(frozen=True)
+class CompareSettings(Settings):
+    """Options of ``bwcache compare``."""
+
+    repeats: Annotated[
+        int,
+        _option("--repeats", "Pairs of calls per prompt; times are their medians.", OUTPUT, whole_number, metavar="N"),
+    ] = 1
+
+
+@dataclass(frozen=True)
+class GenerateSettings(Settings):
+    """Options of ``bwcache generate``."""
+
+    cache: Annotated[bool, _option("--cache/--no-cache", "Whether to reuse blocks.", CACHE)] = True
+
+
+def command_from(settings: type[Any], run: Callable[[Any], None]) -> Callable[..., None]:
+    """A function for typer with one parameter per field of ``settings``; it calls ``run`` with the filled dataclass."""
+    hints = get_type_hints(settings, include_extras=True)
+
+    def command(**values: Any) -> None:
+        run(settings(**values))
+
+    parameters = [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=_default(field), annotation=hints[field.name]
+        )
+        for field in dataclasses.fields(settings)
+    ]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {field.name: hints[field.name] for field in dataclasses.fields(settings)}
+    command.__doc__ = run.__doc__
+    return command
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return [] if field.default is dataclasses.MISSING else field.default

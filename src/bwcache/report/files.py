@@ -1,0 +1,60 @@
+"""What each file of an output folder is called, and what is in it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from bwcache.core.trace import Trace
+from bwcache.measure.frames import Frames
+from bwcache.measure.results import Comparison, Pair, Run
+from bwcache.report.pictures import save_storyboard
+from bwcache.report.plots import plot_similarity
+from bwcache.report.tables import decibels, times
+from bwcache.report.videos import write_side_by_side, write_video
+
+SUMMARY = "summary.json"
+
+
+def run_folder(index: int, prompt: str) -> str:
+    """Name of the folder of prompt number ``index``, counted from 0: ``01-a-red-ball``."""
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")
+    return f"{index + 1:02d}-{words[:48].strip('-') or 'video'}"
+
+
+def write_run(folder: Path, run: Run, pair: Pair, fps: int, threshold: float | None = None) -> None:
+    """Write the videos, pictures and the trace of one prompt into ``folder``, which is made."""
+    folder.mkdir(parents=True)
+    write_video(folder / "uncached.mp4", pair.uncached, fps)
+    write_video(folder / "cached.mp4", pair.cached, fps)
+    write_side_by_side(folder / "side_by_side.mp4", pair, fps)
+    save_storyboard(pair.uncached, pair.cached, folder / "storyboard.png", run.prompt, caption(run))
+    plot_similarity(run.trace, folder / "similarity.png", threshold, run.prompt)
+    run.trace.to_jsonl(folder / "trace.jsonl")
+
+
+def write_generated(
+    folder: Path, frames: Frames, trace: Trace | None, fps: int, threshold: float | None = None
+) -> None:
+    """Write one generated video, and the trace of its making when caching was on, into ``folder``, which is made."""
+    folder.mkdir(parents=True)
+    write_video(folder / "video.mp4", frames, fps)
+    if trace is not None:
+        trace.to_jsonl(folder / "trace.jsonl")
+        plot_similarity(trace, folder / "similarity.png", threshold)
+
+
+def write_summary(folder: Path, summary: Comparison | dict[str, Any]) -> None:
+    """Write ``summary.json``: strict JSON, unknown values null."""
+    content = summary.to_json() if isinstance(summary, Comparison) else summary
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / SUMMARY).write_text(text + "\n", encoding="utf-8")
+
+
+def caption(run: Run) -> str:
+    """The figures of a run in one line."""
+    quality = "identical" if run.identical else f"PSNR {decibels(run.psnr)}, SSIM {run.ssim:.3f}"
+    speed = run.denoise_speedup if run.denoise_speedup is not None else run.speedup
+    return f"{run.computed} of {run.steps} steps computed, denoising {times(speed)} as fast, {quality}"

@@ -1,0 +1,111 @@
+"""The indicator over the steps: the curve that the decisions follow."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from bwcache.core.trace import Event, Trace
+
+BLUE, ORANGE, GREEN, GREY, RED = "#2a6fbb", "#e08a2e", "#cfe8cf", "#ececec", "#c0392b"
+BRANCH_COLOURS = (BLUE, ORANGE, "#6a51a3", "#2f8f83")
+
+
+def plot_similarity(trace: Trace, path: Path, threshold: float | None = None, title: str = "") -> None:
+    """Write a PNG: indicator at each computed step, one line per branch, threshold, and what was done at each step.
+
+    Args:
+        trace: of one run.
+        path: of the PNG.
+        threshold: drawn as a line; None for policies without one.
+        title: usually the prompt.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 4.6), dpi=140, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    kinds = step_kinds(trace)
+    _shade(axes, kinds)
+    _draw_curves(axes, trace)
+    _draw_threshold(axes, threshold)
+    _dress(axes, trace, kinds, title)
+    figure.savefig(path)
+
+
+def step_kinds(trace: Trace) -> dict[int, str]:
+    """What each step was: "reused", "guarded" (computed because of the tail guard), "mixed" or "computed"."""
+    kinds: dict[int, set[str]] = {}
+    for event in trace.events:
+        kinds.setdefault(event.step, set()).add(_kind(event))
+    return {step: found.pop() if len(found) == 1 else "mixed" for step, found in sorted(kinds.items())}
+
+
+def curves(trace: Trace) -> dict[str, list[tuple[int, float]]]:
+    """For each branch, its (step, indicator) points; branches with equal points are drawn as one."""
+    points: dict[str, list[tuple[int, float]]] = {}
+    for event in trace.events:
+        if event.action == "compute" and event.indicator is not None and math.isfinite(event.indicator):
+            points.setdefault(event.branch, []).append((event.step, event.indicator))
+    distinct: dict[str, list[tuple[int, float]]] = {}
+    for branch, line in points.items():
+        if line not in distinct.values():
+            distinct[branch] = line
+    return distinct
+
+
+def _kind(event: Event) -> str:
+    if event.action == "reuse":
+        return "reused"
+    return "guarded" if event.reason.startswith("tail guard") else "computed"
+
+
+def _shade(axes: Any, kinds: dict[int, str]) -> None:
+    colours = {"reused": (GREEN, "reused"), "guarded": (GREY, "tail guard: computed"), "mixed": ("#eef6d8", "mixed")}
+    named: set[str] = set()
+    for step, kind in kinds.items():
+        if kind in colours:
+            colour, label = colours[kind]
+            axes.axvspan(step - 0.5, step + 0.5, color=colour, lw=0, zorder=0, label=None if kind in named else label)
+            named.add(kind)
+
+
+def _draw_curves(axes: Any, trace: Trace) -> None:
+    lines = curves(trace)
+    for index, (branch, line) in enumerate(lines.items()):
+        steps, values = zip(*line, strict=True)
+        label = "indicator" if len(lines) == 1 else f"indicator, {branch}"
+        colour = BRANCH_COLOURS[index % len(BRANCH_COLOURS)]
+        axes.plot(steps, values, color=colour, lw=1.6, marker="o", ms=5, mec="white", mew=0.8, zorder=3, label=label)
+
+
+def _draw_threshold(axes: Any, threshold: float | None) -> None:
+    if threshold:
+        axes.axhline(threshold, color=RED, lw=1.3, ls=(0, (5, 3)), zorder=2, label=f"threshold {threshold:g}")
+
+
+def _dress(axes: Any, trace: Trace, kinds: dict[int, str], title: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    last = max(kinds, default=0)
+    axes.set_xlim(-0.5, last + 0.5)
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=16, integer=True))
+    axes.set_xlabel("denoising step")
+    axes.set_ylabel("mean relative change of the blocks")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#dddddd", lw=0.6, zorder=1)
+    axes.set_axisbelow(True)
+    counts = f"{trace.steps} steps: {trace.computed} computed, {trace.reused} reused"
+    k = trace.first_trigger
+    counts += "" if k is None else f", first at step {k}"
+    figure = axes.figure
+    figure.suptitle(_short(title) if title else "Change from one computed step to the next", fontsize=12, weight="bold")
+    axes.set_title(counts, fontsize=10, color="#555555")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+
+
+def _short(text: str, most: int = 96) -> str:
+    return text if len(text) <= most else text[: most - 1].rstrip() + "…"

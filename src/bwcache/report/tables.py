@@ -1,0 +1,128 @@
+"""The figures of a comparison, for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bwcache.measure.results import Comparison, Run, Total
+
+PROMPTS_PER_TABLE = 4
+
+Row = tuple[str, Callable[[Run], str], Callable[[Total], str]]
+
+
+def headline(comparison: Comparison) -> str:
+    """The result in one sentence."""
+    total = comparison.total
+    quality = "identical videos" if total.psnr is None else f"PSNR {total.psnr:.1f} dB, SSIM {total.ssim:.3f}"
+    return f"{total.speedup:.2f}x as fast ({times(total.denoise_speedup)} in denoising), {quality}."
+
+
+def comparison_table(comparison: Comparison, first: int = 0) -> Any:
+    """A rich table: one column per prompt (four at most, from ``first`` on) and one for all of them."""
+    from rich.table import Table
+    from rich.text import Text
+
+    runs = comparison.runs[first : first + PROMPTS_PER_TABLE]
+    table = Table(show_edge=True, pad_edge=True, header_style="bold", title_justify="left")
+    table.add_column("", no_wrap=True)
+    for index in range(first, first + len(runs)):
+        table.add_column(f"prompt {index + 1}", justify="right", no_wrap=True)
+    table.add_column("all", justify="right", style="bold", no_wrap=True)
+    total = comparison.total
+    for group in groups(comparison.runs):
+        for name, of_run, of_total in group:
+            cells = [*(of_run(run) for run in runs), of_total(total)]
+            table.add_row(name, *(Text(cell) for cell in cells))
+        table.add_section()
+    return table
+
+
+def groups(runs: Sequence[Run]) -> tuple[tuple[Row, ...], ...]:
+    """The rows of the table: name, cell of a run, cell of all runs."""
+
+    def over_runs(field: str) -> Callable[[Total], str]:
+        values = [getattr(run, field) for run in runs if getattr(run, field) is not None]
+        if not values:
+            return lambda total: "-"
+        low, high = min(values), max(values)
+        return lambda total: str(low) if low == high else f"{low}-{high}"
+
+    return (
+        (
+            ("steps", lambda run: str(run.steps), over_runs("steps")),
+            ("computed", lambda run: str(run.computed), over_runs("computed")),
+            ("reused", lambda run: str(run.reused), over_runs("reused")),
+            ("first trigger k", lambda run: _or_dash(run.first_trigger), over_runs("first_trigger")),
+            ("reuse rate", lambda run: percent(run.reuse_rate), lambda total: percent(total.reuse_rate)),
+        ),
+        (
+            ("denoising, uncached", _seconds("uncached_denoise_seconds"), _seconds("uncached_denoise_seconds")),
+            ("denoising, cached", _seconds("cached_denoise_seconds"), _seconds("cached_denoise_seconds")),
+            ("denoising speedup", lambda run: times(run.denoise_speedup), lambda total: times(total.denoise_speedup)),
+            (
+                "  at best, with these steps",
+                lambda run: times(run.ideal_denoise_speedup),
+                lambda total: times(total.ideal_denoise_speedup),
+            ),
+            ("in all, uncached", _seconds("uncached_seconds"), _seconds("uncached_seconds")),
+            ("in all, cached", _seconds("cached_seconds"), _seconds("cached_seconds")),
+            ("speedup in all", lambda run: times(run.speedup), lambda total: times(total.speedup)),
+        ),
+        (
+            ("PSNR", lambda run: decibels(None if run.identical else run.psnr), lambda total: decibels(total.psnr)),
+            ("  worst", lambda run: "", lambda total: decibels(total.worst_psnr)),
+            ("SSIM", lambda run: f"{run.ssim:.4f}", lambda total: f"{total.ssim:.4f}"),
+            ("  worst", lambda run: "", lambda total: f"{total.worst_ssim:.4f}"),
+        ),
+        (
+            (
+                "time on the indicator",
+                lambda run: percent(run.indicator_share, 2),
+                lambda total: percent(total.indicator_share, 2),
+            ),
+            ("extra memory", _memory, lambda total: size(total.extra_memory_bytes)),
+        ),
+    )
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """0.412 as ``41.2 %``."""
+    return "-" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def times(factor: float | None) -> str:
+    """1.534 as ``1.53x``."""
+    return "-" if factor is None else f"{factor:.2f}x"
+
+
+def decibels(value: float | None) -> str:
+    """30.21 as ``30.2 dB``; None, for videos without any difference, as ``identical``."""
+    return "identical" if value is None else f"{value:.1f} dB"
+
+
+def size(count: int) -> str:
+    """Bytes in the unit that reads best."""
+    amount, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB"):
+        if amount < 1024:
+            break
+        amount, unit = amount / 1024, larger
+    return f"{amount:.0f} {unit}" if amount >= 100 or unit == "B" else f"{amount:.1f} {unit}"
+
+
+def _memory(run: Run) -> str:
+    return size(run.extra_memory_bytes)
+
+
+def _seconds(field: str) -> Callable[[Any], str]:
+    def cell(row: Run | Total) -> str:
+        value = getattr(row, field)
+        return "-" if value is None else f"{value:.2f} s"
+
+    return cell
+
+
+def _or_dash(value: int | None) -> str:
+    return "-" if value is None else str(value)
