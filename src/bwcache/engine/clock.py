@@ -3,8 +3,8 @@
 The best signal there is wins, in this order:
 
 1. `context`: diffusers' cache context names the step index itself (Wan).
-2. `scheduler`: the context names the branch at most; the pipeline's scheduler counts its own steps. Right with repeated,
-   integer and rounded timesteps.
+2. `scheduler`: the context names the branch at most; the pipeline's scheduler counts its own steps. Right with
+   repeated, integer and rounded timesteps.
 3. `timestep`: nobody counts; a step is a change of the timestep argument (DDIM, bare modules).
 
 A signal that contradicts itself is dropped for a weaker one, and with it the number of steps: policies then compute.
@@ -52,11 +52,12 @@ class Schedule:
         timesteps = getattr(scheduler, "timesteps", None)
         if timesteps is None or getattr(timesteps, "ndim", 1) != 1 or len(timesteps) <= begin:
             return None
-        sigmas = getattr(scheduler, "sigmas", None)
-        fitting = sigmas is not None and len(sigmas) >= len(timesteps)
+        sigmas: Any = getattr(scheduler, "sigmas", None)
+        if sigmas is not None:
+            sigmas = sigmas.tolist() if len(sigmas) >= len(timesteps) else None
         return cls(
             tuple(float(t) for t in timesteps[begin:].tolist()),
-            tuple(float(s) for s in sigmas[begin : len(timesteps)].tolist()) if fitting else None,
+            None if sigmas is None else tuple(float(s) for s in sigmas[begin : len(timesteps)]),
         )
 
 

@@ -2,11 +2,11 @@
 
 Two means, both instance attributes that torch and diffusers look up on every call:
 
-- `Module._compiled_call_impl` is what `module(...)` runs if it is set (torch sets it in `Module.compile`). An interceptor
-  there stands outside of everything else: forward patches of accelerate and of diffusers' hooks, forward hooks, and
-  compiled code, which stays free of graph breaks. Nothing that patches or restores `forward` can lose it, torch leaves it
-  out of copies and pickles, and a skipped block does not even load offloaded weights. Only a later `module.compile()`
-  overwrites it: `Shadow.intact` tells.
+- `Module._compiled_call_impl` is what `module(...)` runs if it is set (torch sets it in `Module.compile`). An
+  interceptor there stands outside of everything else: forward patches of accelerate and of diffusers' hooks, forward
+  hooks, and compiled code, which stays free of graph breaks. Nothing that patches or restores `forward` can lose it,
+  torch leaves it out of copies and pickles, and a skipped block does not even load offloaded weights. Only a later
+  `module.compile()` overwrites it: `Shadow.intact` tells.
 - `cache_context` and `_reset_stateful_cache` are how pipelines tell a model the branch, the step and the end of a run.
 
 The denoiser itself is watched by torch's own forward hooks.
@@ -63,7 +63,7 @@ class Shadow:
 
 
 def intercept(module: nn.Module, session: Any, call: Callable[..., Any]) -> Shadow:
-    """Runs `call(inner, args, kwargs)` for every call of this one module; `inner(*args, **kwargs)` is the call itself."""
+    """Runs `call(inner, args, kwargs)` for each call of this one module; `inner(*args, **kwargs)` is the call itself."""
 
     def make(compiled: Callable[..., Any] | None) -> Callable[..., Any]:
         inner = module._call_impl if compiled is None else compiled

@@ -163,8 +163,8 @@ class Session:
         lowest = trace.summary().indicator_min
         measured = "nothing measured" if lowest is None else f"lowest indicator {lowest:.4f}"
         self._warn(
-            f"nothing was reused in {trace.steps} steps: {reason} ({count} of {len(trace.events)} forwards, {measured}); "
-            "see session.trace.summary()"
+            f"nothing was reused in {trace.steps} steps: {reason} "
+            f"({count} of {len(trace.events)} forwards, {measured}); see session.trace.summary()"
         )
 
     def _warn(self, text: str) -> None:

@@ -1,7 +1,7 @@
 """How much a feature changed: pure functions on tensors.
 
-Each returns numerator and denominator apart, so that branches, batches and ranks can be pooled by adding both before the
-division. Shapes: T = taps, B = batch, S = sampled entries.
+Each returns numerator and denominator apart, so that branches, batches and ranks can be pooled by adding both before
+the division. Shapes: T = taps, B = batch, S = sampled entries.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How the feature of a skipped step is made from computed ones.
 
-A predictor sees the past as `(coordinate, feature)` pairs, newest first; the coordinate is sigma where the scheduler has
-one (`Step.coordinate`). Features have any shape. Predictors are settings: they hold no tensor.
+A predictor sees the past as `(coordinate, feature)` pairs, newest first; the coordinate is sigma where the scheduler
+has one (`Step.coordinate`). Features have any shape. Predictors are settings: they hold no tensor.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Samples of the tapped blocks' outputs, and how much they changed since the last computed step.
 
-Two ways, one answer. A sample is so small that old and new are both at hand, and all distances come out of one reduction
-at the end of the forward. All entries are so many that only the old ones are, and each block is compared and overwritten
-where it stands.
+Two ways, one answer. A sample is so small that old and new are both at hand, and all distances come out of one
+reduction at the end of the forward. All entries are so many that only the old ones are, and each block is compared and
+overwritten where it stands.
 """
 
 from __future__ import annotations

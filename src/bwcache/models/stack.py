@@ -1,4 +1,4 @@
-"""A row, checked against a live module: the stack of blocks in call order, and the sites and taps that policies place."""
+"""A row, checked against a live module: the stack of blocks in call order, and the sites and taps placed on it."""
 
 from __future__ import annotations
 

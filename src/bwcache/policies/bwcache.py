@@ -12,12 +12,12 @@ Readings where the text leaves room:
 
 - k is the index, from 0, of the first reused step: as many steps were computed before it.
 - R below 1 is a share of T, rounded half up and at least 1; from 1 on it is a number of steps.
-- The step computed after a window compares itself with the features reused until then; below delta the next window opens
-  at once, otherwise plain computing goes on.
-- Guidance branches in two forwards pool numerators and denominators over both, which is what one batched forward measures.
+- The step computed after a window compares itself with the features reused until then; below delta the next window
+  opens at once, otherwise plain computing goes on.
+- Guidance branches in two forwards pool numerators and denominators over both: what one batched forward measures.
 
-Deviation: the paper stores every block's output and replays each. Only the last one is read by anything, so only that is
-kept (models/spec.py: `decoded`), and the others are compared by a sample of their entries unless `token_sample=1`.
+Deviation: the paper stores every block's output and replays each. Only the last one is read by anything, so only that
+is kept (models/spec.py: `decoded`), and the others are compared by a sample of their entries unless `token_sample=1`.
 """
 
 from __future__ import annotations
