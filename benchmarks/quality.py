@@ -1,0 +1,168 @@
+"""What BWCache does on the shapes model: `python -m benchmarks.quality [--out FILE] [--prompts N]`.
+
+- The indicator's curve over 30 and 50 steps: is it a U?
+- Threshold, interval and predictor against speed and quality, beside fewer steps at the same number of computed steps.
+- Guidance branches that decide together against each for itself.
+- The sampled indicator against the exact one: in how many computed steps do they decide alike?
+
+Speed is given as the share of block compute saved and as the denoising speedup, both against uncached calls that alternate
+with the cached ones; quality is PSNR and SSIM against the uncached video from the same noise, mean and worst.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from tqdm import tqdm
+
+import bwcache
+from benchmarks.common import cached, captions, load, publish, request
+from bwcache.measure.call import Call, Request, call
+from bwcache.measure.quality import quality
+
+THRESHOLDS = (0.05, 0.10, 0.15, 0.20, 0.25)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cached or shortened call against its reference."""
+
+    computed: int
+    saved: float
+    speedup: float
+    psnr: float
+    ssim: float
+
+    @classmethod
+    def of(cls, reference: Call, made: Call, computed: int, saved: float) -> Row:
+        """Compares a call with the uncached one of the same prompt and noise."""
+        measured = quality(reference.frames, made.frames)
+        assert reference.denoise_seconds is not None
+        assert made.denoise_seconds is not None
+        speedup = reference.denoise_seconds / made.denoise_seconds
+        return cls(computed, saved, speedup, measured.psnr, measured.ssim)
+
+
+def table_row(rows: list[Row]) -> dict[str, Any]:
+    """Means over the prompts, and the worst quality; a PSNR of infinity (identical) counts as 100 dB."""
+    psnr = [min(row.psnr, 100.0) for row in rows]
+    return {
+        "computed_steps": statistics.fmean(row.computed for row in rows),
+        "block_compute_saved": statistics.fmean(row.saved for row in rows),
+        "denoise_speedup": statistics.median(row.speedup for row in rows),
+        "psnr": statistics.fmean(psnr),
+        "worst_psnr": min(psnr),
+        "ssim": statistics.fmean(row.ssim for row in rows),
+        "worst_ssim": min(row.ssim for row in rows),
+    }
+
+
+def references(pipe: Any, requests: list[Request]) -> list[Call]:
+    """The uncached videos."""
+    return [call(pipe, asked) for asked in tqdm(requests, "uncached")]
+
+
+def under(pipe: Any, policy: bwcache.BWCache, requests: list[Request], reference: list[Call]) -> dict[str, Any]:
+    """A policy's row."""
+    rows = []
+    for asked, truth in zip(requests, reference, strict=True):
+        made, trace = cached(pipe, policy, asked, timing=False)
+        rows.append(Row.of(truth, made, trace.computed, trace.reuse_rate))
+    return table_row(rows)
+
+
+def fewer_steps(pipe: Any, steps: int, requests: list[Request], reference: list[Call]) -> dict[str, Any]:
+    """The row of the same scheduler with fewer steps."""
+    rows = []
+    for asked, truth in zip(requests, reference, strict=True):
+        made = call(pipe, replace(asked, steps=steps))
+        rows.append(Row.of(truth, made, steps, 1 - steps / asked.steps))
+    return table_row(rows)
+
+
+def policies() -> Iterator[tuple[str, bwcache.BWCache]]:
+    """What is compared: thresholds, intervals, guards, predictors, and who decides."""
+    for threshold in THRESHOLDS:
+        yield f"threshold {threshold:g}", bwcache.BWCache(threshold=threshold)
+        yield f"threshold {threshold:g}, linear", bwcache.BWCache(threshold=threshold, predictor=bwcache.Linear())
+        yield f"threshold {threshold:g}, per branch", bwcache.BWCache(threshold=threshold, decision="per_branch")
+    for interval in (1, 0.05, 0.2):
+        yield f"interval {interval:g}", bwcache.BWCache(reuse_interval=interval)
+    for guard in (0.0, 1.0):
+        yield f"tail guard {guard:g}", bwcache.BWCache(tail_guard=guard)
+
+
+def curve(pipe: Any, steps: int, prompts: list[str]) -> dict[str, Any]:
+    """The exact indicator of every step of uncached runs, mean and range over the prompts."""
+    exact = bwcache.BWCache(threshold=0, token_sample=1)
+    runs = []
+    for prompt in tqdm(prompts, f"curve, {steps} steps"):
+        _, trace = cached(pipe, exact, request(prompt, steps), timing=False)
+        runs.append(pooled(trace))
+    by_step = list(zip(*(run[1:] for run in runs), strict=True))
+    mean = [statistics.fmean(values) for values in by_step]
+    return {"steps": steps, "mean": mean, "min": [min(v) for v in by_step], "max": [max(v) for v in by_step]}
+
+
+def pooled(trace: bwcache.Trace) -> list[float]:
+    """The indicator per step, mean over the branches; infinite where there is none."""
+    steps: dict[int, list[float]] = {}
+    for event in trace.events:
+        steps.setdefault(event.step, []).append(float("inf") if event.indicator is None else event.indicator)
+    return [statistics.fmean(steps[step]) for step in sorted(steps)]
+
+
+def agreement(pipe: Any, prompts: list[str]) -> dict[str, Any]:
+    """Exact against sampled indicator along the same uncached runs, and whether the same side of each threshold."""
+    alike, errors = {threshold: [0, 0] for threshold in THRESHOLDS}, []
+    for prompt in tqdm(prompts, "sample against exact"):
+        asked = request(prompt)
+        exact, sampled = (
+            pooled(cached(pipe, bwcache.BWCache(threshold=0, token_sample=share), asked, timing=False)[1])[1:]
+            for share in (1, None)
+        )
+        errors += [abs(b / a - 1) for a, b in zip(exact, sampled, strict=True)]
+        for threshold, counts in alike.items():
+            counts[0] += sum((a < threshold) == (b < threshold) for a, b in zip(exact, sampled, strict=True))
+            counts[1] += len(exact)
+    total = [sum(column) for column in zip(*alike.values(), strict=True)]
+    return {
+        "prompts": len(prompts),
+        "agreement": {f"{threshold:g}": same / of for threshold, (same, of) in alike.items()},
+        "agreement_over_all": total[0] / total[1],
+        "relative_error_mean": statistics.fmean(errors),
+        "relative_error_max": max(errors),
+    }
+
+
+def main(
+    prompts: Annotated[int, typer.Option(help="videos per row")] = 16,
+    agreement_prompts: Annotated[int, typer.Option(help="videos for the sampled indicator")] = 64,
+    out: Annotated[Path | None, typer.Option(help="also write the JSON here")] = None,
+) -> None:
+    """Measure what BWCache does to speed and quality."""
+    pipe = load()
+    texts = captions(max(prompts, agreement_prompts))
+    requests = [request(prompt, seed=i) for i, prompt in enumerate(texts[:prompts])]
+    reference = references(pipe, requests)
+    rows = {name: under(pipe, policy, requests, reference) for name, policy in tqdm(list(policies()), "policies")}
+    counts = sorted({round(row["computed_steps"]) for row in rows.values()})
+    shorter = {f"{n} steps": fewer_steps(pipe, n, requests, reference) for n in tqdm(counts, "fewer steps")}
+    figures = {
+        "prompts": prompts,
+        "steps": requests[0].steps,
+        "curves": [curve(pipe, steps, texts[:prompts]) for steps in (30, 50)],
+        "policies": rows,
+        "fewer_steps": shorter,
+        "sampled_indicator": agreement(pipe, texts[:agreement_prompts]),
+    }
+    publish(pipe, figures, out)
+
+
+if __name__ == "__main__":
+    typer.run(main)
