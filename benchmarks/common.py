@@ -29,7 +29,7 @@ def request(prompt: str, steps: int = shapes.STEPS, seed: int = 0) -> Request:
 
 def load() -> Any:
     """The shapes model, silent."""
-    pipe = shapes.load()
+    pipe: Any = shapes.load()
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
