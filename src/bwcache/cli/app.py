@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -66,11 +67,11 @@ app.command("compare")(command_from(CompareSettings, _compare))
 app.command("generate")(command_from(GenerateSettings, _generate))
 
 
-def main() -> None:
-    """Entry point of the command."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the command; ``arguments`` are those of the process when not given."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = typer.main.get_command(app).main(prog_name="bwcache", standalone_mode=False)
+        code = typer.main.get_command(app).main(arguments, prog_name="bwcache", standalone_mode=False)
     except BWCacheError as error:
         _end(BAD_INPUT, str(error))
     except (KeyboardInterrupt, typer.Abort):

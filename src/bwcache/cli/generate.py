@@ -44,7 +44,8 @@ def make_one(
     from bwcache.report.files import run_folder, write_generated
 
     what = f"prompt {index + 1}/{len(choices.prompts)}"
-    trace, notes = None, ()
+    trace: Any = None
+    notes: tuple[str, ...] = ()
     if settings.cache:
         done, trace, notes = call_cached(pipe, choices.policy, request, what, bars.show)
     else:

@@ -26,13 +26,13 @@ def load(settings: Settings, choices: Choices, bars: Bars) -> Any:
 
     with bars.loading(settings.model), quiet_libraries():
         pipe = load_pipeline(settings.model, choices.device, settings.dtype, settings.offload)
-    if "prompt" not in inspect.signature(type(pipe).__call__).parameters:
-        found = f"{type(pipe).__name__}, which takes no prompt"
-        raise SettingError(complaint(found, "a pipeline that makes videos from text", "name another --model"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", bwcache.NeverReused)
         with bwcache.attach(pipe, choices.policy):
             pass
+    if "prompt" not in inspect.signature(type(pipe).__call__).parameters:
+        found = f"{type(pipe).__name__}, which takes no prompt"
+        raise SettingError(complaint(found, "a pipeline that makes videos from text", "name another --model"))
     check_sizes(pipe, choices.height, choices.width, choices.frames)
     pipeline_arguments(pipe, requests(settings, choices, Request)[0])
     pipe.set_progress_bar_config(disable=True)

@@ -62,7 +62,7 @@ class Shadow:
             setattr(self._target, self._name, self._own)
 
 
-def intercept(module: nn.Module, session: Any, call: Callable[..., Any]) -> Shadow:
+def intercept(module: nn.Module, call: Callable[..., Any]) -> Shadow:
     """Runs `call(inner, args, kwargs)` for each call of this one module; `inner(*args, **kwargs)` is the call itself."""
 
     def make(compiled: Callable[..., Any] | None) -> Callable[..., Any]:
@@ -71,18 +71,14 @@ def intercept(module: nn.Module, session: Any, call: Callable[..., Any]) -> Shad
         def intercepted(*args: Any, **kwargs: Any) -> Any:
             return call(inner, args, kwargs)
 
-        intercepted.bwcache_session = session  # type: ignore[attr-defined]
         return intercepted
 
     return Shadow(module, CALL, make)
 
 
-def holder(module: nn.Module) -> Any:
-    """The session that intercepts this module, or None."""
-    return getattr(vars(module).get(CALL), "bwcache_session", None)
-
-
-def watch(undo: ExitStack, module: nn.Module, before: Callable[..., None], after: Callable[[], None]) -> None:
+def watch(
+    undo: ExitStack, session: Any, module: nn.Module, before: Callable[..., None], after: Callable[[], None]
+) -> None:
     """Calls `before(args, kwargs)` and `after()` around every forward of this one module, also one that raises."""
 
     def enter(called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -93,8 +89,15 @@ def watch(undo: ExitStack, module: nn.Module, before: Callable[..., None], after
         if called is module:
             after()
 
+    enter.bwcache_session = session  # type: ignore[attr-defined]
     undo.callback(module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True).remove)
     undo.callback(module.register_forward_hook(leave, always_call=True).remove)
+
+
+def watcher(module: nn.Module) -> Any:
+    """The session that watches this module, or None."""
+    sessions = (getattr(hook, "bwcache_session", None) for hook in module._forward_pre_hooks.values())
+    return next((session for session in sessions if session is not None), None)
 
 
 def listen(undo: ExitStack, module: nn.Module, tell: Callable[[Context | None], None], end: Callable[[], None]) -> None:

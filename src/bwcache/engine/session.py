@@ -99,10 +99,10 @@ class Session:
         plan = Plan.of(self.policy, stack)
         shadows = []
         for i, block in enumerate(stack.blocks):
-            shadow = hooks.intercept(block.module, self, self._at_block(plan, i))
+            shadow = hooks.intercept(block.module, self._at_block(plan, i))
             undo.callback(shadow.restore)
             shadows.append(shadow)
-        hooks.watch(undo, stack.module, self._before(plan, shadows), self._after)
+        hooks.watch(undo, self, stack.module, self._before(plan, shadows), self._after)
         hooks.listen(undo, stack.module, self._told, self._end_run)
 
     def _at_block(self, plan: Plan, i: int) -> Callable[..., Any]:
@@ -211,24 +211,20 @@ def disable(target: Any) -> None:
     Raises:
         AttachError: none does.
     """
-    for name, module in denoisers(target).items():
-        for block in resolve(name, module).blocks:
-            session = hooks.holder(block.module)
-            if session is not None:
-                session.close()
-                return
+    for module in denoisers(target).values():
+        session = hooks.watcher(module)
+        if session is not None:
+            session.close()
+            return
     raise AttachError(complaint(f"no session at this {type(target).__name__}", "one", "call bwcache.enable first"))
 
 
 def _refuse_other_caches(stack: BlockStack) -> None:
-    for block in stack.blocks:
-        session = hooks.holder(block.module)
-        if session is not None:
-            raise AlreadyAttached(
-                complaint(
-                    f"{stack.name} held by {session!r}", "a free one", "close that session first (bwcache.disable)"
-                )
-            )
+    session = hooks.watcher(stack.module)
+    if session is not None:
+        raise AlreadyAttached(
+            complaint(f"{stack.name} held by {session!r}", "a free one", "close that session first (bwcache.disable)")
+        )
     config = getattr(stack.module, "_cache_config", None)
     if config is not None:
         raise AttachError(

@@ -27,7 +27,7 @@ class Slot:
         if len(self.past) >= history and _alike(self.past[-1][1], streams):
             _, kept = self.past.pop()
             for old, new in zip(kept, streams, strict=True):
-                old.copy_(new)
+                old.copy_(new.detach())
         else:
             kept = tuple(stream.detach().clone() for stream in streams)
         self.past.insert(0, (coordinate, kept))

@@ -12,7 +12,7 @@ load      a pipeline by name, on a device, in a dtype
 
 from bwcache.measure.call import Call, Progress, Request, call
 from bwcache.measure.compare import call_cached, compare
-from bwcache.measure.latency import DenoiseTimer, denoisers
+from bwcache.measure.latency import DenoiseTimer
 from bwcache.measure.load import load_pipeline
 from bwcache.measure.quality import Quality, psnr, quality, ssim
 from bwcache.measure.results import Comparison, Pair, Run, Total
@@ -32,7 +32,6 @@ __all__ = [
     "call_cached",
     "check_sizes",
     "compare",
-    "denoisers",
     "load_pipeline",
     "psnr",
     "quality",

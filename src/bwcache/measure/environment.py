@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 
-from bwcache.measure.latency import denoisers
+from bwcache.models import denoisers
 
 PACKAGES = ("bwcache", "torch", "diffusers", "transformers")
 
 
 def environment(pipe: Any) -> dict[str, Any]:
     """Versions, processor and precision, ready for JSON."""
-    first = next(iter(denoisers(pipe)), None)
-    tensor = next(first.parameters(), None) if first is not None else None
+    first = next(iter(denoisers(pipe).values()))
+    tensor = next(first.parameters(), None)
     where = torch.device(
         str(getattr(pipe, "_execution_device", None) or (tensor.device if tensor is not None else "cpu"))
     )
@@ -35,7 +35,7 @@ def environment(pipe: Any) -> dict[str, Any]:
 
 def describe_pipeline(pipe: Any, name: str | None) -> dict[str, Any]:
     """Which model was measured: its name, its classes and the size of its denoisers in parameters."""
-    parts = denoisers(pipe)
+    parts = tuple(denoisers(pipe).values())
     return {
         "name": name or str(getattr(pipe, "name_or_path", "") or type(pipe).__name__),
         "pipeline": type(pipe).__name__,

@@ -10,15 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-DENOISER_NAMES = ("transformer", "unet", "dit", "denoiser")
-
-
-def denoisers(pipe: Any) -> tuple[nn.Module, ...]:
-    """The networks of a pipeline that are called at every step: two for a pipeline with two experts."""
-    components = getattr(pipe, "components", {})
-    return tuple(
-        part for name, part in components.items() if isinstance(part, nn.Module) and name.startswith(DENOISER_NAMES)
-    )
+from bwcache.models import denoisers
 
 
 class DenoiseTimer:
@@ -30,6 +22,9 @@ class DenoiseTimer:
         with DenoiseTimer(pipe) as timer:
             pipe("a red ball")
         timer.seconds
+
+    Raises:
+        NoBlocksFound: the pipeline has no denoiser that is known.
     """
 
     def __init__(self, pipe: Any) -> None:
@@ -37,7 +32,7 @@ class DenoiseTimer:
         """Denoiser forwards seen."""
         self.seconds: float | None = None
         """Denoising time; None until the block is left, and when no forward was seen."""
-        self._modules = denoisers(pipe)
+        self._modules = tuple(denoisers(pipe).values())
         self._start: Any = None
         self._end: Any = None
         self._hooks = contextlib.ExitStack()

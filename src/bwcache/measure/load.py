@@ -101,7 +101,7 @@ def _read(model: str, dtype: Any) -> Any:
     if model == SHAPES:
         from bwcache import shapes
 
-        return shapes.load().to(dtype)
+        return shapes.load(dtype=dtype)
     from diffusers import DiffusionPipeline
 
     folder = Path(model).expanduser()

@@ -9,6 +9,7 @@ from typing import Any
 from bwcache.core.trace import Event, Trace
 
 BLUE, ORANGE, GREEN, GREY, RED = "#2a6fbb", "#e08a2e", "#cfe8cf", "#ececec", "#c0392b"
+INK = "#222222"
 BRANCH_COLOURS = (BLUE, ORANGE, "#6a51a3", "#2f8f83")
 
 
@@ -30,6 +31,7 @@ def plot_similarity(trace: Trace, path: Path, threshold: float | None = None, ti
     kinds = step_kinds(trace)
     _shade(axes, kinds)
     _draw_curves(axes, trace)
+    _mark_computed(axes, kinds)
     _draw_threshold(axes, threshold)
     _dress(axes, trace, kinds, title)
     figure.savefig(path)
@@ -63,7 +65,7 @@ def _kind(event: Event) -> str:
 
 
 def _shade(axes: Any, kinds: dict[int, str]) -> None:
-    colours = {"reused": (GREEN, "reused"), "guarded": (GREY, "tail guard: computed"), "mixed": ("#eef6d8", "mixed")}
+    colours = {"reused": (GREEN, "reused"), "guarded": (GREY, "tail guard"), "mixed": ("#eef6d8", "mixed")}
     named: set[str] = set()
     for step, kind in kinds.items():
         if kind in colours:
@@ -79,6 +81,15 @@ def _draw_curves(axes: Any, trace: Trace) -> None:
         label = "indicator" if len(lines) == 1 else f"indicator, {branch}"
         colour = BRANCH_COLOURS[index % len(BRANCH_COLOURS)]
         axes.plot(steps, values, color=colour, lw=1.6, marker="o", ms=5, mec="white", mew=0.8, zorder=3, label=label)
+
+
+def _mark_computed(axes: Any, kinds: dict[int, str]) -> None:
+    """A tick on the axis for each computed step, also for those that had nothing to compare with."""
+    from matplotlib.transforms import blended_transform_factory
+
+    steps = [step for step, kind in kinds.items() if kind in ("computed", "guarded")]
+    across = blended_transform_factory(axes.transData, axes.transAxes)
+    axes.plot(steps, [0.014] * len(steps), "|", color=INK, ms=9, mew=1.6, transform=across, zorder=4, label="computed")
 
 
 def _draw_threshold(axes: Any, threshold: float | None) -> None:
@@ -104,7 +115,7 @@ def _dress(axes: Any, trace: Trace, kinds: dict[int, str], title: str) -> None:
     figure = axes.figure
     figure.suptitle(_short(title) if title else "Change from one computed step to the next", fontsize=12, weight="bold")
     axes.set_title(counts, fontsize=10, color="#555555")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=9)
 
 
 def _short(text: str, most: int = 96) -> str:
