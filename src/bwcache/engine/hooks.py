@@ -63,7 +63,7 @@ class Shadow:
 
 
 def intercept(module: nn.Module, call: Callable[..., Any]) -> Shadow:
-    """Runs `call(inner, args, kwargs)` for each call of this one module; `inner(*args, **kwargs)` is the call itself."""
+    """Runs `call(inner, args, kwargs)` for each call of this one module; `inner` is the call itself."""
 
     def make(compiled: Callable[..., Any] | None) -> Callable[..., Any]:
         inner = module._call_impl if compiled is None else compiled
