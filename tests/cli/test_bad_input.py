@@ -1,0 +1,133 @@
+"""Bad input: one line that says found, expected and what to do; exit code 2; nothing written."""
+
+import json
+
+import pytest
+import torch
+
+from bwcache.shapes import PATH
+
+BEFORE_LOADING = [
+    (["compare", "--model", "no/such/folder"], "no folder 'no/such/folder'"),
+    (["compare", "--model", "./nowhere"], "no folder './nowhere'"),
+    (["generate", "--model", "nowhere"], "no folder 'nowhere'"),
+    (["compare", "--model", "."], "no model_index.json"),
+    (["compare", "--threshold", "-0.1"], "-0.1"),
+    (["compare", "--threshold", "nan"], "--threshold 'nan'"),
+    (["compare", "--threshold", "inf"], "--threshold 'inf'"),
+    (["compare", "--threshold", "much"], "--threshold 'much'"),
+    (["compare", "--reuse-interval", "0"], "reuse_interval 0"),
+    (["compare", "--reuse-interval", "31"], "reuse_interval 31"),
+    (["compare", "--reuse-interval", "1.5"], "reuse_interval 1.5"),
+    (["compare", "--reuse-interval", "5", "--steps", "4"], "at most the 4 steps"),
+    (["compare", "--tail-guard", "2"], "tail_guard 2"),
+    (["compare", "--token-sample", "0"], "token_sample 0"),
+    (["compare", "--decision", "none"], "--decision none"),
+    (["compare", "--predictor", "cubic"], "--predictor cubic"),
+    (["compare", "--steps", "0"], "--steps 0"),
+    (["compare", "--steps", "many"], "--steps 'many'"),
+    (["compare", "--seed", "-1"], "--seed -1"),
+    (["compare", "--repeats", "0"], "--repeats 0"),
+    (["compare", "--fps", "0"], "--fps 0"),
+    (["compare", "--height", "-32"], "--height -32"),
+    (["compare", "--dtype", "int8"], "--dtype int8"),
+    (["compare", "--device", "abacus"], "device 'abacus'"),
+    (["compare", "--device", "cuda:99"], "device 'cuda:99'"),
+    (["compare", "--device", "cpu", "--offload", "model"], "offload 'model'"),
+    (["compare", "--offload", "cloud"], "--offload cloud"),
+    (["compare", "--prompt", "a", "--prompts", "good.txt"], "both --prompt and --prompts"),
+    (["compare", "--prompt", " "], "an empty --prompt"),
+    (["compare", "--prompts", "empty.txt"], "no prompt in 'empty.txt'"),
+    (["compare", "--prompts", "missing.txt"], "'missing.txt' that cannot be read (No such file"),
+    (["compare", "--prompts", "bytes.txt"], "not UTF-8"),
+    (["compare", "--model", PATH], "no prompt for"),
+    (["compare", "--out", "good.txt"], "a file at --out"),
+    (["compare", "--out", "good.txt/out"], "cannot be written"),
+    (["compare", "--out", "/proc/out"], "cannot be written"),
+    (["compare", "--out", "."], "the current folder"),
+    (["compare", "--out", "thesis", "--overwrite"], "'chapter.txt'"),
+    (["compare", "--out", "earlier"], "add --overwrite"),
+    (["generate", "--out", "earlier"], "add --overwrite"),
+    (["compare", "--nonsense"], "--nonsense"),
+    (["compare", "--steps"], "--steps"),
+    (["compare", "extra"], "extra"),
+    (["nonsense"], "nonsense"),
+]
+AFTER_LOADING = [
+    (["compare", "--height", "33"], "height 33; expected a multiple of 16 for WanPipeline; use 32 or 48"),
+    (["compare", "--width", "8"], "width 8"),
+    (["generate", "--frames", "8"], "frames 8; expected a multiple of 2 plus 1 for WanPipeline; use 7 or 9"),
+]
+
+
+@pytest.fixture
+def around(tmp_path):
+    """Files that a person may have lying about."""
+    (tmp_path / "good.txt").write_text("a red circle\n")
+    (tmp_path / "empty.txt").write_text("\n# nothing yet\n   \n")
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00\x81")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    (tmp_path / "earlier").mkdir()
+    (tmp_path / "earlier" / "summary.json").write_text(json.dumps({"model": 1, "policy": 1, "runs": []}))
+
+
+def check(ended, said):
+    assert ended.code == 2
+    assert ended.out == ""
+    assert len(ended.lines) == 1, ended.err
+    line = ended.lines[0]
+    assert line.startswith("bwcache: found ")
+    assert said in line
+    assert "; expected " in line
+    assert line.count(";") >= 2
+
+
+@pytest.mark.parametrize(("arguments", "said"), [*BEFORE_LOADING, *AFTER_LOADING])
+def test_bad_input(bwcache_command, around, written, arguments, said):
+    before = written()
+    check(bwcache_command(*arguments), said)
+    assert written() == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(bwcache_command, written):
+    check(bwcache_command("compare", "--device", "cuda"), "device 'cuda'")
+    assert written() == []
+
+
+def test_a_hub_id_that_cannot_be_reached(bwcache_command, written, monkeypatch):
+    import diffusers
+
+    def unreachable(*arguments, **options):
+        raise OSError("We couldn't connect to 'https://huggingface.co' to load the files")
+
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", unreachable)
+    ended = bwcache_command("compare", "--model", "someone/something", "--prompt", "a cat")
+    check(ended, "hub id 'someone/something' (the hub cannot be reached")
+    assert written() == []
+
+
+def test_a_folder_that_is_not_what_it_says(bwcache_command, tmp_path, written):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model_index.json").write_text('{"_class_name": "NoSuchPipeline"}')
+    before = written()
+    check(bwcache_command("compare", "--model", "model", "--prompt", "a cat"), "a folder 'model' that cannot be loaded")
+    assert written() == before
+
+
+def test_a_pipeline_without_blocks(bwcache_command, tmp_path, written):
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    unet = UNet2DModel(
+        sample_size=8,
+        block_out_channels=(8, 8),
+        norm_num_groups=2,
+        attention_head_dim=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+    )
+    DDPMPipeline(unet=unet, scheduler=DDPMScheduler()).save_pretrained(tmp_path / "model")
+    before = written()
+    check(bwcache_command("compare", "--model", "model", "--prompt", "a cat"), "DDPMPipeline")
+    assert written() == before

@@ -1,0 +1,131 @@
+"""The commands themselves, on the model in the box."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import bwcache
+
+SMALL = ["--steps", "6", "--frames", "5"]
+COMMAND = [sys.executable, "-c", "from bwcache.cli import main; main()"]
+FILES = {"uncached.mp4", "cached.mp4", "side_by_side.mp4", "storyboard.png", "similarity.png", "trace.jsonl"}
+TOTAL = {
+    "speedup", "denoise_speedup", "ideal_denoise_speedup", "reuse_rate", "psnr", "ssim", "indicator_share",
+    "extra_memory_bytes",
+}  # fmt: skip
+
+
+def test_compare_writes_and_prints_everything(bwcache_command, tmp_path):
+    (tmp_path / "prompts.txt").write_text("# two of them\n\na red circle\na blue square\n")
+    ended = bwcache_command("compare", *SMALL, "--prompts", "prompts.txt", "--threshold", "9", "--out", "deep/out")
+    assert ended.code == 0, ended.err
+    out = tmp_path / "deep" / "out"
+    assert sorted(path.name for path in out.iterdir()) == ["01-a-red-circle", "02-a-blue-square", "summary.json"]
+    for folder in ("01-a-red-circle", "02-a-blue-square"):
+        assert {path.name for path in (out / folder).iterdir()} == FILES
+        assert all(path.stat().st_size > 100 for path in (out / folder).iterdir())
+    summary = json.loads((out / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert set(summary) == {"model", "policy", "environment", "runs", "total"}
+    assert set(summary["total"]) >= TOTAL
+    assert summary["policy"]["threshold"] == 9
+    assert [run["prompt"] for run in summary["runs"]] == ["a red circle", "a blue square"]
+    trace = bwcache.Trace.from_jsonl(out / "01-a-red-circle" / "trace.jsonl")
+    assert trace.steps == 6
+    assert trace.reused == summary["runs"][0]["reused"] > 0
+    for words in (
+        "steps",
+        "reuse rate",
+        "PSNR",
+        "first trigger k",
+        "time on the indicator",
+        "extra memory",
+        "reused: ",
+    ):
+        assert words in ended.out
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
+
+
+def test_compare_again_needs_overwrite_and_then_replaces(bwcache_command, tmp_path):
+    first = [*SMALL, "--prompt", "a red circle", "--prompt", "a blue square", "--predictor", "linear", "--seed", "3"]
+    assert bwcache_command("generate", *first).code == 0
+    out = tmp_path / "bwcache-out"
+    assert sorted(path.name for path in out.iterdir()) == ["01-a-red-circle", "02-a-blue-square", "summary.json"]
+    assert {path.name for path in (out / "01-a-red-circle").iterdir()} == {"video.mp4", "trace.jsonl", "similarity.png"}
+    second = [*SMALL, "--prompt", "a green ring", "--no-cache"]
+    assert bwcache_command("generate", *second).code == 2
+    assert bwcache_command("generate", *second, "--overwrite").code == 0
+    assert sorted(path.name for path in out.iterdir()) == ["01-a-green-ring", "summary.json"]
+    assert [path.name for path in (out / "01-a-green-ring").iterdir()] == ["video.mp4"]
+    assert [path.name for path in tmp_path.iterdir()] == ["bwcache-out"]
+
+
+def test_help_and_version(bwcache_command):
+    assert f"bwcache {bwcache.__version__}" in bwcache_command("--version").out
+    everything = bwcache_command("compare", "--help").out
+    for option in (
+        "--model", "--prompt", "--prompts", "--steps", "--seed", "--guidance-scale", "--height", "--width", "--frames",
+        "--device", "--dtype", "--offload", "--threshold", "--reuse-interval", "--tail-guard", "--token-sample",
+        "--decision", "--predictor", "--repeats", "--out", "--overwrite", "--fps",
+    ):  # fmt: skip
+        assert option in everything
+    assert "compare" in bwcache_command("--help").out
+
+
+def start(folder, *arguments):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def parts(folder):
+    return list(folder.glob(".out.*.part"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_nothing(tmp_path, number):
+    process = start(tmp_path, "compare", "--steps", "400", "--out", "out")
+    deadline = time.monotonic() + 60
+    while not parts(tmp_path) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    assert parts(tmp_path), process.communicate()
+    line = process.stderr.readline()  # sampling has begun
+    assert "warm-up" in line
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bad_call_of_the_real_command(tmp_path):
+    process = start(tmp_path, "compare", "--model", "./nowhere")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_disk_is_one_line_too(bwcache_command, written, monkeypatch):
+    import bwcache.report.files
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(bwcache.report.files, "write_side_by_side", full)
+    ended = bwcache_command("compare", *SMALL, "--prompt", "a red circle")
+    assert ended.code == 1
+    assert "No space left" in ended.lines[-1]
+    assert "Traceback" not in ended.err
+    assert written() == []

@@ -1,0 +1,97 @@
+import json
+import math
+
+import numpy as np
+import pytest
+
+import bwcache
+from bwcache import shapes
+from bwcache.measure import compare
+from bwcache.measure.environment import describe_policy
+
+TOTAL = {
+    "speedup", "denoise_speedup", "ideal_denoise_speedup", "reuse_rate", "psnr", "ssim", "indicator_share",
+    "extra_memory_bytes",
+}  # fmt: skip
+RUN = {
+    "prompt", "seed", "steps", "computed", "reused", "first_trigger", "uncached_seconds", "cached_seconds", "psnr",
+    "ssim",
+}  # fmt: skip
+PROMPTS = ["a red circle", "a blue square"]
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    pipe = shapes.load()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def measured(pipe, policy, **values):
+    pairs = []
+    settings = {"steps": STEPS, "height": 32, "width": 32, "frames": 5, "guidance_scale": 4.0} | values
+    comparison = compare(pipe, policy, PROMPTS, on_run=lambda run, pair: pairs.append(pair), **settings)
+    return comparison, pairs
+
+
+def test_a_comparison_that_reuses(pipe):
+    policy = bwcache.BWCache(threshold=10.0, reuse_interval=2)
+    comparison, pairs = measured(pipe, policy, repeats=2, name="shapes")
+    row = json.loads(json.dumps(comparison.to_json(), allow_nan=False))
+    assert set(row) == {"model", "policy", "environment", "runs", "total"}
+    assert set(row["total"]) >= TOTAL
+    assert [run["prompt"] for run in row["runs"]] == PROMPTS
+    for run, pair in zip(comparison.runs, pairs, strict=True):
+        assert run.to_json().keys() >= RUN
+        assert run.steps == STEPS == run.computed + run.reused
+        assert run.reused > 0
+        assert run.first_trigger is not None
+        assert run.reuse_rate == pytest.approx(run.reused / STEPS)
+        assert run.trace.steps == STEPS
+        assert run.extra_memory_bytes > 0
+        assert 0 < run.indicator_share < 1
+        assert pair.uncached.shape == pair.cached.shape == (5, 32, 32, 3)
+    assert 0.3 < comparison.block_share <= 1
+    ideal = 1 / (1 - comparison.runs[0].reuse_rate * comparison.block_share)
+    assert comparison.runs[0].ideal_denoise_speedup == pytest.approx(ideal)
+    total = comparison.total
+    assert total.speedup == pytest.approx(total.uncached_seconds / total.cached_seconds)
+    assert total.denoise_speedup == pytest.approx(total.uncached_denoise_seconds / total.cached_denoise_seconds)
+    assert total.denoise_speedup > 1.1
+    assert total.worst_ssim <= total.ssim
+    assert not pipe.transformer._forward_hooks
+
+
+def test_a_threshold_that_is_never_reached_gives_identical_videos_and_says_so(pipe):
+    comparison, pairs = measured(pipe, bwcache.BWCache(threshold=1e-9))
+    total = json.loads(json.dumps(comparison.to_json(), allow_nan=False))["total"]
+    assert all(np.array_equal(pair.uncached, pair.cached) for pair in pairs)
+    assert all(math.isinf(run.psnr) and run.identical for run in comparison.runs)
+    assert total["psnr"] is None
+    assert total["identical_runs"] == len(PROMPTS)
+    assert total["reuse_rate"] == 0
+    assert total["ideal_denoise_speedup"] == pytest.approx(1.0)
+    assert comparison.runs[0].notes
+    assert comparison.runs[0].to_json()["psnr"] is None
+
+
+def test_the_uncached_side_is_the_plain_pipeline(pipe):
+    from bwcache.measure.call import Request, call
+
+    _, pairs = measured(pipe, bwcache.BWCache(threshold=10.0), seed=3)
+    plain = call(pipe, Request(PROMPTS[1], STEPS, 3, 4.0, 32, 32, 5))
+    assert np.array_equal(plain.frames, pairs[1].uncached)
+
+
+def test_a_window_longer_than_the_warm_up(pipe):
+    comparison, _ = measured(pipe, bwcache.BWCache(threshold=10.0, reuse_interval=7))
+    assert comparison.runs[0].reused > 0
+
+
+def test_policies_are_described_in_plain_values():
+    row = describe_policy(bwcache.BWCache(blocks=(0, 3), predictor=bwcache.Linear()))
+    assert json.loads(json.dumps(row)) == row
+    assert row["name"] == "BWCache"
+    assert row["blocks"] == [0, 3]
+    assert "Linear" in row["predictor"]

@@ -1,0 +1,111 @@
+import io
+import json
+import math
+
+import pytest
+from rich.console import Console
+
+from bwcache.core.trace import Trace
+from bwcache.measure.results import Comparison, Run
+from bwcache.report.files import run_folder, write_summary
+from bwcache.report.tables import comparison_table, decibels, headline, percent, size, times
+
+
+def run(prompt="a red circle", **values):
+    return Run(
+        **(
+            {
+                "prompt": prompt, "seed": 0, "steps": 30, "computed": 14, "reused": 16, "first_trigger": 6,
+                "reuse_rate": 16 / 30, "uncached_seconds": 10.0, "cached_seconds": 6.0, "uncached_denoise_seconds": 9.0,
+                "cached_denoise_seconds": 5.0, "ideal_denoise_speedup": 2.0, "psnr": 31.25, "ssim": 0.95,
+                "indicator_share": 0.0123, "extra_memory_bytes": 96 * 1024, "hidden_bytes": 40960, "notes": (),
+                "trace": Trace(),
+            }
+            | values
+        )
+    )  # fmt: skip
+
+
+def comparison(*runs):
+    return Comparison({"name": "shapes"}, {"name": "BWCache"}, {"cores": 2}, 0.9, runs)
+
+
+def printed(table):
+    console = Console(file=io.StringIO(), width=120)
+    console.print(table)
+    return console.file.getvalue()
+
+
+def test_figures_of_two_runs_are_put_together():
+    total = comparison(run(), run(psnr=21.25, ssim=0.85, uncached_seconds=20.0, cached_seconds=9.0)).total
+    assert total.speedup == pytest.approx(30 / 15)
+    assert total.denoise_speedup == pytest.approx(18 / 10)
+    assert total.ideal_denoise_speedup == pytest.approx(2.0)
+    assert total.realised_share_of_ideal == pytest.approx(0.9)
+    assert (total.psnr, total.worst_psnr) == pytest.approx((26.25, 21.25))
+    assert (total.ssim, total.worst_ssim) == pytest.approx((0.9, 0.85))
+
+
+def test_identical_runs_are_left_out_of_the_mean_and_named():
+    some = comparison(run(), run(psnr=math.inf, ssim=1.0))
+    assert some.total.psnr == pytest.approx(31.25)
+    assert some.total.identical_runs == 1
+    every = comparison(run(psnr=math.inf, ssim=1.0))
+    assert every.total.psnr is None
+    assert "identical" in printed(comparison_table(every))
+    assert "identical" in headline(every)
+
+
+def test_what_is_not_known_is_null_and_a_dash():
+    unknown = dict.fromkeys(
+        ("uncached_denoise_seconds", "cached_denoise_seconds", "ideal_denoise_speedup", "indicator_share"), None
+    )
+    some = comparison(run(first_trigger=None, **unknown))
+    total = json.loads(json.dumps(some.to_json(), allow_nan=False))["total"]
+    assert total["denoise_speedup"] is None
+    assert total["ideal_denoise_speedup"] is None
+    assert total["indicator_share"] is None
+    assert " - " in printed(comparison_table(some))
+
+
+def test_the_table_has_every_figure():
+    text = printed(comparison_table(comparison(run(), run(first_trigger=8, computed=20, reused=10))))
+    for part in (
+        "steps", "30", "14-20", "10-16", "6-8", "53.3 %", "9.00 s", "5.00 s", "10.00 s", "6.00 s", "1.67x", "1.80x",
+        "2.00x", "31.2 dB", "0.9500", "1.23 %", "96.0 KiB", "prompt 2",
+    ):  # fmt: skip
+        assert part in text, part
+
+
+def test_many_prompts_go_into_several_tables():
+    many = comparison(*[run() for _ in range(6)])
+    assert "prompt 4" in printed(comparison_table(many, 0))
+    assert "prompt 5" not in printed(comparison_table(many, 0))
+    assert "prompt 5" in printed(comparison_table(many, 4))
+
+
+def test_a_summary_is_strict_json(tmp_path):
+    write_summary(tmp_path, comparison(run("ein Kreis, größer", psnr=math.inf)))
+    found = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert set(found) == {"model", "policy", "environment", "runs", "total"}
+    assert found["runs"][0]["prompt"] == "ein Kreis, größer"
+
+
+def test_words_for_figures():
+    assert (percent(0.5), percent(None)) == ("50.0 %", "-")
+    assert (times(1.534), times(None)) == ("1.53x", "-")
+    assert (decibels(30.21), decibels(None)) == ("30.2 dB", "identical")
+    assert (size(0), size(1536), size(5 * 2**30)) == ("0 B", "1.5 KiB", "5.0 GiB")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [
+        ("A red circle!", "03-a-red-circle"),
+        ("../../etc/passwd", "03-etc-passwd"),
+        ("日本", "03-video"),
+        ("x" * 400, "03-" + "x" * 48),
+    ],
+)
+def test_folders_are_named_after_prompts(prompt, name):
+    assert run_folder(2, prompt) == name
