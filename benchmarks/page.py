@@ -1,0 +1,94 @@
+"""Writes docs/figures.md and its plots from benchmarks/results: `python -m benchmarks.page`.
+
+So the page says what was measured, and nothing else. Run it after `benchmarks.engine` and `benchmarks.quality`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+DOCS = HERE.parent / "docs"
+
+
+def result(name: str) -> dict[str, Any]:
+    """What a script wrote."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def shape_of(curve: list[float]) -> str:
+    """The curve in words: its middle half against its first and last steps, a third apart at least to count."""
+    quarter = max(1, len(curve) // 4)
+    middle = sum(curve[quarter:-quarter]) / len(curve[quarter:-quarter])
+    left, right = max(curve[:2]) > 1.33 * middle, max(curve[-2:]) > 1.33 * middle
+    return {
+        (True, True): "a U",
+        (False, True): "an inverted L: low from the start, high at the end",
+        (True, False): "an L: high at the start only",
+        (False, False): "flat",
+    }[left, right]
+
+
+def plot_curves(curves: list[dict[str, Any]], target: Path) -> None:
+    """The indicator over the run, one line per number of steps, the range over the prompts shaded."""
+    figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    for curve in curves:
+        place = [(step + 1) / (curve["steps"] - 1) for step in range(len(curve["mean"]))]
+        (line,) = axes.plot(place, curve["mean"], marker=".", label=f"{curve['steps']} steps")
+        axes.fill_between(place, curve["min"], curve["max"], alpha=0.15, color=line.get_color(), linewidth=0)
+    axes.set(xlabel="share of the denoising steps", ylabel="indicator (mean relative L1)", ylim=(0, None), xlim=(0, 1))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(target, dpi=150)
+    plt.close(figure)
+
+
+def plot_front(quality: dict[str, Any], target: Path) -> None:
+    """Speed by computed steps against PSNR: replay, prediction, fewer steps."""
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    rows = quality["policies"]
+    series = {
+        "BWCache, replay (the paper)": [row for name, row in rows.items() if _is_threshold(name)],
+        "BWCache, linear in sigma": [row for name, row in rows.items() if name.endswith(", linear")],
+        "fewer steps": list(quality["fewer_steps"].values()),
+    }
+    for label, points in series.items():
+        points = sorted(points, key=lambda row: row["computed_steps"])
+        axes.plot([p["computed_steps"] for p in points], [p["psnr"] for p in points], marker="o", label=label)
+    axes.set(xlabel=f"computed steps of {quality['steps']}", ylabel="PSNR against uncached, dB")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(target, dpi=150)
+    plt.close(figure)
+
+
+def _is_threshold(name: str) -> bool:
+    return name.startswith("threshold ") and "," not in name
+
+
+def main() -> None:
+    """Writes the page."""
+    engine, quality = result("engine"), result("quality")
+    images = DOCS / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    plot_curves(quality["curves"], images / "curves.png")
+    plot_front(quality, images / "front.png")
+    jinja = Environment(loader=FileSystemLoader(HERE), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    jinja.filters["shape"] = shape_of
+    page = jinja.get_template("page.md.jinja").render(engine=engine, quality=quality)
+    (DOCS / "figures.md").write_text(page.rstrip() + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
