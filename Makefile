@@ -1,0 +1,73 @@
+# Each target makes what it needs: an environment of its own in .venv, from any Python >= 3.10.
+#   make demo PYTHON=python3.12     another interpreter
+#   make demo TORCH=torch           your own choice of torch, for example a build for your GPU
+
+PYTHON ?= python3
+TORCH ?=
+OUT ?= demo
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PIN := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+CONSTRAINTS := $(if $(TORCH),$(VENV)/constraints.txt,constraints.txt)
+
+# Two torch processes on few cores must not spin against each other.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check docs clean
+
+help:  ## what can be made
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+
+demo: $(VENV)/.installed  ## install, and make the same videos with and without caching: results in demo/
+	$(BIN)/bwcache compare --out $(OUT) --overwrite
+
+test: $(VENV)/.installed-dev  ## install, and run all tests
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev  ## lint, format, types, documentation
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+docs: $(VENV)/.installed-dev  ## the documentation, served at http://127.0.0.1:8000
+	$(BIN)/python -m mkdocs serve
+
+clean:  ## remove everything that was made, the environment too
+	rm -rf $(VENV) demo site build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment is made again only when what it is made of changes. torch comes first and alone: a bare
+# requirement would let pip take a build with gigabytes of CUDA on a machine that cannot use it.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "found $$($(PYTHON) --version 2>&1); expected Python 3.10 or newer; name another with PYTHON="; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "found no venv in $(PYTHON); expected Python with venv; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@echo "installing into $(VENV): some minutes the first time"
+	@$(if $(TORCH),sed '/^torch==/d' constraints.txt > $(CONSTRAINTS))
+	@$(install-torch)
+	@$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "installing what tests and documentation need"
+	@$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
+	@touch $@
+
+# The CPU build has a name of its own ("+cpu"); it is on torch's index and on some mirrors of the package index.
+define install-torch
+if [ -n "$(TORCH)" ]; then $(PIP) install --quiet --constraint $(CONSTRAINTS) $(TORCH); \
+elif [ "$$(uname -s)" != Linux ] || command -v nvidia-smi > /dev/null; then \
+  $(PIP) install --quiet --constraint $(CONSTRAINTS) $(PIN); \
+else \
+  $(PIP) install --quiet --constraint $(CONSTRAINTS) $(PIN)+cpu 2> /dev/null || \
+  $(PIP) install --quiet --constraint $(CONSTRAINTS) --retries 1 --extra-index-url $(CPU_INDEX) $(PIN)+cpu || \
+  { echo "found no CPU build of $(PIN) for $(PYTHON); taking the package index's own, which may be large" && \
+    $(PIP) install --quiet --constraint $(CONSTRAINTS) $(PIN); }; \
+fi
+endef
