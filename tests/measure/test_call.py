@@ -41,6 +41,36 @@ def test_only_what_the_pipeline_takes(pipe):
         pipeline_arguments(Fixed(), Request("a", 3, height=32))
 
 
+PIPELINES = {
+    "WanPipeline": "num_frames",
+    "HunyuanVideoPipeline": "num_frames",
+    "CogVideoXPipeline": "num_frames",
+    "LTXPipeline": "num_frames",
+    "MochiPipeline": "num_frames",
+    "AllegroPipeline": "num_frames",
+    "LattePipeline": "video_length",
+}
+
+
+@pytest.mark.parametrize(("name", "length"), PIPELINES.items())
+def test_the_pipelines_of_diffusers_take_these_arguments(name, length):
+    import diffusers
+
+    pipeline = object.__new__(getattr(diffusers, name))
+    arguments = pipeline_arguments(pipeline, request(seed=5))
+    assert arguments[length] == 5
+    assert arguments["output_type"] == "np"
+    assert arguments["generator"].initial_seed() == 5
+    assert set(arguments) >= {"prompt", "num_inference_steps", "guidance_scale", "height", "width"}
+
+
+def test_pixels_that_are_no_numbers_are_an_error(pipe, monkeypatch):
+    decode = pipe.vae.decode
+    monkeypatch.setattr(pipe.vae, "decode", lambda *args, **kwargs: (decode(*args, **kwargs)[0] * float("nan"),))
+    with pytest.raises(SettingError, match="not numbers"):
+        call(pipe, request())
+
+
 def test_a_call_gives_frames_times_and_the_same_noise(pipe):
     seen: list[Progress] = []
     first = call(pipe, request(), "video", seen.append)

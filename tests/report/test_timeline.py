@@ -1,5 +1,5 @@
 from bwcache.core.trace import Event, Trace
-from bwcache.report.timeline import reasons, spans, timeline
+from bwcache.report.timeline import legend, reasons, spans, timeline
 
 
 def trace(*rows):
@@ -26,6 +26,8 @@ def test_each_step_has_a_letter_and_each_reason_a_line():
         (3, "uncond", "reuse", "reuse window (step 2 of 2)", None),
     )
     assert timeline(rows) == "CCmr"
+    assert legend(["CCC", "CrC"]) == "C computed, r reused"
+    assert "m computed in one branch" in legend([timeline(rows)])
     assert reasons(rows) == [
         "computed: first step, step 0",
         "computed: still changing, steps 1-2",

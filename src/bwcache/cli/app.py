@@ -49,7 +49,7 @@ def _root(
 def _compare(settings: CompareSettings) -> None:
     """Make each video twice, without and with caching: how much faster, how close, which steps were reused and why.
 
-    Without options: the small model in the box on its own prompts, about two minutes on a laptop.
+    Without options: the small model in the box on its own prompts, less than two minutes on a laptop.
     """
     from bwcache.cli.compare import run_compare
 

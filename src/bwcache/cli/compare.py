@@ -54,14 +54,15 @@ def show(comparison: Any, out: str) -> None:
     from rich.text import Text
 
     from bwcache.report.tables import PROMPTS_PER_TABLE, comparison_table, headline
-    from bwcache.report.timeline import LEGEND, reasons, timeline
+    from bwcache.report.timeline import legend, reasons, timeline
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=100, color_system=None)
     for first in range(0, len(comparison.runs), PROMPTS_PER_TABLE):
         console.print(comparison_table(comparison, first))
-    console.print(f"Which steps were reused, and why ({LEGEND}):", style="bold")
+    letters = legend(timeline(run.trace) for run in comparison.runs)
+    console.print(f"Which steps were reused, and why ({letters}):", style="bold")
     for index, run in enumerate(comparison.runs):
         console.print(Text(f"{index + 1}. {run.prompt}"))
         console.print(Text(f"   {timeline(run.trace)}"), soft_wrap=True)

@@ -52,7 +52,7 @@ def make_one(
         done = call(pipe, request, what, bars.show)
     name = run_folder(index, request.prompt)
     bars.writing(name)
-    write_generated(folder / name, done.frames, trace, choices.fps, choices.policy.threshold)
+    write_generated(folder / name, request.prompt, done.frames, trace, choices.fps, choices.policy.threshold)
     row: dict[str, Any] = {
         "prompt": request.prompt,
         "seed": request.seed,

@@ -22,20 +22,20 @@ class Bars:
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         self._console = Console(stderr=True)
         self._live = self._console.is_terminal
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=32),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]}"),
             TimeElapsedColumn(),
             console=self._console,
             transient=True,
             disable=not self._live,
         )
-        self._task = self._bars.add_task("", total=None, visible=False)
+        self._task = self._bars.add_task("", total=None, visible=False, count="")
         self._shown = ("", "")
 
     def __enter__(self) -> Bars:
@@ -60,7 +60,8 @@ class Bars:
             self._restart(f"{progress.what}: {progress.stage}", None if endless else progress.total)
             if not self._live and progress.stage == "sampling":
                 self._console.print(f"{progress.what}: {progress.total} steps", highlight=False, markup=False)
-        self._bars.update(self._task, completed=progress.done)
+        count = f"{progress.done}/{progress.total} steps" if progress.total > 1 else ""
+        self._bars.update(self._task, completed=progress.done, count=count)
 
     def writing(self, name: str) -> None:
         """A moving bar while files are written."""
@@ -68,7 +69,7 @@ class Bars:
 
     def _restart(self, text: str, total: int | None) -> None:
         self._bars.remove_task(self._task)
-        self._task = self._bars.add_task(f"{text:<36}", total=total)
+        self._task = self._bars.add_task(f"{text:<36}", total=total, count="")
 
 
 @contextlib.contextmanager

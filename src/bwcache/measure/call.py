@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from bwcache.errors import SettingError, complaint
@@ -79,7 +80,7 @@ def call(pipe: Any, request: Request, what: str = "video", on_progress: OnProgre
     """Run a pipeline once.
 
     Raises:
-        SettingError: when the pipeline does not take something that was asked for.
+        SettingError: when the pipeline does not take something that was asked for, or makes pixels that are no numbers.
     """
     arguments = pipeline_arguments(pipe, request)
     if on_progress is not None:
@@ -92,7 +93,11 @@ def call(pipe: Any, request: Request, what: str = "video", on_progress: OnProgre
     seconds = time.perf_counter() - start
     if on_progress is not None:
         on_progress(Progress(what, "decoding", 1, 1))
-    return Call(frames=as_frames(output), seconds=seconds, denoise_seconds=timer.seconds)
+    frames = as_frames(output)
+    if not np.isfinite(frames).all():
+        found = f"pixels that are not numbers in the decoded video ({what})"
+        raise SettingError(complaint(found, "numbers", "try dtype float32 or other sizes"))
+    return Call(frames=frames, seconds=seconds, denoise_seconds=timer.seconds)
 
 
 def pipeline_arguments(pipe: Any, request: Request) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from bwcache.measure.results import Comparison, Pair, Run, add, median, ratio
 
 WARMUP_STEPS = 4
 
-
 OnRun = Callable[[Run, Pair], None]
 
 
@@ -91,13 +90,14 @@ def compare(
 
 def warm_up(pipe: Any, policy: Any, request: Request, on_progress: OnProgress | None = None) -> float | None:
     """Run both sides once, briefly; returns the share of the denoising time inside the blocks, 0..1."""
+    few = dataclasses.replace(request, steps=min(request.steps, WARMUP_STEPS))
     window = getattr(policy, "window", None)
-    enough = window(request.steps) + 2 if window is not None else 0
-    few = dataclasses.replace(request, steps=min(request.steps, max(WARMUP_STEPS, enough)))
+    enough = window(request.steps) + 2 if window is not None else 0  # a shorter run would not hold a whole window
+    some = dataclasses.replace(request, steps=min(request.steps, max(WARMUP_STEPS, enough)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a few steps say nothing about whether the policy fits
         with bwcache.attach(pipe, policy):
-            call(pipe, few, "warm-up, cached", on_progress)
+            call(pipe, some, "warm-up, cached", on_progress)
         call(pipe, few, "warm-up, uncached", on_progress)
         with bwcache.attach(pipe, bwcache.Compute(), timing=True) as session:
             timed = call(pipe, few, "time inside the blocks", on_progress)

@@ -2,8 +2,9 @@
 
 Protocol: decoded float frames in 0..1, before any video compression; the measure of each frame on its own (all pixels
 and the three colours together), then the mean over the frames of the video. SSIM with torchmetrics' defaults (Gaussian
-window of 11 pixels, sigma 1.5, k1 = .01, k2 = .03, frames mirrored at their edges). Frames without any difference have no finite PSNR: they are left out of its
-mean, which can only lower it; two videos without any difference have PSNR infinity.
+window of 11 pixels, sigma 1.5, k1 = .01, k2 = .03, frames mirrored at their edges). Frames without any difference have
+no finite PSNR: they are left out of its mean, which can only lower it; two videos without any difference have PSNR
+infinity.
 """
 
 from __future__ import annotations

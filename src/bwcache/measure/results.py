@@ -82,6 +82,12 @@ class Run:
         """Whether the two videos do not differ in any pixel."""
         return math.isinf(self.psnr)
 
+    @property
+    def hidden_states_per_branch(self) -> float | None:
+        """The extra memory in units of one hidden state, for each guidance branch."""
+        branches = len({event.branch for event in self.trace.events})
+        return ratio(self.extra_memory_bytes, self.hidden_bytes * branches)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values; PSNR is null for identical videos."""
         row = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "trace"}
@@ -91,6 +97,7 @@ class Run:
             "identical": self.identical,
             "speedup": self.speedup,
             "denoise_speedup": self.denoise_speedup,
+            "hidden_states_per_branch": self.hidden_states_per_branch,
         }
 
 

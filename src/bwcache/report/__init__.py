@@ -12,14 +12,14 @@ from bwcache.report.files import write_generated, write_run, write_summary
 from bwcache.report.pictures import difference, save_storyboard, storyboard
 from bwcache.report.plots import plot_similarity
 from bwcache.report.tables import comparison_table, headline
-from bwcache.report.timeline import LEGEND, reasons, timeline
+from bwcache.report.timeline import legend, reasons, timeline
 from bwcache.report.videos import write_video
 
 __all__ = [
-    "LEGEND",
     "comparison_table",
     "difference",
     "headline",
+    "legend",
     "plot_similarity",
     "reasons",
     "save_storyboard",

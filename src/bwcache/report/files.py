@@ -36,14 +36,14 @@ def write_run(folder: Path, run: Run, pair: Pair, fps: int, threshold: float | N
 
 
 def write_generated(
-    folder: Path, frames: Frames, trace: Trace | None, fps: int, threshold: float | None = None
+    folder: Path, prompt: str, frames: Frames, trace: Trace | None, fps: int, threshold: float | None = None
 ) -> None:
     """Write one generated video, and the trace of its making when caching was on, into ``folder``, which is made."""
     folder.mkdir(parents=True)
     write_video(folder / "video.mp4", frames, fps)
     if trace is not None:
         trace.to_jsonl(folder / "trace.jsonl")
-        plot_similarity(trace, folder / "similarity.png", threshold)
+        plot_similarity(trace, folder / "similarity.png", threshold, prompt)
 
 
 def write_summary(folder: Path, summary: Comparison | dict[str, Any]) -> None:

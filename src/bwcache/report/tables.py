@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bwcache.measure.results import Comparison, Run, Total
+from bwcache.measure.results import Comparison, Run, Total, ratio
 
 PROMPTS_PER_TABLE = 4
 
@@ -62,9 +62,14 @@ def groups(runs: Sequence[Run]) -> tuple[tuple[Row, ...], ...]:
             ("denoising, cached", _seconds("cached_denoise_seconds"), _seconds("cached_denoise_seconds")),
             ("denoising speedup", lambda run: times(run.denoise_speedup), lambda total: times(total.denoise_speedup)),
             (
-                "  at best, with these steps",
+                "  possible at this reuse rate",
                 lambda run: times(run.ideal_denoise_speedup),
                 lambda total: times(total.ideal_denoise_speedup),
+            ),
+            (
+                "  realised of that",
+                lambda run: percent(ratio(run.denoise_speedup, run.ideal_denoise_speedup)),
+                lambda total: percent(total.realised_share_of_ideal),
             ),
             ("in all, uncached", _seconds("uncached_seconds"), _seconds("uncached_seconds")),
             ("in all, cached", _seconds("cached_seconds"), _seconds("cached_seconds")),
@@ -82,7 +87,12 @@ def groups(runs: Sequence[Run]) -> tuple[tuple[Row, ...], ...]:
                 lambda run: percent(run.indicator_share, 2),
                 lambda total: percent(total.indicator_share, 2),
             ),
-            ("extra memory", _memory, lambda total: size(total.extra_memory_bytes)),
+            (
+                "extra memory",
+                lambda run: size(run.extra_memory_bytes),
+                lambda total: size(total.extra_memory_bytes),
+            ),
+            ("  hidden states per branch", _hidden_states, lambda total: _hidden_states(max(runs, key=_held))),
         ),
     )
 
@@ -112,8 +122,13 @@ def size(count: int) -> str:
     return f"{amount:.0f} {unit}" if amount >= 100 or unit == "B" else f"{amount:.1f} {unit}"
 
 
-def _memory(run: Run) -> str:
-    return size(run.extra_memory_bytes)
+def _held(run: Run) -> int:
+    return run.extra_memory_bytes
+
+
+def _hidden_states(run: Run) -> str:
+    count = run.hidden_states_per_branch
+    return "-" if count is None else f"{count:.2f}"
 
 
 def _seconds(field: str) -> Callable[[Any], str]:

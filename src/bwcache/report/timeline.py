@@ -6,12 +6,18 @@ from collections.abc import Iterable
 
 from bwcache.core.trace import Event, Trace, reuse_line
 
-LEGEND = "C computed, r reused, m computed by some branches and reused by others"
+LETTERS = {"C": "computed", "r": "reused", "m": "computed in one branch, reused in another"}
 
 
 def timeline(trace: Trace) -> str:
     """One letter per step, as in ``CCCCCrrrCrrrCCC``."""
     return reuse_line(trace.events)
+
+
+def legend(lines: Iterable[str]) -> str:
+    """What the letters in these timelines mean."""
+    seen = set("".join(lines))
+    return ", ".join(f"{letter} {meaning}" for letter, meaning in LETTERS.items() if letter in seen)
 
 
 def reasons(trace: Trace) -> list[str]:
