@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import torch
 from diffusers import (
     AutoencoderKLCogVideoX,
@@ -25,7 +26,12 @@ from diffusers import (
     MochiTransformer3DModel,
     WanPipeline,
     WanTransformer3DModel,
+    WanVideoToVideoPipeline,
 )
+
+from bwcache import Decision, Last, Observation, Policy, Predictor
+from bwcache.core.decision import compute, reuse
+from bwcache.models import BlockStack, Tap
 
 
 def seeded(build: Callable[[], Any]) -> Any:
@@ -76,6 +82,19 @@ def wan(scheduler: Any = None, experts: int = 1, layers: int = 4) -> WanPipeline
         transformer=wan_transformer(layers),
         transformer_2=wan_transformer(layers) if experts == 2 else None,
         boundary_ratio=0.5 if experts == 2 else None,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def wan_video_to_video(scheduler: Any = None) -> WanVideoToVideoPipeline:
+    """A pipeline that names no branch and starts in the middle of its schedule."""
+    pipe = WanVideoToVideoPipeline(
+        tokenizer=None,
+        text_encoder=None,
+        vae=wan_vae(),
+        scheduler=scheduler or FlowMatchEulerDiscreteScheduler(shift=1.0),
+        transformer=wan_transformer(),
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -321,3 +340,54 @@ CASES: tuple[Case, ...] = (
         ("cond",),
     ),
 )
+
+
+each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+BY_NAME = {case.name: case for case in CASES}
+
+WAN = BY_NAME["wan"]
+
+VIDEO_TO_VIDEO = Case(
+    "wan_video_to_video",
+    wan_video_to_video,
+    {
+        "height": 32,
+        "width": 32,
+        "guidance_scale": 4.0,
+        "strength": 0.8,
+        "latents": noise(1, 4, 2, 4, 4, seed=4),
+        **_text(6, 8),
+    },
+    ("call0", "call1"),
+)
+
+
+@dataclass(frozen=True)
+class Scripted(Policy[None]):
+    """Reuses in exactly these steps, and measures at every block."""
+
+    reused: frozenset[int] = frozenset()
+    predictor: Predictor = field(default_factory=Last)
+    share: float | None = None
+
+    @property
+    def feature_predictor(self) -> Predictor:
+        return self.predictor
+
+    @property
+    def tap_share(self) -> float | None:
+        return self.share
+
+    @property
+    def may_reuse(self) -> bool:
+        return bool(self.reused)
+
+    def taps(self, stack: BlockStack) -> tuple[Tap, ...]:
+        return tuple(stack.tap(i) for i in range(len(stack.blocks)))
+
+    def init(self) -> None:
+        return None
+
+    def decide(self, observation: Observation, state: None) -> Decision:
+        return reuse("as written") if observation.step.index in self.reused else compute("as written")
