@@ -51,23 +51,23 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "installing into $(VENV): some minutes the first time"
 	@$(if $(TORCH),sed '/^torch==/d' constraints.txt > $(CONSTRAINTS))
 	@$(install-torch)
-	@$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable .
+	@$(PIP) install -qq --constraint $(CONSTRAINTS) --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "installing what tests and documentation need"
-	@$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
+	@$(PIP) install -qq --constraint $(CONSTRAINTS) --editable '.[dev]'
 	@touch $@
 
 # The CPU build has a name of its own ("+cpu"); it is on torch's index and on some mirrors of the package index.
 define install-torch
-if [ -n "$(TORCH)" ]; then $(PIP) install --quiet --constraint $(CONSTRAINTS) $(TORCH); \
+if [ -n "$(TORCH)" ]; then $(PIP) install -qq --constraint $(CONSTRAINTS) $(TORCH); \
 elif [ "$$(uname -s)" != Linux ] || command -v nvidia-smi > /dev/null; then \
-  $(PIP) install --quiet --constraint $(CONSTRAINTS) $(PIN); \
+  $(PIP) install -qq --constraint $(CONSTRAINTS) $(PIN); \
 else \
-  $(PIP) install --quiet --constraint $(CONSTRAINTS) $(PIN)+cpu 2> /dev/null || \
-  $(PIP) install --quiet --constraint $(CONSTRAINTS) --retries 1 --extra-index-url $(CPU_INDEX) $(PIN)+cpu || \
+  $(PIP) install -qq --constraint $(CONSTRAINTS) $(PIN)+cpu 2> /dev/null || \
+  $(PIP) install -qq --constraint $(CONSTRAINTS) --retries 1 --extra-index-url $(CPU_INDEX) $(PIN)+cpu || \
   { echo "found no CPU build of $(PIN) for $(PYTHON); taking the package index's own, which may be large" && \
-    $(PIP) install --quiet --constraint $(CONSTRAINTS) $(PIN); }; \
+    $(PIP) install -qq --constraint $(CONSTRAINTS) $(PIN); }; \
 fi
 endef
