@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 import bwcache
 from bwcache import shapes
@@ -95,3 +96,22 @@ def test_policies_are_described_in_plain_values():
     assert row["name"] == "BWCache"
     assert row["blocks"] == [0, 3]
     assert "Linear" in row["predictor"]
+
+
+def test_quality_is_that_of_the_two_videos(pipe, monkeypatch):
+    """With strong weights at the output, reuse shows in the video, whatever the model has learned."""
+    from bwcache.measure.quality import psnr, ssim
+
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        strong = torch.randn_like(pipe.transformer.proj_out.weight) * 0.1
+    monkeypatch.setattr(pipe.transformer.proj_out, "weight", torch.nn.Parameter(strong, requires_grad=False))
+    comparison, pairs = measured(pipe, bwcache.BWCache(threshold=10.0, reuse_interval=3))
+    for run, pair in zip(comparison.runs, pairs, strict=True):
+        assert run.psnr == pytest.approx(psnr(pair.uncached, pair.cached))
+        assert run.ssim == pytest.approx(ssim(pair.uncached, pair.cached))
+        assert not run.identical
+        assert run.psnr < 80
+    total = comparison.total
+    assert total.worst_psnr == min(run.psnr for run in comparison.runs)
+    assert total.identical_runs == 0

@@ -12,6 +12,7 @@ SHAPES = "shapes"
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 OFFLOADS = ("none", "model", "sequential", "group")
+OFFLINE_WORDS = ("offline", "connect", "resolve host", "name resolution", "network", "proxy", "outgoing traffic")
 
 
 def check_source(model: str) -> None:
@@ -115,14 +116,12 @@ def _read(model: str, dtype: Any) -> Any:
 
 def _why_not(model: str, is_folder: bool, error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    short = text if len(text) <= 200 else text[:197] + "..."
+    short = text if len(text) <= 120 else text[:117] + "..."
     if is_folder:
         return complaint(
             f"a folder {model!r} that cannot be loaded ({short})", "a saved diffusers pipeline", "save it anew"
         )
-    offline = any(
-        word in text.lower() for word in ("offline", "connect", "resolve host", "name resolution", "network", "proxy")
-    )
+    offline = any(word in text.lower() for word in OFFLINE_WORDS)
     reason = "the hub cannot be reached and no copy is on this disk" if offline else short
     return complaint(
         f"no pipeline for the hub id {model!r} ({reason})",
