@@ -97,7 +97,8 @@ def _read_prompts(settings: Settings) -> tuple[str, ...]:
 
 
 def _policy(settings: Settings) -> Any:
-    import bwcache
+    from bwcache import features
+    from bwcache.policies import BWCache
 
     given: dict[str, Any] = {
         "threshold": settings.threshold,
@@ -105,9 +106,9 @@ def _policy(settings: Settings) -> Any:
         "tail_guard": settings.tail_guard,
         "token_sample": settings.token_sample,
         "decision": settings.decision,
-        "predictor": getattr(bwcache, PREDICTORS[settings.predictor])() if settings.predictor else None,
+        "predictor": getattr(features, PREDICTORS[settings.predictor])() if settings.predictor else None,
     }
-    return bwcache.BWCache(**{name: value for name, value in given.items() if value is not None})
+    return BWCache(**{name: value for name, value in given.items() if value is not None})
 
 
 def _at_least(least: int, **values: int | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from bwcache.cli.choices import Choices
 from bwcache.cli.progress import Bars, quiet_libraries
 from bwcache.cli.settings import Settings
-from bwcache.errors import SettingError, complaint
+from bwcache.errors import NeverReused, SettingError, complaint
 
 
 def load(settings: Settings, choices: Choices, bars: Bars) -> Any:
@@ -19,7 +19,7 @@ def load(settings: Settings, choices: Choices, bars: Bars) -> Any:
         SettingError: it cannot be read, takes no prompt, or cannot make these sizes.
         AttachError: it has no blocks that could be reused.
     """
-    import bwcache
+    from bwcache.engine import attach
     from bwcache.measure.call import Request, pipeline_arguments
     from bwcache.measure.load import load_pipeline
     from bwcache.measure.sizes import check_sizes
@@ -27,8 +27,8 @@ def load(settings: Settings, choices: Choices, bars: Bars) -> Any:
     with bars.loading(settings.model), quiet_libraries():
         pipe = load_pipeline(settings.model, choices.device, settings.dtype, settings.offload)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", bwcache.NeverReused)
-        with bwcache.attach(pipe, choices.policy):
+        warnings.simplefilter("ignore", NeverReused)
+        with attach(pipe, choices.policy):
             pass
     if "prompt" not in inspect.signature(type(pipe).__call__).parameters:
         found = f"{type(pipe).__name__}, which takes no prompt"

@@ -13,7 +13,7 @@ import torch
 
 from bwcache.errors import SettingError, complaint
 from bwcache.measure.frames import Frames, as_frames
-from bwcache.measure.latency import DenoiseTimer
+from bwcache.measure.latency import DenoiseTimer, computing_device, finish_device_work
 
 FRAME_NAMES = ("num_frames", "video_length")
 
@@ -85,11 +85,12 @@ def call(pipe: Any, request: Request, what: str = "video", on_progress: OnProgre
     arguments = pipeline_arguments(pipe, request)
     if on_progress is not None:
         _report_steps(pipe, arguments, request.steps, what, on_progress)
-    _finish_device_work()
+    device = computing_device(pipe)
+    finish_device_work(device)
     start = time.perf_counter()
     with DenoiseTimer(pipe) as timer:
         output = pipe(**arguments)
-    _finish_device_work()
+    finish_device_work(device)
     seconds = time.perf_counter() - start
     if on_progress is not None:
         on_progress(Progress(what, "decoding", 1, 1))
@@ -138,8 +139,3 @@ def _report_steps(pipe: Any, arguments: dict[str, Any], steps: int, what: str, o
         return tensors
 
     arguments["callback_on_step_end"] = after_step
-
-
-def _finish_device_work() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

@@ -13,11 +13,14 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import bwcache
+from bwcache.core.trace import Trace
+from bwcache.engine import attach
+from bwcache.errors import NeverReused
 from bwcache.measure.call import Call, OnProgress, Request, call
 from bwcache.measure.environment import describe_pipeline, describe_policy, environment
 from bwcache.measure.quality import quality
 from bwcache.measure.results import Comparison, Pair, Run, add, median, ratio
+from bwcache.policies import Compute, Policy
 
 WARMUP_STEPS = 4
 
@@ -26,7 +29,7 @@ OnRun = Callable[[Run, Pair], None]
 
 def compare(
     pipe: Any,
-    policy: Any,
+    policy: Policy[Any],
     prompts: Sequence[str],
     *,
     seed: int = 0,
@@ -88,7 +91,7 @@ def compare(
     )
 
 
-def warm_up(pipe: Any, policy: Any, request: Request, on_progress: OnProgress | None = None) -> float | None:
+def warm_up(pipe: Any, policy: Policy[Any], request: Request, on_progress: OnProgress | None = None) -> float | None:
     """Run both sides once, briefly; returns the share of the denoising time inside the blocks, 0..1."""
     few = dataclasses.replace(request, steps=min(request.steps, WARMUP_STEPS))
     window = getattr(policy, "window", None)
@@ -96,17 +99,17 @@ def warm_up(pipe: Any, policy: Any, request: Request, on_progress: OnProgress | 
     some = dataclasses.replace(request, steps=min(request.steps, max(WARMUP_STEPS, enough)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a few steps say nothing about whether the policy fits
-        with bwcache.attach(pipe, policy):
+        with attach(pipe, policy):
             call(pipe, some, "warm-up, cached", on_progress)
         call(pipe, few, "warm-up, uncached", on_progress)
-        with bwcache.attach(pipe, bwcache.Compute(), timing=True) as session:
+        with attach(pipe, Compute(), timing=True) as session:
             timed = call(pipe, few, "time inside the blocks", on_progress)
     return ratio(add(event.seconds for event in session.trace.events), timed.denoise_seconds)
 
 
 def compare_one(
     pipe: Any,
-    policy: Any,
+    policy: Policy[Any],
     request: Request,
     block_share: float | None,
     repeats: int = 1,
@@ -115,7 +118,7 @@ def compare_one(
 ) -> tuple[Run, Pair]:
     """One prompt, ``repeats`` pairs of calls."""
     uncached: list[Call] = []
-    cached: list[tuple[Call, bwcache.Trace, tuple[str, ...]]] = []
+    cached: list[tuple[Call, Trace, tuple[str, ...]]] = []
     for repeat in range(repeats):
         sides = ["uncached", "cached"] if repeat % 2 == 0 else ["cached", "uncached"]
         for side in sides:
@@ -157,12 +160,12 @@ def compare_one(
 
 
 def call_cached(
-    pipe: Any, policy: Any, request: Request, what: str = "video", on_progress: OnProgress | None = None
-) -> tuple[Call, bwcache.Trace, tuple[str, ...]]:
+    pipe: Any, policy: Policy[Any], request: Request, what: str = "video", on_progress: OnProgress | None = None
+) -> tuple[Call, Trace, tuple[str, ...]]:
     """One call with ``policy`` attached: the call, its trace, and what the session warned about."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
-        warnings.simplefilter("always", category=bwcache.NeverReused)
-        with bwcache.attach(pipe, policy, timing=True) as session:
+        warnings.simplefilter("always", category=NeverReused)
+        with attach(pipe, policy, timing=True) as session:
             done = call(pipe, request, what, on_progress)
     return done, session.trace, tuple(dict.fromkeys(str(one.message) for one in caught))

@@ -33,6 +33,7 @@ class DenoiseTimer:
         self.seconds: float | None = None
         """Denoising time; None until the block is left, and when no forward was seen."""
         self._modules = tuple(denoisers(pipe).values())
+        self._device = computing_device(pipe)
         self._start: Any = None
         self._end: Any = None
         self._hooks = contextlib.ExitStack()
@@ -47,35 +48,46 @@ class DenoiseTimer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._hooks.close()
-        if self._end is None:
-            return
-        if isinstance(self._end, float):
-            self.seconds = self._end - self._start
-        else:
-            self._end.synchronize()
-            self.seconds = self._start.elapsed_time(self._end) / 1000.0
+        if self._end is not None and error is None:
+            self.seconds = self._between(self._start, self._end)
 
     def _before(self, module: nn.Module, inputs: Any) -> None:
         if self._start is None:
-            if _on_cuda(module):
-                torch.cuda.synchronize()
-                self._start, self._end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-                self._start.record()
-            else:
-                self._start = time.perf_counter()
+            finish_device_work(self._device)
+            self._start = self._now()
 
     def _after(self, module: nn.Module, inputs: Any, output: Any) -> None:
         self.forwards += 1
-        if isinstance(self._start, float):
-            self._end = time.perf_counter()
-        else:
-            self._end.record()
+        self._end = self._now()
+
+    def _now(self) -> Any:
+        """A moment: of the stream on a CUDA device, of the clock elsewhere."""
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def _between(self, start: Any, end: Any) -> float:
+        """Seconds from one moment to another."""
+        if self._device.type != "cuda":
+            return end - start
+        end.synchronize()
+        return start.elapsed_time(end) / 1000.0
 
 
-def _on_cuda(module: nn.Module) -> bool:
-    """Whether a module computes on a CUDA device, also when its weights wait in main memory (offloading)."""
-    hook = getattr(module, "_hf_hook", None)
-    where = getattr(hook, "execution_device", None)
-    if where is None:
-        where = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
-    return torch.cuda.is_available() and (isinstance(where, int) or torch.device(where).type == "cuda")
+def computing_device(pipe: Any) -> torch.device:
+    """Where a pipeline computes, also when its weights wait in main memory (offloading)."""
+    device = getattr(pipe, "_execution_device", None)  # diffusers' own answer, for every kind of offloading
+    if device is None:
+        weights = (weight for module in denoisers(pipe).values() for weight in module.parameters())
+        device = next((weight.device for weight in weights), torch.device("cpu"))
+    return torch.device(device)
+
+
+def finish_device_work(device: torch.device) -> None:
+    """Wait until everything that was asked of a device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type in ("mps", "xpu"):
+        getattr(torch, device.type).synchronize()

@@ -75,12 +75,18 @@ def _shade(axes: Any, kinds: dict[int, str]) -> None:
 
 
 def _draw_curves(axes: Any, trace: Trace) -> None:
+    """Solid from step to step, dotted across reused ones; earlier branches broader, so that equal curves both show."""
     lines = curves(trace)
     for index, (branch, line) in enumerate(lines.items()):
-        steps, values = zip(*line, strict=True)
-        label = "indicator" if len(lines) == 1 else f"indicator, {branch}"
         colour = BRANCH_COLOURS[index % len(BRANCH_COLOURS)]
-        axes.plot(steps, values, color=colour, lw=1.6, marker="o", ms=5, mec="white", mew=0.8, zorder=3, label=label)
+        broad = max(0.0, 1.0 - index) if len(lines) > 1 else 0.5
+        steps, values = zip(*line, strict=True)
+        axes.plot(steps, values, color=colour, lw=1 + broad, ls=(0, (1, 2)), zorder=3)
+        for start in range(len(line) - 1):
+            if steps[start + 1] == steps[start] + 1:
+                axes.plot(steps[start : start + 2], values[start : start + 2], color=colour, lw=1.4 + broad, zorder=3)
+        label = "indicator" if len(lines) == 1 else f"indicator, {branch}"
+        axes.plot(steps, values, "o", color=colour, ms=4.4 + 2.6 * broad, mec="white", mew=0.7, zorder=4, label=label)
 
 
 def _mark_computed(axes: Any, kinds: dict[int, str]) -> None:
@@ -89,7 +95,7 @@ def _mark_computed(axes: Any, kinds: dict[int, str]) -> None:
 
     steps = [step for step, kind in kinds.items() if kind in ("computed", "guarded")]
     across = blended_transform_factory(axes.transData, axes.transAxes)
-    axes.plot(steps, [0.014] * len(steps), "|", color=INK, ms=9, mew=1.6, transform=across, zorder=4, label="computed")
+    axes.plot(steps, [0.014] * len(steps), "|", color=INK, ms=9, mew=1.6, transform=across, zorder=5, label="computed")
 
 
 def _draw_threshold(axes: Any, threshold: float | None) -> None:
@@ -105,7 +111,7 @@ def _dress(axes: Any, trace: Trace, kinds: dict[int, str], title: str) -> None:
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=16, integer=True))
     axes.set_xlabel("denoising step")
-    axes.set_ylabel("mean relative change of the blocks")
+    axes.set_ylabel("change since the last computed step\n(relative, mean over the blocks)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#dddddd", lw=0.6, zorder=1)
     axes.set_axisbelow(True)
