@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BWCacheError as error:
         _end(BAD_INPUT, str(error))
     except (KeyboardInterrupt, typer.Abort):
-        _end(INTERRUPTED, "interrupted; nothing was written")
+        _end(INTERRUPTED, "interrupted; no unfinished file is left")
     except OSError as error:
         _end(FAILED, f"found {error}; expected to read and write files; free some space or name another --out")
     except Exception as error:
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         _end(BAD_INPUT, usage_complaint(error))
     if code == INTERRUPTED:
-        _end(INTERRUPTED, "interrupted; nothing was written")
+        _end(INTERRUPTED, "interrupted; no unfinished file is left")
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from bwcache.measure.call import Progress
 
 
@@ -20,11 +22,11 @@ class Bars:
         compare(..., on_progress=bars.show)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, console: Console | None = None) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-        self._console = Console(stderr=True)
+        self._console = console or Console(stderr=True)
         self._live = self._console.is_terminal
         self._bars = Progress(
             TextColumn("{task.description}"),

@@ -1,0 +1,50 @@
+import io
+import re
+
+from rich.console import Console
+
+from bwcache.cli.progress import Bars, quiet_libraries
+from bwcache.measure.call import Progress
+
+
+def shown(terminal):
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=100, legacy_windows=False)
+    with Bars(console) as bars:
+        with bars.loading("shapes"):
+            bars._bars.refresh()
+        for done in range(9):
+            bars.show(Progress("prompt 1/2, cached", "sampling", done, 8))
+            bars._bars.refresh()
+        for done in range(2):
+            bars.show(Progress("prompt 1/2, cached", "decoding", done, 1))
+            bars._bars.refresh()
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())
+
+
+def test_a_terminal_sees_bars():
+    text = shown(terminal=True)
+    for part in (
+        "loading shapes",
+        "prompt 1/2, cached: sampling",
+        "3/8 steps",
+        "8/8 steps",
+        "prompt 1/2, cached: decoding",
+    ):
+        assert part in text, part
+
+
+def test_a_file_sees_one_line_per_video():
+    assert shown(terminal=False) == "prompt 1/2, cached: 8 steps\n"
+
+
+def test_libraries_are_quiet_only_meanwhile(capfd):
+    import transformers.utils.logging as library
+
+    logger = library.get_logger("transformers.any")
+    before = library.get_verbosity()
+    with quiet_libraries():
+        logger.error("advice")
+        assert capfd.readouterr().err == ""
+    assert library.get_verbosity() == before
+    logger.error("advice")
+    assert "advice" in capfd.readouterr().err
