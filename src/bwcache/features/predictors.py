@@ -56,7 +56,7 @@ class Taylor(Predictor):
     order: int = 1
 
     def __post_init__(self) -> None:
-        if not isinstance(self.order, int) or self.order < 0:
+        if not isinstance(self.order, int) or isinstance(self.order, bool) or self.order < 0:
             raise SettingError(complaint(f"order {self.order!r}", "0, 1, 2, …", "choose a small one, such as 1"))
 
     @property

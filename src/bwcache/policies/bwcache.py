@@ -102,7 +102,7 @@ class BWCache(Policy[State]):
         sampled = self.token_sample is None or (_number(self.token_sample) and 0 < self.token_sample <= 1)
         _expect(sampled, "token_sample", self.token_sample, "a share in (0, 1], or None", "1 for all tokens")
         _expect(self.decision in ("shared", "per_branch"), "decision", self.decision, "shared or per_branch", "shared")
-        _expect(self.blocks is None or len(self.blocks) > 0, "blocks", self.blocks, "block indices, or None", "None")
+        _expect(self.blocks is None or _indices(self.blocks), "blocks", self.blocks, "block indices, or None", "None")
         _expect(isinstance(self.predictor, Predictor), "predictor", self.predictor, "a Predictor", "bwcache.Last()")
 
     @property
@@ -209,6 +209,11 @@ def _number(value: object) -> bool:
 def _expect(fine: bool, name: str, value: object, expected: str, instead: str) -> None:
     if not fine:
         raise SettingError(complaint(f"{name} {value!r}", expected, f"try {instead}"))
+
+
+def _indices(value: object) -> bool:
+    some = value if isinstance(value, (tuple, list)) else ()
+    return len(some) > 0 and all(isinstance(i, int) and not isinstance(i, bool) for i in some)
 
 
 def _index(block: int, count: int) -> int:
