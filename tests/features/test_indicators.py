@@ -1,0 +1,195 @@
+"""The indicator against numpy in float64, and samples against all entries."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import noise
+
+from bwcache.features import sampling
+from bwcache.features.indicators import relative_l1
+from bwcache.features.taps import ExactTaps, SampledTaps, taps
+
+
+def by_numpy(new: torch.Tensor, old: torch.Tensor) -> np.ndarray:
+    """Eq. 5, numerators and denominators, one column per tap."""
+    a, b = (tensor.detach().to(torch.float64).numpy().reshape(len(tensor), -1) for tensor in (new, old))
+    return np.stack((np.abs(a - b).sum(axis=1), np.abs(b).sum(axis=1)))
+
+
+def strided(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values, every second entry of a larger tensor."""
+    return torch.stack((tensor, torch.full_like(tensor, 9.0)), dim=-1)[..., 0]
+
+
+SHAPES = [(1, 1, 1), (1, 2, 3), (3, 1, 7), (5, 2, 131), (40, 2, 4096), (2, 3, 5, 7, 11), (7, 1)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "strided", "transposed"])
+def test_relative_l1_is_numpys(shape: tuple[int, ...], layout: str) -> None:
+    new, old = noise(*shape, seed=1), noise(*shape, seed=2)
+    expected = by_numpy(new, old)
+    if layout == "strided":
+        new, old = strided(new), strided(old)
+    if layout == "transposed":
+        new, old = (t.transpose(1, -1).contiguous().transpose(1, -1) for t in (new, old))
+    measured = relative_l1(new, old)
+    assert measured.shape == (2, shape[0])
+    assert measured.dtype == torch.float32
+    np.testing.assert_allclose(measured.numpy(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_relative_l1_adds_up_half_precision_in_single(dtype: torch.dtype) -> None:
+    old = noise(2, 1, 100_000, seed=1).to(dtype)
+    new = (old.float() + 0.5 * noise(2, 1, 100_000, seed=2)).to(dtype)
+    difference = (new - old).to(torch.float64).abs().numpy().sum(axis=(1, 2))
+    measured = relative_l1(new, old).numpy()
+    np.testing.assert_allclose(measured[0], difference, rtol=1e-4)
+    np.testing.assert_allclose(measured[1], by_numpy(new, old)[1], rtol=1e-4)
+
+
+def test_relative_l1_leaves_its_arguments_alone() -> None:
+    new, old = noise(2, 1, 9, seed=1), noise(2, 1, 9, seed=2)
+    kept = new.clone(), old.clone()
+    relative_l1(new, old)
+    assert torch.equal(new, kept[0])
+    assert torch.equal(old, kept[1])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_stays_visible(value: float) -> None:
+    new, old = noise(2, 1, 9, seed=1), noise(2, 1, 9, seed=2)
+    new[1, 0, 4] = value
+    measured = relative_l1(new, old)
+    assert torch.isfinite(measured[:, 0]).all()
+    assert not torch.isfinite(measured[0, 1])
+
+
+def record(tapped: SampledTaps | ExactTaps, features: list[torch.Tensor]) -> torch.Tensor | None:
+    for i, feature in enumerate(features):
+        tapped.record(i, feature)
+    return tapped.measure()
+
+
+FEATURES = [(1, 16, 8), (2, 33, 12), (1, 7, 5), (3, 2, 3, 4), (1, 1, 1)]
+
+
+@pytest.mark.parametrize("shape", FEATURES, ids=str)
+@pytest.mark.parametrize("count", [1, 3])
+def test_exact_taps_measure_eq_5(shape: tuple[int, ...], count: int) -> None:
+    tapped = taps(count, 1)
+    assert isinstance(tapped, ExactTaps)
+    steps = [[noise(*shape, seed=10 * step + i) for i in range(count)] for step in range(4)]
+    assert record(tapped, steps[0]) is None
+    for before, now in zip(steps, steps[1:], strict=False):
+        expected = by_numpy(torch.stack(now), torch.stack(before))
+        np.testing.assert_allclose(record(tapped, now).numpy(), expected, rtol=1e-5)
+    assert tapped.nbytes == count * steps[0][0].nbytes
+
+
+@pytest.mark.parametrize("shape", FEATURES, ids=str)
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_sample_of_everything_measures_what_exact_taps_do(shape: tuple[int, ...], count: int) -> None:
+    sampled, exact = SampledTaps(count, 1.0), ExactTaps(count)
+    for step in range(4):
+        features = [noise(*shape, seed=10 * step + i) for i in range(count)]
+        a, b = record(sampled, features), record(exact, features)
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=0)
+
+
+def smooth(step: float, shape: tuple[int, ...] = (1, 300, 64)) -> torch.Tensor:
+    """A feature that changes smoothly over tokens and steps, with channels of their own."""
+    tokens = torch.linspace(0, 9, shape[1])[None, :, None]
+    channels = noise(1, 1, shape[2], seed=5)
+    return torch.sin(tokens + step * channels) * (1 + channels.abs()) + 0.1 * noise(*shape, seed=6)
+
+
+@pytest.mark.parametrize("share", [None, 0.1, 0.3, 0.5])
+@pytest.mark.parametrize("step", [0.05, 0.2, 1.0])
+def test_a_sample_is_close_to_all_of_it(share: float | None, step: float) -> None:
+    sampled, exact = SampledTaps(4, share), ExactTaps(4)
+    for time in (0.0, step):
+        features = [smooth(time + i) for i in range(4)]
+        a, b = record(sampled, features), record(exact, features)
+    torch.testing.assert_close(a[0] / a[1], b[0] / b[1], rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize("blocks", [4, 12, 40])
+def test_by_default_all_samples_together_weigh_a_fifth_of_a_hidden_state(blocks: int) -> None:
+    tapped = taps(blocks, None)
+    features = [noise(1, 4096, 48, seed=i) for i in range(blocks)]
+    record(tapped, features)
+    assert tapped.nbytes == pytest.approx(0.2 * features[0].nbytes, rel=0.05)
+
+
+@given(st.integers(1, 5000), st.integers(1, 60), st.one_of(st.none(), st.floats(0.001, 1)))
+def test_a_tap_keeps_what_was_asked_for(entries: int, count: int, share: float | None) -> None:
+    kept = sampling.entries_to_keep(entries, count, share)
+    assert min(entries, sampling.FEWEST_ENTRIES) <= kept <= entries
+    if share is not None and entries * share >= sampling.FEWEST_ENTRIES:
+        assert abs(kept - entries * share) <= 0.5 + 1e-9
+
+
+@given(st.integers(1, 3), st.integers(1, 60), st.integers(1, 24), st.data())
+def test_a_sample_is_of_distinct_entries_of_the_same_batch_row(batch: int, tokens: int, width: int, data) -> None:
+    count = data.draw(st.integers(1, tokens * width))
+    feature = torch.arange(batch * tokens * width).reshape(batch, tokens, width)
+    kept = sampling.sample(feature, count)
+    assert kept.shape == (batch, count)
+    for row in range(batch):
+        assert len(set(kept[row].tolist())) == count
+        assert all(entry // (tokens * width) == row for entry in kept[row].tolist())
+
+
+def test_a_sample_walks_through_channels_and_tokens() -> None:
+    feature = torch.arange(300 * 64).reshape(1, 300, 64)
+    kept = sampling.sample(feature, 1000)[0]
+    assert len(set((kept % 64).tolist())) == 64
+    assert len(set((kept // 64).tolist())) > 250
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.25, 0.3, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize("width", [12, 48, 63, 64])
+def test_a_sample_reaches_the_last_tokens(share: float, width: int) -> None:
+    feature = torch.arange(300 * width).reshape(1, 300, width)
+    tokens = sampling.sample(feature, sampling.entries_to_keep(300 * width, 4, share))[0] // width
+    thirds = [((tokens >= low) & (tokens < low + 100)).sum().item() for low in (0, 100, 200)]
+    assert min(thirds) >= 0.75 * max(thirds)  # a motion in the last frames weighs as much as one in the first
+
+
+@pytest.mark.parametrize("share", [None, 1])
+def test_another_shape_is_not_compared(share: float | None) -> None:
+    tapped = taps(2, share)
+    record(tapped, [noise(1, 400, 8, seed=i) for i in range(2)])
+    assert record(tapped, [noise(1, 500, 8, seed=i) for i in range(2)]) is None
+    assert record(tapped, [noise(1, 500, 8, seed=i) for i in range(2)]) is not None
+    assert record(tapped, [noise(1, 500, 8, seed=i).bfloat16() for i in range(2)]) is None
+    assert record(tapped, [noise(2, 500, 8, seed=i).bfloat16() for i in range(2)]) is None
+
+
+@pytest.mark.parametrize("share", [None, 1])
+def test_a_step_that_broke_off_is_not_compared_with(share: float | None) -> None:
+    tapped = taps(3, share)
+    first, broken, third = ([noise(1, 400, 8, seed=10 * step + i) for i in range(3)] for step in range(3))
+    record(tapped, first)
+    assert record(tapped, broken[:2]) is None
+    assert record(tapped, third) is None
+    assert record(tapped, third).sum(dim=1)[0] == 0
+
+
+@pytest.mark.parametrize("share", [None, 1])
+def test_what_a_tap_keeps_is_a_copy(share: float | None) -> None:
+    tapped = taps(1, share)
+    feature = noise(1, 400, 8)
+    original = feature.clone()
+    record(tapped, [feature])
+    feature.zero_()
+    numerators, _ = record(tapped, [original])
+    assert numerators.item() == 0
