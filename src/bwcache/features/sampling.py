@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
+from functools import lru_cache
 
+import torch
 from torch import Tensor
 
 DEFAULT_BUDGET = 0.2
@@ -11,6 +12,8 @@ DEFAULT_BUDGET = 0.2
 
 FEWEST_ENTRIES = 128
 """Below this many entries per sample and tap a mean of absolute values is too noisy to decide by."""
+
+GOLDEN = (5**0.5 - 1) / 2
 
 
 def entries_to_keep(entries: int, taps: int, share: float | None) -> int:
@@ -27,13 +30,15 @@ def entries_to_keep(entries: int, taps: int, share: float | None) -> int:
 
 
 def sample(feature: Tensor, count: int) -> Tensor:
-    """`count` entries of each sample, `[B, …, C]` -> `[B, count]`; a view where the feature is contiguous.
-
-    They are spread evenly over the tokens and walk through all channels, because the stride is made coprime with the
-    number of channels: neighbouring channels of one token say nearly the same, far tokens do not.
-    """
+    """`count` entries of each sample, `[B, …, C]` -> `[B, count]`, spread evenly from the first token to the last."""
     flat = feature.detach().flatten(1)
-    stride = max(1, flat.shape[1] // count)
-    while stride > 1 and math.gcd(stride, feature.shape[-1]) > 1:
-        stride -= 1
-    return flat[:, : count * stride : stride]
+    entries = flat.shape[1]
+    return flat if count >= entries else flat.index_select(1, _places(entries, count, flat.device))
+
+
+@lru_cache(maxsize=64)
+def _places(entries: int, count: int, device: torch.device) -> Tensor:
+    """One place in each of `count` equal parts, shifted by the golden ratio so that all channels are visited."""
+    part = torch.arange(count)
+    shift = (part * GOLDEN % 1) * (entries // count)
+    return (part * entries // count + shift.long()).to(device)
