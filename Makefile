@@ -15,6 +15,7 @@ CONSTRAINTS := $(if $(TORCH),$(VENV)/constraints.txt,constraints.txt)
 
 # Two torch processes on few cores must not spin against each other.
 export OMP_WAIT_POLICY ?= PASSIVE
+export NO_MKDOCS_2_WARNING ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check docs clean

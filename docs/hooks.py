@@ -1,0 +1,125 @@
+"""What the pages take from the code when they are built, so that they cannot say anything else.
+
+A marker on a line of its own is replaced: `<!-- models -->` by the model table, `<!-- policies -->` by the policies,
+`<!-- cli -->` by every command and option. CONTRIBUTING.md and CHANGELOG.md become pages, and pages that a measurement
+writes are announced where it has not run yet.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).resolve().parent.parent
+
+FROM_ROOT = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
+
+MEASURED = {
+    "figures.md": "# Figures\n\nNot measured in this copy yet: `python -m benchmarks.engine` and "
+    "`python -m benchmarks.quality` measure, `python -m benchmarks.page` writes this page.\n\n"
+    "## How well a sample stands for all tokens\n\n## Guidance branches: together, or each for itself\n",
+    "shapes.md": "# The model in the box\n\nNot written in this copy yet: see `training/`.\n",
+}
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Adds the pages that are not files under docs/."""
+    for page, source in FROM_ROOT.items():
+        text = (ROOT / source).read_text(encoding="utf-8")
+        files.append(File.generated(config, page, content=text.replace("](docs/", "](")))
+    for page, text in MEASURED.items():
+        if files.get_file_from_path(page) is None:
+            files.append(File.generated(config, page, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Fills the markers."""
+    makers = {"models": models, "policies": policies, "cli": command_line}
+    for name, make in makers.items():
+        marker = f"<!-- {name} -->"
+        if marker in markdown:
+            markdown = markdown.replace(marker, make())
+    return markdown
+
+
+def models() -> str:
+    """The model table: one line per row of models/table.py."""
+    from bwcache.models.table import ROWS
+
+    lines = ["| denoiser | blocks, in the order of the forward | what a block returns | kept of the last one |"]
+    lines += ["|---|---|---|---|"]
+    for row in ROWS:
+        paths = "<br>".join(f"`{part.path}`" for part in row.lists)
+        returns = "<br>".join(", ".join(f"`{name}`" for name in part.returns) for part in row.lists)
+        kept = ", ".join(f"`{name}`" for name in row.decoded)
+        lines.append(f"| `{row.model}` | {paths} | {returns} | {kept} |")
+    return "\n".join(lines)
+
+
+def policies() -> str:
+    """Each policy: its name and the first sentence of what it says of itself."""
+    from bwcache import policies as package
+
+    lines = ["| policy | what it does |", "|---|---|"]
+    for name in package.__all__:
+        policy = getattr(package, name)
+        if inspect.isclass(policy) and issubclass(policy, package.Policy) and policy is not package.Policy:
+            lines.append(f"| [`{name}`](api.md#bwcache.{name}) | {first_sentence(policy)} |")
+    return "\n".join(lines)
+
+
+def first_sentence(documented: Any) -> str:
+    """The first line of a docstring, symbols left as they are."""
+    return (inspect.getdoc(documented) or "").splitlines()[0]
+
+
+def command_line() -> str:
+    """Every command with its options, from the command itself."""
+    import typer.main
+
+    from bwcache.cli.app import app
+
+    root: Any = typer.main.get_command(app)
+    parts = [plain(root.help), "", option_table([p for p in root.params if p.name != "help"]), ""]
+    for name, command in root.commands.items():
+        parts += [f"## `bwcache {name}`", "", plain(command.help), ""]
+        panels: dict[str, list[Any]] = {}
+        for option in command.params:
+            panels.setdefault(getattr(option, "rich_help_panel", None) or "Other", []).append(option)
+        for panel, options in panels.items():
+            parts += [f"### {panel} {{ #{name}-{slug(panel)} }}", "", option_table(options), ""]
+    return "\n".join(parts)
+
+
+def option_table(options: list[Any]) -> str:
+    """One line per option: its names, what it is, its default."""
+    lines = ["| option | what it is | default |", "|---|---|---|"]
+    for option in options:
+        names = " ".join(f"`{name}`" for name in [*option.opts, *option.secondary_opts])
+        words = plain(option.help or "").replace("|", "\\|")
+        lines.append(f"| {names} | {words} | {default(option)} |")
+    return "\n".join(lines)
+
+
+def default(option: Any) -> str:
+    """An option's default, in words where it says so itself."""
+    if isinstance(option.show_default, str):
+        return option.show_default
+    if option.default in (None, False, [], ()) or callable(option.default):
+        return ""
+    return f"`{'on' if option.default is True else option.default}`"
+
+
+def plain(text: str) -> str:
+    """Without the terminal's markup."""
+    return re.sub(r"\[/?bold\]", "**", inspect.cleandoc(text))
+
+
+def slug(text: str) -> str:
+    """A heading's anchor."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -1,0 +1,182 @@
+"""What the documentation says is so: code runs or compiles, commands exist, and nothing that exists is left out."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+import re
+import shlex
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+import bwcache
+from bwcache import policies
+from bwcache.cli.app import app
+from bwcache.models import supported
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"(?P<run><!-- test: run -->\n)?```(?P<kind>\w+)\n(?P<text>.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def blocks(page: Path, kind: str) -> list[re.Match[str]]:
+    return [block for block in BLOCK.finditer(page.read_text(encoding="utf-8")) if block["kind"] == kind]
+
+
+def hooks() -> Any:
+    """The module that fills the pages when they are built."""
+    spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "docs" / "hooks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def page(name: str) -> str:
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+def commands() -> list[str]:
+    """Every line that a reader is told to type."""
+    lines = [line for each in PAGES for block in blocks(each, "console") for line in block["text"].splitlines()]
+    return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+
+
+@pytest.mark.parametrize("each", PAGES, ids=lambda path: path.name)
+def test_python_blocks_compile(each: Path) -> None:
+    for block in blocks(each, "python"):
+        compile(block["text"], str(each), "exec")
+
+
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReused")
+@pytest.mark.parametrize("each", [p for p in PAGES if any(b["run"] for b in blocks(p, "python"))], ids=lambda p: p.name)
+def test_marked_python_blocks_run(each: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = types.ModuleType("documentation")
+    monkeypatch.setitem(sys.modules, "documentation", module)
+    for block in blocks(each, "python"):
+        if block["run"]:
+            exec(compile(block["text"], f"{each.name}, in the documentation", "exec", dont_inherit=True), vars(module))
+
+
+def test_there_are_commands_and_runnable_blocks() -> None:
+    assert len(commands()) >= 8
+    assert sum(bool(block["run"]) for each in PAGES for block in blocks(each, "python")) >= 6
+
+
+@pytest.mark.parametrize("line", [line for line in commands() if line.startswith("bwcache ")])
+def test_commands_in_the_documentation_are_understood(line: str) -> None:
+    _, name, *arguments = shlex.split(line)
+    root: Any = typer.main.get_command(app)
+    assert name in root.commands
+    root.commands[name].make_context(name, arguments)
+
+
+@pytest.mark.parametrize("line", [line for line in commands() if not line.startswith("bwcache ")])
+def test_other_commands_exist(line: str) -> None:
+    words = shlex.split(line)
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    elif words[:2] == ["python", "-m"]:
+        assert (ROOT / (words[2].replace(".", "/") + ".py")).is_file()
+    else:
+        assert words[:2] == ["pip", "install"]
+
+
+def test_every_command_and_option_is_documented() -> None:
+    root: Any = typer.main.get_command(app)
+    reference = hooks().command_line()
+    assert "<!-- cli -->" in page("cli.md")
+    for name, command in root.commands.items():
+        section = reference.split(f"## `bwcache {name}`")[1].split("\n## ")[0]
+        assert command.help
+        for option in command.params:
+            assert option.help, f"--{option.name} of {name} has no help"
+            for spelling in option.opts:
+                assert f"`{spelling}`" in section
+
+
+def test_every_model_is_documented() -> None:
+    prose, table = page("models.md"), hooks().models()
+    assert "<!-- models -->" in prose
+    for model in supported():
+        assert f"`{model}`" in prose
+        assert f"`{model}`" in table
+
+
+def test_every_policy_is_documented() -> None:
+    table, reference = hooks().policies(), page("api.md")
+    assert "<!-- policies -->" in reference
+    for name in policies.__all__:
+        policy = getattr(policies, name)
+        if inspect.isclass(policy) and issubclass(policy, policies.Policy) and policy is not policies.Policy:
+            assert f"`{name}`" in table
+            assert f"::: bwcache.{name}\n" in reference
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    reference = page("api.md")
+    for name in bwcache.__all__:
+        thing = getattr(bwcache, name)
+        in_errors = inspect.isclass(thing) and thing.__module__ == "bwcache.errors"
+        assert in_errors or f"::: bwcache.{name}\n" in reference, name
+
+
+def test_every_error_is_in_the_architecture() -> None:
+    tree = page("architecture.md")
+    for name in bwcache.__all__:
+        thing = getattr(bwcache, name)
+        if inspect.isclass(thing) and thing.__module__ == "bwcache.errors":
+            assert name in tree
+
+
+def kinds_of_reasons() -> set[str]:
+    """What decisions can say, from the source: what stands before the first bracket or figure."""
+    found = set()
+    for path in (ROOT / "src" / "bwcache").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", None) in ("compute", "reuse") and node.args:
+                found.add(beginning(node.args[0]))
+            if isinstance(node, ast.FunctionDef) and node.name == "_doubt":
+                found |= {beginning(inner.value) for inner in ast.walk(node) if isinstance(inner, ast.Return)}
+    return {kind for kind in found if kind}
+
+
+def beginning(node: ast.expr | None) -> str:
+    if isinstance(node, ast.JoinedStr):
+        node = node.values[0]
+    text = node.value if isinstance(node, ast.Constant) else ""
+    return text.split(" (", 1)[0].strip() if isinstance(text, str) else ""
+
+
+def test_every_reason_is_explained() -> None:
+    explained = page("trace.md")
+    kinds = kinds_of_reasons()
+    assert {"still changing", "tail guard", "another shape, dtype or device than what is kept"} <= kinds
+    for kind in kinds:
+        assert f"| `{kind}`" in explained, kind
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for path in (ROOT / "docs").glob("*.md"):
+        assert f": {path.name}\n" in navigation
+
+
+def test_the_changelog_knows_this_version() -> None:
+    assert f"## [{bwcache.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    generated = {"docs/figures.md"}
+    text = (ROOT / "README.md").read_text(encoding="utf-8") + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        if target not in generated and not target.startswith("docs/images/"):
+            assert (ROOT / target).exists(), target
