@@ -137,11 +137,15 @@ def test_a_tap_keeps_what_was_asked_for(entries: int, count: int, share: float |
         assert abs(kept - entries * share) <= 0.5 + 1e-9
 
 
+def sampled(feature: torch.Tensor, count: int) -> torch.Tensor:
+    return sampling.sample(feature, sampling.places(feature[0].numel(), count, feature.device))
+
+
 @given(st.integers(1, 3), st.integers(1, 60), st.integers(1, 24), st.data())
 def test_a_sample_is_of_distinct_entries_of_the_same_batch_row(batch: int, tokens: int, width: int, data) -> None:
     count = data.draw(st.integers(1, tokens * width))
     feature = torch.arange(batch * tokens * width).reshape(batch, tokens, width)
-    kept = sampling.sample(feature, count)
+    kept = sampled(feature, count)
     assert kept.shape == (batch, count)
     for row in range(batch):
         assert len(set(kept[row].tolist())) == count
@@ -150,7 +154,7 @@ def test_a_sample_is_of_distinct_entries_of_the_same_batch_row(batch: int, token
 
 def test_a_sample_walks_through_channels_and_tokens() -> None:
     feature = torch.arange(300 * 64).reshape(1, 300, 64)
-    kept = sampling.sample(feature, 1000)[0]
+    kept = sampled(feature, 1000)[0]
     assert len(set((kept % 64).tolist())) == 64
     assert len(set((kept // 64).tolist())) > 250
 
@@ -159,7 +163,7 @@ def test_a_sample_walks_through_channels_and_tokens() -> None:
 @pytest.mark.parametrize("width", [12, 48, 63, 64])
 def test_a_sample_reaches_the_last_tokens(share: float, width: int) -> None:
     feature = torch.arange(300 * width).reshape(1, 300, width)
-    tokens = sampling.sample(feature, sampling.entries_to_keep(300 * width, 4, share))[0] // width
+    tokens = sampled(feature, sampling.entries_to_keep(300 * width, 4, share))[0] // width
     thirds = [((tokens >= low) & (tokens < low + 100)).sum().item() for low in (0, 100, 200)]
     assert min(thirds) >= 0.75 * max(thirds)  # a motion in the last frames weighs as much as one in the first
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
@@ -29,16 +27,17 @@ def entries_to_keep(entries: int, taps: int, share: float | None) -> int:
     return min(entries, max(round(entries * share), FEWEST_ENTRIES))
 
 
-def sample(feature: Tensor, count: int) -> Tensor:
-    """`count` entries of each sample, `[B, …, C]` -> `[B, count]`, spread evenly from the first token to the last."""
-    flat = feature.detach().flatten(1)
-    entries = flat.shape[1]
-    return flat if count >= entries else flat.index_select(1, _places(entries, count, flat.device))
+def places(entries: int, count: int, device: torch.device) -> Tensor:
+    """Which of a flattened feature's entries are kept, `[count]` int32: one in each of `count` equal parts.
 
-
-@lru_cache(maxsize=64)
-def _places(entries: int, count: int, device: torch.device) -> Tensor:
-    """One place in each of `count` equal parts, shifted by the golden ratio so that all channels are visited."""
+    They reach from the first token to the last; the golden ratio shifts them within their parts, so that all channels
+    are visited: neighbouring channels of one token say nearly the same, far tokens do not.
+    """
     part = torch.arange(count)
     shift = (part * GOLDEN % 1) * (entries // count)
-    return (part * entries // count + shift.long()).to(device)
+    return (part * entries // count + shift.long()).to(device, torch.int32)
+
+
+def sample(feature: Tensor, where: Tensor) -> Tensor:
+    """The entries of each sample at these places, `[B, …, C]` -> `[B, count]`."""
+    return feature.detach().flatten(1).index_select(1, where)

@@ -26,6 +26,7 @@ class SampledTaps:
         self._old: Tensor | None = None
         self._new: Tensor | None = None
         self._seen = 0
+        self._places: dict[tuple[int, torch.device], Tensor] = {}
 
     def record(self, tap: int, feature: Tensor) -> None:
         """Takes the output `[B, …, C]` of the `tap`-th tapped block, in the order of the forward."""
@@ -35,12 +36,21 @@ class SampledTaps:
             self._seen = 0
         if self._new is None:
             return
-        entries = sampling.sample(feature, self._new.shape[-1])
-        if tap != self._seen or entries.shape != self._new.shape[1:]:
+        where = self._places_in(feature, self._new.shape[-1])
+        if tap != self._seen or where is None or len(feature) != self._new.shape[1]:
             self._new = None
             return
-        self._new[tap].copy_(entries)
+        self._new[tap].copy_(sampling.sample(feature, where))
         self._seen += 1
+
+    def _places_in(self, feature: Tensor, count: int) -> Tensor | None:
+        """Which entries of this feature are kept; None where it has fewer than that."""
+        entries, device = feature[0].numel(), feature.device
+        if entries < count:
+            return None
+        if (entries, device) not in self._places:
+            self._places[entries, device] = sampling.places(entries, count, device)
+        return self._places[entries, device]
 
     def measure(self) -> Tensor | None:
         """`[2, T]` numerators and denominators against the last computed step, or None where there is none yet."""
@@ -53,7 +63,8 @@ class SampledTaps:
     @property
     def nbytes(self) -> int:
         """Bytes held between steps."""
-        return 0 if self._old is None else self._old.nbytes
+        held = [*self._places.values(), *([] if self._old is None else [self._old])]
+        return sum(tensor.nbytes for tensor in held)
 
 
 class ExactTaps:
