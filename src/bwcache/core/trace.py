@@ -166,9 +166,8 @@ class Trace:
         Raises:
             TraceError: the file is not such a trace.
         """
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
         try:
-            head, *rows = [json.loads(line) for line in lines]
+            head, *rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
             if head["format"] != FORMAT:
                 raise ValueError(f"format {head['format']!r}")
             return cls(head["meta"], [_event(row) for row in rows], head["peak_bytes"], head["hidden_bytes"])
