@@ -1,0 +1,239 @@
+"""The trace: there and back through a file, and the numbers drawn from it."""
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bwcache import Decision, Event, Step, Trace, TraceError
+from bwcache.core.decision import compute, reuse
+from bwcache.core.trace import reuse_line
+
+number = st.floats(allow_nan=True, allow_infinity=True)
+maybe_number = st.none() | number
+count = st.integers(0, 10**12)
+words = st.text(max_size=12) | st.sampled_from(["nan", "inf", "-inf", "a\u2028b", "tab\there", "\x85", "null"])
+
+events = st.builds(
+    Event,
+    run=count,
+    step=count,
+    total=st.none() | count,
+    timestep=maybe_number,
+    sigma=maybe_number,
+    branch=words,
+    site=words,
+    action=st.sampled_from(["compute", "reuse"]),
+    reason=words,
+    indicator=maybe_number,
+    distances=st.none() | st.lists(number, max_size=4).map(tuple),
+    seconds=maybe_number,
+    indicator_seconds=maybe_number,
+)
+traces = st.builds(
+    Trace,
+    meta=st.dictionaries(words, st.none() | count | words, max_size=3),
+    events=st.lists(events, max_size=5),
+    peak_bytes=count,
+    hidden_bytes=count,
+)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equality by which NaN is itself and 1 is not True."""
+    if isinstance(a, float) and isinstance(b, float):
+        return a == b or (math.isnan(a) and math.isnan(b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return type(a) is type(b) and a == b
+
+
+@given(traces)
+def test_a_trace_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, trace: Trace) -> None:
+    path = tmp_path_factory.mktemp("trace") / "trace.jsonl"
+    trace.to_jsonl(path)
+    back = Trace.from_jsonl(path)
+    assert same(asdict(back), asdict(trace))
+    assert all(isinstance(event, Event) for event in back.events)
+    assert all(event.distances is None or isinstance(event.distances, tuple) for event in back.events)
+    assert [file.name for file in path.parent.iterdir()] == ["trace.jsonl"]
+
+
+def test_meta_that_is_not_finite_comes_back_too(tmp_path: Path) -> None:
+    Trace(meta={"threshold": math.inf, "note": "nan", "nested": {"x": [1.0, None]}}).to_jsonl(tmp_path / "t.jsonl")
+    meta = Trace.from_jsonl(tmp_path / "t.jsonl").meta
+    assert meta["note"] == "nan"
+    assert meta["nested"] == {"x": [1.0, None]}
+
+
+def test_the_lines_are_plain_json_without_nan(tmp_path: Path) -> None:
+    import json
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    trace = Trace(events=[event_of(0, "compute", indicator=math.nan, distances=(math.inf, -math.inf, 0.5))])
+    trace.to_jsonl(tmp_path / "t.jsonl")
+    for line in (tmp_path / "t.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=refuse)
+
+
+def event_of(step: int, action: str, branch: str = "cond", reason: str = "because", **more: Any) -> Event:
+    return Event(0, step, 10, None, None, branch, "transformer/stack", action, reason, **more)  # type: ignore[arg-type]
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    with pytest.raises(TypeError):
+        Trace(meta={"x": object()}).to_jsonl(path)
+    assert list(tmp_path.iterdir()) == []
+    Trace(events=[event_of(0, "compute")]).to_jsonl(path)
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        Trace(meta={"x": object()}).to_jsonl(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_written_over_by_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    for count in (3, 1):
+        Trace(events=[event_of(step, "compute") for step in range(count)]).to_jsonl(path)
+    assert len(Trace.from_jsonl(str(path)).events) == 1
+
+
+HEAD = '{"format": "bwcache-trace-1", "meta": {}, "peak_bytes": 0, "hidden_bytes": 0}\n'
+ROW = (
+    '{"run": 0, "step": 0, "total": 1, "timestep": null, "sigma": null, "branch": "cond", "site": "s", '
+    '"action": "compute", "reason": "r"}\n'
+)
+BAD_FILES = {
+    "empty": "",
+    "not_json": "hello\n",
+    "cut_in_a_line": HEAD + ROW[:40],
+    "a_list": "[1, 2]\n",
+    "a_number": "1\n",
+    "no_format": '{"meta": {}}\n',
+    "another_format": HEAD.replace("trace-1", "trace-99"),
+    "no_bytes": '{"format": "bwcache-trace-1", "meta": {}}\n',
+    "a_field_missing": HEAD + ROW.replace('"reason": "r"', '"indicator": 1.0'),
+    "a_field_too_much": HEAD + ROW.replace('"run"', '"walk": 1, "run"'),
+    "another_action": HEAD + ROW.replace('"compute"', '"guess"'),
+    "a_row_that_is_a_list": HEAD + "[0, 1]\n",
+    "a_row_that_is_null": HEAD + "null\n",
+    "distances_that_are_a_number": HEAD + ROW.replace('"reason"', '"distances": 3, "reason"'),
+    "not_text": b"\xff\xfe\x00bwcache",
+}
+
+
+@pytest.mark.parametrize("content", BAD_FILES.values(), ids=BAD_FILES)
+def test_a_file_that_is_no_trace_is_refused_by_name(tmp_path: Path, content: str | bytes) -> None:
+    path = tmp_path / "some.jsonl"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(TraceError, match=r"some\.jsonl") as caught:
+        Trace.from_jsonl(path)
+    assert "expected" in str(caught.value)
+
+
+def test_the_good_file_that_the_bad_ones_are_made_of_is_read(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text(HEAD + ROW)
+    assert Trace.from_jsonl(tmp_path / "t.jsonl").events[0].branch == "cond"
+
+
+def test_a_missing_file_is_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises((FileNotFoundError, TraceError)):
+        Trace.from_jsonl(tmp_path / "none.jsonl")
+
+
+def both(step: int, cond: str, uncond: str) -> list[Event]:
+    return [event_of(step, cond, "cond"), event_of(step, uncond, "uncond")]
+
+
+MIXED = [
+    *both(0, "compute", "compute"),
+    *both(1, "compute", "reuse"),
+    *both(2, "reuse", "reuse"),
+    *both(3, "reuse", "reuse"),
+    *both(4, "compute", "compute"),
+]
+
+
+def test_the_numbers_of_a_run() -> None:
+    trace = Trace(events=MIXED)
+    assert (trace.steps, trace.computed, trace.reused) == (5, 3, 2)
+    assert trace.reuse_rate == 5 / 10
+    assert trace.first_trigger == 2
+    assert reuse_line(trace.events) == "CmrrC"
+
+
+def test_the_numbers_of_no_run() -> None:
+    trace = Trace()
+    assert (trace.steps, trace.computed, trace.reused, trace.reuse_rate, trace.first_trigger) == (0, 0, 0, 0.0, None)
+    assert reuse_line([]) == ""
+    assert "0 steps" in str(trace.summary())
+
+
+@given(st.lists(st.lists(st.sampled_from(["compute", "reuse"]), min_size=1, max_size=3), max_size=20), st.randoms())
+def test_the_line_says_each_step_once_in_order(rows: list[list[str]], random: Any) -> None:
+    shuffled = [
+        event_of(step, action, f"call{i}") for step, actions in enumerate(rows) for i, action in enumerate(actions)
+    ]
+    random.shuffle(shuffled)
+    line = reuse_line(shuffled)
+    assert len(line) == len(rows)
+    for letter, actions in zip(line, rows, strict=True):
+        assert letter == ("m" if len(set(actions)) == 2 else {"compute": "C", "reuse": "r"}[actions[0]])
+    trace = Trace(events=shuffled)
+    assert trace.reused == line.count("r")
+    assert trace.computed == len(line) - line.count("r")
+
+
+def test_the_summary_counts_reasons_by_their_kind() -> None:
+    trace = Trace(
+        events=[
+            event_of(0, "compute", reason="first step"),
+            event_of(1, "compute", reason="still changing (indicator 0.2 >= 0.15)", indicator=0.2),
+            event_of(2, "compute", reason="still changing (indicator 0.3 >= 0.15)", indicator=0.3),
+            event_of(3, "compute", reason="still changing (indicator nan)", indicator=math.nan),
+            event_of(4, "reuse", reason="opens a window (indicator 0.1 < 0.15)"),
+        ],
+        peak_bytes=250,
+        hidden_bytes=200,
+    )
+    summary = trace.summary()
+    assert summary.reasons == {"compute: still changing": 3, "compute: first step": 1, "reuse: opens a window": 1}
+    assert (summary.indicator_min, summary.indicator_max) == (0.2, 0.3)
+    assert (summary.steps, summary.computed, summary.reused, summary.first_trigger) == (5, 4, 1, 4)
+    text = str(summary)
+    for part in ("5 steps: 4 computed, 1 reused (20.0%)", "step 4", "0.2000 to 0.3000", "1.25 hidden states", "3 x"):
+        assert part in text
+
+
+def test_a_step_is_written_into_its_event() -> None:
+    step = Step(run=2, index=3, total=9, timestep=700.0, sigma=0.7, branch="uncond")
+    event = Event.at(step, site="s", action="compute", reason="r")
+    assert (event.run, event.step, event.total) == (2, 3, 9)
+    assert (event.timestep, event.sigma, event.branch) == (700.0, 0.7, "uncond")
+
+
+@pytest.mark.parametrize(
+    ("timestep", "sigma", "coordinate"), [(700.0, 0.7, 0.7), (700.0, None, 700.0), (None, None, 3.0), (0.0, 0.0, 0.0)]
+)
+def test_features_are_extrapolated_along_sigma_else_time_else_the_index(
+    timestep: float | None, sigma: float | None, coordinate: float
+) -> None:
+    assert Step(0, 3, 9, timestep, sigma, "cond").coordinate == coordinate
+
+
+def test_decisions() -> None:
+    assert reuse("r", 0.1) == Decision("reuse", "r", 0.1)
+    assert reuse("r").reuses
+    assert not compute("c").reuses
+    with pytest.raises(AttributeError):
+        compute("c").reason = "d"  # type: ignore[misc]
