@@ -54,10 +54,12 @@ def models() -> str:
     lines = ["| denoiser | blocks, in the order of the forward | what a block returns | kept of the last one |"]
     lines += ["|---|---|---|---|"]
     for row in ROWS:
-        paths = "<br>".join(f"`{part.path}`" for part in row.lists)
-        returns = "<br>".join(", ".join(f"`{name}`" for name in part.returns) for part in row.lists)
         kept = ", ".join(f"`{name}`" for name in row.decoded)
-        lines.append(f"| `{row.model}` | {paths} | {returns} | {kept} |")
+        for part in row.lists:
+            name = f"`{row.model}`" if part is row.lists[0] else "then"
+            returns = ", ".join(f"`{stream}`" for stream in part.returns)
+            last = kept if part is row.lists[-1] else ""
+            lines.append(f"| {name} | `{part.path}` | {returns} | {last} |")
     return "\n".join(lines)
 
 
@@ -110,9 +112,9 @@ def default(option: Any) -> str:
     """An option's default, in words where it says so itself."""
     if isinstance(option.show_default, str):
         return option.show_default
-    if option.default in (None, False, [], ()) or callable(option.default):
-        return ""
-    return f"`{'on' if option.default is True else option.default}`"
+    if option.default is None or isinstance(option.default, bool) or callable(option.default):
+        return option.opts[0].lstrip("-") if option.default is True else ""
+    return "" if option.default in ([], ()) else str(option.default)
 
 
 def plain(text: str) -> str:
