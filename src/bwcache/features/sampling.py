@@ -28,14 +28,14 @@ def entries_to_keep(entries: int, taps: int, share: float | None) -> int:
 
 
 def places(entries: int, count: int, device: torch.device) -> Tensor:
-    """Which of a flattened feature's entries are kept, `[count]` int32: one in each of `count` equal parts.
+    """Which of a flattened feature's entries are kept, `[count]`: one in each of `count` equal parts.
 
     They reach from the first token to the last; the golden ratio shifts them within their parts, so that all channels
     are visited: neighbouring channels of one token say nearly the same, far tokens do not.
     """
-    part = torch.arange(count)
-    shift = (part * GOLDEN % 1) * (entries // count)
-    return (part * entries // count + shift.long()).to(device, torch.int32)
+    part = torch.arange(count, device=device)
+    shift = (part.float() * GOLDEN % 1) * (entries // count)
+    return part * entries // count + shift.long()
 
 
 def sample(feature: Tensor, where: Tensor) -> Tensor:

@@ -56,6 +56,7 @@ class SampledTaps:
         """`[2, T]` numerators and denominators against the last computed step, or None where there is none yet."""
         old, new = self._old, self._new if self._seen == self._count else None
         self._old, self._new, self._seen = new, None, 0
+        self._places.clear()
         if old is None or new is None or not comparable(old, new):
             return None
         return indicators.relative_l1(new, old)
@@ -63,8 +64,7 @@ class SampledTaps:
     @property
     def nbytes(self) -> int:
         """Bytes held between steps."""
-        held = [*self._places.values(), *([] if self._old is None else [self._old])]
-        return sum(tensor.nbytes for tensor in held)
+        return 0 if self._old is None else self._old.nbytes
 
 
 class ExactTaps:
