@@ -80,7 +80,9 @@ class StepClock:
         self._total: int | None = None
         self._index = 0
         self._begin = 0
+        self._entered = 0
         self._position: int | None = None
+        self._timesteps: Any = None
         self._timestep: Any = None
         self._direction = 0
         self._branches: list[str] = []
@@ -117,7 +119,9 @@ class StepClock:
         return Step(self.run, self._index, self._total, self._named_timestep(), self._sigma(), branch)
 
     def _restarts(self, name: str | None, timestep: Any) -> bool:
-        """Whether this forward belongs to a new run: time went back, or the same call came twice."""
+        """Whether this forward belongs to a new run: timesteps set anew, time gone back, or the same call twice."""
+        if getattr(self._scheduler(), "timesteps", None) is not self._timesteps:
+            return True
         repeated = name in self._branches
         if self._source == "context":
             index = self.context.step_index if self.context else None
@@ -134,8 +138,10 @@ class StepClock:
         self.run += 1
         self._running = True
         self._index, self._direction, self._branches = 0, 0, []
-        self._position = self._scheduler_position()
         scheduler = self._scheduler()
+        self._timesteps = getattr(scheduler, "timesteps", None)
+        self._entered = _exact_place(timestep, scheduler)
+        self._position = self._scheduler_position()
         announced = self.context.step_index if self.context else None
         if announced is not None:
             self._source, self._begin, self._index = "context", self._first_position(), announced
@@ -199,7 +205,9 @@ class StepClock:
         return scheduler.step_index if scheduler.step_index is not None else self._first_position()
 
     def _first_position(self) -> int:
-        return getattr(self._scheduler(), "begin_index", None) or 0
+        """Where sampling begins: as the pipeline says, or else where the first timestep stands in the schedule."""
+        begin = getattr(self._scheduler(), "begin_index", None)
+        return self._entered if begin is None else begin
 
     def _counts_from_here(self, timestep: Any) -> bool:
         """Whether the scheduler's count can be trusted: it stands at its beginning, or at this very timestep."""
@@ -256,3 +264,13 @@ def _place(timestep: Any, scheduler: Any, at: int | None = None) -> int:
     listed = {i: float(t) for i, t in enumerate(timesteps.tolist()) if at in (None, i)}
     near = [i for i, t in listed.items() if _close(value, t)]
     return min(near, key=lambda i: min(abs(listed[i] - form(value)) for form in _FORMS), default=-1)
+
+
+def _exact_place(timestep: Any, scheduler: Any) -> int:
+    """Where in the scheduler's timesteps this very one stands; 0 where it was rounded or is not there."""
+    place = _place(timestep, scheduler)
+    if place <= 0:
+        return 0
+    value, listed = scalar(timestep), float(scheduler.timesteps[place])
+    assert value is not None
+    return place if any(abs(listed - form(value)) <= 1e-2 for form in _FORMS) else 0
