@@ -54,6 +54,8 @@ class RunState:
         self._taps: dict[Key, SampledTaps | ExactTaps] = {}
         self._pending: list[Pending] = []
         self._group = group
+        self._visited: dict[str, int] = {}
+        self._steps = (-1, -1)
 
     def taps(self, key: Key, count: int) -> SampledTaps | ExactTaps:
         """The taps of a denoiser in a branch."""
@@ -83,6 +85,14 @@ class RunState:
                 if key[0] == branch and (beside is None or not key[1].startswith(f"{beside}/")):
                     self.store.drop(key)
                     self._taps.pop(key, None)
+
+    def visit(self, step: Step) -> None:
+        """A branch comes by; if it stayed away for a step (guidance that pauses), what is kept of it is too old."""
+        if step.index != self._steps[1]:
+            self._steps = (self._steps[1], step.index)
+        if self._visited.get(step.branch, step.index) < self._steps[0]:
+            self.forget(step.branch)
+        self._visited[step.branch] = step.index
 
     def resolve(self) -> None:
         """Reads what the computed forwards measured, in one device-to-host copy, and tells policy and trace."""

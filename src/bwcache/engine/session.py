@@ -93,6 +93,8 @@ class Session:
         """Detaches: every module is again as it was found. Traces stay."""
         self._undo.close()
         self._end_run()
+        self._forward = None
+        self._clock = StepClock(lambda: None)  # the old one knows the pipeline
 
     def _install(self, undo: ExitStack, stack: BlockStack) -> None:
         _refuse_other_caches(stack)
@@ -126,6 +128,7 @@ class Session:
             if step.run != self._run_index or self._run is None:
                 self._begin_run(step.run, step.total)
             assert self._run is not None
+            self._run.visit(step)
             self._forward = Forward(plan, self._run, step, self._timing)
 
         return before
