@@ -20,7 +20,7 @@ MODULES = {
 
 def layer(module: str) -> str:
     """The part of the package: "core", …; "" for the package itself."""
-    return (module.split(".") + [""])[1]
+    return ([*module.split("."), ""])[1]
 
 
 def _names(node: ast.AST, package: str) -> list[str]:

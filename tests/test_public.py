@@ -12,7 +12,8 @@ from bwcache import errors
 
 def test_all_is_what_is_there() -> None:
     tree = ast.parse(Path(bwcache.__file__).read_text(encoding="utf-8"))
-    imported = [alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names]
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    imported = [alias.asname or alias.name for node in imports for alias in node.names]
     assert sorted(bwcache.__all__) == sorted(imported)
     assert list(bwcache.__all__) == sorted(bwcache.__all__)
     assert all(hasattr(bwcache, name) for name in bwcache.__all__)

@@ -93,9 +93,7 @@ def test_leaving_restores_everything(case: Case) -> None:
 @each_case
 @ERRORS
 @pytest.mark.parametrize("block", [0, 2, 3])
-def test_leaving_by_an_error_in_a_block_restores_everything(
-    case: Case, error: type[BaseException], block: int
-) -> None:
+def test_leaving_by_an_error_in_a_block_restores_everything(case: Case, error: type[BaseException], block: int) -> None:
     pipe = case.build()
     plain = case.run(pipe)
     before = snapshot(pipe)
