@@ -104,6 +104,10 @@ def test_words_for_figures():
         ("A red circle!", "03-a-red-circle"),
         ("../../etc/passwd", "03-etc-passwd"),
         ("日本", "03-video"),
+        (
+            "a large red triangle orbiting fast over a striped background",
+            "03-a-large-red-triangle-orbiting-fast-over-a",
+        ),
         ("x" * 400, "03-" + "x" * 48),
     ],
 )

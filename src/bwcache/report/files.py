@@ -16,12 +16,15 @@ from bwcache.report.tables import decibels, times
 from bwcache.report.videos import write_side_by_side, write_video
 
 SUMMARY = "summary.json"
+LONGEST_NAME = 48
 
 
 def run_folder(index: int, prompt: str) -> str:
     """Name of the folder of prompt number ``index``, counted from 0: ``01-a-red-ball``."""
     words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")
-    return f"{index + 1:02d}-{words[:48].strip('-') or 'video'}"
+    if len(words) > LONGEST_NAME:
+        words = words[: LONGEST_NAME + 1].rpartition("-")[0] or words[:LONGEST_NAME]
+    return f"{index + 1:02d}-{words or 'video'}"
 
 
 def write_run(folder: Path, run: Run, pair: Pair, fps: int, threshold: float | None = None) -> None:
