@@ -2,6 +2,8 @@
 
 import ast
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,11 +14,17 @@ from bwcache import errors
 
 def test_all_is_what_is_there() -> None:
     tree = ast.parse(Path(bwcache.__file__).read_text(encoding="utf-8"))
-    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    checked = next(node for node in tree.body if isinstance(node, ast.If))
+    imports = [node for node in checked.body if isinstance(node, ast.ImportFrom)]
     imported = [alias.asname or alias.name for node in imports for alias in node.names]
     assert sorted(bwcache.__all__) == sorted(imported)
     assert list(bwcache.__all__) == sorted(bwcache.__all__)
     assert all(hasattr(bwcache, name) for name in bwcache.__all__)
+
+
+def test_importing_the_package_does_not_load_torch() -> None:
+    code = "import sys, bwcache; assert 'torch' not in sys.modules; bwcache.BWCache; assert 'torch' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("name", bwcache.__all__)

@@ -9,21 +9,27 @@ print(session.trace.summary())
 ```
 """
 
-from bwcache.core import Decision, Event, Step, Summary, Trace
-from bwcache.engine import Session, attach, disable, enable
-from bwcache.errors import (
-    AlreadyAttached,
-    AttachError,
-    BWCacheError,
-    NeverReused,
-    NoBlocksFound,
-    SettingError,
-    SpecMismatch,
-    TraceError,
-)
-from bwcache.features import Last, Linear, Predictor, Taylor
-from bwcache.models import BlockList, BlockSpec
-from bwcache.policies import BWCache, Compute, Observation, Policy
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bwcache.core import Decision, Event, Step, Summary, Trace
+    from bwcache.engine import Session, attach, disable, enable
+    from bwcache.errors import (
+        AlreadyAttached,
+        AttachError,
+        BWCacheError,
+        NeverReused,
+        NoBlocksFound,
+        SettingError,
+        SpecMismatch,
+        TraceError,
+    )
+    from bwcache.features import Last, Linear, Predictor, Taylor
+    from bwcache.models import BlockList, BlockSpec
+    from bwcache.policies import BWCache, Compute, Observation, Policy
 
 __version__ = "0.1.0"
 
@@ -56,3 +62,29 @@ __all__ = [
     "disable",
     "enable",
 ]
+
+_HOMES = {
+    "core": ("Decision", "Event", "Step", "Summary", "Trace"),
+    "engine": ("Session", "attach", "disable", "enable"),
+    "features": ("Last", "Linear", "Predictor", "Taylor"),
+    "models": ("BlockList", "BlockSpec"),
+    "policies": ("BWCache", "Compute", "Observation", "Policy"),
+}
+
+
+_MODULES = ("core", "engine", "errors", "features", "measure", "models", "policies", "report", "shapes")
+
+
+def __getattr__(name: str) -> Any:
+    """Finds a public name where it lives, when it is first asked for: importing bwcache alone does not load torch."""
+    if name in _MODULES:
+        return importlib.import_module(f"bwcache.{name}")
+    home = next((module for module, names in _HOMES.items() if name in names), "errors")
+    if name not in __all__:
+        raise AttributeError(f"module 'bwcache' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"bwcache.{home}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,7 +8,6 @@ import torch
 import bwcache
 from bwcache import shapes
 from bwcache.measure import compare
-from bwcache.measure.environment import describe_policy
 
 TOTAL = {
     "speedup", "denoise_speedup", "ideal_denoise_speedup", "reuse_rate", "psnr", "ssim", "indicator_share",
@@ -91,8 +90,7 @@ def test_a_window_longer_than_the_warm_up(pipe):
 
 
 def test_policies_are_described_in_plain_values():
-    row = describe_policy(bwcache.BWCache(blocks=(0, 3), predictor=bwcache.Linear()))
-    assert json.loads(json.dumps(row)) == row
+    row = json.loads(json.dumps(bwcache.BWCache(blocks=(0, 3), predictor=bwcache.Linear()).describe()))
     assert row["name"] == "BWCache"
     assert row["blocks"] == [0, 3]
     assert "Linear" in row["predictor"]

@@ -16,7 +16,7 @@ def run_generate(settings: GenerateSettings) -> None:
     check_target(settings.out.expanduser().resolve(), settings.overwrite)
     choices = choose(settings)
     from bwcache.measure.call import Request
-    from bwcache.measure.environment import describe_pipeline, describe_policy, environment
+    from bwcache.measure.environment import describe_pipeline, environment
     from bwcache.report.files import write_summary
 
     with whole_folder(settings.out, settings.overwrite) as folder, Bars() as bars:
@@ -27,7 +27,7 @@ def run_generate(settings: GenerateSettings) -> None:
         ]
         summary = {
             "model": describe_pipeline(pipe, settings.model),
-            "policy": describe_policy(choices.policy) if settings.cache else None,
+            "policy": choices.policy.describe() if settings.cache else None,
             "environment": environment(pipe),
             "runs": rows,
         }

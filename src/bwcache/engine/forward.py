@@ -131,6 +131,8 @@ class Forward:
         if self.run.policy.feature_predictor is None:
             return None
         slot = self.run.store.get(self._key(site))
+        if slot is None and self.step.index == 0:
+            return "first step"
         if slot is None:
             return f"nothing kept to reuse (of {self.step.branch} at {self.plan.stack.name})"
         if slot.signature != signature:

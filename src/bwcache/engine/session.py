@@ -145,7 +145,7 @@ class Session:
         self._end_run(tell_clock=False)
         if total is not None:
             self.policy.check(total)
-        meta = {"model": self._name, "policy": repr(self.policy), "total": total, "source": self._clock.source}
+        meta = {"model": self._name, "policy": self.policy.describe(), "total": total, "source": self._clock.source}
         self._run_index, self._run = index, RunState(self.policy, meta, self._group)
 
     def _end_run(self, tell_clock: bool = True) -> None:

@@ -17,7 +17,7 @@ from bwcache.core.trace import Trace
 from bwcache.engine import attach
 from bwcache.errors import NeverReused
 from bwcache.measure.call import Call, OnProgress, Request, call
-from bwcache.measure.environment import describe_pipeline, describe_policy, environment
+from bwcache.measure.environment import describe_pipeline, environment
 from bwcache.measure.quality import quality
 from bwcache.measure.results import Comparison, Pair, Run, add, median, ratio
 from bwcache.policies import Compute, Policy
@@ -84,7 +84,7 @@ def compare(
     }
     return Comparison(
         model=describe_pipeline(pipe, name),
-        policy=describe_policy(policy),
+        policy=policy.describe(),
         environment=environment(pipe) | settings,
         block_share=block_share,
         runs=tuple(runs),

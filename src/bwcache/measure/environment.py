@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import os
 import platform
@@ -42,17 +41,6 @@ def describe_pipeline(pipe: Any, name: str | None) -> dict[str, Any]:
         "denoisers": [type(part).__name__ for part in parts],
         "parameters": sum(weight.numel() for part in parts for weight in part.parameters()),
         "scheduler": type(getattr(pipe, "scheduler", None)).__name__,
-    }
-
-
-def describe_policy(policy: Any) -> dict[str, Any]:
-    """A policy's name and fields, ready for JSON."""
-    fields = dataclasses.fields(policy) if dataclasses.is_dataclass(policy) else ()
-    values = {field.name: getattr(policy, field.name) for field in fields}
-    plain = (str, int, float, bool, type(None))
-    return {"name": type(policy).__name__} | {
-        name: value if isinstance(value, plain) else list(value) if isinstance(value, (list, tuple)) else repr(value)
-        for name, value in values.items()
     }
 
 

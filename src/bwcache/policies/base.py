@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from dataclasses import dataclass, fields
+from typing import Any, Generic, TypeVar
 
 from bwcache.core import Decision, Step
 from bwcache.features import Last, Predictor
@@ -97,6 +97,14 @@ class Policy(ABC, Generic[State]):
 
     def refresh(self, observation: Observation, state: State) -> None:
         """Takes note of a real computation."""
+
+    def describe(self) -> dict[str, Any]:
+        """Name and settings, ready for JSON."""
+        settings = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain = (str, int, float, bool, list, tuple, type(None))
+        return {"name": type(self).__name__} | {
+            name: value if isinstance(value, plain) else repr(value) for name, value in settings.items()
+        }
 
     def check(self, total: int) -> None:
         """Raises `SettingError` where the settings cannot work on a run of `total` steps."""
