@@ -172,7 +172,9 @@ def draw_backgrounds(captions: list[Caption], size: int, generator: torch.Genera
         "striped": flat * torch.where((column + offset) % 2 == 0, 1.0, 0.35),
         "checkered": flat * torch.where((column // 2 + row // 2 + offset) % 2 == 0, 1.0, 0.35),
     }
-    shade = sum(light[name] * is_one_of(captions, "background", name)[..., None] for name in BACKGROUNDS)
+    shade = torch.stack([light[name] * is_one_of(captions, "background", name)[..., None] for name in BACKGROUNDS]).sum(
+        0
+    )
     return tint[:, :, None, None] * shade[:, None]
 
 

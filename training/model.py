@@ -40,24 +40,24 @@ class Recipe:
     vae_rate: float = 2e-3
     kl_weight: float = 1e-5
     # latents computed once and reused by the transformer stage
-    latent_videos: int = 24576
+    latent_videos: int = 16512
     # transformer
     width: int = 128
     heads: int = 4
     layers: int = 12
     ffn_width: int = 512
     time_width: int = 128
-    steps: int = 4000
+    steps: int = 2800
     batch: int = 64
     rate: float = 2e-3
-    muon_rate: float = 2e-2
+    muon_rate: float = 1e-2
     warmup: float = 0.02
     ema: float = 0.999
     drop_caption: float = 0.1
     shift: float = 3.0
     # bookkeeping, in steps
-    save_every: int = 250
-    log_every: int = 50
+    save_every: int = 100
+    log_every: int = 25
 
 
 def build_tokenizer(captions: list[str]) -> T5Tokenizer:

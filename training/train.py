@@ -204,17 +204,23 @@ def make_latents(run: Run, vae: AutoencoderKLWan) -> tuple[Tensor, Tensor]:
     return normalise(vae, state["latents"]), state["rows"]
 
 
-class PaddedAttention(WanAttnProcessor):
-    """Cross-attention in which the last token stands for ``copies`` equal ones.
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding of queries or keys (B, L, heads, D), neighbouring channels as pairs."""
+    first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = cos[..., 0::2], sin[..., 1::2]
+    return torch.stack([first * cos - second * sin, first * sin + second * cos], -1).flatten(-2)
+
+
+class TrainingAttention(WanAttnProcessor):
+    """The attention of WanAttnProcessor, faster to train; ``bias`` (1, 1, 1, L) is added to the logits.
 
     WanPipeline appends zero tokens to every caption and attends to all of them. Equal keys share one softmax weight,
-    so one of them with ``log(copies)`` added to its logit gives the same result.
+    so one zero token with the logarithm of their number added to its logit gives the same result.
     """
 
-    def __init__(self, tokens: int, copies: int) -> None:
+    def __init__(self, bias: Tensor | None = None) -> None:
         super().__init__()
-        self.bias = torch.zeros(1, 1, 1, tokens)
-        self.bias[..., -1] = math.log(copies)
+        self.bias = bias
 
     def __call__(
         self,
@@ -224,8 +230,26 @@ class PaddedAttention(WanAttnProcessor):
         attention_mask: Tensor | None = None,
         rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """Attend as the base class does, with the bias as mask."""
-        return super().__call__(attn, hidden_states, encoder_hidden_states, self.bias.to(hidden_states), rotary_emb)
+        """Attend from tokens (B, L, width) to the same or to the caption's."""
+        source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query, key = attn.norm_q(attn.to_q(hidden_states).float()), attn.norm_k(attn.to_k(source).float())
+        query, key, value = (x.unflatten(2, (attn.heads, -1)) for x in (query, key, attn.to_v(source)))
+        if rotary_emb is not None:
+            query, key = rotate(query, *rotary_emb), rotate(key, *rotary_emb)
+        query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+        device = query.device.type
+        bias = None if self.bias is None else self.bias.to(query.device)
+        # bfloat16 makes matrix products on a CPU 2.5 times faster, but this kernel 3 times slower
+        with torch.autocast(device, enabled=device != "cpu"):
+            output = nn.functional.scaled_dot_product_attention(query, key, value.float(), bias)
+        return attn.to_out[0](output.transpose(1, 2).flatten(2).type_as(hidden_states))
+
+
+def padding_bias(tokens: int) -> Tensor:
+    """Logit bias (1, 1, 1, tokens + 1) that makes the last token stand for all up to PROMPT_TOKENS."""
+    bias = torch.zeros(1, 1, 1, tokens + 1)
+    bias[..., -1] = math.log(PROMPT_TOKENS - tokens)
+    return bias
 
 
 class Captioner(nn.Module):
@@ -235,9 +259,9 @@ class Captioner(nn.Module):
         super().__init__()
         self.text_encoder = build_text_encoder(recipe, vocabulary)
         self.transformer = build_transformer(recipe)
-        tokens = recipe.caption_tokens
         for block in self.transformer.blocks:
-            block.attn2.set_processor(PaddedAttention(tokens + 1, PROMPT_TOKENS - tokens))
+            block.attn1.set_processor(TrainingAttention())
+            block.attn2.set_processor(TrainingAttention(padding_bias(recipe.caption_tokens)))
 
     def forward(self, latent: Tensor, sigma: Tensor, ids: Tensor) -> Tensor:
         """Flow (B, C, f, h, w) at latents of noise level sigma (B,), for token ids (B, tokens) padded by zeros."""
