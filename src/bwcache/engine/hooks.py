@@ -81,23 +81,15 @@ def watch(
 ) -> None:
     """Calls `before(args, kwargs)` and `after()` around every forward of this one module, also one that raises."""
 
-    def enter(called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if called is module:
-            before(args, kwargs)
-
-    def leave(called: nn.Module, args: Any, output: Any) -> None:
-        if called is module:
-            after()
-
-    enter.bwcache_session = session  # type: ignore[attr-defined]
+    enter = _Watcher(lambda module, args, kwargs: before(args, kwargs), session)
+    leave = _Watcher(lambda module, args, output: after(), session)
     undo.callback(module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True).remove)
     undo.callback(module.register_forward_hook(leave, always_call=True).remove)
 
 
 def watcher(module: nn.Module) -> Any:
     """The session that watches this module, or None."""
-    sessions = (getattr(hook, "bwcache_session", None) for hook in module._forward_pre_hooks.values())
-    return next((session for session in sessions if session is not None), None)
+    return next((hook.session for hook in module._forward_pre_hooks.values() if isinstance(hook, _Watcher)), None)
 
 
 def listen(undo: ExitStack, module: nn.Module, tell: Callable[[Context | None], None], end: Callable[[], None]) -> None:
@@ -125,7 +117,43 @@ def listen(undo: ExitStack, module: nn.Module, tell: Callable[[Context | None], 
 
     for name, make in (("cache_context", telling), ("_reset_stateful_cache", ending)):
         if hasattr(module, name):
-            undo.callback(Shadow(module, name, make).restore)
+            undo.callback(Shadow(module, name, functools.partial(_Listener, module, name, make)).restore)
+
+
+class _Watcher:
+    """A forward hook that does nothing in a copy of the module that it was put on."""
+
+    def __init__(self, call: Callable[..., None], session: Any) -> None:
+        self._call = call
+        self.session = session
+
+    def __call__(self, *args: Any) -> None:
+        self._call(*args)
+
+    def __reduce__(self) -> Any:
+        return _do_nothing, ()
+
+
+def _do_nothing() -> Callable[..., None]:
+    """What stands in a copy for a watcher."""
+    return _nothing
+
+
+def _nothing(*args: Any) -> None:
+    pass
+
+
+class _Listener:
+    """A method set over one of the module's own; a copy of the module has its own method back."""
+
+    def __init__(self, module: nn.Module, name: str, make: Callable[[Any], Any], inner: Callable[..., Any]) -> None:
+        self._module, self._name, self._call = module, name, make(inner)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._call(*args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        return getattr, (self._module, self._name)
 
 
 _SAID = {field.name for field in fields(Context)}
