@@ -23,7 +23,8 @@ def everything_on(module: nn.Module) -> dict[str, Any]:
     for name, part in module.named_modules():
         for key, value in vars(part).items():
             found[name, key] = (id(value), {k: id(v) for k, v in value.items()} if isinstance(value, dict) else None)
-        found[name, "forward"] = (part.forward.__func__, getattr(part.forward, "__self__", None) is part)
+        own = getattr(part.forward, "__self__", None) is part
+        found[name, "forward"] = part.forward.__func__ if own else id(part.forward)
     return found
 
 
