@@ -45,7 +45,8 @@ def page(name: str) -> str:
 
 def commands() -> list[str]:
     """Every line that a reader is told to type."""
-    lines = [line for each in PAGES for block in blocks(each, "console") for line in block["text"].splitlines()]
+    texts = [block["text"].replace("\\\n", " ") for each in PAGES for block in blocks(each, "console")]
+    lines = [line for text in texts for line in text.splitlines()]
     return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
 
 
