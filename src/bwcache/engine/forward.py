@@ -133,6 +133,8 @@ class Forward:
         slot = self.run.store.get(self._key(site))
         if slot is None and self.step.index == 0:
             return "first step"
+        if slot is None and self._key(site) in self.run.spoilt:
+            return "the last computed feature is not finite"
         if slot is None:
             return f"nothing kept to reuse (of {self.step.branch} at {self.plan.stack.name})"
         if slot.signature != signature:

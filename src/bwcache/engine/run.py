@@ -44,6 +44,8 @@ class RunState:
         policy: the settings.
         meta: what is known of the run, for its trace.
         group: process group of the ranks that work on this video, or None.
+
+    `spoilt` says of what the last computed feature was not finite.
     """
 
     def __init__(self, policy: Policy[Any], meta: dict[str, Any], group: Any) -> None:
@@ -54,6 +56,7 @@ class RunState:
         self._taps: dict[Key, SampledTaps | ExactTaps] = {}
         self._pending: list[Pending] = []
         self._group = group
+        self.spoilt: set[Key] = set()
         self._visited: dict[str, int] = {}
         self._steps = (-1, -1)
 
@@ -98,8 +101,10 @@ class RunState:
         """Reads what the computed forwards measured, in one device-to-host copy, and tells policy and trace."""
         pending, self._pending = self._pending, []
         for forward, (measured, finite) in zip(pending, self._read(pending), strict=True):
+            self.spoilt.discard(forward.key)
             if not finite:
                 self.store.drop(forward.key)
+                self.spoilt.add(forward.key)
             self._tell(forward, measured)
 
     def close(self) -> None:
