@@ -153,7 +153,7 @@ def resolve(name: str, module: nn.Module, spec: BlockSpec | None = None) -> Bloc
         NoBlocksFound: no row has this class's name.
         SpecMismatch: the row names a list or an argument that the module does not have.
     """
-    if _uncompiled(module) is not module:
+    if _uncompiled(module) is not module or module._compiled_call_impl is not None:
         raise AttachError(
             complaint(
                 f"{name} compiled as a whole",
@@ -171,6 +171,15 @@ def resolve(name: str, module: nn.Module, spec: BlockSpec | None = None) -> Bloc
             )
         )
     blocks = tuple(block for part in spec.lists for block in _blocks(module, part, spec))
+    silent = [part for part in spec.lists if spec.measured not in part.returns]
+    if silent:
+        raise SpecMismatch(
+            complaint(
+                f"measured stream {spec.measured!r} in the row of {spec.model}",
+                f"one of {silent[0].returns}, which the blocks of {silent[0].path!r} return",
+                "correct `measured`",
+            )
+        )
     missing = [stream for stream in spec.decoded if stream not in spec.lists[-1].returns]
     if missing:
         raise SpecMismatch(
