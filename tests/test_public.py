@@ -14,7 +14,6 @@ from bwcache import errors
 
 def test_all_is_what_is_there() -> None:
     tree = ast.parse(Path(bwcache.__file__).read_text(encoding="utf-8"))
-    checked = next(node for node in tree.body if isinstance(node, ast.If))
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     named = {alias.name for node in imports for alias in node.names if node.module.startswith("bwcache.")}
     assert set(bwcache.__all__) == named

@@ -79,7 +79,7 @@ def test_the_first_experts_features_are_dropped_at_the_switch() -> None:
 
     with bwcache.attach(pipe, Scripted(frozenset({2, 3, 7, 8}))):
         CASE.run(pipe, callback_on_step_end=count)
-    assert kept[0] == kept[SWITCH - 1] == kept[SWITCH] == kept[8] == 2  # one hidden state per branch, never two experts'
+    assert kept[0] == kept[SWITCH - 1] == kept[SWITCH] == kept[8] == 2  # one per branch, never of both experts
     assert kept[9] == 0
 
 

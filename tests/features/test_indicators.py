@@ -1,6 +1,7 @@
 """The indicator against numpy in float64, and samples against all entries."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def test_exact_taps_measure_eq_5(shape: tuple[int, ...], count: int) -> None:
     assert isinstance(tapped, ExactTaps)
     steps = [[noise(*shape, seed=10 * step + i) for i in range(count)] for step in range(4)]
     assert record(tapped, steps[0]) is None
-    for before, now in zip(steps, steps[1:], strict=False):
+    for before, now in pairwise(steps):
         expected = by_numpy(torch.stack(now), torch.stack(before))
         np.testing.assert_allclose(record(tapped, now).numpy(), expected, rtol=1e-5)
     assert tapped.nbytes == count * steps[0][0].nbytes

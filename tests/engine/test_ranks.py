@@ -1,0 +1,104 @@
+"""Ranks that work on one video decide together; ranks that do not, do not wait for each other."""
+
+import socket
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from tiny import noise, wan_transformer
+
+import bwcache
+from bwcache import BWCache
+from bwcache.core.trace import reuse_line
+from bwcache.engine import ranks
+
+STEPS = 16
+
+
+def denoise(module: Any, seed: int, pace: float, spoilt: bool = False) -> None:
+    """Forwards on latents of this rank's own, which change the slower the smaller `pace` is."""
+    start, drift = noise(1, 4, 2, 4, 4, seed=seed), noise(1, 4, 2, 4, 4, seed=seed + 50)
+    for i in range(STEPS):
+        latents = start + pace * i * drift
+        if spoilt and i == 3:
+            latents[0, 0, 0, 0, 0] = torch.nan
+        with torch.no_grad():
+            module(
+                hidden_states=latents,
+                timestep=torch.tensor([1000.0 - i]),
+                encoder_hidden_states=noise(1, 6, 8, seed=1),
+            )
+
+
+POLICY = BWCache(threshold=0.12, reuse_interval=2)
+
+
+def line(seed: int, pace: float, group: Any, spoilt: bool = False) -> tuple[str, list[float | None]]:
+    module = wan_transformer()
+    with bwcache.attach(module, POLICY, steps=STEPS, group=group) as session:
+        denoise(module, seed, pace, spoilt)
+    return reuse_line(session.trace.events), [event.indicator for event in session.trace.events]
+
+
+def work(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    both = dist.group.WORLD
+    own = [dist.new_group([0]), dist.new_group([1])][rank]
+    pace = (0.005, 0.3)[rank]  # alone, the one would reuse often and the other never
+    said = {
+        "alone": line(rank, pace, None),
+        "own": line(rank, pace, own),
+        "together": line(rank, pace, both),
+        "one_spoilt": line(rank, 0.005, both, spoilt=rank == 1),
+        "summed": ranks.agree(torch.full((2, 3), float(rank + 1)), both).tolist(),
+        "all": [ranks.all_of(torch.tensor(float(flag)), both).item() for flag in (1, rank)],
+    }
+    if rank == 0:  # the other rank is not asked: it must not be waited for
+        said["more"] = line(7, pace, own)
+    torch.save(said, Path(folder) / f"{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two ranks reports."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(work, args=(port, str(folder)), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def test_ranks_with_different_data_decide_the_same(said: list[dict[str, Any]]) -> None:
+    assert said[0]["alone"][0] != said[1]["alone"][0]  # so that agreeing is something
+    assert "r" in said[0]["alone"][0]
+    assert said[0]["together"] == said[1]["together"]
+
+
+def test_ranks_in_groups_of_their_own_decide_alone_and_wait_for_nobody(said: list[dict[str, Any]]) -> None:
+    for rank in range(2):
+        assert said[rank]["own"] == said[rank]["alone"]
+    assert "more" in said[0]
+
+
+def test_what_is_not_finite_on_one_rank_means_compute_on_all(said: list[dict[str, Any]]) -> None:
+    lines = [said[rank]["one_spoilt"][0] for rank in range(2)]
+    assert lines[0] == lines[1]
+
+
+def test_numerators_and_denominators_are_added(said: list[dict[str, Any]]) -> None:
+    assert said[0]["summed"] == said[1]["summed"] == [[3.0] * 3] * 2
+    assert said[0]["all"] == said[1]["all"] == [1.0, 0.0]
+
+
+def test_without_a_group_nothing_is_asked() -> None:
+    measured = torch.ones(2, 3)
+    assert ranks.agree(measured, None) is measured
+    assert ranks.all_of(measured, None) is measured
