@@ -358,7 +358,8 @@ def test_an_entry_outside_the_sample_that_is_not_finite_means_compute(value: flo
 
     module = wan_transformer()
     entries = 8 * 4 * 24  # tokens of an 8 x 8 latent in 2 frames, times the width
-    kept = sampling.places(entries, sampling.entries_to_keep(entries, 4, None), torch.device("cpu"))
+    count = sampling.entries_to_keep(entries, 4, None)
+    kept = sampling.places(entries, count, torch.device("cpu")) + sampling.offset(3, entries, count)
     outside = min(set(range(entries)) - set(kept.tolist()))
     policy = BWCache(threshold=1e6, reuse_interval=1, tail_guard=0)
     spoiling(module, 3, at_call=1, entry=outside, value=value)

@@ -11,7 +11,7 @@ DEFAULT_BUDGET = 0.2
 FEWEST_ENTRIES = 128
 """Below this many entries per sample and tap a mean of absolute values is too noisy to decide by."""
 
-GOLDEN = (5**0.5 - 1) / 2
+GOLDEN, STAGGER = (5**0.5 - 1) / 2, 2**0.5
 
 
 def entries_to_keep(entries: int, taps: int, share: float | None) -> int:
@@ -30,14 +30,22 @@ def entries_to_keep(entries: int, taps: int, share: float | None) -> int:
 def places(entries: int, count: int, device: torch.device) -> Tensor:
     """Which of a flattened feature's entries are kept, `[count]`: one in each of `count` equal parts.
 
-    They reach from the first token to the last; the golden ratio shifts them within their parts, so that all channels
-    are visited: neighbouring channels of one token say nearly the same, far tokens do not.
+    They reach from the first token to the last, and leave room at the end for `offset`. The golden ratio shifts them
+    within their parts, so that all channels are visited.
     """
+    room = entries - entries // count + 1
     part = torch.arange(count, device=device)
-    shift = (part.float() * GOLDEN % 1) * (entries // count)
-    return part * entries // count + shift.long()
+    return part * room // count + (part.float() * GOLDEN % 1 * (room // count)).long()
 
 
-def sample(feature: Tensor, where: Tensor) -> Tensor:
+def offset(tap: int, entries: int, count: int) -> int:
+    """By how much a tap's places are moved, less than one part.
+
+    A few channels are far larger than the others; taps that all looked at the same ones would all err alike.
+    """
+    return int(tap * STAGGER % 1 * (entries // count))
+
+
+def sample(feature: Tensor, where: Tensor, moved: int = 0) -> Tensor:
     """The entries of each sample at these places, `[B, …, C]` -> `[B, count]`."""
-    return feature.detach().flatten(1).index_select(1, where)
+    return feature.detach().flatten(1)[:, moved:].index_select(1, where)

@@ -25,8 +25,8 @@ class SampledTaps:
         self._count, self._share = count, share
         self._old: Tensor | None = None
         self._new: Tensor | None = None
+        self._places: tuple[int, Tensor] | None = None
         self._seen = 0
-        self._places: dict[tuple[int, torch.device], Tensor] = {}
 
     def record(self, tap: int, feature: Tensor) -> None:
         """Takes the output `[B, …, C]` of the `tap`-th tapped block, in the order of the forward."""
@@ -36,27 +36,20 @@ class SampledTaps:
             self._seen = 0
         if self._new is None:
             return
-        where = self._places_in(feature, self._new.shape[-1])
-        if tap != self._seen or where is None or len(feature) != self._new.shape[1]:
+        entries, kept = feature[0].numel(), self._new.shape[-1]
+        if tap != self._seen or entries < kept or len(feature) != self._new.shape[1]:
             self._new = None
             return
-        self._new[tap].copy_(sampling.sample(feature, where))
+        if self._places is None or self._places[0] != entries:
+            self._places = entries, sampling.places(entries, kept, feature.device)
+        moved = sampling.offset(tap, entries, kept)
+        self._new[tap].copy_(sampling.sample(feature, self._places[1], moved))
         self._seen += 1
-
-    def _places_in(self, feature: Tensor, count: int) -> Tensor | None:
-        """Which entries of this feature are kept; None where it has fewer than that."""
-        entries, device = feature[0].numel(), feature.device
-        if entries < count:
-            return None
-        if (entries, device) not in self._places:
-            self._places[entries, device] = sampling.places(entries, count, device)
-        return self._places[entries, device]
 
     def measure(self) -> Tensor | None:
         """`[2, T]` numerators and denominators against the last computed step, or None where there is none yet."""
         old, new = self._old, self._new if self._seen == self._count else None
-        self._old, self._new, self._seen = new, None, 0
-        self._places.clear()
+        self._old, self._new, self._seen, self._places = new, None, 0, None
         if old is None or new is None or not comparable(old, new):
             return None
         return indicators.relative_l1(new, old)
