@@ -19,37 +19,34 @@ def taps(count: int, share: float | None) -> SampledTaps | ExactTaps:
 
 
 class SampledTaps:
-    """A share of the entries of T blocks: one buffer `[T, B, S]` between steps, a second during one."""
+    """A share of the entries of T blocks: one tensor `[T, B, S]` between steps, the samples of one more during one."""
 
     def __init__(self, count: int, share: float | None) -> None:
         self._count, self._share = count, share
         self._old: Tensor | None = None
-        self._new: Tensor | None = None
+        self._samples: list[Tensor] = []
+        self._kept = 0
         self._places: tuple[int, Tensor] | None = None
-        self._seen = 0
 
     def record(self, tap: int, feature: Tensor) -> None:
         """Takes the output `[B, …, C]` of the `tap`-th tapped block, in the order of the forward."""
+        entries = feature.numel() // len(feature)
         if tap == 0:
-            kept = sampling.entries_to_keep(feature[0].numel(), self._count, self._share)
-            self._new = feature.new_empty(self._count, feature.shape[0], kept)
-            self._seen = 0
-        if self._new is None:
-            return
-        entries, kept = feature[0].numel(), self._new.shape[-1]
-        if tap != self._seen or entries < kept or len(feature) != self._new.shape[1]:
-            self._new = None
+            self._samples = []
+            self._kept = sampling.entries_to_keep(entries, self._count, self._share)
+        if tap != len(self._samples) or entries < self._kept:
             return
         if self._places is None or self._places[0] != entries:
-            self._places = entries, sampling.places(entries, kept, feature.device)
-        moved = sampling.offset(tap, entries, kept)
-        self._new[tap].copy_(sampling.sample(feature, self._places[1], moved))
-        self._seen += 1
+            self._places = entries, sampling.places(entries, self._kept, feature.device)
+        moved = sampling.offset(tap, entries, self._kept)
+        self._samples.append(sampling.sample(feature, self._places[1], moved))
 
     def measure(self) -> Tensor | None:
         """`[2, T]` numerators and denominators against the last computed step, or None where there is none yet."""
-        old, new = self._old, self._new if self._seen == self._count else None
-        self._old, self._new, self._seen, self._places = new, None, 0, None
+        old, samples = self._old, self._samples
+        complete = len(samples) == self._count and all(comparable(samples[0], sample) for sample in samples)
+        self._old = new = torch.stack(samples) if complete else None
+        self._samples, self._places = [], None
         if old is None or new is None or not comparable(old, new):
             return None
         return indicators.relative_l1(new, old)
