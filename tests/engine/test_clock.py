@@ -389,6 +389,18 @@ def test_a_bare_module_that_is_told_its_steps(branches: int) -> None:
     assert torch.equal(denoise(module, TIMES, branches), plain)
 
 
+def test_a_bare_module_that_breaks_off_in_its_first_forward_begins_anew() -> None:
+    module = wan_transformer()
+    clean = denoise(module, TIMES, 2)
+    breaking = module.blocks[2].register_forward_pre_hook(lambda *_: 1 / 0)
+    with bwcache.attach(module, BWCache(threshold=0), steps=10) as session:
+        with pytest.raises(ZeroDivisionError):
+            denoise(module, TIMES, 2)
+        breaking.remove()
+        assert torch.equal(denoise(module, TIMES, 2), clean)
+    assert rows(session.trace) == grid(10, *WITHOUT_NAMES[:2])
+
+
 def test_a_bare_module_that_is_not_told_computes_and_says_why() -> None:
     module = wan_transformer()
     plain = denoise(module, TIMES)

@@ -77,12 +77,11 @@ def intercept(module: nn.Module, call: Callable[..., Any]) -> Shadow:
 
 
 def watch(
-    undo: ExitStack, session: Any, module: nn.Module, before: Callable[..., None], after: Callable[[], None]
+    undo: ExitStack, session: Any, module: nn.Module, before: Callable[..., None], after: Callable[[bool], None]
 ) -> None:
-    """Calls `before(args, kwargs)` and `after()` around every forward of this one module, also one that raises."""
-
+    """Calls `before(args, kwargs)` and `after(returned)` around each forward of this one module; False if it raised."""
     enter = _Watcher(lambda module, args, kwargs: before(args, kwargs), session)
-    leave = _Watcher(lambda module, args, output: after(), session)
+    leave = _Watcher(lambda module, args, output: after(output is not None), session)
     undo.callback(module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True).remove)
     undo.callback(module.register_forward_hook(leave, always_call=True).remove)
 

@@ -133,10 +133,12 @@ class Session:
 
         return before
 
-    def _after(self) -> None:
+    def _after(self, returned: bool) -> None:
         forward, self._forward = self._forward, None
         if forward is not None:
             forward.finish()
+        if not returned:
+            self._end_run()
 
     def _told(self, context: Context | None) -> None:
         self._clock.context = context
