@@ -47,13 +47,14 @@ class Recipe:
     layers: int = 12
     ffn_width: int = 512
     time_width: int = 128
-    steps: int = 2800
+    steps: int = 3700
     batch: int = 64
     rate: float = 2e-3
     muon_rate: float = 1e-2
     warmup: float = 0.02
     ema: float = 0.999
     drop_caption: float = 0.1
+    rotate_weight: float = 2.0  # how often rotating shapes, the hardest motion, are drawn compared with others
     shift: float = 3.0
     # bookkeeping, in steps
     save_every: int = 100

@@ -299,7 +299,10 @@ def train_transformer(run: Run, latents: Tensor, rows: Tensor) -> None:
     """Stage 3: text encoder and transformer by flow matching on the latents."""
     recipe = run.recipe
     tokenizer = make_tokenizer(recipe)
-    ids = tokenize(tokenizer, [caption.text for caption in split(recipe.held_out)[0]], recipe)
+    captions, _ = split(recipe.held_out)
+    ids = tokenize(tokenizer, [caption.text for caption in captions], recipe)
+    rotates = torch.tensor([caption.motion == "rotate" for caption in captions])[rows]
+    weights = torch.where(rotates, recipe.rotate_weight, 1.0)
     empty = tokenize(tokenizer, [""], recipe)
     model = make_captioner(recipe, tokenizer).to(run.device)
     average = make_captioner(recipe, tokenizer).to(run.device).requires_grad_(False)
@@ -313,7 +316,7 @@ def train_transformer(run: Run, latents: Tensor, rows: Tensor) -> None:
 
     def loss_at(step: int) -> Tensor:
         generator = generator_at(recipe, 3, step)
-        chosen = torch.randint(len(latents), (recipe.batch,), generator=generator)
+        chosen = torch.multinomial(weights, recipe.batch, replacement=True, generator=generator)
         clean = latents[chosen].float()
         dropped = torch.rand(recipe.batch, 1, generator=generator) < recipe.drop_caption
         tokens = torch.where(dropped, empty, ids[rows[chosen]])
