@@ -1,8 +1,8 @@
 """What the pages take from the code when they are built, so that they cannot say anything else.
 
 A marker on a line of its own is replaced: `<!-- models -->` by the model table, `<!-- policies -->` by the policies,
-`<!-- cli -->` by every command and option. CONTRIBUTING.md and CHANGELOG.md become pages, and pages that a measurement
-writes are announced where it has not run yet.
+`<!-- cli -->` by every command and option. CONTRIBUTING.md and CHANGELOG.md become pages, and the page that the
+benchmarks write is announced where they have not run yet.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ MEASURED = {
     "figures.md": "# Figures\n\nNot measured in this copy yet: `python -m benchmarks.engine` and "
     "`python -m benchmarks.quality` measure, `python -m benchmarks.page` writes this page.\n\n"
     "## How well a sample stands for all tokens\n\n## Guidance branches: together, or each for itself\n",
-    "shapes.md": "# The model in the box\n\nNot written in this copy yet: see `training/`.\n",
 }
 
 
