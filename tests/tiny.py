@@ -41,9 +41,9 @@ def seeded(build: Callable[[], Any]) -> Any:
         return build().eval().requires_grad_(False)
 
 
-def wan_transformer(layers: int = 4) -> WanTransformer3DModel:
+def wan_transformer(layers: int = 4, model: type = WanTransformer3DModel) -> Any:
     return seeded(
-        lambda: WanTransformer3DModel(
+        lambda: model(
             patch_size=(1, 2, 2),
             num_attention_heads=2,
             attention_head_dim=12,

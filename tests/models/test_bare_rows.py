@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import AllegroTransformer3DModel, SkyReelsV2Transformer3DModel
 from diffusers.models.embeddings import get_3d_rotary_pos_embed_allegro
-from tiny import noise, seeded
+from tiny import noise, seeded, wan_transformer
 
 import bwcache
 from bwcache.core.trace import reuse_line
@@ -15,20 +15,7 @@ from bwcache.models import resolve
 
 
 def skyreels() -> tuple[Any, dict[str, Any]]:
-    module = seeded(
-        lambda: SkyReelsV2Transformer3DModel(
-            patch_size=(1, 2, 2),
-            num_attention_heads=2,
-            attention_head_dim=12,
-            in_channels=4,
-            out_channels=4,
-            text_dim=8,
-            freq_dim=16,
-            ffn_dim=32,
-            num_layers=4,
-            rope_max_seq_len=32,
-        )
-    )
+    module = wan_transformer(model=SkyReelsV2Transformer3DModel)
     return module, {"hidden_states": noise(1, 4, 2, 4, 4), "encoder_hidden_states": noise(1, 6, 8, seed=1)}
 
 
