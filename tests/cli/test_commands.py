@@ -85,7 +85,13 @@ def start(folder, *arguments):
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=heeds_interrupts,
     )
+
+
+def heeds_interrupts():
+    """A shell that starts the tests in the background lets them, and all they start, ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def parts(folder):
