@@ -55,7 +55,8 @@ class Recipe:
     ema: float = 0.999
     drop_caption: float = 0.1
     rotate_weight: float = 2.0  # how often rotating shapes, the hardest motion, are drawn compared with others
-    shift: float = 3.0
+    shift: float = 3.0  # of the noise levels in training: more of the early, hard ones
+    sampling_shift: float = 1.0
     # bookkeeping, in steps
     save_every: int = 100
     log_every: int = 25
@@ -146,8 +147,8 @@ def initialise(model: WanTransformer3DModel) -> None:
 
 
 def build_scheduler(recipe: Recipe) -> FlowMatchEulerDiscreteScheduler:
-    """Euler steps of the probability flow, with the shift the transformer is trained with."""
-    return FlowMatchEulerDiscreteScheduler(shift=recipe.shift)
+    """Euler steps of the probability flow."""
+    return FlowMatchEulerDiscreteScheduler(shift=recipe.sampling_shift)
 
 
 def is_resample(layer: nn.Module, mode: str) -> bool:
