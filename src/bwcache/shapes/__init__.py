@@ -18,7 +18,7 @@ STEPS = 30
 GUIDANCE_SCALE = 4.0
 PROMPTS = (
     "a large yellow circle moving right slowly over a plain background",
-    "a small cyan square rotating slowly over a gradient background",
+    "a small cyan square pulsing slowly over a gradient background",
     "a large red triangle orbiting fast over a striped background",
     "a small white ring bouncing fast over a checkered background",
 )
