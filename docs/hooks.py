@@ -1,8 +1,7 @@
 """What the pages take from the code when they are built, so that they cannot say anything else.
 
 A marker on a line of its own is replaced: `<!-- models -->` by the model table, `<!-- policies -->` by the policies,
-`<!-- cli -->` by every command and option. CONTRIBUTING.md and CHANGELOG.md become pages, and the page that the
-benchmarks write is announced where they have not run yet.
+`<!-- cli -->` by every command and option. CONTRIBUTING.md and CHANGELOG.md become pages.
 """
 
 from __future__ import annotations
@@ -18,21 +17,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FROM_ROOT = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
 
-MEASURED = {
-    "figures.md": "# Figures\n\nNot measured in this copy yet: `python -m benchmarks.engine` and "
-    "`python -m benchmarks.quality` measure, `python -m benchmarks.page` writes this page.\n\n"
-    "## How well a sample stands for all tokens\n\n## Guidance branches: together, or each for itself\n",
-}
-
 
 def on_files(files: Any, config: Any) -> Any:
     """Adds the pages that are not files under docs/."""
     for page, source in FROM_ROOT.items():
         text = (ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, page, content=text.replace("](docs/", "](")))
-    for page, text in MEASURED.items():
-        if files.get_file_from_path(page) is None:
-            files.append(File.generated(config, page, content=text))
     return files
 
 
