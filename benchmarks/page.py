@@ -46,7 +46,9 @@ def plot_curves(curves: list[dict[str, Any]], target: Path) -> None:
         place = [(step + 1) / (curve["steps"] - 1) for step in range(len(curve["mean"]))]
         (line,) = axes.plot(place, curve["mean"], marker=".", label=f"{curve['steps']} steps")
         axes.fill_between(place, curve["min"], curve["max"], alpha=0.15, color=line.get_color(), linewidth=0)
-    axes.set(xlabel="share of the denoising steps", ylabel="indicator (mean relative L1)", ylim=(0, None), xlim=(0, 1.01))
+    axes.set(
+        xlabel="share of the denoising steps", ylabel="indicator (mean relative L1)", ylim=(0, None), xlim=(0, 1.01)
+    )
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.savefig(target, dpi=150)

@@ -136,6 +136,32 @@ def agreement(pipe: Any, prompts: list[str]) -> dict[str, Any]:
     }
 
 
+def agreement_in_use(pipe: Any, prompts: list[str]) -> dict[str, Any]:
+    """The same in cached runs at the default policy, where many measurements lie close to the threshold.
+
+    Counts the decisions that follow a computed step, of each run until the two first differ: after that they make
+    different videos.
+    """
+    same = total = whole = 0
+    for i, prompt in enumerate(tqdm(prompts, "sample against exact, in use")):
+        exact, sampled = (
+            actions(cached(pipe, bwcache.BWCache(token_sample=share), request(prompt, seed=i), timing=False)[1])
+            for share in (1, None)
+        )
+        split = next((step for step, pair in enumerate(zip(exact, sampled, strict=True)) if len(set(pair)) > 1), None)
+        end = len(exact) if split is None else split + 1
+        total += sum(exact[step - 1] == "compute" for step in range(1, end))
+        same += sum(exact[step - 1] == "compute" for step in range(1, end)) - (split is not None)
+        whole += split is None
+    return {"prompts": len(prompts), "decisions": total, "agreement": same / total, "runs_alike": whole / len(prompts)}
+
+
+def actions(trace: bwcache.Trace) -> list[str]:
+    """What was done in each step by the first branch."""
+    first = trace.events[0].branch
+    return [event.action for event in trace.events if event.branch == first]
+
+
 def main(
     prompts: Annotated[int, typer.Option(help="videos per row")] = 16,
     agreement_prompts: Annotated[int, typer.Option(help="videos for the sampled indicator")] = 64,
@@ -156,6 +182,7 @@ def main(
         "policies": rows,
         "fewer_steps": shorter,
         "sampled_indicator": agreement(pipe, texts[:agreement_prompts]),
+        "sampled_indicator_in_use": agreement_in_use(pipe, texts[:agreement_prompts]),
     }
     publish(pipe, figures, out)
 
