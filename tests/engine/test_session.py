@@ -495,3 +495,25 @@ def test_a_policy_may_have_more_than_one_site() -> None:
     with bwcache.attach(pipe, Scripted(frozenset({2, 3}))):
         assert torch.equal(WAN.run(pipe), halves)
     assert session.trace.reused == 2
+
+
+# --- reads ------------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_are_read_once_per_computed_step_whatever_the_branches(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bwcache.engine.run import RunState
+
+    reads, read = [], RunState._read
+
+    def counted(run: RunState, pending: list[Any]) -> Any:
+        measured = [forward for forward in pending if forward.kept is not None]
+        if measured:
+            reads.append(sorted({forward.step.index for forward in measured}))
+        return read(run, pending)
+
+    monkeypatch.setattr(RunState, "_read", counted)
+    with bwcache.attach(pipe := WAN.build(), BWCache(threshold=10, reuse_interval=2)) as session:
+        WAN.run(pipe)
+    computed = sorted({event.step for event in session.trace.events if event.action == "compute"})
+    assert len({event.branch for event in session.trace.events}) == 2
+    assert reads == [[step] for step in computed]

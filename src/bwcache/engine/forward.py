@@ -110,7 +110,7 @@ class Forward:
         """Asks for the site's decision; where there is any doubt, the answer is to compute."""
         signature = tuple(_signature(value) for value in entered.values())
         self.run.forget(self.step.branch, beside=self.plan.stack.name)
-        self.run.resolve()
+        self.run.resolve_before(self.step)
         doubt = self._doubt(site, signature, entered)
         if doubt is not None:
             decision = compute(doubt)

@@ -107,6 +107,11 @@ class RunState:
                 self.spoilt.add(forward.key)
             self._tell(forward, measured)
 
+    def resolve_before(self, step: Step) -> None:
+        """As `resolve`, once per step: what other branches measured in this same step is for the next one."""
+        if self._pending and self._pending[0].step.index != step.index:
+            self.resolve()
+
     def close(self) -> None:
         """The run is over: the trace is completed and everything else freed."""
         self.resolve()
