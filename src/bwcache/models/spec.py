@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Guidance = Literal["batched", "separate", "either", "none"]
+"""How the pipelines of a model run classifier-free guidance: in one forward, in forwards of their own, as the pipeline
+likes, or not at all (distilled)."""
 
 
 @dataclass(frozen=True)
@@ -10,13 +15,15 @@ class BlockList:
     """One list of blocks of a denoiser.
 
     Attributes:
-        path: attribute path of the `ModuleList` in the denoiser.
+        path: attribute path of the `ModuleList` in the denoiser, or of one block that stands alone.
         returns: what a block returns, in order, by the names that its own `forward` gives to the same streams as
             arguments. One name: the block returns a bare tensor. Skipping a block hands these arguments back.
+        measured: what this list calls the measured stream, where that differs from the row's.
     """
 
     path: str
     returns: tuple[str, ...] = ("hidden_states",)
+    measured: str | None = None
 
 
 @dataclass(frozen=True)
@@ -28,8 +35,12 @@ class BlockSpec:
         lists: its lists of blocks in the order in which the forward runs them.
         decoded: the streams of the LAST block that the rest of the forward reads. Only these are kept and replayed.
         measured: the stream whose change is the indicator.
-        timestep: name of the timestep argument of the denoiser's forward.
-        sources: class or repository where the row was read.
+        timestep: name of the argument of the denoiser's forward that carries the time.
+        zipped: whether the forward takes one block of each list in turn, and not one list after the other.
+        guidance: how its pipelines run classifier-free guidance.
+        pipelines: class names of the pipelines it was read in.
+        home: how the module that defines the class begins; a class of the same name from elsewhere is another model.
+        sources: release or repository where the row was read.
     """
 
     model: str
@@ -37,4 +48,8 @@ class BlockSpec:
     decoded: tuple[str, ...] = ("hidden_states",)
     measured: str = "hidden_states"
     timestep: str = "timestep"
+    zipped: bool = False
+    guidance: Guidance = "separate"
+    pipelines: tuple[str, ...] = ()
+    home: str = "diffusers."
     sources: str = "diffusers 0.42.1"

@@ -28,11 +28,12 @@ class Stream:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One block: its name in the denoiser, the module, and the streams that it returns, in order."""
+    """One block: its name in the denoiser, the module, the streams that it returns, in order, and the measured one."""
 
     name: str
     module: nn.Module
     streams: tuple[Stream, ...]
+    measured: str = "hidden_states"
 
     def inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The streams as they enter the block, by name and in return order."""
@@ -111,7 +112,7 @@ class BlockStack:
 
     def tap(self, block: int) -> Tap:
         """A tap at one block's output."""
-        return Tap(block, self.spec.measured)
+        return Tap(block, self.blocks[block].measured)
 
 
 def denoisers(target: Any) -> dict[str, nn.Module]:
@@ -170,12 +171,14 @@ def resolve(name: str, module: nn.Module, spec: BlockSpec | None = None) -> Bloc
                 "add a row for it, or pass attach(…, spec=BlockSpec(…))",
             )
         )
-    blocks = tuple(block for part in spec.lists for block in _blocks(module, part, spec))
-    silent = [part for part in spec.lists if spec.measured not in part.returns]
+    lists = [_blocks(module, part, spec) for part in spec.lists]
+    ordered = zip(*lists, strict=True) if spec.zipped else lists
+    blocks = tuple(block for some in ordered for block in some)
+    silent = [part for part in spec.lists if (part.measured or spec.measured) not in part.returns]
     if silent:
         raise SpecMismatch(
             complaint(
-                f"measured stream {spec.measured!r} in the row of {spec.model}",
+                f"measured stream {silent[0].measured or spec.measured!r} in the row of {spec.model}",
                 f"one of {silent[0].returns}, which the blocks of {silent[0].path!r} return",
                 "correct `measured`",
             )
@@ -199,9 +202,12 @@ def _uncompiled(module: nn.Module) -> nn.Module:
 
 def _blocks(module: nn.Module, part: BlockList, spec: BlockSpec) -> list[Block]:
     owner: Any = module
+    single = False
     for attribute in part.path.split("."):
         owner = getattr(owner, attribute, None)
-    if not isinstance(owner, nn.ModuleList) or len(owner) == 0:
+    if isinstance(owner, nn.Module) and not isinstance(owner, nn.ModuleList):
+        owner, single = [owner], True
+    if not isinstance(owner, (nn.ModuleList, list)) or len(owner) == 0:
         lists = [path for path, child in module.named_modules() if isinstance(child, nn.ModuleList) and len(child)]
         raise SpecMismatch(
             complaint(
@@ -210,9 +216,15 @@ def _blocks(module: nn.Module, part: BlockList, spec: BlockSpec) -> list[Block]:
                 "correct `path` in the row",
             )
         )
+    names = [part.path] if single else [f"{part.path}.{i}" for i in range(len(owner))]
     return [
-        Block(f"{part.path}.{i}", block, tuple(_stream(block, stream, f"{part.path}.{i}") for stream in part.returns))
-        for i, block in enumerate(owner)
+        Block(
+            name,
+            block,
+            tuple(_stream(block, stream, name) for stream in part.returns),
+            part.measured or spec.measured,
+        )
+        for name, block in zip(names, owner, strict=True)
     ]
 
 

@@ -1,0 +1,48 @@
+"""What a family's file says of each denoiser and each pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tiny import Case as Pipeline
+from tiny import noise, seeded
+from torch import Tensor
+
+__all__ = ["Model", "Pipeline", "noise", "seeded"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A bare denoiser with a tiny random config.
+
+    Attributes:
+        name: unique; the class name, and after a space the variant, such as "WanTransformer3DModel I2V".
+        build: makes it, always with the same weights (`seeded`), at least 3 blocks in each list where it has one.
+        inputs: keyword arguments of its forward at a share 0..1 of the run: time goes on as the pipeline's does (its own
+            direction and scale), all else may stay as it is; the same share gives the same values.
+        guidance: how the pipelines run guidance: "batched", "separate", "either" or "none".
+    """
+
+    name: str
+    build: Callable[[], Any]
+    inputs: Callable[[float], dict[str, Any]]
+    guidance: str = "none"
+
+    def run(self, module: Any, share: float) -> list[Tensor]:
+        """All tensors of one forward's output."""
+        with torch.no_grad():
+            return tensors(module(**self.inputs(share)))
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """All tensors in an output, in order: of tuples, lists, dictionaries and diffusers' output classes."""
+    if isinstance(value, Tensor):
+        return [value.clone()]
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [tensor for item in value for tensor in tensors(item)]
+    return []
