@@ -1,0 +1,57 @@
+"""JoyImage Edit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import JoyImageEditPlusTransformer3DModel, JoyImageEditTransformer3DModel
+
+from zoo.kinds import Model, noise, seeded
+
+
+def joyimage_transformer(model: type = JoyImageEditTransformer3DModel) -> Any:
+    def build() -> Any:
+        made = model(
+            patch_size=[1, 2, 2],
+            in_channels=4,
+            hidden_size=24,
+            num_attention_heads=2,
+            text_dim=16,
+            num_layers=3,
+            rope_dim_list=[4, 4, 4],
+        )
+        for name, parameter in made.named_parameters():
+            if "modulate_table" in name:
+                parameter.data.normal_(std=0.2)
+        return made
+
+    return seeded(build)
+
+
+MODELS = (
+    # (batch, images, channels, frames, height, width): the given image, then the one being made
+    Model(
+        "JoyImageEditTransformer3DModel",
+        joyimage_transformer,
+        lambda share: {
+            "hidden_states": noise(1, 2, 4, 1, 4, 4),
+            "timestep": torch.tensor([1000 * (1 - share)]),
+            "encoder_hidden_states": noise(1, 6, 16, seed=1),
+        },
+        guidance="separate",
+    ),
+    # patches of images of different sizes in one row, with padding behind
+    Model(
+        "JoyImageEditPlusTransformer3DModel",
+        lambda: joyimage_transformer(JoyImageEditPlusTransformer3DModel),
+        lambda share: {
+            "hidden_states": noise(2, 12, 4, 1, 2, 2),
+            "timestep": torch.full((2,), 1000 * (1 - share)),
+            "encoder_hidden_states": noise(2, 6, 16, seed=1),
+            "encoder_hidden_states_mask": torch.ones(2, 6),
+            "shape_list": [[(1, 2, 2), (1, 2, 4)], [(1, 2, 2), (1, 2, 2)]],
+        },
+        guidance="batched",
+    ),
+)

@@ -1,0 +1,48 @@
+"""Latte."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import LatteTransformer3DModel
+
+from zoo.kinds import Model, noise, seeded
+
+
+def latte_transformer() -> Any:
+    return seeded(
+        lambda: LatteTransformer3DModel(
+            sample_size=8,
+            num_layers=3,
+            patch_size=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            caption_channels=16,
+            in_channels=4,
+            cross_attention_dim=16,
+            out_channels=8,
+            attention_bias=True,
+            activation_fn="gelu-approximate",
+            num_embeds_ada_norm=1000,
+            norm_type="ada_norm_single",
+            norm_elementwise_affine=False,
+            norm_eps=1e-6,
+            video_length=2,
+        )
+    )
+
+
+MODELS = (
+    Model(
+        "LatteTransformer3DModel",
+        latte_transformer,
+        lambda share: {
+            "hidden_states": noise(2, 4, 2, 8, 8),
+            "timestep": torch.full((2,), round(1000 * (1 - share)) - 1),
+            "encoder_hidden_states": noise(2, 6, 16, seed=1),
+            "enable_temporal_attentions": True,
+        },
+        guidance="batched",
+    ),
+)

@@ -1,0 +1,141 @@
+"""LTX-Video and LTX-2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import LTX2VideoTransformer3DModel
+from tiny import ltx
+from torch import Tensor
+
+from zoo.kinds import Model, noise, seeded
+
+
+def _ltx_inputs(timestep: Tensor, batch: int = 2) -> dict[str, Any]:
+    return {
+        "hidden_states": noise(1, 8, 8).repeat(batch, 1, 1),
+        "encoder_hidden_states": noise(batch, 6, 32, seed=1),
+        "timestep": timestep,
+        "encoder_attention_mask": torch.ones(batch, 6, dtype=torch.long),
+        "num_frames": 2,
+        "height": 2,
+        "width": 2,
+        "rope_interpolation_scale": (0.5, 32, 32),
+    }
+
+
+def _first_frame(frames: int, tokens: int) -> Tensor:
+    """The conditioning mask of an image-to-video run, [1, frames * tokens]: the first frame is given."""
+    mask = torch.zeros(1, frames, tokens)
+    mask[:, 0] = 1.0
+    return mask.flatten(1)
+
+
+def _time(share: float, batch: int) -> Tensor:
+    return torch.full((batch,), 1000 * (1 - share))
+
+
+def ltx2_transformer(**changes: Any) -> Any:
+    config = {
+        "in_channels": 4,
+        "out_channels": 4,
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "cross_attention_dim": 16,
+        "audio_in_channels": 4,
+        "audio_out_channels": 4,
+        "audio_num_attention_heads": 2,
+        "audio_attention_head_dim": 4,
+        "audio_cross_attention_dim": 8,
+        "num_layers": 3,
+        "caption_channels": 16,
+        "rope_double_precision": False,
+    }
+    return seeded(lambda: LTX2VideoTransformer3DModel(**{**config, **changes}))
+
+
+def _ltx2_inputs(share: float, batch: int = 2) -> dict[str, Any]:
+    time = _time(share, batch)
+    return {
+        "hidden_states": noise(batch, 8, 4),
+        "audio_hidden_states": noise(batch, 5, 4, seed=1),
+        "encoder_hidden_states": noise(batch, 6, 16, seed=2),
+        "audio_encoder_hidden_states": noise(batch, 6, 16, seed=3),
+        "timestep": time,
+        "sigma": time,
+        "encoder_attention_mask": torch.ones(batch, 6),
+        "audio_encoder_attention_mask": torch.ones(batch, 6),
+        "num_frames": 2,
+        "height": 2,
+        "width": 2,
+        "fps": 24.0,
+        "audio_num_frames": 5,
+    }
+
+
+MODELS = (
+    Model(
+        "LTXVideoTransformer3DModel",
+        lambda: ltx().transformer,
+        lambda share: _ltx_inputs(_time(share, 2)),
+        guidance="batched",
+    ),
+    Model(
+        "LTXVideoTransformer3DModel I2V",
+        lambda: ltx().transformer,
+        lambda share: _ltx_inputs(_time(share, 2)[:, None] * (1 - _first_frame(2, 4))),
+        guidance="batched",
+    ),
+    # here the pipeline brings the positions along, and a given frame may keep some noise
+    Model(
+        "LTXVideoTransformer3DModel condition",
+        lambda: ltx().transformer,
+        lambda share: {
+            **_ltx_inputs(torch.minimum(_time(share, 2)[:, None], (1 - 0.9 * _first_frame(2, 4)) * 1000)),
+            "num_frames": None,
+            "height": None,
+            "width": None,
+            "rope_interpolation_scale": None,
+            "video_coords": 10 * noise(2, 3, 8, seed=4).abs(),
+        },
+        guidance="batched",
+    ),
+    Model("LTX2VideoTransformer3DModel", ltx2_transformer, _ltx2_inputs, guidance="batched"),
+    Model(
+        "LTX2VideoTransformer3DModel I2V",
+        ltx2_transformer,
+        lambda share: {
+            **_ltx2_inputs(share),
+            "timestep": _time(share, 2)[:, None] * (1 - _first_frame(2, 4)),
+            "audio_timestep": _time(share, 2),
+        },
+        guidance="batched",
+    ),
+    # the third forward of its pipelines: self-attention of some blocks is perturbed
+    Model(
+        "LTX2VideoTransformer3DModel 2.3 perturbed",
+        lambda: ltx2_transformer(
+            gated_attn=True,
+            cross_attn_mod=True,
+            audio_gated_attn=True,
+            audio_cross_attn_mod=True,
+            use_prompt_embeddings=False,
+            perturbed_attn=True,
+        ),
+        lambda share: {
+            **_ltx2_inputs(share, 1),
+            "audio_encoder_hidden_states": noise(1, 6, 8, seed=3),
+            "spatio_temporal_guidance_blocks": [1],
+            "use_cross_timestep": True,
+        },
+        guidance="batched",
+    ),
+    # the fourth: video and audio do not see each other
+    Model(
+        "LTX2VideoTransformer3DModel isolated",
+        ltx2_transformer,
+        lambda share: {**_ltx2_inputs(share, 1), "isolate_modalities": True},
+        guidance="batched",
+    ),
+)

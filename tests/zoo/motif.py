@@ -1,0 +1,54 @@
+"""Motif-Video."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import MotifVideoTransformer3DModel
+
+from zoo.kinds import Model, noise, seeded
+
+
+def motif_transformer(**changes: Any) -> Any:
+    config = {
+        "in_channels": 9,
+        "out_channels": 4,
+        "num_attention_heads": 2,
+        "attention_head_dim": 16,
+        "num_layers": 3,
+        "num_single_layers": 5,
+        "num_decoder_layers": 2,
+        "mlp_ratio": 2.0,
+        "text_embed_dim": 16,
+        "rope_axes_dim": (4, 6, 6),
+    }
+    return seeded(lambda: MotifVideoTransformer3DModel(**{**config, **changes}))
+
+
+def _inputs(share: float) -> dict[str, Any]:
+    return {
+        "hidden_states": noise(1, 9, 2, 4, 4),
+        "timestep": torch.tensor([1000 * (1 - share)]),
+        "encoder_hidden_states": noise(1, 6, 16, seed=1),
+        "encoder_attention_mask": torch.ones(1, 6),
+    }
+
+
+MODELS = (
+    Model("MotifVideoTransformer3DModel", motif_transformer, _inputs, guidance="separate"),
+    Model(
+        "MotifVideoTransformer3DModel without decoder",
+        lambda: motif_transformer(num_decoder_layers=0),
+        _inputs,
+        guidance="separate",
+    ),
+    Model(
+        "MotifVideoTransformer3DModel I2V",
+        lambda: motif_transformer(
+            image_embed_dim=8, enable_text_cross_attention_dual=True, enable_text_cross_attention_single=True
+        ),
+        lambda share: {**_inputs(share), "image_embeds": noise(1, 3, 8, seed=2)},
+        guidance="separate",
+    ),
+)

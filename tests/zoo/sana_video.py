@@ -1,0 +1,94 @@
+"""SANA-Video and SANA-WM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import SanaVideoTransformer3DModel, SanaWMTransformer3DModel
+
+from zoo.kinds import Model, noise, seeded
+
+
+def sana_video_transformer() -> Any:
+    return seeded(
+        lambda: SanaVideoTransformer3DModel(
+            in_channels=4,
+            out_channels=4,
+            num_attention_heads=2,
+            attention_head_dim=12,
+            num_layers=3,
+            num_cross_attention_heads=2,
+            cross_attention_head_dim=12,
+            cross_attention_dim=24,
+            caption_channels=16,
+            sample_size=8,
+            rope_max_seq_len=32,
+        )
+    )
+
+
+def _inputs(share: float) -> dict[str, Any]:
+    return {
+        "hidden_states": noise(2, 4, 2, 4, 4),
+        "encoder_hidden_states": noise(2, 6, 16, seed=1),
+        "encoder_attention_mask": torch.ones(2, 6),
+        "timestep": torch.full((2,), 1000 * (1 - share)),
+    }
+
+
+def sana_wm_transformer() -> Any:
+    def build() -> Any:
+        made = SanaWMTransformer3DModel(
+            in_channels=4,
+            num_layers=4,
+            hidden_size=24,
+            num_attention_heads=2,
+            softmax_every_n=2,
+            linear_head_dim=12,
+            chunk_plucker_channels=6,
+            caption_channels=16,
+            mlp_ratio=2.0,
+        )
+        for parameter in made.parameters():
+            if parameter.abs().max() == 0:
+                parameter.data.normal_(std=0.1)
+        return made
+
+    return seeded(build)
+
+
+MODELS = (
+    Model("SanaVideoTransformer3DModel", sana_video_transformer, _inputs, guidance="batched"),
+    # one time per token, the first frame is given
+    Model(
+        "SanaVideoTransformer3DModel I2V",
+        sana_video_transformer,
+        lambda share: {
+            **_inputs(share),
+            "timestep": torch.tensor([0.0, 1000 * (1 - share)]).view(1, 1, 2, 1, 1).expand(2, 1, 2, 2, 2),
+        },
+        guidance="batched",
+    ),
+    Model(
+        "SanaVideoTransformer3DModel ControlNet",
+        sana_video_transformer,
+        lambda share: {
+            **_inputs(share),
+            "controlnet_block_samples": (noise(2, 8, 24, seed=2), noise(2, 8, 24, seed=3)),
+        },
+        guidance="batched",
+    ),
+    Model(
+        "SanaWMTransformer3DModel",
+        sana_wm_transformer,
+        lambda share: {
+            "hidden_states": noise(2, 4, 3, 2, 2),
+            "timestep": torch.tensor([0.0, 1000 * (1 - share), 1000 * (1 - share)]).expand(2, 1, 3),
+            "encoder_hidden_states": noise(2, 1, 6, 16, seed=1),
+            "mask": torch.ones(2, 6, dtype=torch.long),
+            "chunk_plucker": noise(2, 6, 3, 2, 2, seed=2),
+        },
+        guidance="batched",
+    ),
+)
