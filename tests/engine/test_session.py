@@ -357,10 +357,9 @@ def test_an_entry_outside_the_sample_that_is_not_finite_means_compute(value: flo
     from bwcache.features import sampling
 
     module = wan_transformer()
-    entries = 8 * 4 * 24  # tokens of an 8 x 8 latent in 2 frames, times the width
-    count = sampling.entries_to_keep(entries, 4, None)
-    kept = sampling.places(entries, count, torch.device("cpu")) + sampling.offset(3, entries, count)
-    outside = min(set(range(entries)) - set(kept.tolist()))
+    feature = torch.arange(32 * 24).reshape(1, 32, 24)  # tokens of an 8 x 8 latent in 2 frames, and the width
+    kept = sampling.sample(feature, sampling.stride(feature, 4, None), first=3, dtype=torch.int64)
+    outside = min(set(range(feature.numel())) - set(kept.tolist()))
     policy = BWCache(threshold=1e6, reuse_interval=1, tail_guard=0)
     spoiling(module, 3, at_call=1, entry=outside, value=value)
     with bwcache.attach(module, policy, steps=10) as session:

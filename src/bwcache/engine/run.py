@@ -63,7 +63,7 @@ class RunState:
     def taps(self, key: Key, count: int) -> SampledTaps | ExactTaps:
         """The taps of a denoiser in a branch."""
         if key not in self._taps:
-            self._taps[key] = taps(count, self.policy.tap_share)
+            self._taps[key] = taps(count, self.policy.tap_share, first=len(self._taps) * count)
         return self._taps[key]
 
     def note(self, event: Event) -> int:

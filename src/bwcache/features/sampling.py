@@ -1,51 +1,52 @@
-"""Which entries of a block's output a tap keeps."""
+"""Which entries of a block's output a tap keeps: every n-th, each tap beginning at a place of its own.
+
+n shares no factor with the feature's sizes, so a walk in steps of n comes through all channels and all tokens alike.
+Taps that begin at different places look at different entries, and their errors cancel in the mean.
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
-DEFAULT_BUDGET = 0.2
+DEFAULT_BUDGET = 0.24
 """Where no share is asked for: the samples of all taps together may weigh this many hidden states."""
 
 FEWEST_ENTRIES = 128
-"""Below this many entries per sample and tap a mean of absolute values is too noisy to decide by."""
-
-GOLDEN, STAGGER = (5**0.5 - 1) / 2, 2**0.5
+"""Below this many entries per tap a mean of absolute values is too noisy to decide by."""
 
 
-def entries_to_keep(entries: int, taps: int, share: float | None) -> int:
-    """How many of a feature's entries each tap keeps.
+def precision(feature: Tensor, share: float | None) -> torch.dtype:
+    """The dtype of samples. Within the budget, half of a float32 buys twice the entries and rounds far below a change."""
+    halved = share is None and feature.dtype in (torch.float32, torch.float64)
+    return torch.bfloat16 if halved else feature.dtype
+
+
+def stride(feature: Tensor, taps: int, share: float | None) -> int:
+    """n: of a feature `[B, …, C]`, every n-th entry is kept.
 
     Args:
-        entries: N * C, the size of one sample's feature.
+        feature: a tapped block's output.
         taps: number of tapped blocks, among which `DEFAULT_BUDGET` is divided where no share is given.
         share: 0..1, the share of entries to keep, or None for the budget.
     """
     if share is None:
-        share = DEFAULT_BUDGET / max(taps, 1)
-    return min(entries, max(round(entries * share), FEWEST_ENTRIES))
+        share = DEFAULT_BUDGET / max(taps, 1) * feature.element_size() / precision(feature, share).itemsize
+    longest = max(feature.numel() // FEWEST_ENTRIES, 1)
+    wanted = min(max(math.ceil(1 / share - 1e-9), 1), longest)
+    upwards = next(n for n in range(wanted, 2 * wanted + 99) if _walks_through(feature, n))
+    return upwards if upwards <= longest else next(n for n in range(wanted, 0, -1) if _walks_through(feature, n))
 
 
-def places(entries: int, count: int, device: torch.device) -> Tensor:
-    """Which of a flattened feature's entries are kept, `[count]`: one in each of `count` equal parts.
-
-    They reach from the first token to the last, and leave room at the end for `offset`. The golden ratio shifts them
-    within their parts, so that all channels are visited.
-    """
-    room = entries - entries // count + 1
-    part = torch.arange(count, device=device)
-    return part * room // count + (part.float() * GOLDEN % 1 * (room // count)).long()
+def _walks_through(feature: Tensor, n: int) -> bool:
+    return all(math.gcd(n, size) == 1 for size in feature.shape[1:])
 
 
-def offset(tap: int, entries: int, count: int) -> int:
-    """By how much a tap's places are moved, less than one part.
-
-    A few channels are far larger than the others; taps that all looked at the same ones would all err alike.
-    """
-    return int(tap * STAGGER % 1 * (entries // count))
-
-
-def sample(feature: Tensor, where: Tensor, moved: int = 0) -> Tensor:
-    """The entries of each sample at these places, `[B, …, C]` -> `[B, count]`."""
-    return feature.detach().flatten(1)[:, moved:].index_select(1, where)
+def sample(feature: Tensor, n: int, first: int, dtype: torch.dtype) -> Tensor:
+    """Every n-th entry from the `first` modulo n, `[B, …, C]` -> `[S]` with S = entries // n; a copy."""
+    entries = feature.detach().flatten()
+    count = len(entries) // n
+    kept = entries[first % n :][: count * n : n]
+    return kept.to(dtype, copy=True, memory_format=torch.contiguous_format)

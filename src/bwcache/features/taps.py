@@ -13,48 +13,52 @@ from torch import Tensor
 from bwcache.features import indicators, sampling
 
 
-def taps(count: int, share: float | None) -> SampledTaps | ExactTaps:
-    """The taps of one branch: `count` blocks, a share of their entries (None: the default budget; 1: all)."""
-    return ExactTaps(count) if share == 1 else SampledTaps(count, share)
+def taps(count: int, share: float | None, first: int = 0) -> SampledTaps | ExactTaps:
+    """The taps of one branch: `count` blocks, a share of their entries (None: the default budget; 1: all).
+
+    Args:
+        first: how many taps other branches have, so that these look elsewhere.
+    """
+    return ExactTaps(count) if share == 1 else SampledTaps(count, share, first)
 
 
 class SampledTaps:
-    """A share of the entries of T blocks: one tensor `[T, B, S]` between steps, the samples of one more during one."""
+    """A share of the entries of T blocks: T samples between steps, those of one step more during one."""
 
-    def __init__(self, count: int, share: float | None) -> None:
-        self._count, self._share = count, share
-        self._old: Tensor | None = None
-        self._samples: list[Tensor] = []
-        self._kept = 0
-        self._places: tuple[int, Tensor] | None = None
+    def __init__(self, count: int, share: float | None, first: int = 0) -> None:
+        self._count, self._share, self._first = count, share, first
+        self._old: list[Tensor] = []
+        self._new: list[Tensor] = []
+        self._ways: dict[tuple[object, ...], tuple[int, torch.dtype]] = {}
 
     def record(self, tap: int, feature: Tensor) -> None:
         """Takes the output `[B, …, C]` of the `tap`-th tapped block, in the order of the forward."""
-        entries = feature.numel() // len(feature)
         if tap == 0:
-            self._samples = []
-            self._kept = sampling.entries_to_keep(entries, self._count, self._share)
-        if tap != len(self._samples) or entries < self._kept:
+            self._new = []
+        if tap != len(self._new):
             return
-        if self._places is None or self._places[0] != entries:
-            self._places = entries, sampling.places(entries, self._kept, feature.device)
-        moved = sampling.offset(tap, entries, self._kept)
-        self._samples.append(sampling.sample(feature, self._places[1], moved))
+        kind = (feature.shape, feature.dtype)
+        if kind not in self._ways:
+            n = sampling.stride(feature, self._count, self._share)
+            self._ways[kind] = n, sampling.precision(feature, self._share)
+        n, dtype = self._ways[kind]
+        self._new.append(sampling.sample(feature, n, self._first + tap, dtype))
 
     def measure(self) -> Tensor | None:
         """`[2, T]` numerators and denominators against the last computed step, or None where there is none yet."""
-        old, samples = self._old, self._samples
-        complete = len(samples) == self._count and all(comparable(samples[0], sample) for sample in samples)
-        self._old = new = torch.stack(samples) if complete else None
-        self._samples, self._places = [], None
-        if old is None or new is None or not comparable(old, new):
+        old, new = self._old, self._new
+        self._old, self._new = new if len(new) == self._count else [], []
+        if not new or len(old) != len(new) or not all(map(comparable, old, new)):
             return None
-        return indicators.relative_l1(new, old)
+        if all(comparable(new[0], sample) for sample in new):
+            return indicators.relative_l1(torch.stack(new), torch.stack(old))
+        each = [indicators.relative_l1(b[None], a[None]) for a, b in zip(old, new, strict=True)]
+        return torch.cat([measured.to(each[0].device) for measured in each], dim=1)
 
     @property
     def nbytes(self) -> int:
         """Bytes held between steps."""
-        return 0 if self._old is None else self._old.nbytes
+        return sum(sample.nbytes for sample in self._old)
 
 
 class ExactTaps:
