@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from diffusers import Cosmos3OmniTransformer, CosmosTransformer3DModel
-from torch import Tensor
+from diffusers import (
+    AutoencoderKLCosmos,
+    Cosmos2_5_PredictBasePipeline,
+    Cosmos2TextToImagePipeline,
+    Cosmos2VideoToWorldPipeline,
+    Cosmos3OmniPipeline,
+    Cosmos3OmniTransformer,
+    CosmosTextToWorldPipeline,
+    CosmosTransformer3DModel,
+    CosmosVideoToWorldPipeline,
+    EDMEulerScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+from tiny import wan_vae
+from torch import Tensor, nn
 
-from zoo.kinds import Model, noise, seeded
+from zoo.kinds import Model, Pipeline, noise, seeded
 
 
 def cosmos_transformer(channels: int = 4, **changes: Any) -> Any:
@@ -163,5 +178,142 @@ MODELS = (
         lambda: cosmos3_transformer(sound_gen=True, sound_dim=6),
         _packed_with_sound,
         guidance="separate",
+    ),
+)
+
+
+class Harmless(nn.Module):
+    """In the place of Cosmos' guardrail, which is large: finds nothing wrong."""
+
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def check_text_safety(self, text: str) -> bool:
+        return True
+
+    def check_video_safety(self, frames: Any) -> Any:
+        return frames
+
+
+def cosmos1(pipeline: type, channels: int) -> Any:
+    """Cosmos 1: an EDM scheduler, whose `step` the pipeline calls twice per step."""
+    vae = seeded(
+        lambda: AutoencoderKLCosmos(
+            latent_channels=4,
+            encoder_block_out_channels=(8, 8, 8, 8),
+            decode_block_out_channels=(8, 8, 8, 8),
+            attention_resolutions=(8,),
+            resolution=64,
+            num_layers=1,
+            patch_size=4,
+            spatial_compression_ratio=4,
+            temporal_compression_ratio=4,
+            latents_mean=None,
+            latents_std=None,
+        )
+    )
+    scheduler = EDMEulerScheduler(
+        sigma_min=0.002,
+        sigma_max=80,
+        sigma_data=0.5,
+        sigma_schedule="karras",
+        prediction_type="epsilon",
+        final_sigmas_type="sigma_min",
+    )
+    return pipeline(
+        text_encoder=None,
+        tokenizer=None,
+        transformer=cosmos_transformer(channels),
+        vae=vae,
+        scheduler=scheduler,
+        safety_checker=Harmless(),
+    )
+
+
+def cosmos2(pipeline: type, channels: int, scheduler: Any = None) -> Any:
+    return pipeline(
+        text_encoder=None,
+        tokenizer=None,
+        transformer=cosmos_transformer(channels, extra_pos_embed_type=None),
+        vae=wan_vae(),
+        scheduler=scheduler or FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True),
+        safety_checker=Harmless(),
+    )
+
+
+class Letters:
+    """In the place of a tokenizer: a token for each letter."""
+
+    eos_token_id = 30
+
+    def convert_tokens_to_ids(self, token: str) -> int:
+        return 31
+
+    def apply_chat_template(self, conversations: list[dict[str, str]], **how: Any) -> Any:
+        return SimpleNamespace(input_ids=[ord(letter) % 30 for letter in conversations[-1]["content"]])
+
+
+def cosmos3() -> Cosmos3OmniPipeline:
+    return Cosmos3OmniPipeline(
+        transformer=cosmos3_transformer(),
+        text_tokenizer=Letters(),
+        vae=wan_vae(),
+        scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
+        enable_safety_checker=False,
+    )
+
+
+_CALL = {
+    "height": 32,
+    "width": 32,
+    "guidance_scale": 7.0,
+    "prompt_embeds": noise(1, 6, 16, seed=1),
+    "negative_prompt_embeds": noise(1, 6, 16, seed=2),
+}
+_FILM = {**_CALL, "num_frames": 9}
+_PICTURE = noise(1, 3, 32, 32, seed=5).clamp(-1, 1)
+_TWICE = ("call0", "call1")
+
+PIPELINES = (
+    Pipeline("CosmosTextToWorldPipeline", lambda: cosmos1(CosmosTextToWorldPipeline, 4), _FILM, _TWICE),
+    Pipeline(
+        "CosmosVideoToWorldPipeline",
+        lambda: cosmos1(CosmosVideoToWorldPipeline, 5),
+        {**_FILM, "image": _PICTURE},
+        _TWICE,
+    ),
+    Pipeline("Cosmos2TextToImagePipeline", lambda: cosmos2(Cosmos2TextToImagePipeline, 4), _CALL, _TWICE),
+    Pipeline(
+        "Cosmos2VideoToWorldPipeline",
+        lambda: cosmos2(Cosmos2VideoToWorldPipeline, 5),
+        {**_FILM, "image": _PICTURE},
+        _TWICE,
+    ),
+    Pipeline(
+        "Cosmos2_5_PredictBasePipeline",
+        lambda: cosmos2(
+            Cosmos2_5_PredictBasePipeline,
+            5,
+            UniPCMultistepScheduler(
+                prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0, use_karras_sigmas=False
+            ),
+        ),
+        _FILM,
+        _TWICE,
+    ),
+    # the prompts differ in length, so both branches are packed to other shapes
+    Pipeline(
+        "Cosmos3OmniPipeline",
+        cosmos3,
+        {
+            "height": 32,
+            "width": 32,
+            "num_frames": 5,
+            "guidance_scale": 6.0,
+            "prompt": "red",
+            "negative_prompt": "green",
+            "use_system_prompt": False,
+            "add_resolution_template": False,
+            "add_duration_template": False,
+        },
     ),
 )

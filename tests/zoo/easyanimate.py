@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import EasyAnimateTransformer3DModel
+from diffusers import (
+    AutoencoderKLMagvit,
+    EasyAnimatePipeline,
+    EasyAnimateTransformer3DModel,
+    FlowMatchEulerDiscreteScheduler,
+)
 
-from zoo.kinds import Model, noise, seeded
+from zoo.kinds import Model, Pipeline, noise, seeded
 
 
 def easyanimate_transformer(channels: int = 4) -> Any:
@@ -49,3 +54,36 @@ MODELS = (
         guidance="batched",
     ),
 )
+
+
+def easyanimate(pipeline: type = EasyAnimatePipeline, channels: int = 4) -> Any:
+    vae = seeded(
+        lambda: AutoencoderKLMagvit(
+            latent_channels=4,
+            block_out_channels=[8, 8, 8, 8],
+            layers_per_block=1,
+            norm_num_groups=2,
+            spatial_group_norm=False,
+        )
+    )
+    return pipeline(
+        vae=vae,
+        text_encoder=None,
+        tokenizer=None,
+        transformer=easyanimate_transformer(channels),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+    )
+
+
+_CALL = {
+    "height": 32,
+    "width": 32,
+    "num_frames": 5,
+    "guidance_scale": 5.0,
+    "prompt_embeds": noise(1, 6, 16, seed=1),
+    "negative_prompt_embeds": noise(1, 6, 16, seed=2),
+    "prompt_attention_mask": torch.ones(1, 6, dtype=torch.bool),
+    "negative_prompt_attention_mask": torch.ones(1, 6, dtype=torch.bool),
+}
+
+PIPELINES = (Pipeline("EasyAnimatePipeline", easyanimate, _CALL, ("call0",)),)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import LatteTransformer3DModel
+from diffusers import AutoencoderKL, DDIMScheduler, LattePipeline, LatteTransformer3DModel
 
-from zoo.kinds import Model, noise, seeded
+from zoo.kinds import Model, Pipeline, noise, seeded
 
 
 def latte_transformer() -> Any:
@@ -44,5 +44,40 @@ MODELS = (
             "enable_temporal_attentions": True,
         },
         guidance="batched",
+    ),
+)
+
+
+def latte() -> LattePipeline:
+    vae = seeded(
+        lambda: AutoencoderKL(
+            block_out_channels=(8,),
+            down_block_types=("DownEncoderBlock2D",),
+            up_block_types=("UpDecoderBlock2D",),
+            norm_num_groups=4,
+            latent_channels=4,
+        )
+    )
+    return LattePipeline(
+        tokenizer=None, text_encoder=None, vae=vae, transformer=latte_transformer(), scheduler=DDIMScheduler()
+    )
+
+
+PIPELINES = (
+    Pipeline(
+        "LattePipeline",
+        latte,
+        {
+            "height": 8,
+            "width": 8,
+            "video_length": 2,
+            "guidance_scale": 7.5,
+            "negative_prompt": None,
+            "clean_caption": False,
+            "mask_feature": False,
+            "prompt_embeds": noise(1, 6, 16, seed=1),
+            "negative_prompt_embeds": noise(1, 6, 16, seed=2),
+        },
+        ("call0",),
     ),
 )

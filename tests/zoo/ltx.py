@@ -5,11 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import LTX2VideoTransformer3DModel
+from diffusers import (
+    AutoencoderKLLTX2Audio,
+    AutoencoderKLLTX2Video,
+    FlowMatchEulerDiscreteScheduler,
+    LTX2ImageToVideoPipeline,
+    LTX2Pipeline,
+    LTX2VideoTransformer3DModel,
+    LTXConditionPipeline,
+    LTXImageToVideoPipeline,
+)
+from diffusers.pipelines.ltx2 import LTX2TextConnectors
 from tiny import ltx
 from torch import Tensor
 
-from zoo.kinds import Model, noise, seeded
+from zoo.kinds import Model, Pipeline, noise, seeded
 
 
 def _ltx_inputs(timestep: Tensor, batch: int = 2) -> dict[str, Any]:
@@ -137,5 +147,109 @@ MODELS = (
         ltx2_transformer,
         lambda share: {**_ltx2_inputs(share, 1), "isolate_modalities": True},
         guidance="batched",
+    ),
+)
+
+
+def _pictures(height: int, width: int) -> Tensor:
+    """An image to start from, as the pipelines take tensors: [1, 3, height, width] in -1..1."""
+    return noise(1, 3, height, width, seed=5).clamp(-1, 1)
+
+
+def _ltx_pipeline(pipeline: type) -> Any:
+    return pipeline(**ltx().components)
+
+
+def ltx2(pipeline: type = LTX2Pipeline) -> Any:
+    vae = seeded(
+        lambda: AutoencoderKLLTX2Video(
+            latent_channels=4,
+            block_out_channels=(8,),
+            decoder_block_out_channels=(8,),
+            layers_per_block=(1, 1),
+            decoder_layers_per_block=(1, 1),
+            down_block_types=("LTX2VideoDownBlock3D",),
+            spatio_temporal_scaling=(True,),
+            decoder_spatio_temporal_scaling=(True,),
+            decoder_inject_noise=(False, False),
+            downsample_type=("spatial",),
+            upsample_type=("spatial",),
+            upsample_residual=(False,),
+            upsample_factor=(1,),
+            patch_size=1,
+        )
+    )
+    audio_vae = seeded(
+        lambda: AutoencoderKLLTX2Audio(
+            base_channels=4, ch_mult=(1,), num_res_blocks=1, resolution=32, latent_channels=2, mel_bins=8
+        )
+    )
+    connectors = seeded(
+        lambda: LTX2TextConnectors(
+            caption_channels=16,
+            text_proj_in_factor=2,
+            video_connector_num_attention_heads=2,
+            video_connector_attention_head_dim=8,
+            video_connector_num_layers=1,
+            video_connector_num_learnable_registers=None,
+            audio_connector_num_attention_heads=2,
+            audio_connector_attention_head_dim=8,
+            audio_connector_num_layers=1,
+            audio_connector_num_learnable_registers=None,
+            rope_double_precision=False,
+        )
+    )
+    return pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=vae,
+        audio_vae=audio_vae,
+        text_encoder=None,
+        tokenizer=None,
+        connectors=connectors,
+        transformer=ltx2_transformer(perturbed_attn=True, audio_in_channels=4, audio_out_channels=4),
+        vocoder=None,
+    )
+
+
+def _text(width: int) -> dict[str, Tensor]:
+    ones = torch.ones(1, 8, dtype=torch.long)
+    return {
+        "prompt_embeds": noise(1, 8, width, seed=1),
+        "negative_prompt_embeds": noise(1, 8, width, seed=2),
+        "prompt_attention_mask": ones,
+        "negative_prompt_attention_mask": ones,
+    }
+
+
+_LTX = {"height": 32, "width": 32, "num_frames": 9, "guidance_scale": 3.0, **_text(32)}
+_LTX2 = {"height": 32, "width": 32, "num_frames": 5, "spatio_temporal_guidance_blocks": [1], **_text(32)}
+_CALM = {
+    "stg_scale": 0.0,
+    "audio_stg_scale": 0.0,
+    "modality_scale": 1.0,
+    "audio_modality_scale": 1.0,
+}
+
+PIPELINES = (
+    Pipeline(
+        "LTXImageToVideoPipeline",
+        lambda: _ltx_pipeline(LTXImageToVideoPipeline),
+        {**_LTX, "image": _pictures(32, 32)},
+        ("cond_uncond",),
+    ),
+    Pipeline(
+        "LTXConditionPipeline",
+        lambda: _ltx_pipeline(LTXConditionPipeline),
+        {**_LTX, "image": _pictures(32, 32), "strength": 0.9},
+        ("cond_uncond",),
+    ),
+    Pipeline("LTX2Pipeline", ltx2, {**_LTX2, **_CALM}, ("cond_uncond",)),
+    # as it comes: two forwards more in each step, of half the batch
+    Pipeline("LTX2Pipeline guided", ltx2, _LTX2, ("cond_uncond", "uncond_stg", "uncond_modality")),
+    Pipeline(
+        "LTX2ImageToVideoPipeline",
+        lambda: ltx2(LTX2ImageToVideoPipeline),
+        {**_LTX2, "image": _pictures(32, 32), "image_crf": 0},
+        ("cond_uncond", "uncond_stg", "uncond_modality"),
     ),
 )
