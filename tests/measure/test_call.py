@@ -88,6 +88,8 @@ def test_a_call_gives_frames_times_and_the_same_noise(pipe):
 class WanTransformer3DModel(nn.Module):
     """A denoiser by name that sleeps."""
 
+    __module__ = "diffusers.models.transformers.transformer_wan"
+
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))

@@ -1,30 +1,83 @@
 """The rows of the model table against the classes they describe, and what is made of a row."""
 
 import inspect
+from types import SimpleNamespace
 
 import diffusers
 import pytest
 import torch
 from tiny import CASES, Case, each_case, wan_transformer
+from zoo import native
 
+from bwcache.errors import NoBlocksFound
 from bwcache.models import Block, denoisers, resolve, supported
 from bwcache.models.stack import Stream
-from bwcache.models.table import ROWS, row
+from bwcache.models.table import ROWS, row, row_of
+
+NATIVE = [type(model.build()) for model in native.MODELS]
 
 
-@pytest.mark.parametrize("spec", ROWS, ids=lambda spec: spec.model)
-def test_a_row_names_a_class_of_diffusers_and_its_time(spec) -> None:  # type: ignore[no-untyped-def]
-    model = getattr(diffusers, spec.model)
-    assert spec.timestep in inspect.signature(model.forward).parameters
+@pytest.mark.parametrize("spec", ROWS, ids=lambda spec: f"{spec.home}{spec.model}")
+def test_a_row_names_a_class_and_its_time(spec) -> None:  # type: ignore[no-untyped-def]
+    if spec.home == "diffusers.":
+        model = getattr(diffusers, spec.model)
+    else:
+        model = next(kind for kind in NATIVE if row_of(kind) is spec)
+    assert spec.timestep in inspect.signature(_forward(model)).parameters
     assert set(spec.decoded) <= set(spec.lists[-1].returns)
-    assert all(spec.measured in part.returns for part in spec.lists)
+    assert all((part.measured or spec.measured) in part.returns for part in spec.lists)
     assert spec.sources
 
 
+def _forward(model: type) -> object:
+    """The forward of instances, which one class sets for itself."""
+    return getattr(model, "forward_ckpt", model.forward)  # type: ignore[attr-defined]
+
+
 def test_each_class_has_one_row() -> None:
-    assert len({spec.model for spec in ROWS}) == len(ROWS)
-    assert supported() == tuple(spec.model for spec in ROWS)
+    assert len({(spec.model, spec.home) for spec in ROWS}) == len(ROWS)
+    assert set(supported()) == {spec.model for spec in ROWS}
+    assert len(supported()) == len(set(supported()))
     assert row("SomethingElse") is None
+
+
+def test_a_row_is_found_by_name_and_by_the_module_that_defines_the_class() -> None:
+    wan, skyreels = row("WanModel", "wan.modules.model"), row("WanModel", "skyreels_v2_infer.modules.transformer")
+    assert (wan.home, skyreels.home) == ("wan.modules", "skyreels_v2_infer.modules")  # type: ignore[union-attr]
+    assert row("WanModel", "somewhere.else") is None
+    assert row("WanModel") is wan
+    assert row("WanTransformer3DModel", "diffusers.models.transformers.transformer_wan") is not None
+    assert row("WanTransformer3DModel", "diffusers_modules.local") is None
+
+
+def _derived(base: type, name: str, module: str) -> type:
+    return type(name, (base,), {"__module__": module})
+
+
+def test_a_class_of_a_known_name_from_elsewhere_is_unknown() -> None:
+    stranger = _derived(torch.nn.Module, "WanTransformer3DModel", "somewhere.else")
+    assert row_of(stranger) is None
+    with pytest.raises(NoBlocksFound, match=r"somewhere\.else"):
+        resolve("model", stranger())
+
+
+def test_a_class_that_derives_from_a_known_one_has_its_row() -> None:
+    """Users' own classes, and those that FSDP makes up."""
+    base = diffusers.WanTransformer3DModel
+    for name, module in (("Mine", "__main__"), ("FSDPWanTransformer3DModel", base.__module__)):
+        kind = _derived(base, name, module)
+        assert row_of(kind) is row_of(base)
+        assert row_of(_derived(kind, "Grandchild", "__main__")) is row_of(base)
+        module = wan_transformer(model=kind)
+        assert len(resolve("model", module).blocks) == 4
+        pipe = SimpleNamespace(components={"transformer": module, "vae": torch.nn.Linear(1, 1)})
+        assert denoisers(pipe) == {"transformer": module}
+
+
+def test_the_row_of_the_class_itself_comes_before_those_of_its_bases() -> None:
+    vace = next(kind for kind in NATIVE if kind.__name__ == "VaceWanModel")
+    assert [base.__name__ for base in vace.__mro__][1] == "WanModel"
+    assert row_of(vace).model == "VaceWanModel"  # type: ignore[union-attr]
 
 
 def test_the_classes_that_must_be_carried_are() -> None:

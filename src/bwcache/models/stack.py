@@ -56,6 +56,23 @@ class Block:
             )
         return {stream.name: value for stream, value in zip(self.streams, values, strict=True)}
 
+    def position(self, name: str) -> int:
+        """Where among the returned values a stream stands.
+
+        Raises:
+            SpecMismatch: the block returns no such stream.
+        """
+        names = [stream.name for stream in self.streams]
+        if name not in names:
+            raise SpecMismatch(complaint(f"a tap of {name!r} at {self.name}", f"one of {names}", "name one of these"))
+        return names.index(name)
+
+    def value(self, returned: Any, position: int) -> Any:
+        """One of the returned values; raises as `outputs`."""
+        if isinstance(returned, tuple) and len(returned) == len(self.streams):
+            return returned[position]
+        return returned if isinstance(returned, Tensor) and len(self.streams) == 1 else self.outputs(returned)
+
     def packed(self, streams: Mapping[str, Any]) -> Any:
         """What the block would return: a bare value for one stream, a tuple for more."""
         values = tuple(streams[stream.name] for stream in self.streams)
@@ -134,7 +151,7 @@ def denoisers(target: Any) -> dict[str, nn.Module]:
             )
         )
     modules = {name: part for name, part in components.items() if isinstance(part, nn.Module)}
-    found = {name: part for name, part in modules.items() if table.row(type(_uncompiled(part)).__name__)}
+    found = {name: part for name, part in modules.items() if table.row_of(type(_uncompiled(part)))}
     if not found:
         kinds = ", ".join(f"{name}: {type(part).__name__}" for name, part in modules.items()) or "no modules"
         raise NoBlocksFound(
@@ -151,7 +168,7 @@ def resolve(name: str, module: nn.Module, spec: BlockSpec | None = None) -> Bloc
     """The checked stack of a denoiser: its row, or the one given.
 
     Raises:
-        NoBlocksFound: no row has this class's name.
+        NoBlocksFound: no row is of this class or of one that it derives from.
         SpecMismatch: the row names a list or an argument that the module does not have.
     """
     if _uncompiled(module) is not module or module._compiled_call_impl is not None:
@@ -162,11 +179,11 @@ def resolve(name: str, module: nn.Module, spec: BlockSpec | None = None) -> Bloc
                 "use transformer.compile_repeated_blocks() and not torch.compile(transformer)",
             )
         )
-    spec = spec or table.row(type(module).__name__)
+    spec = spec or table.row_of(type(module))
     if spec is None:
         raise NoBlocksFound(
             complaint(
-                f"a {type(module).__name__}",
+                f"a {type(module).__name__} of {type(module).__module__}",
                 f"one of {', '.join(table.supported())}",
                 "add a row for it, or pass attach(…, spec=BlockSpec(…))",
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bwcache.models.spec import BlockList, BlockSpec
 
 _HIDDEN_TEXT = ("hidden_states", "encoder_hidden_states")
+_X = ("x",)
 
 ROWS: tuple[BlockSpec, ...] = (
     # Wan 2.1 and 2.2: T2V, I2V, V2V, TI2V
@@ -150,14 +151,210 @@ ROWS: tuple[BlockSpec, ...] = (
         pipelines=("JoyImageEditPlusPipeline",),
     ),
     BlockSpec("AllegroTransformer3DModel", (BlockList("transformer_blocks"),)),
+    # native code of the papers' own repositories
+    BlockSpec(
+        "STDiT",
+        (BlockList("blocks", _X),),
+        decoded=_X,
+        measured="x",
+        guidance="batched",
+        home="opensora.models.stdit",
+        sources="hpcaitech/Open-Sora v1.0.0",
+    ),
+    BlockSpec(
+        "STDiT2",
+        (BlockList("blocks", _X),),
+        decoded=_X,
+        measured="x",
+        guidance="batched",
+        home="opensora.models.stdit",
+        sources="hpcaitech/Open-Sora v1.1.0",
+    ),
+    BlockSpec(
+        "STDiT3",
+        (BlockList("spatial_blocks", _X), BlockList("temporal_blocks", _X)),
+        decoded=_X,
+        measured="x",
+        zipped=True,
+        guidance="batched",
+        home="opensora.models.stdit",
+        sources="hpcaitech/Open-Sora v1.2.0, v1.3",
+    ),
+    BlockSpec(
+        "LatteT2V",
+        (BlockList("transformer_blocks"), BlockList("temporal_transformer_blocks")),
+        zipped=True,
+        guidance="batched",
+        pipelines=("VideoGenPipeline",),
+        home="opensora.models.diffusion.latte",
+        sources="PKU-YuanGroup/Open-Sora-Plan v1.1.0",
+    ),
+    BlockSpec(
+        "OpenSoraT2V",
+        (BlockList("transformer_blocks"),),
+        guidance="batched",
+        pipelines=("OpenSoraPipeline",),
+        home="opensora.models.diffusion.opensora.",
+        sources="PKU-YuanGroup/Open-Sora-Plan v1.2.0",
+    ),
+    BlockSpec(
+        "OpenSoraT2V_v1_3",
+        (BlockList("transformer_blocks"),),
+        guidance="batched",
+        pipelines=("OpenSoraPipeline",),
+        home="opensora.models.diffusion.opensora_v1_3",
+        sources="PKU-YuanGroup/Open-Sora-Plan v1.3.0",
+    ),
+    # one list of spatial and temporal blocks in turn
+    BlockSpec(
+        "Latte",
+        (BlockList("blocks", _X),),
+        decoded=_X,
+        measured="x",
+        timestep="t",
+        guidance="batched",
+        home="models.latte",
+        sources="Vchitect/Latte b27c24a",
+    ),
+    BlockSpec(
+        "LatteT2V",
+        (BlockList("transformer_blocks"), BlockList("temporal_transformer_blocks")),
+        zipped=True,
+        guidance="batched",
+        pipelines=("LattePipeline",),
+        home="models.latte_t2v",
+        sources="Vchitect/Latte b27c24a",
+    ),
+    BlockSpec(
+        "WanModel",
+        (BlockList("blocks", _X),),
+        decoded=_X,
+        measured="x",
+        timestep="t",
+        pipelines=("WanT2V", "WanI2V", "WanFLF2V", "WanTI2V"),
+        home="wan.modules",
+        sources="Wan-Video/Wan2.1 9737cba, Wan-Video/Wan2.2 42bf4cf",
+    ),
+    # a VACE block takes the video as `x` too, and its hint has that shape; hints are added inside of `blocks`
+    BlockSpec(
+        "VaceWanModel",
+        (BlockList("vace_blocks", ("c", "x"), measured="c"), BlockList("blocks", _X)),
+        decoded=_X,
+        measured="x",
+        timestep="t",
+        pipelines=("WanVace",),
+        home="wan.modules",
+        sources="Wan-Video/Wan2.1 9737cba",
+    ),
+    BlockSpec(
+        "WanModel_S2V",
+        (BlockList("blocks", _X),),
+        decoded=_X,
+        measured="x",
+        timestep="t",
+        pipelines=("WanS2V",),
+        home="wan.modules",
+        sources="Wan-Video/Wan2.2 42bf4cf",
+    ),
+    BlockSpec(
+        "WanAnimateModel",
+        (BlockList("blocks", _X),),
+        decoded=_X,
+        measured="x",
+        timestep="t",
+        pipelines=("WanAnimate",),
+        home="wan.modules",
+        sources="Wan-Video/Wan2.2 42bf4cf",
+    ),
+    BlockSpec(
+        "WanModel",
+        (BlockList("blocks", _X),),
+        decoded=_X,
+        measured="x",
+        timestep="t",
+        pipelines=("Text2VideoPipeline", "Image2VideoPipeline", "DiffusionForcingPipeline"),
+        home="skyreels_v2_infer.modules",
+        sources="SkyworkAI/SkyReels-V2 abed76f",
+    ),
+    BlockSpec(
+        "Transformer3DModel",
+        (BlockList("transformer_blocks"),),
+        guidance="batched",
+        pipelines=("LTXVideoPipeline", "LTXMultiScalePipeline"),
+        home="ltx_video.models",
+        sources="Lightricks/LTX-Video 5260738",
+    ),
+    BlockSpec(
+        "AsymmDiTJoint",
+        (BlockList("blocks", ("x", "y")),),
+        decoded=_X,
+        measured="x",
+        timestep="sigma",
+        guidance="either",
+        pipelines=("MochiSingleGPUPipeline", "MochiMultiGPUPipeline"),
+        home="genmo.mochi_preview",
+        sources="genmoai/mochi 0c86aeb",
+    ),
+    # VideoSys: classes of its own, of the same names
+    BlockSpec(
+        "STDiT3",
+        (BlockList("spatial_blocks", _X), BlockList("temporal_blocks", _X)),
+        decoded=_X,
+        measured="x",
+        zipped=True,
+        guidance="batched",
+        pipelines=("OpenSoraPipeline",),
+        home="videosys.models",
+        sources="NUS-HPC-AI-Lab/VideoSys 4cce477",
+    ),
+    BlockSpec(
+        "LatteT2V",
+        (BlockList("transformer_blocks"), BlockList("temporal_transformer_blocks")),
+        zipped=True,
+        guidance="batched",
+        pipelines=("LattePipeline", "OpenSoraPlanPipeline"),
+        home="videosys.models",
+        sources="NUS-HPC-AI-Lab/VideoSys 4cce477",
+    ),
+    BlockSpec(
+        "OpenSoraT2V",
+        (BlockList("transformer_blocks"),),
+        guidance="batched",
+        pipelines=("OpenSoraPlanPipeline",),
+        home="videosys.models",
+        sources="NUS-HPC-AI-Lab/VideoSys 4cce477",
+    ),
+    BlockSpec(
+        "CogVideoXTransformer3DModel",
+        (BlockList("transformer_blocks", _HIDDEN_TEXT),),
+        guidance="batched",
+        pipelines=("CogVideoXPipeline",),
+        home="videosys.models",
+        sources="NUS-HPC-AI-Lab/VideoSys 4cce477",
+    ),
+    BlockSpec(
+        "VchitectXLTransformerModel",
+        (BlockList("transformer_blocks", ("encoder_hidden_states", "hidden_states")),),
+        pipelines=("VchitectXLPipeline",),
+        home="videosys.models",
+        sources="NUS-HPC-AI-Lab/VideoSys 4cce477",
+    ),
 )
 
-_BY_MODEL = {row.model: row for row in ROWS}
+_BY_MODEL: dict[str, list[BlockSpec]] = {}
+for _row in ROWS:
+    _BY_MODEL.setdefault(_row.model, []).append(_row)
 
 
-def row(model: str) -> BlockSpec | None:
-    """The row of a denoiser class, by its name."""
-    return _BY_MODEL.get(model)
+def row(model: str, home: str = "") -> BlockSpec | None:
+    """The row of a denoiser class: by its name and the module that defines it, or by its name alone."""
+    return next((row for row in _BY_MODEL.get(model, ()) if not home or home.startswith(row.home)), None)
+
+
+def row_of(kind: type) -> BlockSpec | None:
+    """The row of a class, or of the nearest of those that it derives from."""
+    rows = (row(base.__name__, base.__module__) for base in kind.__mro__)
+    return next((found for found in rows if found), None)
 
 
 def supported() -> tuple[str, ...]:
