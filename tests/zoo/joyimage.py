@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import JoyImageEditPlusTransformer3DModel, JoyImageEditTransformer3DModel
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    JoyImageEditPipeline,
+    JoyImageEditPlusTransformer3DModel,
+    JoyImageEditTransformer3DModel,
+)
+from tiny import wan_vae
 
-from zoo.kinds import Model, noise, seeded
+from zoo.kinds import Model, Pipeline, noise, seeded
 
 
 def joyimage_transformer(model: type = JoyImageEditTransformer3DModel) -> Any:
@@ -53,5 +59,37 @@ MODELS = (
             "shape_list": [[(1, 2, 2), (1, 2, 4)], [(1, 2, 2), (1, 2, 2)]],
         },
         guidance="batched",
+    ),
+)
+
+
+def joyimage() -> JoyImageEditPipeline:
+    vae = wan_vae()
+    # its pictures are never smaller than a megapixel: 16 x 16 latents of that are enough
+    vae.register_to_config(scale_factor_spatial=64)
+    return JoyImageEditPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.5),
+        vae=vae,
+        text_encoder=None,
+        tokenizer=None,
+        transformer=joyimage_transformer(),
+        processor=None,
+    )
+
+
+PIPELINES = (
+    Pipeline(
+        "JoyImageEditPipeline",
+        joyimage,
+        {
+            "height": 1024,
+            "width": 1024,
+            "guidance_scale": 4.0,
+            "prompt_embeds": noise(1, 6, 16, seed=1),
+            "prompt_embeds_mask": torch.ones(1, 6),
+            "negative_prompt_embeds": noise(1, 6, 16, seed=2),
+            "negative_prompt_embeds_mask": torch.ones(1, 6),
+        },
+        ("call0", "call1"),
     ),
 )

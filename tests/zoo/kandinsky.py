@@ -5,9 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import Kandinsky5Transformer3DModel, Kandinsky6SRTransformer3DModel, Kandinsky6Transformer3DModel
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    Kandinsky5I2VPipeline,
+    Kandinsky5T2VPipeline,
+    Kandinsky5Transformer3DModel,
+    Kandinsky6SRTransformer3DModel,
+    Kandinsky6TI2VAPipeline,
+    Kandinsky6Transformer3DModel,
+    MMAudioVAE,
+)
+from tiny import hunyuan
 
-from zoo.kinds import Model, noise, seeded
+from zoo.kinds import Model, Pipeline, noise, seeded
 
 
 def _stirred(build: Any) -> Any:
@@ -128,4 +138,81 @@ MODELS = (
         kandinsky6_sr_transformer,
         lambda share: {"hidden_states": noise(1, 2, 8, 8, 9), "timestep": torch.tensor([1000 * (1 - share)])},
     ),
+)
+
+
+def kandinsky5(pipeline: type, **changes: Any) -> Any:
+    return pipeline(
+        transformer=kandinsky5_transformer(**changes),
+        vae=hunyuan().vae,
+        text_encoder=None,
+        tokenizer=None,
+        text_encoder_2=None,
+        tokenizer_2=None,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
+    )
+
+
+def kandinsky6() -> Kandinsky6TI2VAPipeline:
+    audio_vae = seeded(
+        lambda: MMAudioVAE(
+            mel_bins=8,
+            latent_channels=6,
+            hidden_channels=16,
+            layers_per_block=1,
+            sample_rate=16,
+            n_fft=16,
+            hop_length=2,
+        )
+    )
+    return Kandinsky6TI2VAPipeline(
+        transformer=kandinsky6_transformer(),
+        vae=hunyuan().vae,
+        text_encoder=None,
+        tokenizer=None,
+        text_encoder_2=None,
+        tokenizer_2=None,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
+        audio_vae=audio_vae,
+        vocoder=audio_vae,  # must be there, and has nothing to do where the latents are asked for
+    )
+
+
+_FILM = {"height": 32, "width": 32, "num_frames": 5, "guidance_scale": 5.0}
+_PICTURE = noise(1, 3, 32, 32, seed=5).clamp(-1, 1)
+_TEXT5 = {
+    "prompt_embeds_qwen": noise(1, 6, 16, seed=1),
+    "prompt_embeds_clip": noise(1, 8, seed=2),
+    "prompt_cu_seqlens": torch.tensor([0, 6]),
+    "negative_prompt_embeds_qwen": noise(1, 5, 16, seed=3),
+    "negative_prompt_embeds_clip": noise(1, 8, seed=4),
+    "negative_prompt_cu_seqlens": torch.tensor([0, 5]),
+}
+_TEXT6 = {
+    "prompt_embeds": noise(1, 6, 16, seed=1),
+    "pooled_prompt_embeds": noise(1, 8, seed=2),
+    "negative_prompt_embeds": noise(1, 5, 16, seed=3),
+    "negative_pooled_prompt_embeds": noise(1, 8, seed=4),
+}
+
+PIPELINES = (
+    Pipeline(
+        "Kandinsky5T2VPipeline",
+        lambda: kandinsky5(Kandinsky5T2VPipeline),
+        {**_FILM, **_TEXT5},
+        ("call0", "call1"),
+    ),
+    Pipeline(
+        "Kandinsky5I2VPipeline",
+        lambda: kandinsky5(Kandinsky5I2VPipeline, visual_cond=True),
+        {**_FILM, **_TEXT5, "image": _PICTURE, "num_frames": 21},  # it norms the first 4 frames by those behind
+        ("call0", "call1"),
+    ),
+    Pipeline("Kandinsky6TI2VAPipeline", kandinsky6, {**_FILM, **_TEXT6, "frame_rate": 4.0}),
+    Pipeline("Kandinsky6TI2VAPipeline I2V", kandinsky6, {**_FILM, **_TEXT6, "frame_rate": 4.0, "image": _PICTURE}),
+)
+
+SPECIAL = (
+    # No audio: the second stream is None in every block. The engine fails as it keeps that block's output.
+    Pipeline("Kandinsky6TI2VAPipeline silent", kandinsky6, {**_FILM, **_TEXT6, "sample_audio": False}),
 )

@@ -5,9 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import MotifVideoTransformer3DModel
+from diffusers import (
+    AdaptiveProjectedGuidance,
+    ClassifierFreeGuidance,
+    FlowMatchEulerDiscreteScheduler,
+    MotifVideoPipeline,
+    MotifVideoTransformer3DModel,
+)
+from tiny import wan_vae
 
-from zoo.kinds import Model, noise, seeded
+from zoo.kinds import Model, Pipeline, noise, seeded
 
 
 def motif_transformer(**changes: Any) -> Any:
@@ -50,5 +57,42 @@ MODELS = (
         ),
         lambda share: {**_inputs(share), "image_embeds": noise(1, 3, 8, seed=2)},
         guidance="separate",
+    ),
+)
+
+
+def motif(guider: Any) -> MotifVideoPipeline:
+    return MotifVideoPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=wan_vae(),
+        text_encoder=None,
+        tokenizer=None,
+        transformer=motif_transformer(),
+        guider=guider,
+    )
+
+
+_CALL = {
+    "height": 32,
+    "width": 32,
+    "num_frames": 5,
+    "prompt_embeds": noise(1, 6, 16, seed=1),
+    "negative_prompt_embeds": noise(1, 6, 16, seed=2),
+    "prompt_attention_mask": torch.ones(1, 6),
+    "negative_prompt_attention_mask": torch.ones(1, 6),
+}
+
+PIPELINES = (
+    Pipeline(
+        "MotifVideoPipeline",
+        lambda: motif(ClassifierFreeGuidance(guidance_scale=8.0)),
+        _CALL,
+        ("pred_cond", "pred_uncond"),
+    ),
+    Pipeline(
+        "MotifVideoPipeline projected",
+        lambda: motif(AdaptiveProjectedGuidance(guidance_scale=8.0)),
+        _CALL,
+        ("pred_cond", "pred_uncond"),
     ),
 )

@@ -5,9 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import SanaVideoTransformer3DModel, SanaWMTransformer3DModel
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SanaImageToVideoPipeline,
+    SanaVideoPipeline,
+    SanaVideoTransformer3DModel,
+    SanaWMTransformer3DModel,
+)
+from tiny import wan_vae
 
-from zoo.kinds import Model, noise, seeded
+from zoo.kinds import Model, Pipeline, noise, seeded
 
 
 def sana_video_transformer() -> Any:
@@ -90,5 +98,47 @@ MODELS = (
             "chunk_plucker": noise(2, 6, 3, 2, 2, seed=2),
         },
         guidance="batched",
+    ),
+)
+
+
+def sana_video(pipeline: type, scheduler: Any) -> Any:
+    return pipeline(
+        tokenizer=None,
+        text_encoder=None,
+        vae=wan_vae(),
+        transformer=sana_video_transformer(),
+        scheduler=scheduler,
+    )
+
+
+_CALL = {
+    "height": 32,
+    "width": 32,
+    "frames": 5,
+    "guidance_scale": 6.0,
+    "negative_prompt": None,
+    "use_resolution_binning": False,
+    "prompt_embeds": noise(1, 6, 16, seed=1),
+    "negative_prompt_embeds": noise(1, 6, 16, seed=2),
+    "prompt_attention_mask": torch.ones(1, 6),
+    "negative_prompt_attention_mask": torch.ones(1, 6),
+}
+
+PIPELINES = (
+    Pipeline(
+        "SanaVideoPipeline",
+        lambda: sana_video(
+            SanaVideoPipeline,
+            DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=8.0),
+        ),
+        _CALL,
+        ("call0",),
+    ),
+    Pipeline(
+        "SanaImageToVideoPipeline",
+        lambda: sana_video(SanaImageToVideoPipeline, FlowMatchEulerDiscreteScheduler(shift=8.0)),
+        {**_CALL, "image": noise(1, 3, 32, 32, seed=5).clamp(-1, 1)},
+        ("call0",),
     ),
 )
