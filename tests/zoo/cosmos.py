@@ -300,6 +300,23 @@ PIPELINES = (
         _FILM,
         _TWICE,
     ),
+    # from a video: its frames have the time 0.1, above that of the others in the last steps
+    Pipeline(
+        "Cosmos2_5_PredictBasePipeline V2W",
+        lambda: cosmos2(
+            Cosmos2_5_PredictBasePipeline,
+            5,
+            UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0),
+        ),
+        {
+            **_FILM,
+            "video": noise(5, 3, 32, 32, seed=5).sigmoid(),
+            "num_latent_conditional_frames": 1,
+            "conditional_frame_timestep": 0.1,
+            "num_inference_steps": 30,
+        },
+        _TWICE,
+    ),
     # the prompts differ in length, so both branches are packed to other shapes
     Pipeline(
         "Cosmos3OmniPipeline",

@@ -10,12 +10,15 @@ from diffusers import (
     Kandinsky5I2VPipeline,
     Kandinsky5T2VPipeline,
     Kandinsky5Transformer3DModel,
+    Kandinsky6SRPipeline,
     Kandinsky6SRTransformer3DModel,
     Kandinsky6TI2VAPipeline,
     Kandinsky6Transformer3DModel,
     MMAudioVAE,
 )
+from diffusers.video_processor import VideoProcessor
 from tiny import hunyuan
+from torch import Tensor
 
 from zoo.kinds import Model, Pipeline, noise, seeded
 
@@ -107,6 +110,7 @@ def kandinsky6_sr_transformer() -> Any:
             num_visual_blocks=3,
             axes_dims=(4, 6, 6),
             nabla_window=(3, 3, 3),
+            tile_sizes=((16, 16),),
         )
     )
 
@@ -178,6 +182,27 @@ def kandinsky6() -> Kandinsky6TI2VAPipeline:
     )
 
 
+class Shrinking(Kandinsky6SRPipeline):
+    """With the mean over 2 x 2 pixels in the place of its autoencoder."""
+
+    def encode_video(self, video: Tensor) -> Tensor:
+        return torch.cat([video, video[:, :1]], dim=1).unfold(3, 2, 2).unfold(4, 2, 2).mean((-2, -1))
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        return latents[:, :3].repeat_interleave(2, dim=3).repeat_interleave(2, dim=4)
+
+
+def kandinsky6_sr() -> Shrinking:
+    pipe = Shrinking(
+        transformer=kandinsky6_sr_transformer(),
+        vae=None,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
+    )
+    pipe.vae_scale_factor_spatial, pipe.vae_scale_factor_temporal = 2, 1
+    pipe.video_processor = VideoProcessor(vae_scale_factor=2)
+    return pipe
+
+
 _FILM = {"height": 32, "width": 32, "num_frames": 5, "guidance_scale": 5.0}
 _PICTURE = noise(1, 3, 32, 32, seed=5).clamp(-1, 1)
 _TEXT5 = {
@@ -213,6 +238,23 @@ PIPELINES = (
 )
 
 SPECIAL = (
+    # A loop for each tile of the picture, all of the same shape, with timesteps set anew: a run for each tile.
+    Pipeline(
+        "Kandinsky6SRPipeline",
+        kandinsky6_sr,
+        {"video": noise(1, 2, 3, 8, 16, seed=6).sigmoid(), "resolution_scale": 2, "output_type": "pt"},
+        ("call0",),
+    ),
     # No audio: the second stream is None in every block. The engine fails as it keeps that block's output.
     Pipeline("Kandinsky6TI2VAPipeline silent", kandinsky6, {**_FILM, **_TEXT6, "sample_audio": False}),
+)
+
+LATER = (
+    # no audio: a block returns None for it
+    Model(
+        "Kandinsky6Transformer3DModel silent",
+        kandinsky6_transformer,
+        lambda share: {**_k6_inputs(share), "audio_hidden_states": None},
+        guidance="separate",
+    ),
 )

@@ -13,6 +13,8 @@ from diffusers import (
     LTX2Pipeline,
     LTX2VideoTransformer3DModel,
     LTXConditionPipeline,
+    LTXEulerAncestralRFScheduler,
+    LTXI2VLongMultiPromptPipeline,
     LTXImageToVideoPipeline,
 )
 from diffusers.pipelines.ltx2 import LTX2TextConnectors
@@ -160,6 +162,24 @@ def _ltx_pipeline(pipeline: type) -> Any:
     return pipeline(**ltx().components)
 
 
+class Wordless(LTXI2VLongMultiPromptPipeline):
+    """It takes no embeddings: here are some for each prompt, without a text encoder."""
+
+    def encode_prompt(self, prompt: list[str], **how: Any) -> tuple[Tensor, ...]:
+        text = _text(32)
+        text["prompt_embeds"] = noise(1, 8, 32, seed=len(prompt[0]))
+        return (
+            text["prompt_embeds"],
+            text["prompt_attention_mask"],
+            text["negative_prompt_embeds"],
+            text["negative_prompt_attention_mask"],
+        )
+
+
+def ltx_long() -> Wordless:
+    return Wordless(**{**ltx().components, "scheduler": LTXEulerAncestralRFScheduler()})
+
+
 def ltx2(pipeline: type = LTX2Pipeline) -> Any:
     vae = seeded(
         lambda: AutoencoderKLLTX2Video(
@@ -251,5 +271,23 @@ PIPELINES = (
         lambda: ltx2(LTX2ImageToVideoPipeline),
         {**_LTX2, "image": _pictures(32, 32), "image_crf": 0},
         ("cond_uncond", "uncond_stg", "uncond_modality"),
+    ),
+)
+
+SPECIAL = (
+    # A loop for each window of time, with timesteps set anew; the last window is shorter. Traced as a run for each
+    # window, of 9 steps that say they are of 10: the loop leaves out the schedule's last timestep.
+    Pipeline(
+        "LTXI2VLongMultiPromptPipeline",
+        ltx_long,
+        {
+            **{key: _LTX[key] for key in ("height", "width", "guidance_scale")},
+            "prompt": "red|green",
+            "num_frames": 21,
+            "temporal_tile_size": 12,
+            "temporal_overlap": 4,
+            "cond_image": _pictures(32, 32),
+        },
+        ("cond_uncond",),
     ),
 )

@@ -59,3 +59,15 @@ MODELS = (
     # time runs upwards; the distilled model takes no guidance
     Model("MiniMaxH3Transformer3DModel", minimax_transformer, _inputs),
 )
+
+
+def _with_keyframe(share: float) -> dict[str, Any]:
+    """The first 4 video tokens are given and have the time 0.999 in every step: the largest time never moves."""
+    inputs = _inputs(share)
+    rows = inputs["timestep"][inputs["timestep_indices"]]
+    rows[7:11] = 0.999
+    times, indices = torch.unique(rows, sorted=True, return_inverse=True)
+    return {**inputs, "timestep": times, "timestep_indices": indices}
+
+
+LATER = (Model("MiniMaxH3Transformer3DModel I2V", minimax_transformer, _with_keyframe),)

@@ -9,8 +9,10 @@ from diffusers import (
     AdaptiveProjectedGuidance,
     ClassifierFreeGuidance,
     FlowMatchEulerDiscreteScheduler,
+    LayerSkipConfig,
     MotifVideoPipeline,
     MotifVideoTransformer3DModel,
+    SkipLayerGuidance,
 )
 from tiny import wan_vae
 
@@ -92,6 +94,22 @@ PIPELINES = (
     Pipeline(
         "MotifVideoPipeline projected",
         lambda: motif(AdaptiveProjectedGuidance(guidance_scale=8.0)),
+        _CALL,
+        ("pred_cond", "pred_uncond"),
+    ),
+)
+
+SPECIAL = (
+    # A third forward, pred_cond_skip, in step 1 of 10 alone: a hook of diffusers skips a block in it. All is traced so.
+    Pipeline(
+        "MotifVideoPipeline skip layers",
+        lambda: motif(
+            SkipLayerGuidance(
+                guidance_scale=8.0,
+                skip_layer_guidance_start=0.0,
+                skip_layer_config=LayerSkipConfig(indices=[1], fqn="transformer_blocks"),
+            )
+        ),
         _CALL,
         ("pred_cond", "pred_uncond"),
     ),
