@@ -1,21 +1,158 @@
-"""Wan 2.1 and 2.2."""
+"""Wan 2.1 and 2.2, and what was made of them: VACE, Animate, ChronoEdit, AnyFlow."""
 
 from __future__ import annotations
 
-import torch
-from tiny import wan_transformer
+from typing import Any
 
-from zoo.kinds import Model, noise
+import torch
+from diffusers import (
+    AnyFlowTransformer3DModel,
+    ChronoEditTransformer3DModel,
+    WanAnimateTransformer3DModel,
+    WanTransformer3DModel,
+    WanVACETransformer3DModel,
+)
+from tiny import wan_transformer
+from torch import Tensor
+
+from zoo.kinds import Model, noise, seeded
+
+TEXT = 512  # tokens; the attention of the image-to-video models cuts the text off at this length
+IMAGE = {"image_dim": 8, "added_kv_proj_dim": 24}
+
+
+def wan_like(model: type, **changes: Any) -> Any:
+    """A denoiser of Wan's layout."""
+    config = {
+        "patch_size": (1, 2, 2),
+        "num_attention_heads": 2,
+        "attention_head_dim": 12,
+        "in_channels": 4,
+        "out_channels": 4,
+        "text_dim": 8,
+        "freq_dim": 16,
+        "ffn_dim": 32,
+        "num_layers": 4,
+        "rope_max_seq_len": 32,
+    }
+    return seeded(lambda: model(**{**config, **changes}))
+
+
+def wan_inputs(timestep: Tensor, channels: int = 4, text: int = 6) -> dict[str, Any]:
+    """Two frames of 4 x 4 latents."""
+    return {
+        "hidden_states": noise(1, channels, 2, 4, 4),
+        "timestep": timestep,
+        "encoder_hidden_states": noise(1, text, 8, seed=1),
+    }
+
+
+def scalar_time(share: float) -> Tensor:
+    """[1], from 1000 to 0."""
+    return torch.tensor([1000 * (1 - share)])
+
+
+def _image(images: int = 1) -> dict[str, Any]:
+    return {"encoder_hidden_states_image": noise(images, 5, 8, seed=2)}
+
+
+def _token_time(share: float) -> Tensor:
+    """[1, tokens]: the first frame is given, and so its time is 0."""
+    return torch.cat([torch.zeros(4), torch.full((4,), 1000 * (1 - share))])[None]
+
+
+def vace(layers: list[int]) -> Any:
+    return wan_like(WanVACETransformer3DModel, vace_layers=layers, vace_in_channels=6)
+
+
+def _vace_inputs(share: float) -> dict[str, Any]:
+    control = {"control_hidden_states": noise(1, 6, 2, 4, 4, seed=3), "control_hidden_states_scale": torch.ones(2)}
+    return {**wan_inputs(scalar_time(share)), **control}
+
+
+def animate(layers: int = 4) -> Any:
+    return wan_like(
+        WanAnimateTransformer3DModel,
+        in_channels=12,
+        latent_channels=4,
+        num_layers=layers,
+        motion_encoder_channel_sizes={"4": 8, "8": 8, "16": 8},
+        motion_encoder_size=16,
+        motion_style_dim=8,
+        motion_dim=4,
+        motion_encoder_dim=16,
+        face_encoder_hidden_dim=16,
+        face_encoder_num_heads=2,
+        inject_face_latents_blocks=2,
+        **IMAGE,
+    )
+
+
+def _animate_inputs(share: float) -> dict[str, Any]:
+    return {
+        **wan_inputs(scalar_time(share), 12, TEXT),
+        **_image(),
+        "pose_hidden_states": noise(1, 4, 1, 4, 4, seed=3),
+        "face_pixel_values": noise(1, 3, 1, 16, 16, seed=4),
+    }
+
+
+def anyflow(**changes: Any) -> Any:
+    return wan_like(AnyFlowTransformer3DModel, **changes)
+
+
+def _anyflow_inputs(share: float) -> dict[str, Any]:
+    """The time of each frame [2, frames], and the one to arrive at; uncond and cond in one forward."""
+    return {
+        "hidden_states": noise(1, 3, 4, 4, 4).repeat(2, 1, 1, 1, 1),
+        "timestep": torch.full((2, 3), 1000 * (1 - share)),
+        "r_timestep": torch.full((2, 3), 1000 * (1 - share) - 100),
+        "encoder_hidden_states": noise(2, 6, 8, seed=1),
+    }
+
+
+def _anyflow_given(share: float) -> dict[str, Any]:
+    inputs = _anyflow_inputs(share)
+    inputs["timestep"][:, :1] = 0
+    return inputs
+
 
 MODELS = (
     Model(
         "WanTransformer3DModel",
         wan_transformer,
-        lambda share: {
-            "hidden_states": noise(1, 4, 2, 4, 4),
-            "timestep": torch.tensor([1000 * (1 - share)]),
-            "encoder_hidden_states": noise(1, 6, 8, seed=1),
-        },
+        lambda share: wan_inputs(scalar_time(share)),
         guidance="separate",
     ),
+    Model(
+        "WanTransformer3DModel I2V",
+        lambda: wan_like(WanTransformer3DModel, in_channels=12, **IMAGE),
+        lambda share: {**wan_inputs(scalar_time(share), 12, TEXT), **_image()},
+        guidance="separate",
+    ),
+    # the first and the last frame, their tokens side by side
+    Model(
+        "WanTransformer3DModel FLF2V",
+        lambda: wan_like(WanTransformer3DModel, in_channels=12, pos_embed_seq_len=10, **IMAGE),
+        lambda share: {**wan_inputs(scalar_time(share), 12, TEXT), **_image(2)},
+        guidance="separate",
+    ),
+    Model(
+        "WanTransformer3DModel TI2V",
+        wan_transformer,
+        lambda share: wan_inputs(_token_time(share)),
+        guidance="separate",
+    ),
+    Model("WanVACETransformer3DModel", lambda: vace([0, 2]), _vace_inputs, guidance="separate"),
+    # no released checkpoint adds a hint after the last block, but it would be right all the same
+    Model("WanVACETransformer3DModel last", lambda: vace([0, 3]), _vace_inputs, guidance="separate"),
+    Model("WanAnimateTransformer3DModel", animate, _animate_inputs, guidance="separate"),
+    Model(
+        "ChronoEditTransformer3DModel",
+        lambda: wan_like(ChronoEditTransformer3DModel, in_channels=12, rope_temporal_skip_len=8, **IMAGE),
+        lambda share: {**wan_inputs(scalar_time(share), 12, TEXT), **_image()},
+        guidance="separate",
+    ),
+    Model("AnyFlowTransformer3DModel", anyflow, _anyflow_inputs, guidance="batched"),
+    Model("AnyFlowTransformer3DModel I2V", anyflow, _anyflow_given, guidance="batched"),
 )

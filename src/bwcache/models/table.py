@@ -9,14 +9,70 @@ _X = ("x",)
 
 ROWS: tuple[BlockSpec, ...] = (
     # Wan 2.1 and 2.2: T2V, I2V, V2V, TI2V
-    BlockSpec("WanTransformer3DModel", (BlockList("blocks"),)),
-    BlockSpec("SkyReelsV2Transformer3DModel", (BlockList("blocks"),)),
-    # dual-stream blocks, then single-stream ones that still carry both streams apart
+    BlockSpec(
+        "WanTransformer3DModel",
+        (BlockList("blocks"),),
+        pipelines=("WanPipeline", "WanImageToVideoPipeline", "WanVideoToVideoPipeline", "LucyEditPipeline"),
+    ),
+    # `vace_blocks` run before and are no part of the stack: they make hints that are added between the blocks
+    BlockSpec("WanVACETransformer3DModel", (BlockList("blocks"),), pipelines=("WanVACEPipeline",)),
+    BlockSpec("WanAnimateTransformer3DModel", (BlockList("blocks"),), pipelines=("WanAnimatePipeline",)),
+    BlockSpec("ChronoEditTransformer3DModel", (BlockList("blocks"),), pipelines=("ChronoEditPipeline",)),
+    BlockSpec("AnyFlowTransformer3DModel", (BlockList("blocks"),), guidance="batched", pipelines=("AnyFlowPipeline",)),
+    # SkyReels-V2
+    BlockSpec(
+        "SkyReelsV2Transformer3DModel",
+        (BlockList("blocks"),),
+        pipelines=(
+            "SkyReelsV2Pipeline",
+            "SkyReelsV2ImageToVideoPipeline",
+            "SkyReelsV2DiffusionForcingPipeline",
+            "SkyReelsV2DiffusionForcingImageToVideoPipeline",
+            "SkyReelsV2DiffusionForcingVideoToVideoPipeline",
+        ),
+    ),
+    # Hunyuan Video: dual-stream blocks, then single-stream ones that still carry both streams apart
     BlockSpec(
         "HunyuanVideoTransformer3DModel",
         (BlockList("transformer_blocks", _HIDDEN_TEXT), BlockList("single_transformer_blocks", _HIDDEN_TEXT)),
+        pipelines=(
+            "HunyuanVideoPipeline",
+            "HunyuanVideoImageToVideoPipeline",
+            "HunyuanSkyreelsImageToVideoPipeline",
+        ),
     ),
-    BlockSpec("CogVideoXTransformer3DModel", (BlockList("transformer_blocks", _HIDDEN_TEXT),)),
+    BlockSpec(
+        "HunyuanVideoFramepackTransformer3DModel",
+        (BlockList("transformer_blocks", _HIDDEN_TEXT), BlockList("single_transformer_blocks", _HIDDEN_TEXT)),
+        pipelines=("HunyuanVideoFramepackPipeline",),
+    ),
+    BlockSpec(
+        "HunyuanVideo15Transformer3DModel",
+        (BlockList("transformer_blocks", _HIDDEN_TEXT),),
+        pipelines=("HunyuanVideo15Pipeline", "HunyuanVideo15ImageToVideoPipeline"),
+    ),
+    # CogVideoX
+    BlockSpec(
+        "CogVideoXTransformer3DModel",
+        (BlockList("transformer_blocks", _HIDDEN_TEXT),),
+        guidance="batched",
+        pipelines=(
+            "CogVideoXPipeline",
+            "CogVideoXImageToVideoPipeline",
+            "CogVideoXVideoToVideoPipeline",
+            "CogVideoXFunControlPipeline",
+        ),
+    ),
+    BlockSpec(
+        "ConsisIDTransformer3DModel",
+        (BlockList("transformer_blocks", _HIDDEN_TEXT),),
+        guidance="batched",
+        pipelines=("ConsisIDPipeline",),
+    ),
+    # Helios: the history's tokens run along in the same stream
+    BlockSpec(
+        "HeliosTransformer3DModel", (BlockList("blocks"),), pipelines=("HeliosPipeline", "HeliosPyramidPipeline")
+    ),
     # LTX-Video and LTX-2
     BlockSpec(
         "LTXVideoTransformer3DModel",
@@ -150,7 +206,13 @@ ROWS: tuple[BlockSpec, ...] = (
         guidance="batched",
         pipelines=("JoyImageEditPlusPipeline",),
     ),
-    BlockSpec("AllegroTransformer3DModel", (BlockList("transformer_blocks"),)),
+    # Allegro
+    BlockSpec(
+        "AllegroTransformer3DModel",
+        (BlockList("transformer_blocks"),),
+        guidance="batched",
+        pipelines=("AllegroPipeline",),
+    ),
     # native code of the papers' own repositories
     BlockSpec(
         "STDiT",
