@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,23 @@ def cached(pipe: Any, policy: bwcache.Policy[Any], asked: Request, timing: bool 
         with bwcache.attach(pipe, policy, timing=timing) as session:
             made = call(pipe, asked)
     return made, session.trace
+
+
+@contextmanager
+def laps(pipe: Any) -> Iterator[list[float]]:
+    """Fills the list with the seconds of each forward, to the beginning of the next one (of the last: to its end).
+
+    What lies between two forwards, guidance and the scheduler's step, is part of the first. By the clock of the CPU.
+    """
+    marks: list[float] = []
+    seconds: list[float] = []
+    with ExitStack() as undo:
+        before = pipe.transformer.register_forward_pre_hook(lambda *_: marks.append(time.perf_counter()), prepend=True)
+        undo.callback(before.remove)
+        undo.callback(pipe.transformer.register_forward_hook(lambda *_: ends.append(time.perf_counter())).remove)
+        ends: list[float] = []
+        yield seconds
+    seconds += [b - a for a, b in pairwise([*marks, ends[-1]])]
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -1,104 +1,149 @@
 """What the engine costs on the shapes model: `python -m benchmarks.engine [--out FILE]`.
 
-Four figures, each from pairs of calls that alternate in one run, after a warm-up:
+Four figures:
 
 - realised over ideal denoising speedup: 1 / (1 - reuse rate * share of the blocks) is what reuse could give at best;
-- the indicator's share of the time of the computed steps' blocks;
+- the indicator's share of the time of the computed steps;
 - what is kept between steps, in hidden states per branch;
 - the cost of a session that never reuses, over no session.
+
+A machine's speed wanders by more than what is measured. So all sides take turns, round after round on the same prompt,
+and a side's time is the sum, over the forwards of a run, of each forward's median over the rounds.
 """
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from tqdm import tqdm
 
 import bwcache
-from benchmarks.common import cached, captions, load, publish, request, spread
+from benchmarks.common import cached, captions, laps, load, publish, request, spread
 from bwcache.measure.call import Request, call
-from bwcache.measure.results import add, ratio
 
-NEVER = bwcache.BWCache(threshold=0)
-BARE = bwcache.Compute()
 DEFAULT = bwcache.BWCache()
+SIDES: dict[str, bwcache.Policy[Any] | None] = {
+    "no session": None,
+    "default": DEFAULT,
+    "never reuses": bwcache.BWCache(threshold=0),
+    "compute only": bwcache.Compute(),
+}
+TIMED: dict[str, bwcache.Policy[Any]] = {
+    "compute only": bwcache.Compute(),
+    "default": DEFAULT,
+    "exact": bwcache.BWCache(token_sample=1),
+}
 
 
-def denoise_seconds(pipe: Any, policy: bwcache.Policy[Any] | None, asked: Request) -> float:
-    """Denoising time of one call, without a session or with one."""
-    made = call(pipe, asked) if policy is None else cached(pipe, policy, asked, timing=False)[0]
-    assert made.denoise_seconds is not None
-    return made.denoise_seconds
+@dataclass(frozen=True)
+class Prompt:
+    """What the rounds on one prompt gave; all lists of one side have the same forwards in the same order.
+
+    Attributes:
+        laps: side -> rounds of seconds per forward, without timing inside.
+        traces: timed side -> rounds of traces.
+        timed_laps: timed side -> rounds of seconds per forward.
+    """
+
+    laps: dict[str, list[list[float]]]
+    traces: dict[str, list[bwcache.Trace]]
+    timed_laps: dict[str, list[list[float]]]
+
+    def seconds(self, side: str) -> float:
+        """Denoising time of a side."""
+        return steady(self.laps[side])
+
+    def share_of_blocks(self) -> float:
+        """Share of the denoising time spent inside the blocks of an uncached run."""
+        return self._inside("compute only", lambda event: event.seconds) / steady(self.timed_laps["compute only"])
+
+    def share_of_indicator(self, side: str) -> float:
+        """The indicator's part of the time of the computed steps' blocks and itself."""
+        indicator = self._inside(side, lambda event: event.indicator_seconds)
+        return indicator / (indicator + self._inside(side, lambda event: event.seconds))
+
+    def _inside(self, side: str, of: Callable[[bwcache.Event], float | None]) -> float:
+        rounds = [[of(e) or 0.0 for e in trace.events if e.action == "compute"] for trace in self.traces[side]]
+        return steady(rounds)
+
+    def kept(self, side: str) -> float:
+        """What is kept between steps, in hidden states per branch."""
+        trace = self.traces[side][0]
+        return trace.peak_bytes / (trace.hidden_bytes * len({event.branch for event in trace.events}))
 
 
-def paired(pipe: Any, policy: bwcache.Policy[Any], requests: list[Request]) -> list[float]:
-    """For each request, time with the policy over time without; which goes first takes turns."""
-    ratios = []
-    for i, asked in enumerate(requests):
-        order: list[bwcache.Policy[Any] | None] = [None, policy] if i % 2 else [policy, None]
-        seconds = {side: denoise_seconds(pipe, side, asked) for side in order}
-        ratios.append(seconds[policy] / seconds[None])
-    return ratios
+def steady(rounds: Sequence[Sequence[float]]) -> float:
+    """The sum of each place's median over the rounds, in seconds."""
+    return sum(statistics.median(place) for place in zip(*rounds, strict=True))
 
 
-def block_share(pipe: Any, asked: Request) -> float:
-    """Share of the denoising time spent inside the blocks of an uncached run."""
-    made, trace = cached(pipe, BARE, asked)
-    share = ratio(add(event.seconds for event in trace.events), made.denoise_seconds)
-    assert share is not None
-    return share
+def measured(pipe: Any, asked: Request, rounds: int) -> Prompt:
+    """All sides in turns; each round begins with another one."""
+    result = Prompt({side: [] for side in SIDES}, {side: [] for side in TIMED}, {side: [] for side in TIMED})
+    jobs: list[tuple[bool, str]] = [(False, side) for side in SIDES] + [(True, side) for side in TIMED]
+    for i in range(rounds):
+        for timed, side in jobs[i % len(jobs) :] + jobs[: i % len(jobs)]:
+            with laps(pipe) as seconds:
+                if timed:
+                    result.traces[side].append(cached(pipe, TIMED[side], asked)[1])
+                elif (policy := SIDES[side]) is None:
+                    call(pipe, asked)
+                else:
+                    cached(pipe, policy, asked, timing=False)
+            (result.timed_laps if timed else result.laps)[side].append(seconds)
+    return result
 
 
-def realised_over_ideal(pipe: Any, requests: list[Request]) -> dict[str, Any]:
-    """How much of what the reuse rate allows is really gained, at the default policy."""
-    shares, rates, speedups = [], [], []
-    for i, asked in enumerate(requests):
-        shares.append(block_share(pipe, asked))
-        rates.append(cached(pipe, DEFAULT, asked)[1].reuse_rate)
-        speedups.append(1 / paired(pipe, DEFAULT, [asked, asked])[i % 2])
-    share, rate = statistics.median(shares), statistics.fmean(rates)
-    ideals = [1 / (1 - r * share) for r in rates]
-    realised = [speedup / ideal for speedup, ideal in zip(speedups, ideals, strict=True)]
+def over(prompts: list[Prompt], side: str) -> dict[str, float]:
+    """A side's time over that without a session, per prompt."""
+    return spread([prompt.seconds(side) / prompt.seconds("no session") for prompt in prompts])
+
+
+def default_policy(prompts: list[Prompt]) -> dict[str, Any]:
+    """How much of what the reuse rate allows is really gained."""
+    shares = [prompt.share_of_blocks() for prompt in prompts]
+    rates = [prompt.traces["default"][0].reuse_rate for prompt in prompts]
+    speedups = [prompt.seconds("no session") / prompt.seconds("default") for prompt in prompts]
+    ideals = [1 / (1 - rate * share) for rate, share in zip(rates, shares, strict=True)]
     return {
-        "block_share": share,
-        "reuse_rate": rate,
+        "block_share": statistics.median(shares),
+        "reuse_rate": statistics.fmean(rates),
         "denoise_speedup": spread(speedups),
         "ideal_denoise_speedup": spread(ideals),
-        "realised_over_ideal": spread(realised),
+        "realised_over_ideal": spread([real / ideal for real, ideal in zip(speedups, ideals, strict=True)]),
     }
 
 
-def indicator_and_memory(pipe: Any, policy: bwcache.BWCache, requests: list[Request]) -> dict[str, Any]:
-    """The indicator's share of the computed steps, and what is kept, in hidden states per branch."""
-    shares, kept = [], []
-    for asked in requests:
-        _, trace = cached(pipe, policy, asked)
-        computed = [event for event in trace.events if event.action == "compute"]
-        indicator = sum(event.indicator_seconds or 0.0 for event in computed)
-        shares.append(indicator / (indicator + sum(event.seconds or 0.0 for event in computed)))
-        branches = len({event.branch for event in trace.events})
-        kept.append(trace.peak_bytes / (trace.hidden_bytes * branches))
-    return {"indicator_share_of_computed_steps": spread(shares), "hidden_states_kept_per_branch": max(kept)}
+def indicator(prompts: list[Prompt], side: str) -> dict[str, Any]:
+    """What a timed side's indicator costs in time and memory."""
+    return {
+        "indicator_share_of_computed_steps": spread([prompt.share_of_indicator(side) for prompt in prompts]),
+        "hidden_states_kept_per_branch": max(prompt.kept(side) for prompt in prompts),
+    }
 
 
 def main(
-    pairs: Annotated[int, typer.Option(help="pairs of calls for each figure")] = 12,
+    prompts: Annotated[int, typer.Option(help="prompts, each measured for itself")] = 4,
+    rounds: Annotated[int, typer.Option(help="rounds on each prompt")] = 15,
     out: Annotated[Path | None, typer.Option(help="also write the JSON here")] = None,
 ) -> None:
     """Measure what the engine costs."""
     pipe = load()
-    requests = [request(prompt, seed=i) for i, prompt in enumerate(captions(pairs))]
-    for policy in (None, DEFAULT):
-        denoise_seconds(pipe, policy, requests[0])
-    exact = bwcache.BWCache(token_sample=1)
+    requests = [request(prompt, seed=i) for i, prompt in enumerate(captions(prompts))]
+    measured(pipe, requests[0], 1)
+    found = [measured(pipe, asked, rounds) for asked in tqdm(requests, "engine")]
     figures = {
-        "pairs": pairs,
-        "default": realised_over_ideal(pipe, requests) | indicator_and_memory(pipe, DEFAULT, requests),
-        "exact_indicator": indicator_and_memory(pipe, exact, requests),
-        "never_reuses_over_no_session": spread(paired(pipe, NEVER, requests)),
-        "compute_only_over_no_session": spread(paired(pipe, BARE, requests)),
+        "prompts": prompts,
+        "rounds": rounds,
+        "default": default_policy(found) | indicator(found, "default"),
+        "exact_indicator": indicator(found, "exact"),
+        "never_reuses_over_no_session": over(found, "never reuses"),
+        "compute_only_over_no_session": over(found, "compute only"),
     }
     publish(pipe, figures, out)
 

@@ -164,7 +164,7 @@ def actions(trace: bwcache.Trace) -> list[str]:
 
 def main(
     prompts: Annotated[int, typer.Option(help="videos per row")] = 16,
-    agreement_prompts: Annotated[int, typer.Option(help="videos for the sampled indicator")] = 64,
+    agreement_prompts: Annotated[int, typer.Option(help="videos for the sampled indicator")] = 128,
     out: Annotated[Path | None, typer.Option(help="also write the JSON here")] = None,
 ) -> None:
     """Measure what BWCache does to speed and quality."""

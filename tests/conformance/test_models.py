@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -57,7 +58,7 @@ def test_time_is_read_and_moves_one_way(model: Model) -> None:
     stack = resolve("model", model.build())
     times = [scalar(stack.timestep.read((), model.inputs(i / STEPS))) for i in range(STEPS)]
     assert None not in times
-    rising = [b > a for a, b in zip(times, times[1:], strict=False)]  # type: ignore[operator]
+    rising = [b > a for a, b in pairwise(times)]  # type: ignore[operator]
     assert all(rising) or not any(rising)
     assert len(set(times)) == STEPS
 

@@ -11,7 +11,7 @@ from zoo.kinds import Pipeline
 import bwcache
 from bwcache.models import denoisers, resolve
 
-each_pipeline = pytest.mark.parametrize("case", (*CASES, *PIPELINES), ids=lambda case: case.name)
+each_pipeline = pytest.mark.parametrize("case", [*CASES, *PIPELINES], ids=lambda case: case.name)
 
 
 @each_pipeline

@@ -56,7 +56,6 @@ def work(rank: int, port: int, folder: str) -> None:
         "together": line(rank, pace, both),
         "one_spoilt": line(rank, 0.005, both, spoilt=rank == 1),
         "summed": ranks.agree(torch.full((2, 3), float(rank + 1)), both).tolist(),
-        "all": [ranks.all_of(torch.tensor(float(flag)), both).item() for flag in (1, rank)],
     }
     if rank == 0:  # the other rank is not asked: it must not be waited for
         said["more"] = line(7, pace, own)
@@ -95,10 +94,8 @@ def test_what_is_not_finite_on_one_rank_means_compute_on_all(said: list[dict[str
 
 def test_numerators_and_denominators_are_added(said: list[dict[str, Any]]) -> None:
     assert said[0]["summed"] == said[1]["summed"] == [[3.0] * 3] * 2
-    assert said[0]["all"] == said[1]["all"] == [1.0, 0.0]
 
 
 def test_without_a_group_nothing_is_asked() -> None:
     measured = torch.ones(2, 3)
     assert ranks.agree(measured, None) is measured
-    assert ranks.all_of(measured, None) is measured

@@ -124,7 +124,7 @@ def test_a_sample_is_close_to_all_of_it(share: float | None, step: float) -> Non
 
 @pytest.mark.parametrize("blocks", [4, 12, 40])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_by_default_all_samples_together_weigh_less_than_a_quarter_of_a_hidden_state(blocks: int, dtype: torch.dtype) -> None:
+def test_all_samples_together_weigh_less_than_a_quarter_of_a_hidden_state(blocks: int, dtype: torch.dtype) -> None:
     tapped = taps(blocks, None)
     features = [noise(1, 4096, 48, seed=i).to(dtype) for i in range(blocks)]
     record(tapped, features)
@@ -146,7 +146,7 @@ def test_a_tap_keeps_what_was_asked_for_and_never_too_few(size, taps: int, share
 
 
 def sampled(feature: torch.Tensor, n: int, first: int = 0) -> torch.Tensor:
-    return sampling.sample(feature, n, first, feature.dtype)
+    return sampling.sample(feature, n, first)
 
 
 @given(SIZES, st.integers(1, 99), st.integers(0, 200))

@@ -21,8 +21,8 @@ class Model:
     Attributes:
         name: unique; the class name, and after a space the variant, such as "WanTransformer3DModel I2V".
         build: makes it, always with the same weights (`seeded`), at least 3 blocks in each list where it has one.
-        inputs: keyword arguments of its forward at a share 0..1 of the run: time goes on as the pipeline's does (its own
-            direction and scale), all else may stay as it is; the same share gives the same values.
+        inputs: keyword arguments of its forward at a share 0..1 of the run: time goes on as the pipeline's does, in its
+            own direction and scale, all else may stay as it is; the same share gives the same values.
         guidance: how the pipelines run guidance: "batched", "separate", "either" or "none".
     """
 

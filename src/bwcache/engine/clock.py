@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -83,7 +84,7 @@ class StepClock:
         self._entered = 0
         self._position: int | None = None
         self._timesteps: Any = None
-        self._timestep: Any = None
+        self._timestep = Time(None)
         self._direction = 0
         self._branches: list[str] = []
 
@@ -109,6 +110,7 @@ class StepClock:
             timestep: the denoiser's timestep argument: a number, or a tensor of any shape (its maximum counts).
         """
         name = self.context.name if self.context else None
+        timestep = Time(timestep)
         if not self._running or self._restarts(name, timestep):
             self._start(timestep)
         else:
@@ -118,7 +120,7 @@ class StepClock:
         self._timestep = timestep
         return Step(self.run, self._index, self._total, self._named_timestep(), self._sigma(), branch)
 
-    def _restarts(self, name: str | None, timestep: Any) -> bool:
+    def _restarts(self, name: str | None, timestep: Time) -> bool:
         """Whether this forward belongs to a new run: timesteps set anew, time gone back, or the same call twice."""
         if getattr(self._scheduler(), "timesteps", None) is not self._timesteps:
             return True
@@ -134,7 +136,7 @@ class StepClock:
         moved = self._moved(timestep)
         return moved * self._direction < 0 or (moved == 0 and repeated)
 
-    def _start(self, timestep: Any) -> None:
+    def _start(self, timestep: Time) -> None:
         self.run += 1
         self._running = True
         self._index, self._direction, self._branches = 0, 0, []
@@ -157,7 +159,7 @@ class StepClock:
         if self._total is None:
             self._total = len(self._schedule.timesteps) if self._schedule else self._steps
 
-    def _follow(self, name: str | None, timestep: Any) -> None:
+    def _follow(self, name: str | None, timestep: Time) -> None:
         """Moves on to the next step where the signal says so."""
         if self._source == "context":
             index = self.context.step_index if self.context else None
@@ -183,16 +185,16 @@ class StepClock:
             if self._schedule and not self._fits_schedule(timestep):
                 self._schedule, self._total = None, None
 
-    def _fits_schedule(self, timestep: Any) -> bool:
+    def _fits_schedule(self, timestep: Time) -> bool:
         """Whether the schedule has this timestep at the present step."""
-        value, schedule = scalar(timestep), self._schedule
+        value, schedule = timestep.value, self._schedule
         if value is None or schedule is None or self._index >= len(schedule.timesteps):
             return False
         return _close(value, schedule.timesteps[self._index])
 
-    def _moved(self, timestep: Any) -> int:
+    def _moved(self, timestep: Time) -> int:
         """Sign of the change of the timestep since the last forward."""
-        new, old = scalar(timestep), scalar(self._timestep)
+        new, old = timestep.value, self._timestep.value
         if new is None or old is None:
             return 0
         return (new > old) - (new < old)
@@ -209,7 +211,7 @@ class StepClock:
         begin = getattr(self._scheduler(), "begin_index", None)
         return self._entered if begin is None else begin
 
-    def _counts_from_here(self, timestep: Any) -> bool:
+    def _counts_from_here(self, timestep: Time) -> bool:
         """Whether the scheduler's count can be trusted: it stands at its beginning, or at this very timestep."""
         if self._position is None:
             return False
@@ -220,7 +222,7 @@ class StepClock:
     def _named_timestep(self) -> float | None:
         if self._schedule and self._index < len(self._schedule.timesteps):
             return self._schedule.timesteps[self._index]
-        return scalar(self._timestep)
+        return self._timestep.value
 
     def _sigma(self) -> float | None:
         if self.context and self.context.sigma is not None:
@@ -234,8 +236,22 @@ def scalar(timestep: Any) -> float | None:
     if timestep is None:
         return None
     if isinstance(timestep, torch.Tensor):
-        return float(timestep.max()) if timestep.numel() else None
+        if timestep.numel() == 1:
+            return float(timestep.item())
+        return float(timestep.max().item()) if timestep.numel() else None
     return float(timestep)
+
+
+class Time:
+    """A timestep argument, read from the device at most once, and only if somebody asks."""
+
+    def __init__(self, argument: Any) -> None:
+        self._argument = argument
+
+    @cached_property
+    def value(self) -> float | None:
+        """The number."""
+        return scalar(self._argument)
 
 
 _FORMS: tuple[Callable[[float], float], ...] = (
@@ -252,13 +268,13 @@ def _close(value: float, listed: float) -> bool:
     return any(abs(listed - form(value)) <= abs(listed) / 256 + 1e-3 for form in _FORMS)
 
 
-def _place(timestep: Any, scheduler: Any, at: int | None = None) -> int:
+def _place(timestep: Time, scheduler: Any, at: int | None = None) -> int:
     """Where in the scheduler's timesteps this one stands, the first of the nearest; -1 where nowhere.
 
     Args:
         at: only look at this position.
     """
-    value, timesteps = scalar(timestep), getattr(scheduler, "timesteps", None)
+    value, timesteps = timestep.value, getattr(scheduler, "timesteps", None)
     if value is None or timesteps is None or getattr(timesteps, "ndim", 1) != 1:
         return -1
     listed = {i: float(t) for i, t in enumerate(timesteps.tolist()) if at in (None, i)}
@@ -266,11 +282,11 @@ def _place(timestep: Any, scheduler: Any, at: int | None = None) -> int:
     return min(near, key=lambda i: min(abs(listed[i] - form(value)) for form in _FORMS), default=-1)
 
 
-def _exact_place(timestep: Any, scheduler: Any) -> int:
+def _exact_place(timestep: Time, scheduler: Any) -> int:
     """Where in the scheduler's timesteps this very one stands; 0 where it was rounded or is not there."""
     place = _place(timestep, scheduler)
     if place <= 0:
         return 0
-    value, listed = scalar(timestep), float(scheduler.timesteps[place])
+    value, listed = timestep.value, float(scheduler.timesteps[place])
     assert value is not None
     return place if any(abs(listed - form(value)) <= 1e-2 for form in _FORMS) else 0

@@ -14,8 +14,20 @@ from bwcache.core.decision import compute
 from bwcache.engine import timing
 from bwcache.engine.run import Pending, RunState
 from bwcache.features.store import Key, Signature
+from bwcache.features.taps import ExactTaps, SampledTaps
 from bwcache.models import Block, BlockStack, Site
 from bwcache.policies import Observation, Policy
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """What there is to do at one block: the site it belongs to, the ordinal of its tap and which value that reads."""
+
+    block: Block
+    site: Site | None
+    leaves: bool
+    tap: int | None
+    tapped: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,13 +35,13 @@ class Plan:
     """Where a policy acts on one stack: made once, when it is attached.
 
     Attributes:
-        sites: for each block, the site it belongs to, or None.
-        taps: for each tapped block, the ordinal of its tap and the stream.
+        places: one for each block, in call order.
+        taps: how many blocks are tapped.
     """
 
     stack: BlockStack
-    sites: tuple[Site | None, ...]
-    taps: dict[int, tuple[int, str]]
+    places: tuple[Place, ...]
+    taps: int
 
     @classmethod
     def of(cls, policy: Policy[Any], stack: BlockStack) -> Plan:
@@ -38,10 +50,14 @@ class Plan:
         for site in policy.sites(stack):
             sites[site.first : site.last + 1] = [site] * (site.last - site.first + 1)
         taps = {tap.block: (i, tap.stream) for i, tap in enumerate(policy.taps(stack))}
-        return cls(stack, tuple(sites), taps)
+        places = []
+        for i, (block, at) in enumerate(zip(stack.blocks, sites, strict=True)):
+            ordinal, stream = taps.get(i, (None, block.streams[0].name))
+            places.append(Place(block, at, at is not None and i == at.last, ordinal, block.position(stream)))
+        return cls(stack, tuple(places), len(taps))
 
 
-@dataclass
+@dataclass(slots=True)
 class Passage:
     """A site in this forward: what was decided, and what entered it."""
 
@@ -50,11 +66,11 @@ class Passage:
     signature: Signature
     entered: dict[str, Any]
     event: Event
-    kept: Tensor | None = None
+    sums: Tensor | None = None
     inside: list[tuple[timing.Mark, timing.Mark]] = field(default_factory=list)
 
 
-@dataclass
+@dataclass(slots=True)
 class Forward:
     """One forward of one denoiser: decides at each site's first block, then computes and keeps, or skips.
 
@@ -69,37 +85,43 @@ class Forward:
     timed: bool
     passages: list[Passage] = field(default_factory=list)
     indicator: list[tuple[timing.Mark, timing.Mark]] = field(default_factory=list)
-    computed_blocks: int = 0
-    complete: bool = False
+    tapped: SampledTaps | ExactTaps | None = None
+    blocks: int = 0
+    computed: int = 0
 
     def block(self, i: int, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The call of the i-th block: computed, or answered from what is kept."""
-        block, site = self.plan.stack.blocks[i], self.plan.sites[i]
-        self.complete = i == len(self.plan.stack.blocks) - 1
-        if site is not None and i == site.first:
-            self._enter(site, block.inputs(args, kwargs))
-        passage = self.passages[-1] if site is not None else None
-        if passage is not None and passage.decision.reuses:
-            return self._timed(passage, self._skip, passage, block, i, block.inputs(args, kwargs))
-        returned = self._timed(passage, inner, *args, **kwargs)
-        self.computed_blocks += 1
-        if i in self.plan.taps:
-            self._tap(i, block.outputs(returned))
-        if passage is not None and i == passage.site.last:
-            self._leave(passage, block.outputs(returned))
+        place = self.plan.places[i]
+        self.blocks += 1
+        passage = None
+        if place.site is not None:
+            if i == place.site.first:
+                self._enter(place.site, place.block.inputs(args, kwargs))
+            passage = self.passages[-1]
+            if passage.decision.action == "reuse":
+                return self._skip(passage, place, args, kwargs)
+        if self.timed and passage is not None:
+            returned = self._timed(passage, inner, args, kwargs)
+        else:
+            returned = inner(*args, **kwargs)
+        self.computed += 1
+        if place.tap is not None:
+            self._tap(place.tap, place.block.value(returned, place.tapped))
+        if place.leaves and passage is not None:
+            self._leave(passage, place.block.outputs(returned))
         return returned
 
     def finish(self) -> None:
         """The forward is over: its rows go into the trace, its measurements on their way to the policy."""
-        if not self.complete:
+        if self.blocks != len(self.plan.places):
             self.run.forget(self.step.branch)
             return
-        measured = self._measure() if self.computed_blocks else None
+        measured = self._measure() if self.computed else None
         for passage in self.passages:
             place = self.run.note(passage.event)
             key = self._key(passage.site)
             self.run.await_numbers(
-                Pending(place, self.step, key, measured, passage.kept, passage.inside, self.indicator)
+                Pending(place, self.step, key, measured, passage.sums, passage.inside, self.indicator)
             )
         hidden = sum(_nbytes(passage.entered, passage.site) for passage in self.passages)
         self.run.note_bytes(hidden)
@@ -109,7 +131,7 @@ class Forward:
     def _enter(self, site: Site, entered: dict[str, Any]) -> None:
         """Asks for the site's decision; where there is any doubt, the answer is to compute."""
         signature = tuple(_signature(value) for value in entered.values())
-        self.run.forget(self.step.branch, beside=self.plan.stack.name)
+        self.run.run_by(self.plan.stack.name, self.step.branch)
         self.run.resolve_before(self.step)
         doubt = self._doubt(site, signature, entered)
         if doubt is not None:
@@ -128,7 +150,7 @@ class Forward:
         """Why nothing kept may be used here, or None."""
         if torch.is_grad_enabled() and self._records_gradient(entered):
             return "a gradient is being recorded (run it under torch.no_grad())"
-        if self.run.policy.feature_predictor is None:
+        if not self.run.policy.may_reuse:
             return None
         slot = self.run.store.get(self._key(site))
         if slot is None and self.step.index == 0:
@@ -145,9 +167,11 @@ class Forward:
         flows = any(isinstance(value, Tensor) and value.requires_grad for value in entered.values())
         return flows or any(p.requires_grad for p in self.plan.stack.module.parameters())
 
-    def _skip(self, passage: Passage, block: Block, i: int, streams: dict[str, Any]) -> Any:
+    def _skip(self, passage: Passage, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Inner blocks hand their inputs on; the last one returns what is kept, or what is predicted from it."""
-        if i == passage.site.last:
+        start = timing.mark(_device(passage.entered)) if self.timed else None
+        streams = place.block.inputs(args, kwargs)
+        if place.leaves:
             slot = self.run.store.get(self._key(passage.site))
             predictor = self.run.policy.feature_predictor
             assert slot is not None
@@ -155,38 +179,41 @@ class Forward:
             for j, name in enumerate(passage.site.streams):
                 feature = predictor.predict(slot.stream(j), self.step.coordinate)
                 streams[name] = feature + passage.entered[name] if passage.site.keeps == "residual" else feature
-        return block.packed(streams)
+        if start is not None:
+            passage.inside.append((start, timing.mark(_device(passage.entered))))
+        return place.block.packed(streams)
 
-    def _timed(self, passage: Passage | None, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Calls, and adds the time to the site's if time is taken."""
-        if passage is None or not self.timed:
-            return call(*args, **kwargs)
+    def _timed(self, passage: Passage, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The block's call, its time added to the site's."""
         start = timing.mark(_device(passage.entered))
-        result = call(*args, **kwargs)
+        returned = inner(*args, **kwargs)
         passage.inside.append((start, timing.mark(_device(passage.entered))))
-        return result
+        return returned
 
-    def _tap(self, i: int, streams: dict[str, Tensor]) -> None:
-        ordinal, name = self.plan.taps[i]
-        start = timing.mark(streams[name].device) if self.timed else None
-        self.run.taps(self._taps_key, len(self.plan.taps)).record(ordinal, streams[name])
-        if self.timed:
-            self.indicator.append((start, timing.mark(streams[name].device)))
+    def _tap(self, ordinal: int, feature: Tensor) -> None:
+        if self.tapped is None:
+            self.tapped = self.run.taps((self.step.branch, f"{self.plan.stack.name}/taps"), self.plan.taps)
+        if not self.timed:
+            self.tapped.record(ordinal, feature)
+            return
+        start = timing.mark(feature.device)
+        self.tapped.record(ordinal, feature)
+        self.indicator.append((start, timing.mark(feature.device)))
 
     def _measure(self) -> Tensor | None:
-        if not self.plan.taps:
+        if self.tapped is None:
             return None
         device = _device(self.passages[-1].entered) if self.timed else None
         start = timing.mark(device) if device else None
-        measured = self.run.taps(self._taps_key, len(self.plan.taps)).measure()
+        measured = self.tapped.measure()
         if device:
             self.indicator.append((start, timing.mark(device)))
         return measured
 
     def _leave(self, passage: Passage, streams: dict[str, Tensor]) -> None:
-        """Keeps the site's feature."""
+        """Keeps the site's feature, and one number that tells whether all of it is finite."""
         predictor = self.run.policy.feature_predictor
-        if predictor is None:
+        if predictor is None or not self.run.policy.may_reuse:
             return
         residual = passage.site.keeps == "residual"
         features = tuple(
@@ -194,14 +221,13 @@ class Forward:
         )
         coordinate, key = self.step.coordinate, self._key(passage.site)
         self.run.store.put(key, passage.signature, coordinate, features, predictor.history)
-        passage.kept = torch.stack([f.detach().sum(dtype=torch.float32).isfinite() for f in features]).all().float()
+        total, *others = (feature.detach().sum(dtype=torch.float32) for feature in features)
+        for other in others:
+            total += other.to(total.device)
+        passage.sums = total
 
     def _key(self, site: Site) -> Key:
         return (self.step.branch, f"{self.plan.stack.name}/{site.name}")
-
-    @property
-    def _taps_key(self) -> Key:
-        return (self.step.branch, f"{self.plan.stack.name}/taps")
 
 
 def _signature(value: Any) -> object:

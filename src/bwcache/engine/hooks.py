@@ -27,6 +27,9 @@ from bwcache.engine.clock import Context
 CALL = "_compiled_call_impl"
 """The instance attribute that `nn.Module.__call__` runs in place of `_call_impl`."""
 
+Interceptor = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""What a module's call is, made into what it is to be."""
+
 _ABSENT = object()
 
 
@@ -62,16 +65,11 @@ class Shadow:
             setattr(self._target, self._name, self._own)
 
 
-def intercept(module: nn.Module, call: Callable[..., Any]) -> Shadow:
-    """Runs `call(inner, args, kwargs)` for each call of this one module; `inner` is the call itself."""
+def intercept(module: nn.Module, around: Interceptor) -> Shadow:
+    """Runs `around(inner)` in place of each call of this one module; `inner` is the call itself."""
 
     def make(compiled: Callable[..., Any] | None) -> Callable[..., Any]:
-        inner = module._call_impl if compiled is None else compiled
-
-        def intercepted(*args: Any, **kwargs: Any) -> Any:
-            return call(inner, args, kwargs)
-
-        return intercepted
+        return around(module._call_impl if compiled is None else compiled)
 
     return Shadow(module, CALL, make)
 

@@ -15,16 +15,9 @@ def agree(measured: Tensor, group: Any) -> Tensor:
     video. The group is passed in: ranks that make different videos must not wait for each other.
 
     Args:
-        measured: `[2, T]` float32.
+        measured: `[2, T]` float32, or one number.
         group: a `torch.distributed` process group, or None for a single process.
     """
     if group is not None:
         dist.all_reduce(measured, op=dist.ReduceOp.SUM, group=group)
     return measured
-
-
-def all_of(flag: Tensor, group: Any) -> Tensor:
-    """1 where the flag is 1 on every rank of the group, else 0; in place."""
-    if group is not None:
-        dist.all_reduce(flag, op=dist.ReduceOp.MIN, group=group)
-    return flag

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -24,7 +26,7 @@ class Pending:
         event: its row in the trace.
         step, key: where it was.
         measured: `[2, T]`, or None where there was nothing to compare with.
-        kept: 1 if all kept features are finite, else 0; None if nothing was kept.
+        sums: the sum of all kept features, finite only if they are; None if nothing was kept.
         blocks, indicator: time spent, if it is taken.
     """
 
@@ -32,7 +34,7 @@ class Pending:
     step: Step
     key: Key
     measured: Tensor | None
-    kept: Tensor | None
+    sums: Tensor | None
     blocks: list[tuple[timing.Mark, timing.Mark]] = field(default_factory=list)
     indicator: list[tuple[timing.Mark, timing.Mark]] = field(default_factory=list)
 
@@ -57,6 +59,7 @@ class RunState:
         self._pending: list[Pending] = []
         self._group = group
         self.spoilt: set[Key] = set()
+        self._denoisers: dict[str, str] = {}
         self._visited: dict[str, int] = {}
         self._steps = (-1, -1)
 
@@ -81,13 +84,17 @@ class RunState:
         self.trace.peak_bytes = max(self.trace.peak_bytes, held)
         self.trace.hidden_bytes = max(self.trace.hidden_bytes, hidden_bytes)
 
-    def forget(self, branch: str, beside: str | None = None) -> None:
-        """Drops what is kept of a branch; `beside` names the denoiser whose features stay."""
-        for kept in (self.store.keys(), list(self._taps)):
-            for key in kept:
-                if key[0] == branch and (beside is None or not key[1].startswith(f"{beside}/")):
-                    self.store.drop(key)
-                    self._taps.pop(key, None)
+    def forget(self, branch: str) -> None:
+        """Drops what is kept of a branch."""
+        self.store.drop_branch(branch)
+        for key in [key for key in self._taps if key[0] == branch]:
+            del self._taps[key]
+
+    def run_by(self, denoiser: str, branch: str) -> None:
+        """Which denoiser runs a branch: what another one left there is of no use any more."""
+        if self._denoisers.setdefault(branch, denoiser) != denoiser:
+            self.forget(branch)
+            self._denoisers[branch] = denoiser
 
     def visit(self, step: Step) -> None:
         """A branch comes by; if it stayed away for a step (guidance that pauses), what is kept of it is too old."""
@@ -124,27 +131,26 @@ class RunState:
         for forward in pending:
             if forward.measured is not None:
                 parts.append(ranks.agree(forward.measured, self._group).flatten())
-            if forward.kept is not None:
-                parts.append(ranks.all_of(forward.kept, self._group).flatten())
+            if forward.sums is not None:
+                parts.append(ranks.agree(forward.sums, self._group).flatten())
         numbers = iter(torch.cat([part.to(parts[0].device) for part in parts]).tolist() if parts else ())
         read: list[tuple[Measured | None, bool]] = []
         for forward in pending:
             measured = None
             if forward.measured is not None:
-                rows = [tuple(next(numbers) for _ in range(forward.measured.shape[1])) for _ in range(2)]
-                measured = Measured(rows[0], rows[1])
-            finite = forward.kept is None or next(numbers) == 1.0
+                taps = forward.measured.shape[1]
+                measured = Measured(tuple(islice(numbers, taps)), tuple(islice(numbers, taps)))
+            finite = forward.sums is None or math.isfinite(next(numbers))
             read.append((measured, finite))
         return read
 
     def _tell(self, forward: Pending, measured: Measured | None) -> None:
         event = self.trace.events[forward.event]
-        self.trace.events[forward.event] = replace(
-            event,
-            indicator=measured.mean if measured else None,
-            distances=measured.distances if measured else None,
-            seconds=timing.seconds(forward.blocks) if forward.blocks else event.seconds,
-            indicator_seconds=timing.seconds(forward.indicator) if forward.blocks else event.indicator_seconds,
-        )
+        if measured:
+            event = replace(event, indicator=measured.mean, distances=measured.distances)
+        if forward.blocks:
+            spent = timing.seconds(forward.blocks), timing.seconds(forward.indicator)
+            event = replace(event, seconds=spent[0], indicator_seconds=spent[1])
+        self.trace.events[forward.event] = event
         if event.action == "compute":
             self.policy.refresh(Observation(forward.step, event.site, measured), self.state)

@@ -107,15 +107,18 @@ class Session:
         hooks.watch(undo, self, stack.module, self._before(plan, shadows), self._after)
         hooks.listen(undo, stack.module, self._told, self._end_run)
 
-    def _at_block(self, plan: Plan, i: int) -> Callable[..., Any]:
-        def call(inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            forward = self._forward
-            if forward is None or forward.plan is not plan:
-                self._warn(f"{plan.stack.blocks[i].name} was called outside of {self._name}'s forward: computed")
-                return inner(*args, **kwargs)
-            return forward.block(i, inner, args, kwargs)
+    def _at_block(self, plan: Plan, i: int) -> hooks.Interceptor:
+        def around(inner: Callable[..., Any]) -> Callable[..., Any]:
+            def intercepted(*args: Any, **kwargs: Any) -> Any:
+                forward = self._forward
+                if forward is None or forward.plan is not plan:
+                    self._warn(f"{plan.stack.blocks[i].name} was called outside of {self._name}'s forward: computed")
+                    return inner(*args, **kwargs)
+                return forward.block(i, inner, args, kwargs)
 
-        return call
+            return intercepted
+
+        return around
 
     def _before(self, plan: Plan, shadows: list[hooks.Shadow]) -> Callable[..., None]:
         def before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

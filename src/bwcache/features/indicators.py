@@ -20,6 +20,5 @@ def relative_l1(new: Tensor, old: Tensor) -> Tensor:
     Returns:
         `[2, T]` float32: row 0 the numerators, row 1 the denominators (dimensionless ratio once divided).
     """
-    reduced = tuple(range(1, new.ndim))
-    difference = torch.sub(new, old).abs_().sum(dim=reduced, dtype=torch.float32)
-    return torch.stack((difference, old.abs().sum(dim=reduced, dtype=torch.float32)))
+    both = torch.stack((new - old, old)).flatten(2)
+    return torch.linalg.vector_norm(both, ord=1, dim=2, dtype=torch.float32)

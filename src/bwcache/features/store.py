@@ -55,9 +55,10 @@ class FeatureStore:
             slot = self._slots[key] = Slot(signature)
         slot.push(coordinate, streams, history)
 
-    def keys(self) -> list[Key]:
-        """The branches and sites of which something is kept."""
-        return list(self._slots)
+    def drop_branch(self, branch: str) -> None:
+        """Forgets all sites of a branch."""
+        for key in [key for key in self._slots if key[0] == branch]:
+            del self._slots[key]
 
     def drop(self, key: Key) -> None:
         """Forgets a site of a branch."""

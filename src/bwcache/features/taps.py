@@ -28,37 +28,42 @@ class SampledTaps:
     def __init__(self, count: int, share: float | None, first: int = 0) -> None:
         self._count, self._share, self._first = count, share, first
         self._old: list[Tensor] = []
-        self._new: list[Tensor] = []
-        self._ways: dict[tuple[object, ...], tuple[int, torch.dtype]] = {}
+        self._rows: list[Tensor] = []
+        self._strides: dict[tuple[object, ...], int] = {}
 
     def record(self, tap: int, feature: Tensor) -> None:
         """Takes the output `[B, …, C]` of the `tap`-th tapped block, in the order of the forward."""
         if tap == 0:
-            self._new = []
-        if tap != len(self._new):
+            self._rows = []
+        if tap != len(self._rows):
             return
         kind = (feature.shape, feature.dtype)
-        if kind not in self._ways:
-            n = sampling.stride(feature, self._count, self._share)
-            self._ways[kind] = n, sampling.precision(feature, self._share)
-        n, dtype = self._ways[kind]
-        self._new.append(sampling.sample(feature, n, self._first + tap, dtype))
+        n = self._strides.get(kind)
+        if n is None:
+            n = self._strides[kind] = sampling.stride(feature, self._count, self._share)
+        self._rows.append(sampling.sample(feature, n, self._first + tap))
 
     def measure(self) -> Tensor | None:
         """`[2, T]` numerators and denominators against the last computed step, or None where there is none yet."""
-        old, new = self._old, self._new
-        self._old, self._new = new if len(new) == self._count else [], []
+        old, rows = self._old, _stacked(self._rows) if len(self._rows) == self._count else []
+        self._old, self._rows = [row.to(sampling.precision(row, self._share)) for row in rows], []
+        new = self._old
         if not new or len(old) != len(new) or not all(map(comparable, old, new)):
             return None
-        if all(comparable(new[0], sample) for sample in new):
-            return indicators.relative_l1(torch.stack(new), torch.stack(old))
-        each = [indicators.relative_l1(b[None], a[None]) for a, b in zip(old, new, strict=True)]
-        return torch.cat([measured.to(each[0].device) for measured in each], dim=1)
+        measured = [indicators.relative_l1(b, a) for a, b in zip(old, new, strict=True)]
+        return measured[0] if len(measured) == 1 else torch.cat([part.to(old[0].device) for part in measured], dim=1)
 
     @property
     def nbytes(self) -> int:
         """Bytes held between steps."""
-        return sum(sample.nbytes for sample in self._old)
+        return sum(rows.nbytes for rows in self._old)
+
+
+def _stacked(rows: list[Tensor]) -> list[Tensor]:
+    """One `[T, S]` where all samples are alike, as they mostly are; else each as `[1, S]`."""
+    if all(comparable(rows[0], row) for row in rows):
+        return [torch.stack(rows)]
+    return [row[None] for row in rows]
 
 
 class ExactTaps:

@@ -15,6 +15,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
+from functools import cached_property
+from operator import add
 from typing import Any, Generic, TypeVar
 
 from bwcache.core import Decision, Step
@@ -24,7 +26,7 @@ from bwcache.models import BlockStack, Site, Tap
 State = TypeVar("State")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Measured:
     """What the taps of one forward measured against the last computed step, one entry per tap.
 
@@ -35,17 +37,18 @@ class Measured:
     denominators: tuple[float, ...]
 
     def __add__(self, other: Measured) -> Measured:
-        def added(a: tuple[float, ...], b: tuple[float, ...]) -> tuple[float, ...]:
-            return tuple(x + y for x, y in zip(a, b, strict=True))
+        if len(self.numerators) != len(other.numerators):
+            raise ValueError(f"found {len(other.numerators)} taps, expected {len(self.numerators)}")
+        return Measured(
+            tuple(map(add, self.numerators, other.numerators)), tuple(map(add, self.denominators, other.denominators))
+        )
 
-        return Measured(added(self.numerators, other.numerators), added(self.denominators, other.denominators))
-
-    @property
+    @cached_property
     def distances(self) -> tuple[float, ...]:
         """Relative change per tap (dimensionless); 0/0 is 0, x/0 is infinite."""
-        return tuple(_ratio(a, b) for a, b in zip(self.numerators, self.denominators, strict=True))
+        return tuple(map(_ratio, self.numerators, self.denominators))
 
-    @property
+    @cached_property
     def mean(self) -> float:
         """Mean of the distances."""
         return sum(self.distances) / len(self.distances)
