@@ -6,12 +6,15 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AnyFlowFARTransformer3DModel,
     AnyFlowTransformer3DModel,
     ChronoEditTransformer3DModel,
+    WanAnimate2Transformer3DModel,
     WanAnimateTransformer3DModel,
     WanTransformer3DModel,
     WanVACETransformer3DModel,
 )
+from diffusers.models.transformers.transformer_wan_animate_2 import WanAnimate2KVCache
 from tiny import wan_transformer
 from torch import Tensor
 
@@ -117,6 +120,61 @@ def _anyflow_given(share: float) -> dict[str, Any]:
     return inputs
 
 
+def anyflow_far() -> Any:
+    return wan_like(AnyFlowFARTransformer3DModel, attention_head_dim=24, chunk_partition=(1, 2, 2))
+
+
+def _far_inputs(share: float) -> dict[str, Any]:
+    """The second chunk, of two frames, after one of one frame whose keys and values are kept."""
+    sizes = {"full_cache": 3 * 2 * 4, "compressed_cache": 2}
+    return {
+        "hidden_states": noise(1, 2, 4, 4, 4).repeat(2, 1, 1, 1, 1),
+        "timestep": torch.full((2, 2), 1000 * (1 - share)),
+        "r_timestep": torch.full((2, 2), 1000 * (1 - share) - 100),
+        "encoder_hidden_states": noise(2, 6, 8, seed=1),
+        "chunk_partition": [1, 2],
+        "kv_cache": {i: {k: noise(2, 2, 2, n, 24, seed=i) for k, n in sizes.items()} for i in range(4)},
+        "kv_cache_flag": {"num_cached_chunks": 1, "is_cache_step": False},
+        "return_dict": False,
+    }
+
+
+def animate2(layers: int = 4) -> Any:
+    return seeded(
+        lambda: WanAnimate2Transformer3DModel(
+            text_len=6,
+            in_dim=8,
+            dim=32,
+            ffn_dim=32,
+            freq_dim=16,
+            text_dim=8,
+            out_dim=4,
+            num_heads=2,
+            num_layers=layers,
+            use_img_emb=False,
+        )
+    )
+
+
+def _animate2_inputs(share: float) -> dict[str, Any]:
+    """Streams are lists, of one video; the keys and values of the reference's one frame are kept."""
+    cache = WanAnimate2KVCache(12)
+    for i, layer in enumerate(cache.layer_caches):
+        layer.store(noise(1, 4, 2, 16, seed=i), noise(1, 4, 2, 16, seed=20 + i))
+    return {
+        "hidden_states": [noise(4, 2, 4, 4)],
+        "timestep": scalar_time(share),
+        "encoder_hidden_states": [noise(6, 8, seed=1)],
+        "condition_latents": [noise(4, 2, 4, 4, seed=2)],
+        "kv_cache": cache,
+        "kv_cache_mode": "cached",
+        "seq_len": 8,
+        "reference_grid_sizes": torch.tensor([[1, 2, 2]]),
+        "origin_len": 5,
+        "origin_area": [32, 32],
+    }
+
+
 MODELS = (
     Model(
         "WanTransformer3DModel",
@@ -155,4 +213,19 @@ MODELS = (
     ),
     Model("AnyFlowTransformer3DModel", anyflow, _anyflow_inputs, guidance="batched"),
     Model("AnyFlowTransformer3DModel I2V", anyflow, _anyflow_given, guidance="batched"),
+)
+
+LATER = (
+    # A forward with `kv_cache_flag["is_cache_step"]` fills the blocks' caches for the next chunk, and no block of it
+    # may be skipped; the row cannot say so.
+    Model("AnyFlowFARTransformer3DModel", anyflow_far, _far_inputs, guidance="batched"),
+    # Likewise a forward with `kv_cache_mode="extract"`, which has the same time as the first step. Without guidance
+    # the forward leaves out block 9. Building its attention mask takes seconds.
+    Model("WanAnimate2Transformer3DModel", animate2, _animate2_inputs, guidance="separate"),
+    Model(
+        "WanAnimate2Transformer3DModel uncond",
+        lambda: animate2(11),
+        lambda share: {**_animate2_inputs(share), "is_uncondtion": True},
+        guidance="separate",
+    ),
 )
