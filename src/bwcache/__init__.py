@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bwcache.errors import (
         AlreadyAttached,
         AttachError,
+        BlocksChanged,
         BWCacheError,
         NeverReused,
         NoBlocksFound,
@@ -40,6 +41,7 @@ __all__ = [
     "BWCacheError",
     "BlockList",
     "BlockSpec",
+    "BlocksChanged",
     "Compute",
     "Decision",
     "Event",

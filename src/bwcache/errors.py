@@ -5,6 +5,7 @@ BWCacheError
 │   ├── NoBlocksFound      nothing in it is known as a stack of blocks
 │   ├── SpecMismatch       the row in models/table.py does not describe this module
 │   └── AlreadyAttached    another session holds it
+├── BlocksChanged          a pipeline ran other blocks in a reused step than in the computed one
 ├── SettingError           a setting that cannot work (also a ValueError)
 └── TraceError             a trace file that cannot be read (also a ValueError)
 
@@ -34,6 +35,10 @@ class SpecMismatch(AttachError):
 
 class AlreadyAttached(AttachError):
     """Another session holds this module."""
+
+
+class BlocksChanged(BWCacheError):
+    """A pipeline ran other blocks in a reused step than in the computed one: the result is not to be trusted."""
 
 
 class SettingError(BWCacheError, ValueError):

@@ -16,6 +16,7 @@ class Step:
         timestep: what the scheduler calls this step, or None. Descending 1000..0 in most models.
         sigma: noise level, 1..0 in flow matching, or None where the scheduler has none.
         branch: name of the guidance branch ("cond", "uncond", "cond_uncond", or "call0", "call1", … if derived).
+        sample: ordinal in the batch where every sample decides for itself; None where they decide as one.
     """
 
     run: int
@@ -24,6 +25,12 @@ class Step:
     timestep: float | None
     sigma: float | None
     branch: str
+    sample: int | None = None
+
+    @property
+    def lane(self) -> str:
+        """Branch and sample in one name: what is kept, is kept by lane."""
+        return self.branch if self.sample is None else f"{self.branch}#{self.sample}"
 
     @property
     def coordinate(self) -> float:

@@ -26,7 +26,7 @@ class Event:
     """What happened at one site in one forward.
 
     Attributes:
-        run, step, total, timestep, sigma, branch: as in `Step` (step is its index).
+        run, step, total, timestep, sigma, branch, sample: as in `Step` (step is its index).
         site: what was computed or reused as one, such as "transformer/stack".
         action: "compute" or "reuse".
         reason: why, in words.
@@ -49,11 +49,13 @@ class Event:
     distances: tuple[float, ...] | None = None
     seconds: float | None = None
     indicator_seconds: float | None = None
+    sample: int | None = None
 
     @classmethod
     def at(cls, step: Step, **values: Any) -> Event:
         """An event of this step."""
-        return cls(step.run, step.index, step.total, step.timestep, step.sigma, step.branch, **values)
+        where = (step.run, step.index, step.total, step.timestep, step.sigma, step.branch)
+        return cls(*where, sample=step.sample, **values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from bwcache.core import Decision, Event, Step
 from bwcache.core.decision import compute
 from bwcache.engine import timing
 from bwcache.engine.run import Pending, RunState
+from bwcache.engine.samples import Outline, Rows
+from bwcache.errors import AttachError, BlocksChanged, complaint
 from bwcache.features.store import Key, Signature
 from bwcache.features.taps import ExactTaps, SampledTaps
 from bwcache.models import Block, BlockStack, Site
@@ -37,36 +40,57 @@ class Plan:
     Attributes:
         places: one for each block, in call order.
         taps: how many blocks are tapped.
+        leaving: the last block of each site.
     """
 
     stack: BlockStack
     places: tuple[Place, ...]
     taps: int
+    leaving: frozenset[int]
 
     @classmethod
     def of(cls, policy: Policy[Any], stack: BlockStack) -> Plan:
-        """The plan of a policy for a stack."""
+        """The plan of a policy for a stack.
+
+        Raises:
+            AttachError: a site keeps a residual of a stream that does not enter it.
+        """
         sites: list[Site | None] = [None] * len(stack.blocks)
         for site in policy.sites(stack):
+            _expect_residual(site, stack)
             sites[site.first : site.last + 1] = [site] * (site.last - site.first + 1)
         taps = {tap.block: (i, tap.stream) for i, tap in enumerate(policy.taps(stack))}
         places = []
         for i, (block, at) in enumerate(zip(stack.blocks, sites, strict=True)):
             ordinal, stream = taps.get(i, (None, block.streams[0].name))
             places.append(Place(block, at, at is not None and i == at.last, ordinal, block.position(stream)))
-        return cls(stack, tuple(places), len(taps))
+        leaving = frozenset(site.last for site in sites if site is not None)
+        return cls(stack, tuple(places), len(taps), leaving)
+
+
+def _expect_residual(site: Site, stack: BlockStack) -> None:
+    enters = [stream.name for stream in stack.blocks[site.first].streams]
+    strange = [name for name in site.streams if name not in enters]
+    if site.keeps == "residual" and strange:
+        raise AttachError(
+            complaint(
+                f"a residual of {strange[0]!r}, which does not enter {stack.blocks[site.first].name}",
+                f"one of {', '.join(enters)}",
+                'keep "output" in this site',
+            )
+        )
 
 
 @dataclass(slots=True)
 class Passage:
-    """A site in this forward: what was decided, and what entered it."""
+    """A site in this forward: what was decided, and what entered it; a list has one entry per lane."""
 
     site: Site
-    decision: Decision
+    reuses: bool
     signature: Signature
     entered: dict[str, Any]
-    event: Event
-    sums: Tensor | None = None
+    events: list[Event]
+    sums: list[Tensor | None]
     inside: list[tuple[timing.Mark, timing.Mark]] = field(default_factory=list)
 
 
@@ -75,31 +99,37 @@ class Forward:
     """One forward of one denoiser: decides at each site's first block, then computes and keeps, or skips.
 
     Attributes:
-        plan, run, step: where it acts, on what, and when.
+        plan, run: where it acts, and on what.
+        steps: where it stands, one for each lane: samples that decide for themselves, or the whole batch as one.
+        rows: how the lanes lie in the tensors.
         timed: whether to take the time.
+        decided: what was decided for each lane before the forward; None: it is asked for at each site.
     """
 
     plan: Plan
     run: RunState
-    step: Step
+    steps: tuple[Step, ...]
+    rows: Rows
     timed: bool
+    decided: tuple[Decision, ...] | None = None
     passages: list[Passage] = field(default_factory=list)
     indicator: list[tuple[timing.Mark, timing.Mark]] = field(default_factory=list)
-    tapped: SampledTaps | ExactTaps | None = None
-    blocks: int = 0
+    tapped: list[SampledTaps | ExactTaps] = field(default_factory=list)
+    route: list[int] = field(default_factory=list)
     computed: int = 0
+    hidden: int = 0
 
     def block(self, i: int, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The call of the i-th block: computed, or answered from what is kept."""
         place = self.plan.places[i]
-        self.blocks += 1
+        self.route.append(i)
         passage = None
         if place.site is not None:
-            if i == place.site.first:
+            if not self.passages or self.passages[-1].site is not place.site:
                 self._enter(place.site, place.block.inputs(args, kwargs))
             passage = self.passages[-1]
-            if passage.decision.action == "reuse":
-                return self._skip(passage, place, args, kwargs)
+            if passage.reuses:
+                return self._skip(i, passage, place, args, kwargs)
         if self.timed and passage is not None:
             returned = self._timed(passage, inner, args, kwargs)
         else:
@@ -107,59 +137,98 @@ class Forward:
         self.computed += 1
         if place.tap is not None:
             self._tap(place.tap, place.block.value(returned, place.tapped))
-        if place.leaves and passage is not None:
-            self._leave(passage, place.block.outputs(returned))
+        if passage is not None:
+            if place.block.outlined:
+                self.run.outlines[self.steps[0].branch, i] = Outline.of(returned, self.rows.samples)
+            if place.leaves:
+                self._leave(passage, place.block.outputs(returned))
         return returned
 
     def finish(self) -> None:
-        """The forward is over: its rows go into the trace, its measurements on their way to the policy."""
-        if self.blocks != len(self.plan.places):
-            self.run.forget(self.step.branch)
+        """The forward is over: its rows go into the trace, its measurements on their way to the policy.
+
+        Raises:
+            BlocksChanged: reused features were laid over other blocks than those that made them.
+        """
+        if not self._passed_all_sites():
+            self._refuse_half_a_replay("that the last block was left out")
+            self._forget()
             return
-        measured = self._measure() if self.computed else None
-        for passage in self.passages:
-            place = self.run.note(passage.event)
-            key = self._key(passage.site)
-            self.run.await_numbers(
-                Pending(place, self.step, key, measured, passage.sums, passage.inside, self.indicator)
+        measured = self._measure() if self.computed else [None] * len(self.steps)
+        for j, step in enumerate(self.steps):
+            self._keep_route(step)
+            for passage in self.passages:
+                place = self.run.note(passage.events[j])
+                key = self._key(step, passage.site)
+                self.run.await_numbers(
+                    Pending(place, step, key, measured[j], passage.sums[j], passage.inside, self.indicator)
+                )
+        self.run.note_bytes(self.hidden)
+        if self.steps[0].total is not None and self.steps[0].index >= self.steps[0].total - 1:
+            self._forget()
+
+    def _passed_all_sites(self) -> bool:
+        """Whether the blocks came in order, each once, and the last of every site was among them."""
+        rising = all(a < b for a, b in pairwise(self.route))
+        return rising and self.plan.leaving <= set(self.route)
+
+    def _keep_route(self, step: Step) -> None:
+        """Some passes leave blocks out (skip-layer guidance): a replay must be of the same ones."""
+        if any(passage.reuses for passage in self.passages):
+            if self.run.routes.get(step.lane) != self.route:
+                self._refuse_half_a_replay("another choice of blocks")
+        else:
+            self.run.routes[step.lane] = self.route
+
+    def _refuse_half_a_replay(self, found: str) -> None:
+        if any(passage.reuses for passage in self.passages):
+            raise BlocksChanged(
+                complaint(
+                    f"{found} in step {self.steps[0].index} (branch {self.steps[0].branch}), which was being reused",
+                    "the same blocks in every step of a branch",
+                    "run the steps in which this changes without the session, or report the pipeline",
+                )
             )
-        hidden = sum(_nbytes(passage.entered, passage.site) for passage in self.passages)
-        self.run.note_bytes(hidden)
-        if self.step.total is not None and self.step.index >= self.step.total - 1:
-            self.run.forget(self.step.branch)
+
+    def _forget(self) -> None:
+        for step in self.steps:
+            self.run.forget(step.lane)
 
     def _enter(self, site: Site, entered: dict[str, Any]) -> None:
         """Asks for the site's decision; where there is any doubt, the answer is to compute."""
-        signature = tuple(_signature(value) for value in entered.values())
-        self.run.run_by(self.plan.stack.name, self.step.branch)
-        self.run.resolve_before(self.step)
-        doubt = self._doubt(site, signature, entered)
-        if doubt is not None:
-            decision = compute(doubt)
-        else:
-            decision = self.run.policy.decide(Observation(self.step, site.name), self.run.state)
-        row = Event.at(
-            self.step,
-            site=f"{self.plan.stack.name}/{site.name}",
-            action=decision.action,
-            reason=decision.reason,
-        )
-        self.passages.append(Passage(site, decision, signature, entered, row))
+        signature = tuple(_signature(value, self.rows) for value in entered.values())
+        for step in self.steps:
+            self.run.run_by(self.plan.stack.name, step.lane)
+        self.run.resolve_before(self.steps[0])
+        decisions = [self._decision(j, site, signature, entered) for j in range(len(self.steps))]
+        reuses = all(decision.action == "reuse" for decision in decisions)
+        where = f"{self.plan.stack.name}/{site.name}"
+        events = [
+            Event.at(step, site=where, action="reuse" if reuses else "compute", reason=decision.reason)
+            for step, decision in zip(self.steps, decisions, strict=True)
+        ]
+        self.passages.append(Passage(site, reuses, signature, entered, events, [None] * len(events)))
 
-    def _doubt(self, site: Site, signature: Signature, entered: dict[str, Any]) -> str | None:
+    def _decision(self, j: int, site: Site, signature: Signature, entered: dict[str, Any]) -> Decision:
+        step = self.steps[j]
+        doubt = self._doubt(step, site, signature, entered)
+        if doubt is not None:
+            return compute(doubt)
+        if self.decided is not None:
+            return self.decided[j]
+        return self.run.policy.decide(Observation(step, site.name), self.run.state)
+
+    def _doubt(self, step: Step, site: Site, signature: Signature, entered: dict[str, Any]) -> str | None:
         """Why nothing kept may be used here, or None."""
         if torch.is_grad_enabled() and self._records_gradient(entered):
             return "a gradient is being recorded (run it under torch.no_grad())"
         if not self.run.policy.may_reuse:
             return None
-        slot = self.run.store.get(self._key(site))
-        if slot is None and self.step.index == 0:
-            return "first step"
-        if slot is None and self._key(site) in self.run.spoilt:
-            return "the last computed feature is not finite"
-        if slot is None:
-            return f"nothing kept to reuse (of {self.step.branch} at {self.plan.stack.name})"
-        if slot.signature != signature:
+        doubt = self.run.nothing_kept(step, self._key(step, site))
+        if doubt is not None:
+            return doubt
+        slot = self.run.store.get(self._key(step, site))
+        if slot is not None and slot.signature != signature:
             return "another shape, dtype or device than what is kept"
         return None
 
@@ -167,20 +236,33 @@ class Forward:
         flows = any(isinstance(value, Tensor) and value.requires_grad for value in entered.values())
         return flows or any(p.requires_grad for p in self.plan.stack.module.parameters())
 
-    def _skip(self, passage: Passage, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _skip(self, i: int, passage: Passage, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Inner blocks hand their inputs on; the last one returns what is kept, or what is predicted from it."""
         start = timing.mark(_device(passage.entered)) if self.timed else None
-        streams = place.block.inputs(args, kwargs)
         if place.leaves:
-            slot = self.run.store.get(self._key(passage.site))
-            predictor = self.run.policy.feature_predictor
-            assert slot is not None
-            assert predictor is not None
-            for j, name in enumerate(passage.site.streams):
-                feature = predictor.predict(slot.stream(j), self.step.coordinate)
-                streams[name] = feature + passage.entered[name] if passage.site.keeps == "residual" else feature
+            returned = self._replayed(passage, place, place.block.inputs(args, kwargs))
+        elif place.block.outlined:
+            returned = self.run.outlines[self.steps[0].branch, i].filled(self.rows.samples)
+        else:
+            returned = place.block.packed(place.block.inputs(args, kwargs))
         if start is not None:
             passage.inside.append((start, timing.mark(_device(passage.entered))))
+        return returned
+
+    def _replayed(self, passage: Passage, place: Place, streams: dict[str, Any]) -> Any:
+        predictor = self.run.policy.feature_predictor
+        assert predictor is not None
+        for name in passage.site.streams:
+            made = []
+            for step in self.steps:
+                slot = self.run.store.get(self._key(step, passage.site))
+                assert slot is not None
+                past = slot.stream(name)
+                if past:
+                    made.append(predictor.predict(past, step.coordinate))
+            if made:
+                feature = self.rows.joined(made)
+                streams[name] = feature + passage.entered[name] if passage.site.keeps == "residual" else feature
         return place.block.packed(streams)
 
     def _timed(self, passage: Passage, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -191,52 +273,61 @@ class Forward:
         return returned
 
     def _tap(self, ordinal: int, feature: Tensor) -> None:
-        if self.tapped is None:
-            self.tapped = self.run.taps((self.step.branch, f"{self.plan.stack.name}/taps"), self.plan.taps)
-        if not self.timed:
-            self.tapped.record(ordinal, feature)
-            return
-        start = timing.mark(feature.device)
-        self.tapped.record(ordinal, feature)
-        self.indicator.append((start, timing.mark(feature.device)))
+        if not self.tapped:
+            name = f"{self.plan.stack.name}/taps"
+            self.tapped = [self.run.taps((step.lane, name), self.plan.taps) for step in self.steps]
+        start = timing.mark(feature.device) if self.timed else None
+        for j, tapped in enumerate(self.tapped):
+            tapped.record(ordinal, self.rows.of(feature, j))
+        if start is not None:
+            self.indicator.append((start, timing.mark(feature.device)))
 
-    def _measure(self) -> Tensor | None:
-        if self.tapped is None:
-            return None
+    def _measure(self) -> list[Tensor | None]:
+        if not self.tapped:
+            return [None] * len(self.steps)
         device = _device(self.passages[-1].entered) if self.timed else None
         start = timing.mark(device) if device else None
-        measured = self.tapped.measure()
+        measured = [tapped.measure() for tapped in self.tapped]
         if device:
             self.indicator.append((start, timing.mark(device)))
         return measured
 
-    def _leave(self, passage: Passage, streams: dict[str, Tensor]) -> None:
+    def _leave(self, passage: Passage, streams: dict[str, Any]) -> None:
         """Keeps the site's feature, and one number that tells whether all of it is finite."""
+        kept = {name: streams[name] for name in passage.site.streams if isinstance(streams[name], Tensor)}
+        self.hidden += sum(feature.nbytes for feature in kept.values())
         predictor = self.run.policy.feature_predictor
         if predictor is None or not self.run.policy.may_reuse:
             return
-        residual = passage.site.keeps == "residual"
-        features = tuple(
-            streams[name] - passage.entered[name] if residual else streams[name] for name in passage.site.streams
-        )
-        coordinate, key = self.step.coordinate, self._key(passage.site)
-        self.run.store.put(key, passage.signature, coordinate, features, predictor.history)
-        total, *others = (feature.detach().sum(dtype=torch.float32) for feature in features)
-        for other in others:
-            total += other.to(total.device)
-        passage.sums = total
+        if passage.site.keeps == "residual":
+            kept = {name: feature - passage.entered[name] for name, feature in kept.items()}
+        for j, step in enumerate(self.steps):
+            features = {name: self.rows.of(feature.detach(), j) for name, feature in kept.items()}
+            key = self._key(step, passage.site)
+            self.run.store.put(key, passage.signature, step.coordinate, features, predictor.history)
+            passage.sums[j] = _sum(list(features.values()))
 
-    def _key(self, site: Site) -> Key:
-        return (self.step.branch, f"{self.plan.stack.name}/{site.name}")
+    def _key(self, step: Step, site: Site) -> Key:
+        return (step.lane, f"{self.plan.stack.name}/{site.name}")
 
 
-def _signature(value: Any) -> object:
-    return (tuple(value.shape), value.dtype, value.device) if isinstance(value, Tensor) else type(value)
+def _signature(value: Any, rows: Rows) -> object:
+    if not isinstance(value, Tensor):
+        return type(value)
+    shape = tuple(value.shape)
+    if rows.samples > 1:
+        shape = tuple(size // rows.samples if axis == rows.axis else size for axis, size in enumerate(shape))
+    return (shape, value.dtype, value.device)
 
 
 def _device(streams: dict[str, Any]) -> torch.device:
     return next(value.device for value in streams.values() if isinstance(value, Tensor))
 
 
-def _nbytes(streams: dict[str, Any], site: Site) -> int:
-    return sum(streams[name].nbytes for name in site.streams)
+def _sum(features: list[Tensor]) -> Tensor | None:
+    """One number that is finite only if all entries are; None of nothing."""
+    total = None
+    for feature in features:
+        own = feature.sum(dtype=torch.float32)
+        total = own if total is None else total + own.to(total.device)
+    return total

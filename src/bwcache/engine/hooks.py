@@ -75,9 +75,36 @@ def intercept(module: nn.Module, around: Interceptor) -> Shadow:
 
 
 def watch(
-    undo: ExitStack, session: Any, module: nn.Module, before: Callable[..., None], after: Callable[[bool], None]
+    undo: ExitStack,
+    session: Any,
+    module: nn.Module,
+    before: Callable[..., None],
+    after: Callable[[bool], None],
+    entry: str = "call",
 ) -> None:
-    """Calls `before(args, kwargs)` and `after(returned)` around each forward of this one module; False if it raised."""
+    """Calls `before(args, kwargs)` and `after(returned)` around each forward of this one module; False if it raised.
+
+    Args:
+        entry: "forward" where callers call `module.forward(...)`, which no hook of torch sees.
+    """
+
+    def around(inner: Callable[..., Any]) -> Callable[..., Any]:
+        tell, told = before, after
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            tell(args, kwargs)
+            returned = None
+            try:
+                returned = inner(*args, **kwargs)
+            finally:
+                told(returned is not None)
+            return returned
+
+        return watched
+
+    if entry == "forward":
+        undo.callback(Shadow(module, "forward", functools.partial(_Listener, module, "forward", around)).restore)
+        before, after = _nothing, _nothing
     enter = _Watcher(lambda module, args, kwargs: before(args, kwargs), session)
     leave = _Watcher(lambda module, args, output: after(output is not None), session)
     undo.callback(module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True).remove)
@@ -144,6 +171,7 @@ class _Listener:
     """A method set over one of the module's own; a copy of the module has its own method back."""
 
     def __init__(self, module: nn.Module, name: str, make: Callable[[Any], Any], inner: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, inner)
         self._module, self._name, self._call = module, name, make(inner)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

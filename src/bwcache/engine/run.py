@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from bwcache.core import Event, Step, Trace
-from bwcache.engine import ranks, timing
+from bwcache.engine import ranks, samples, timing
+from bwcache.engine.samples import Outline, Rows
 from bwcache.features import FeatureStore
 from bwcache.features.store import Key
 from bwcache.features.taps import ExactTaps, SampledTaps, taps
+from bwcache.models import BlockStack
 from bwcache.policies import Measured, Observation, Policy
 
 
@@ -47,7 +49,8 @@ class RunState:
         meta: what is known of the run, for its trace.
         group: process group of the ranks that work on this video, or None.
 
-    `spoilt` says of what the last computed feature was not finite.
+    `spoilt` says of what the last computed feature was not finite, `outlines` what blocks returned, by branch and
+    block, where that cannot be told from what entered them, and `routes` which blocks a lane last ran through.
     """
 
     def __init__(self, policy: Policy[Any], meta: dict[str, Any], group: Any) -> None:
@@ -59,6 +62,9 @@ class RunState:
         self._pending: list[Pending] = []
         self._group = group
         self.spoilt: set[Key] = set()
+        self.outlines: dict[tuple[str, int], Outline] = {}
+        self.routes: dict[str, list[int]] = {}
+        self._branches: dict[tuple[str, int], int] = {}
         self._denoisers: dict[str, str] = {}
         self._visited: dict[str, int] = {}
         self._steps = (-1, -1)
@@ -84,25 +90,46 @@ class RunState:
         self.trace.peak_bytes = max(self.trace.peak_bytes, held)
         self.trace.hidden_bytes = max(self.trace.hidden_bytes, hidden_bytes)
 
-    def forget(self, branch: str) -> None:
-        """Drops what is kept of a branch."""
-        self.store.drop_branch(branch)
-        for key in [key for key in self._taps if key[0] == branch]:
+    def nothing_kept(self, step: Step, key: Key) -> str | None:
+        """Why there is nothing to reuse at a site, or None."""
+        if self.store.get(key) is not None:
+            return None
+        if step.index == 0:
+            return "first step"
+        if key in self.spoilt:
+            return "the last computed feature is not finite"
+        return f"nothing kept to reuse (of {step.lane} at {key[1].split('/')[0]})"
+
+    def rows(self, stack: BlockStack, branch: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rows:
+        """How the samples lie in a forward's batch: guidance in one forward is told by equal latents."""
+        batch = samples.batch(args, kwargs)
+        if batch is None or len(batch) == 1:
+            return Rows()
+        if (branch, len(batch)) not in self._branches:
+            asked = stack.spec.guidance in ("batched", "either")
+            self._branches[branch, len(batch)] = samples.branches(batch) if asked else 1
+        branches = self._branches[branch, len(batch)]
+        return Rows(len(batch) // branches, branches, stack.spec.batch_axis)
+
+    def forget(self, lane: str) -> None:
+        """Drops what is kept of a lane."""
+        self.store.drop_lane(lane)
+        for key in [key for key in self._taps if key[0] == lane]:
             del self._taps[key]
 
-    def run_by(self, denoiser: str, branch: str) -> None:
-        """Which denoiser runs a branch: what another one left there is of no use any more."""
-        if self._denoisers.setdefault(branch, denoiser) != denoiser:
-            self.forget(branch)
-            self._denoisers[branch] = denoiser
+    def run_by(self, denoiser: str, lane: str) -> None:
+        """Which denoiser runs a lane: what another one left there is of no use any more."""
+        if self._denoisers.setdefault(lane, denoiser) != denoiser:
+            self.forget(lane)
+            self._denoisers[lane] = denoiser
 
     def visit(self, step: Step) -> None:
-        """A branch comes by; if it stayed away for a step (guidance that pauses), what is kept of it is too old."""
+        """A lane comes by; if it stayed away for a step (guidance that pauses), what is kept of it is too old."""
         if step.index != self._steps[1]:
             self._steps = (self._steps[1], step.index)
-        if self._visited.get(step.branch, step.index) < self._steps[0]:
-            self.forget(step.branch)
-        self._visited[step.branch] = step.index
+        if self._visited.get(step.lane, step.index) < self._steps[0]:
+            self.forget(step.lane)
+        self._visited[step.lane] = step.index
 
     def resolve(self) -> None:
         """Reads what the computed forwards measured, in one device-to-host copy, and tells policy and trace."""

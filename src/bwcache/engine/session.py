@@ -6,17 +6,20 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-from bwcache.core import Trace
-from bwcache.engine import hooks
+from bwcache.core import Decision, Step, Trace
+from bwcache.core.decision import compute
+from bwcache.engine import hooks, samples
 from bwcache.engine.clock import Context, StepClock
 from bwcache.engine.forward import Forward, Plan
 from bwcache.engine.run import RunState
+from bwcache.engine.samples import Rows
 from bwcache.errors import AlreadyAttached, AttachError, BWCacheError, NeverReused, complaint
 from bwcache.models import BlockSpec, BlockStack, denoisers, resolve
-from bwcache.policies import BWCache, Policy
+from bwcache.policies import BWCache, Observation, Policy
 
 
 class Session:
@@ -31,6 +34,7 @@ class Session:
         timing: bool = False,
         spec: BlockSpec | None = None,
         group: Any = None,
+        per_sample: bool = False,
     ) -> None:
         self.policy = policy
         self._name = type(target).__name__
@@ -39,7 +43,11 @@ class Session:
         self._clock = StepClock(lambda: getattr(target, "scheduler", None), steps)
         self._run: RunState | None = None
         self._run_index = -1
+        self._per_sample = per_sample
         self._forward: Forward | None = None
+        self._given: Forward | None = None
+        self._aside: Plan | None = None
+        self._asides: Counter[str] = Counter()
         self._finished: list[Trace] = []
         self._warned = False
         self._undo = ExitStack()
@@ -104,7 +112,9 @@ class Session:
             shadow = hooks.intercept(block.module, self._at_block(plan, i))
             undo.callback(shadow.restore)
             shadows.append(shadow)
-        hooks.watch(undo, self, stack.module, self._before(plan, shadows), self._after)
+        if self._per_sample:
+            undo.callback(hooks.intercept(stack.module, self._at_batch(plan)).restore)
+        hooks.watch(undo, self, stack.module, self._before(plan, shadows), self._after, stack.spec.entry)
         hooks.listen(undo, stack.module, self._told, self._end_run)
 
     def _at_block(self, plan: Plan, i: int) -> hooks.Interceptor:
@@ -112,9 +122,38 @@ class Session:
             def intercepted(*args: Any, **kwargs: Any) -> Any:
                 forward = self._forward
                 if forward is None or forward.plan is not plan:
-                    self._warn(f"{plan.stack.blocks[i].name} was called outside of {self._name}'s forward: computed")
+                    if self._aside is not plan:
+                        self._warn(
+                            f"{plan.stack.blocks[i].name} was called outside of {self._name}'s forward: computed"
+                        )
                     return inner(*args, **kwargs)
                 return forward.block(i, inner, args, kwargs)
+
+            return intercepted
+
+        return around
+
+    def _at_batch(self, plan: Plan) -> hooks.Interceptor:
+        """Runs a batch whose samples decide differently in two forwards, one for each decision."""
+
+        def around(inner: Callable[..., Any]) -> Callable[..., Any]:
+            def intercepted(*args: Any, **kwargs: Any) -> Any:
+                if plan.stack.aside(args, kwargs):
+                    return inner(*args, **kwargs)
+                run, step = self._arrive(plan, args, kwargs)
+                rows = run.rows(plan.stack, step.branch, args, kwargs)
+                groups = grouped(run, plan, step, rows)
+                outputs = []
+                for steps, decided in groups:
+                    chosen_args, chosen_kwargs = args, kwargs
+                    if len(groups) > 1:
+                        some = [step.sample or 0 for step in steps]
+                        chosen_args, chosen_kwargs = samples.chosen((args, kwargs), some, rows)
+                    own = Rows(len(steps), rows.branches, rows.axis)
+                    self._given = Forward(plan, run, steps, own, self._timing, decided)
+                    outputs.append(inner(*chosen_args, **chosen_kwargs))
+                order = [[step.sample or 0 for step in steps] for steps, _ in groups]
+                return outputs[0] if len(groups) == 1 else samples.merged(outputs, order, rows)
 
             return intercepted
 
@@ -125,23 +164,33 @@ class Session:
             for shadow in shadows:
                 if not shadow.intact:
                     shadow.renew()
-            stream = plan.stack.timestep
-            given = stream.name in kwargs or stream.position < len(args)
-            step = self._clock.tick(stream.read(args, kwargs) if given else None)
-            if step.run != self._run_index or self._run is None:
-                self._begin_run(step.run, step.total)
-            assert self._run is not None
-            self._run.visit(step)
-            self._forward = Forward(plan, self._run, step, self._timing)
+            said = plan.stack.aside(args, kwargs)
+            if said is not None:
+                self._aside = plan
+                self._asides[said] += 1
+                return
+            if self._given is None:
+                run, step = self._arrive(plan, args, kwargs)
+                run.visit(step)
+                self._given = Forward(plan, run, (step,), Rows(), self._timing)
+            self._forward, self._given = self._given, None
 
         return before
 
+    def _arrive(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[RunState, Step]:
+        """The run and step of a forward that begins now."""
+        step = self._clock.tick(plan.stack.timestep.read(args, kwargs))
+        if step.run != self._run_index or self._run is None:
+            self._begin_run(step.run, step.total)
+        assert self._run is not None
+        return self._run, step
+
     def _after(self, returned: bool) -> None:
-        forward, self._forward = self._forward, None
-        if forward is not None:
-            forward.finish()
+        forward, self._forward, self._aside, self._given = self._forward, None, None, None
         if not returned:
             self._end_run()
+        elif forward is not None:
+            forward.finish()
 
     def _told(self, context: Context | None) -> None:
         self._clock.context = context
@@ -150,7 +199,12 @@ class Session:
         self._end_run(tell_clock=False)
         if total is not None:
             self.policy.check(total)
-        meta = {"model": self._name, "policy": self.policy.describe(), "total": total, "source": self._clock.source}
+        meta: dict[str, Any] = {
+            "model": self._name,
+            "policy": self.policy.describe(),
+            "total": total,
+            "source": self._clock.source,
+        }
         self._run_index, self._run = index, RunState(self.policy, meta, self._group)
 
     def _end_run(self, tell_clock: bool = True) -> None:
@@ -160,6 +214,9 @@ class Session:
         if run is None:
             return
         run.close()
+        if self._asides:
+            run.trace.meta["aside"] = dict(self._asides)
+            self._asides.clear()
         self._finished.append(run.trace)
         self._warn_if_never_reused(run.trace)
 
@@ -189,6 +246,7 @@ def attach(
     timing: bool = False,
     spec: BlockSpec | None = None,
     group: Any = None,
+    per_sample: bool = False,
 ) -> Session:
     """Attaches a policy to a pipeline or a module, until the session is left or closed.
 
@@ -199,13 +257,17 @@ def attach(
         timing: whether the trace carries the seconds of blocks and indicator.
         spec: the row of a model that is not in the table.
         group: process group of the ranks that work on one video together.
+        per_sample: whether each sample of a batch decides for itself, so that its video is what it is when made alone;
+            where they differ, the denoiser runs twice, on those that compute and on those that reuse.
 
     Raises:
         NoBlocksFound: nothing in the target is known.
         SpecMismatch: the module is not as its row says.
         AlreadyAttached: another session holds it.
     """
-    return Session(target, policy or BWCache(), steps=steps, timing=timing, spec=spec, group=group)
+    return Session(
+        target, policy or BWCache(), steps=steps, timing=timing, spec=spec, group=group, per_sample=per_sample
+    )
 
 
 def enable(target: Any, policy: Policy[Any] | None = None, **settings: Any) -> Session:
@@ -225,6 +287,25 @@ def disable(target: Any) -> None:
             session.close()
             return
     raise AttachError(complaint(f"no session at this {type(target).__name__}", "one", "call bwcache.enable first"))
+
+
+def grouped(
+    run: RunState, plan: Plan, step: Step, rows: Rows
+) -> list[tuple[tuple[Step, ...], tuple[Decision, ...] | None]]:
+    """The samples of a batch by what they decide, those that compute first; all as one where there is only one."""
+    if rows.samples == 1:
+        run.visit(step)
+        return [((step,), None)]
+    site = next(place.site for place in plan.places if place.site is not None)
+    run.resolve_before(step)
+    groups: dict[str, list[tuple[Step, Decision]]] = {"compute": [], "reuse": []}
+    for sample in range(rows.samples):
+        own = replace(step, sample=sample)
+        run.visit(own)
+        doubt = run.nothing_kept(own, (own.lane, f"{plan.stack.name}/{site.name}"))
+        decision = compute(doubt) if doubt else run.policy.decide(Observation(own, site.name), run.state)
+        groups[decision.action].append((own, decision))
+    return [(tuple(s for s, _ in group), tuple(d for _, d in group)) for group in groups.values() if group]
 
 
 def _refuse_other_caches(stack: BlockStack) -> None:

@@ -28,30 +28,29 @@ class SampledTaps:
     def __init__(self, count: int, share: float | None, first: int = 0) -> None:
         self._count, self._share, self._first = count, share, first
         self._old: list[Tensor] = []
-        self._rows: list[Tensor] = []
+        self._places: list[int] = []
+        self._taken: dict[int, Tensor] = {}
         self._strides: dict[tuple[object, ...], int] = {}
 
     def record(self, tap: int, feature: Tensor) -> None:
         """Takes the output `[B, …, C]` of the `tap`-th tapped block, in the order of the forward."""
-        if tap == 0:
-            self._rows = []
-        if tap != len(self._rows):
-            return
         kind = (feature.shape, feature.dtype)
         n = self._strides.get(kind)
         if n is None:
             n = self._strides[kind] = sampling.stride(feature, self._count, self._share)
-        self._rows.append(sampling.sample(feature, n, self._first + tap))
+        self._taken[tap] = sampling.sample(feature, n, self._first + tap)
 
     def measure(self) -> Tensor | None:
-        """`[2, T]` numerators and denominators against the last computed step, or None where there is none yet."""
-        old, rows = self._old, _stacked(self._rows) if len(self._rows) == self._count else []
-        self._old, self._rows = [row.to(sampling.precision(row, self._share)) for row in rows], []
-        new = self._old
-        if not new or len(old) != len(new) or not all(map(comparable, old, new)):
+        """`[2, T]` numerators and denominators against the last computed step, or None where there is none yet.
+
+        Blocks that were not called in either step have zeros.
+        """
+        old, places, rows = self._old, self._places, _stacked(list(self._taken.values()))
+        self._old = new = [row.to(sampling.precision(row, self._share)) for row in rows]
+        self._places, self._taken = list(self._taken), {}
+        if not new or places != self._places or len(old) != len(new) or not all(map(comparable, old, new)):
             return None
-        measured = [indicators.relative_l1(b, a) for a, b in zip(old, new, strict=True)]
-        return measured[0] if len(measured) == 1 else torch.cat([part.to(old[0].device) for part in measured], dim=1)
+        return spread([indicators.relative_l1(b, a) for a, b in zip(old, new, strict=True)], places, self._count)
 
     @property
     def nbytes(self) -> int:
@@ -61,7 +60,7 @@ class SampledTaps:
 
 def _stacked(rows: list[Tensor]) -> list[Tensor]:
     """One `[T, S]` where all samples are alike, as they mostly are; else each as `[1, S]`."""
-    if all(comparable(rows[0], row) for row in rows):
+    if rows and all(comparable(rows[0], row) for row in rows):
         return [torch.stack(rows)]
     return [row[None] for row in rows]
 
@@ -71,39 +70,40 @@ class ExactTaps:
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._kept: list[Tensor] = []
+        self._kept: dict[int, Tensor] = {}
+        self._seen: list[int] = []
         self._distances: list[Tensor] = []
-        self._seen = 0
 
     def record(self, tap: int, feature: Tensor) -> None:
         """Compares the output `[B, …, C]` of the `tap`-th tapped block with the kept one and overwrites that."""
-        if tap == 0:
-            self._seen = 0
-            self._distances.clear()
-        if tap != self._seen:
-            return
-        entries = feature.detach().flatten(1)
-        if tap < len(self._kept) and comparable(self._kept[tap], entries):
-            self._distances.append(indicators.relative_l1(entries[None], self._kept[tap][None]))
-            self._kept[tap].copy_(entries)
+        self._seen.append(tap)
+        entries, kept = feature.detach().flatten(), self._kept.get(tap)
+        if kept is not None and comparable(kept, entries):
+            self._distances.append(indicators.relative_l1(entries[None], kept[None]))
+            kept.copy_(entries)
         else:
-            self._kept[tap:] = [entries.clone()]
-        self._seen += 1
+            self._kept[tap] = entries.clone()
 
     def measure(self) -> Tensor | None:
         """As `SampledTaps.measure`."""
-        complete = self._seen == self._count
-        measured = torch.cat(self._distances, dim=1) if complete and len(self._distances) == self._count else None
-        if not complete:
-            self._kept.clear()
-        self._distances.clear()
-        self._seen = 0
-        return measured
+        seen, distances = self._seen, self._distances
+        complete = bool(seen) and seen == list(self._kept) and len(distances) == len(seen)
+        self._kept = {tap: self._kept[tap] for tap in seen}
+        self._seen, self._distances = [], []
+        return spread(distances, seen, self._count) if complete else None
 
     @property
     def nbytes(self) -> int:
         """Bytes held between steps."""
-        return sum(kept.nbytes for kept in self._kept)
+        return sum(kept.nbytes for kept in self._kept.values())
+
+
+def spread(measured: list[Tensor], places: list[int], count: int) -> Tensor:
+    """What some of the taps measured, `[2, t]` each, as `[2, T]` of all: zeros for those that did not."""
+    some = measured[0] if len(measured) == 1 else torch.cat([part.to(measured[0].device) for part in measured], dim=1)
+    if len(places) == count:
+        return some
+    return some.new_zeros(2, count).index_copy_(1, torch.tensor(places, device=some.device), some)
 
 
 def comparable(old: Tensor, new: Tensor) -> bool:

@@ -19,11 +19,16 @@ class BlockList:
         returns: what a block returns, in order, by the names that its own `forward` gives to the same streams as
             arguments. One name: the block returns a bare tensor. Skipping a block hands these arguments back.
         measured: what this list calls the measured stream, where that differs from the row's.
+        outlined: whether a block returns something else than it takes in (a U-Net's, with its skips): then `returns`
+            only names the values, and a skipped block hands back empty tensors of the shapes that it last returned.
+        optional: whether a module may have none of them.
     """
 
     path: str
     returns: tuple[str, ...] = ("hidden_states",)
     measured: str | None = None
+    outlined: bool = False
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,10 @@ class BlockSpec:
         decoded: the streams of the LAST block that the rest of the forward reads. Only these are kept and replayed.
         measured: the stream whose change is the indicator.
         timestep: name of the argument of the denoiser's forward that carries the time.
+        aside: arguments of the denoiser's forward, by name (dots lead into an object), also as `name=value`: a forward
+            in which one of these is set fills a cache that others read, so it always runs, and is no step.
+        entry: what its callers call: the module, or its `forward`.
+        batch_axis: along which axis of the streams inside the blocks the batch lies.
         zipped: whether the forward takes one block of each list in turn, and not one list after the other.
         guidance: how its pipelines run classifier-free guidance.
         pipelines: class names of the pipelines it was read in.
@@ -48,6 +57,9 @@ class BlockSpec:
     decoded: tuple[str, ...] = ("hidden_states",)
     measured: str = "hidden_states"
     timestep: str = "timestep"
+    aside: tuple[str, ...] = ()
+    entry: Literal["call", "forward"] = "call"
+    batch_axis: int = 0
     zipped: bool = False
     guidance: Guidance = "separate"
     pipelines: tuple[str, ...] = ()

@@ -16,28 +16,58 @@ from bwcache.models.spec import BlockList, BlockSpec
 
 @dataclass(frozen=True)
 class Stream:
-    """A tensor that flows through a block: the argument's name and its place among the positional ones."""
+    """A tensor that flows through a block: the argument's name and its place among the positional ones.
+
+    The place is None where it is no argument: a value that a block only returns.
+    """
 
     name: str
-    position: int
+    position: int | None
 
     def read(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The stream's value in a call of the block."""
-        return kwargs[self.name] if self.name in kwargs else args[self.position]
+        if self.name in kwargs:
+            return kwargs[self.name]
+        return args[self.position] if self.position is not None and self.position < len(args) else None
+
+
+@dataclass(frozen=True)
+class Aside:
+    """A sign that a forward is none of the run's: an argument, attributes in it, and the value (None: anything set)."""
+
+    argument: Stream
+    attributes: tuple[str, ...]
+    value: str | None
+
+    def holds(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether this forward carries the sign."""
+        found = self.argument.read(args, kwargs)
+        for attribute in self.attributes:
+            found = getattr(found, attribute, None)
+        return found is not None and found is not False if self.value is None else str(found) == self.value
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One block: its name in the denoiser, the module, the streams that it returns, in order, and the measured one."""
+    """One block of a denoiser.
+
+    Attributes:
+        name: where it stands in the denoiser.
+        module: the block itself.
+        streams: what it returns, in order.
+        measured: the stream whose change is the indicator.
+        outlined: as in `BlockList`.
+    """
 
     name: str
     module: nn.Module
     streams: tuple[Stream, ...]
     measured: str = "hidden_states"
+    outlined: bool = False
 
     def inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The streams as they enter the block, by name and in return order."""
-        return {stream.name: stream.read(args, kwargs) for stream in self.streams}
+        return {stream.name: stream.read(args, kwargs) for stream in self.streams if stream.position is not None}
 
     def outputs(self, returned: Any) -> dict[str, Tensor]:
         """The streams as they left it, by name.
@@ -115,6 +145,7 @@ class BlockStack:
         blocks: in the order of the forward.
         spec: the row.
         timestep: the argument of the denoiser's forward that carries the time.
+        asides: the row's `aside`, found in the forward's arguments.
     """
 
     name: str
@@ -122,6 +153,12 @@ class BlockStack:
     blocks: tuple[Block, ...]
     spec: BlockSpec
     timestep: Stream
+    asides: tuple[Aside, ...] = ()
+
+    def aside(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
+        """The sign by which a forward is none of the run's, in words, or None."""
+        signs = (said for said, aside in zip(self.spec.aside, self.asides, strict=True) if aside.holds(args, kwargs))
+        return next(signs, None)
 
     def whole(self, keeps: Literal["output", "residual"] = "output") -> Site:
         """All blocks as one site."""
@@ -209,7 +246,15 @@ def resolve(name: str, module: nn.Module, spec: BlockSpec | None = None) -> Bloc
                 "correct `decoded`",
             )
         )
-    return BlockStack(name, module, blocks, spec, _stream(module, spec.timestep, type(module).__name__))
+    kind = type(module).__name__
+    asides = tuple(_aside(module, said, kind) for said in spec.aside)
+    return BlockStack(name, module, blocks, spec, _stream(module, spec.timestep, kind), asides)
+
+
+def _aside(module: nn.Module, said: str, kind: str) -> Aside:
+    path, _, value = said.partition("=")
+    argument, *attributes = path.split(".")
+    return Aside(_stream(module, argument, kind), tuple(attributes), value or None)
 
 
 def _uncompiled(module: nn.Module) -> nn.Module:
@@ -222,6 +267,8 @@ def _blocks(module: nn.Module, part: BlockList, spec: BlockSpec) -> list[Block]:
     single = False
     for attribute in part.path.split("."):
         owner = getattr(owner, attribute, None)
+    if owner is None and part.optional:
+        return []
     if isinstance(owner, nn.Module) and not isinstance(owner, nn.ModuleList):
         owner, single = [owner], True
     if not isinstance(owner, (nn.ModuleList, list)) or len(owner) == 0:
@@ -238,15 +285,18 @@ def _blocks(module: nn.Module, part: BlockList, spec: BlockSpec) -> list[Block]:
         Block(
             name,
             block,
-            tuple(_stream(block, stream, name) for stream in part.returns),
+            tuple(_stream(block, stream, name, part.outlined) for stream in part.returns),
             part.measured or spec.measured,
+            part.outlined,
         )
         for name, block in zip(names, owner, strict=True)
     ]
 
 
-def _stream(module: nn.Module, name: str, where: str) -> Stream:
+def _stream(module: nn.Module, name: str, where: str, returned: bool = False) -> Stream:
     parameters = list(inspect.signature(module.forward).parameters)
+    if name not in parameters and returned:
+        return Stream(name, None)
     if name not in parameters:
         raise SpecMismatch(
             complaint(

@@ -50,8 +50,9 @@ class Measured:
 
     @cached_property
     def mean(self) -> float:
-        """Mean of the distances."""
-        return sum(self.distances) / len(self.distances)
+        """Mean of the distances of the blocks that were called."""
+        called = [d for d, n, o in zip(self.distances, self.numerators, self.denominators, strict=True) if n or o]
+        return sum(called) / len(called) if called else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,7 +169,8 @@ class BWCache(Policy[State]):
             group.measured += measured
 
     def _group(self, step: Step, state: State) -> Group:
-        return state.groups.setdefault("all" if self.decision == "shared" else step.branch, Group())
+        together = f"#{step.sample}" if self.decision == "shared" else step.lane
+        return state.groups.setdefault(together, Group())
 
     def _decide(self, step: Step, total: int, group: Group) -> Decision:
         if group.first_trigger is not None and step.index >= self._tail_start(group.first_trigger, total):
