@@ -274,8 +274,7 @@ class Forward:
 
     def _tap(self, ordinal: int, feature: Tensor) -> None:
         if not self.tapped:
-            name = f"{self.plan.stack.name}/taps"
-            self.tapped = [self.run.taps((step.lane, name), self.plan.taps) for step in self.steps]
+            self.tapped = [self.run.taps(step, self.plan.stack.name, self.plan.taps) for step in self.steps]
         start = timing.mark(feature.device) if self.timed else None
         for j, tapped in enumerate(self.tapped):
             tapped.record(ordinal, self.rows.of(feature, j))

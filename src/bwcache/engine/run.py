@@ -64,15 +64,18 @@ class RunState:
         self.spoilt: set[Key] = set()
         self.outlines: dict[tuple[str, int], Outline] = {}
         self.routes: dict[str, list[int]] = {}
+        self._ordinals: dict[str, int] = {}
         self._branches: dict[tuple[str, int], int] = {}
         self._denoisers: dict[str, str] = {}
         self._visited: dict[str, int] = {}
         self._steps = (-1, -1)
 
-    def taps(self, key: Key, count: int) -> SampledTaps | ExactTaps:
-        """The taps of a denoiser in a branch."""
+    def taps(self, step: Step, denoiser: str, count: int) -> SampledTaps | ExactTaps:
+        """The taps of a denoiser in a lane. Each branch looks at other entries; a sample at those it has when alone."""
+        key = (step.lane, f"{denoiser}/taps")
         if key not in self._taps:
-            self._taps[key] = taps(count, self.policy.tap_share, first=len(self._taps) * count)
+            ordinal = self._ordinals.setdefault(step.branch, len(self._ordinals))
+            self._taps[key] = taps(count, self.policy.tap_share, first=ordinal * count)
         return self._taps[key]
 
     def note(self, event: Event) -> int:
