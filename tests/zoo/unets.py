@@ -14,6 +14,7 @@ from diffusers import (
     AutoencoderKLTemporalDecoder,
     ControlNetModel,
     DDIMScheduler,
+    DreamLiteUNetModel,
     EulerDiscreteScheduler,
     I2VGenXLPipeline,
     I2VGenXLUNet,
@@ -53,7 +54,7 @@ def svd_unet() -> UNetSpatioTemporalConditionModel:
             sample_size=8,
             in_channels=8,
             out_channels=4,
-            block_out_channels=(32, 32, 32),
+            block_out_channels=(64, 64, 64),  # norms of 32 groups: of one channel each they would take the time out
             layers_per_block=1,
             num_attention_heads=(2, 2, 2),
             cross_attention_dim=8,
@@ -99,6 +100,15 @@ def sdxl_unet() -> UNet2DConditionModel:
         addition_time_embed_dim=8,
         transformer_layers_per_block=(1, 2, 2),
         projection_class_embeddings_input_dim=56,
+    )
+
+
+def dreamlite_unet() -> DreamLiteUNetModel:
+    """A UNet2DConditionModel with blocks of its own."""
+    return seeded(
+        lambda: DreamLiteUNetModel(
+            cross_attention_dim=8, attention_head_dim=2, norm_num_groups=2, transformer_layers_per_block=1, **_SMALL
+        )
     )
 
 
@@ -192,6 +202,16 @@ def _sdxl(share: float) -> dict[str, Any]:
     return _sd(share, added_cond_kwargs=size)
 
 
+def _dreamlite(share: float) -> dict[str, Any]:
+    """Three branches in one batch, the time as one for each."""
+    return {
+        **_sd(share),
+        "sample": noise(3, 4, 8, 8),
+        "timestep": _time(share).expand(3).float(),
+        "encoder_hidden_states": _text(3),
+    }
+
+
 def _text_to_video(share: float) -> dict[str, Any]:
     return {**_sd(share), "sample": noise(2, 4, 3, 8, 8)}
 
@@ -211,8 +231,7 @@ def _freeu() -> UNet2DConditionModel:
     return unet
 
 
-# U-Nets are not in the table yet: what a down block returns is nested, (hidden, (residual, …)).
-LATER = (
+MODELS = (
     Model("UNetSpatioTemporalConditionModel", svd_unet, _svd, "batched"),
     Model("UNetSpatioTemporalConditionModel odd size", svd_unet, lambda share: _svd(share, side=6), "batched"),
     Model("UNetMotionModel", motion_unet, _motion, "batched"),
@@ -222,6 +241,7 @@ LATER = (
     Model("UNet2DConditionModel T2I adapter", sd_unet, _adapted, "batched"),
     Model("UNet2DConditionModel FreeU", _freeu, _sd, "batched"),
     Model("UNet2DConditionModel SDXL", sdxl_unet, _sdxl, "batched"),
+    Model("DreamLiteUNetModel", dreamlite_unet, _dreamlite, "batched"),
     Model("UNet3DConditionModel", text_to_video_unet, _text_to_video, "batched"),
     Model("I2VGenXLUNet", i2vgen_unet, _i2vgen, "batched"),
 )
@@ -402,7 +422,7 @@ _GUIDED = {**_SIZE, **_EMBEDS, "guidance_scale": 5.0}
 _VIDEO = {**_GUIDED, "num_frames": 3}
 _POOLED = {"pooled_prompt_embeds": noise(1, 8, seed=3), "negative_pooled_prompt_embeds": noise(1, 8, seed=4)}
 
-LATER_PIPELINES = (
+PIPELINES = (
     Pipeline("svd", svd, {**_SIZE, "image": _IMAGE, "num_frames": 3}, ("call0",)),
     Pipeline("animatediff", animatediff, _VIDEO, ("call0",)),
     Pipeline("animatediff_free_noise", animatediff_free_noise, {**_SIZE, "prompt": "", "num_frames": 4}, ("call0",)),

@@ -5,7 +5,13 @@ from __future__ import annotations
 from bwcache.models.spec import BlockList, BlockSpec
 
 _HIDDEN_TEXT = ("hidden_states", "encoder_hidden_states")
+_TEXT_HIDDEN = ("encoder_hidden_states", "hidden_states")
 _X = ("x",)
+_U_NET = (
+    BlockList("down_blocks", ("hidden_states", "residuals"), outlined=True),
+    BlockList("mid_block", outlined=True, optional=True),
+    BlockList("up_blocks", outlined=True),
+)
 
 ROWS: tuple[BlockSpec, ...] = (
     # Wan 2.1 and 2.2: T2V, I2V, V2V, TI2V
@@ -15,7 +21,7 @@ ROWS: tuple[BlockSpec, ...] = (
         pipelines=("WanPipeline", "WanImageToVideoPipeline", "WanVideoToVideoPipeline", "LucyEditPipeline"),
     ),
     # `vace_blocks` run before and are no part of the stack: they make hints that are added between the blocks
-    BlockSpec("WanVACETransformer3DModel", (BlockList("blocks"),), pipelines=("WanVACEPipeline",)),
+    BlockSpec("WanVACETransformer3DModel", (BlockList("blocks"),), pipelines=("WanVACEPipeline",), per_sample=False),
     BlockSpec("WanAnimateTransformer3DModel", (BlockList("blocks"),), pipelines=("WanAnimatePipeline",)),
     BlockSpec("ChronoEditTransformer3DModel", (BlockList("blocks"),), pipelines=("ChronoEditPipeline",)),
     BlockSpec("AnyFlowTransformer3DModel", (BlockList("blocks"),), guidance="batched", pipelines=("AnyFlowPipeline",)),
@@ -45,6 +51,7 @@ ROWS: tuple[BlockSpec, ...] = (
         "HunyuanVideoFramepackTransformer3DModel",
         (BlockList("transformer_blocks", _HIDDEN_TEXT), BlockList("single_transformer_blocks", _HIDDEN_TEXT)),
         pipelines=("HunyuanVideoFramepackPipeline",),
+        per_sample=False,
     ),
     BlockSpec(
         "HunyuanVideo15Transformer3DModel",
@@ -137,6 +144,7 @@ ROWS: tuple[BlockSpec, ...] = (
         measured="gen_seq",
         timestep="vision_timesteps",
         pipelines=("Cosmos3OmniPipeline",),
+        per_sample=False,
     ),
     # EasyAnimate
     BlockSpec(
@@ -157,6 +165,7 @@ ROWS: tuple[BlockSpec, ...] = (
             "Kandinsky5T2IPipeline",
             "Kandinsky5I2IPipeline",
         ),
+        per_sample=False,
     ),
     BlockSpec(
         "Kandinsky6Transformer3DModel",
@@ -193,7 +202,7 @@ ROWS: tuple[BlockSpec, ...] = (
         pipelines=("MotifVideoPipeline", "MotifVideoImage2VideoPipeline"),
     ),
     # MiniMax-H3, of modular pipelines only
-    BlockSpec("MiniMaxH3Transformer3DModel", (BlockList("transformer_blocks"),), guidance="none"),
+    BlockSpec("MiniMaxH3Transformer3DModel", (BlockList("transformer_blocks"),), guidance="none", per_sample=False),
     # JoyImage Edit
     BlockSpec(
         "JoyImageEditTransformer3DModel",
@@ -205,6 +214,7 @@ ROWS: tuple[BlockSpec, ...] = (
         (BlockList("double_blocks", _HIDDEN_TEXT),),
         guidance="batched",
         pipelines=("JoyImageEditPlusPipeline",),
+        per_sample=False,
     ),
     # Allegro
     BlockSpec(
@@ -212,6 +222,266 @@ ROWS: tuple[BlockSpec, ...] = (
         (BlockList("transformer_blocks"),),
         guidance="batched",
         pipelines=("AllegroPipeline",),
+        per_sample=False,
+    ),
+    # U-Nets: a down block returns its residuals too, for the up blocks; what runs inside a block is no stack of its own
+    BlockSpec(
+        "UNetSpatioTemporalConditionModel", _U_NET, guidance="batched", pipelines=("StableVideoDiffusionPipeline",)
+    ),
+    BlockSpec(
+        "UNetMotionModel",
+        _U_NET,
+        guidance="batched",
+        pipelines=(
+            "AnimateDiffPipeline",
+            "AnimateDiffControlNetPipeline",
+            "AnimateDiffSDXLPipeline",
+            "AnimateDiffSparseControlNetPipeline",
+            "AnimateDiffVideoToVideoPipeline",
+            "AnimateDiffVideoToVideoControlNetPipeline",
+        ),
+        per_sample=False,
+    ),
+    BlockSpec(
+        "UNet3DConditionModel",
+        _U_NET,
+        guidance="batched",
+        pipelines=("TextToVideoSDPipeline", "VideoToVideoSDPipeline"),
+    ),
+    BlockSpec("I2VGenXLUNet", _U_NET, guidance="batched", pipelines=("I2VGenXLPipeline",)),
+    BlockSpec(
+        "UNet2DConditionModel",
+        _U_NET,
+        guidance="batched",
+        pipelines=(
+            "StableDiffusionPipeline",
+            "StableDiffusionImg2ImgPipeline",
+            "StableDiffusionInpaintPipeline",
+            "StableDiffusionControlNetPipeline",
+            "StableDiffusionAdapterPipeline",
+            "StableDiffusionXLPipeline",
+            "StableDiffusionXLImg2ImgPipeline",
+            "StableDiffusionXLInpaintPipeline",
+            "StableDiffusionXLControlNetPipeline",
+            "StableDiffusionXLAdapterPipeline",
+        ),
+    ),
+    # Flux 1: text first in what a block returns, also in the single-stream blocks
+    BlockSpec(
+        "FluxTransformer2DModel",
+        (BlockList("transformer_blocks", _TEXT_HIDDEN), BlockList("single_transformer_blocks", _TEXT_HIDDEN)),
+        pipelines=(
+            "FluxPipeline",
+            "FluxImg2ImgPipeline",
+            "FluxInpaintPipeline",
+            "FluxFillPipeline",
+            "FluxControlPipeline",
+            "FluxControlImg2ImgPipeline",
+            "FluxControlInpaintPipeline",
+            "FluxControlNetPipeline",
+            "FluxControlNetImg2ImgPipeline",
+            "FluxControlNetInpaintPipeline",
+            "FluxKontextPipeline",
+            "FluxKontextInpaintPipeline",
+            "VisualClozeGenerationPipeline",
+        ),
+    ),
+    # Flux 2: text and image in one row of tokens in the single-stream blocks
+    BlockSpec(
+        "Flux2Transformer2DModel",
+        (BlockList("transformer_blocks", _TEXT_HIDDEN), BlockList("single_transformer_blocks")),
+        pipelines=("Flux2Pipeline", "Flux2KleinPipeline", "Flux2KleinInpaintPipeline", "Flux2KleinKVPipeline"),
+    ),
+    # Flux 3, of modular pipelines only: the few blocks on the text and on a reference, before, are no part of the stack
+    BlockSpec(
+        "Flux3Transformer2DModel",
+        (BlockList("mode_blocks.image"), BlockList("single_transformer_blocks", _TEXT_HIDDEN)),
+    ),
+    BlockSpec(
+        "ChromaTransformer2DModel",
+        (BlockList("transformer_blocks", _TEXT_HIDDEN), BlockList("single_transformer_blocks")),
+        pipelines=("ChromaPipeline", "ChromaImg2ImgPipeline", "ChromaInpaintPipeline"),
+    ),
+    BlockSpec(
+        "BriaTransformer2DModel",
+        (BlockList("transformer_blocks", _TEXT_HIDDEN), BlockList("single_transformer_blocks", _TEXT_HIDDEN)),
+        guidance="batched",
+        pipelines=("BriaPipeline",),
+    ),
+    # half of the text's width is put in anew before every block
+    BlockSpec(
+        "BriaFiboTransformer2DModel",
+        (BlockList("transformer_blocks", _TEXT_HIDDEN), BlockList("single_transformer_blocks")),
+        guidance="batched",
+        pipelines=("BriaFiboPipeline", "BriaFiboEditPipeline"),
+    ),
+    BlockSpec(
+        "BriaFibo2Transformer2DModel",
+        (BlockList("layers", _X),),
+        decoded=_X,
+        measured="x",
+        pipelines=("BriaFibo2Pipeline",),
+    ),
+    BlockSpec(
+        "LongCatImageTransformer2DModel",
+        (BlockList("transformer_blocks", _TEXT_HIDDEN), BlockList("single_transformer_blocks", _TEXT_HIDDEN)),
+        pipelines=("LongCatImagePipeline", "LongCatImageEditPipeline"),
+    ),
+    BlockSpec(
+        "OvisImageTransformer2DModel",
+        (BlockList("transformer_blocks", _TEXT_HIDDEN), BlockList("single_transformer_blocks", _TEXT_HIDDEN)),
+        pipelines=("OvisImagePipeline",),
+    ),
+    # Qwen-Image
+    BlockSpec(
+        "QwenImageTransformer2DModel",
+        (BlockList("transformer_blocks", _TEXT_HIDDEN),),
+        pipelines=(
+            "QwenImagePipeline",
+            "QwenImageImg2ImgPipeline",
+            "QwenImageInpaintPipeline",
+            "QwenImageEditPipeline",
+            "QwenImageEditInpaintPipeline",
+            "QwenImageEditPlusPipeline",
+            "QwenImageLayeredPipeline",
+            "QwenImageControlNetPipeline",
+            "QwenImageControlNetInpaintPipeline",
+        ),
+    ),
+    # the first step of a branch also fills a key-value cache, and has more tokens than the others
+    BlockSpec("QwenImage21Transformer2DModel", (BlockList("transformer_blocks"),), pipelines=("QwenImage21Pipeline",)),
+    # Stable Diffusion 3: the last block returns no text
+    BlockSpec(
+        "SD3Transformer2DModel",
+        (BlockList("transformer_blocks", _TEXT_HIDDEN),),
+        guidance="batched",
+        pipelines=(
+            "StableDiffusion3Pipeline",
+            "StableDiffusion3Img2ImgPipeline",
+            "StableDiffusion3InpaintPipeline",
+            "StableDiffusion3PAGPipeline",
+            "StableDiffusion3PAGImg2ImgPipeline",
+            "StableDiffusion3ControlNetPipeline",
+            "StableDiffusion3ControlNetInpaintingPipeline",
+        ),
+    ),
+    # AuraFlow
+    BlockSpec(
+        "AuraFlowTransformer2DModel",
+        (BlockList("joint_transformer_blocks", _TEXT_HIDDEN), BlockList("single_transformer_blocks")),
+        guidance="batched",
+        pipelines=("AuraFlowPipeline",),
+    ),
+    # Sana
+    BlockSpec(
+        "SanaTransformer2DModel",
+        (BlockList("transformer_blocks"),),
+        guidance="batched",
+        pipelines=(
+            "SanaPipeline",
+            "SanaPAGPipeline",
+            "SanaControlNetPipeline",
+            "SanaSprintPipeline",
+            "SanaSprintImg2ImgPipeline",
+        ),
+    ),
+    # DiT: after the blocks the first one's own `norm1.emb` is read, which is no call of the block
+    BlockSpec(
+        "DiTTransformer2DModel", (BlockList("transformer_blocks"),), guidance="batched", pipelines=("DiTPipeline",)
+    ),
+    # PixArt
+    BlockSpec(
+        "PixArtTransformer2DModel",
+        (BlockList("transformer_blocks"),),
+        guidance="batched",
+        pipelines=("PixArtAlphaPipeline", "PixArtSigmaPipeline", "PixArtSigmaPAGPipeline"),
+    ),
+    # Hunyuan-DiT: what the first half of the blocks returned is an argument (`skip`) of the second half
+    BlockSpec(
+        "HunyuanDiT2DModel",
+        (BlockList("blocks"),),
+        guidance="batched",
+        pipelines=("HunyuanDiTPipeline", "HunyuanDiTPAGPipeline", "HunyuanDiTControlNetPipeline"),
+        per_sample=False,
+    ),
+    # Lumina and what was made like it: refiners of text and image run before and are no part of the stack
+    BlockSpec("LuminaNextDiT2DModel", (BlockList("layers"),), guidance="batched", pipelines=("LuminaPipeline",)),
+    BlockSpec("Lumina2Transformer2DModel", (BlockList("layers"),), pipelines=("Lumina2Pipeline",)),
+    BlockSpec(
+        "ZImageTransformer2DModel",
+        (BlockList("layers", _X),),
+        decoded=_X,
+        measured="x",
+        timestep="t",
+        guidance="batched",
+        pipelines=(
+            "ZImagePipeline",
+            "ZImageImg2ImgPipeline",
+            "ZImageInpaintPipeline",
+            "ZImageOmniPipeline",
+            "ZImageControlNetPipeline",
+            "ZImageControlNetInpaintPipeline",
+        ),
+    ),
+    # OmniGen
+    BlockSpec("OmniGenTransformer2DModel", (BlockList("layers"),), guidance="batched", pipelines=("OmniGenPipeline",)),
+    # CogView 3 and 4, GLM-Image
+    BlockSpec(
+        "CogView3PlusTransformer2DModel",
+        (BlockList("transformer_blocks", _HIDDEN_TEXT),),
+        guidance="batched",
+        pipelines=("CogView3PlusPipeline",),
+    ),
+    BlockSpec(
+        "CogView4Transformer2DModel",
+        (BlockList("transformer_blocks", _HIDDEN_TEXT),),
+        pipelines=("CogView4Pipeline", "CogView4ControlPipeline"),
+    ),
+    BlockSpec(
+        "GlmImageTransformer2DModel",
+        (BlockList("transformer_blocks", _HIDDEN_TEXT),),
+        pipelines=("GlmImagePipeline",),
+    ),
+    # Hunyuan Image
+    BlockSpec(
+        "HunyuanImageTransformer2DModel",
+        (BlockList("transformer_blocks", _HIDDEN_TEXT), BlockList("single_transformer_blocks", _HIDDEN_TEXT)),
+        pipelines=("HunyuanImagePipeline", "HunyuanImageRefinerPipeline"),
+    ),
+    # HiDream: the language model's tokens of each layer are put in before a block and cut off after it
+    BlockSpec(
+        "HiDreamImageTransformer2DModel",
+        (BlockList("double_stream_blocks", _HIDDEN_TEXT), BlockList("single_stream_blocks")),
+        timestep="timesteps",
+        guidance="batched",
+        pipelines=("HiDreamImagePipeline",),
+    ),
+    # PRX
+    BlockSpec(
+        "PRXTransformer2DModel",
+        (BlockList("blocks"),),
+        guidance="batched",
+        pipelines=("PRXPipeline", "PRXPixelPipeline"),
+    ),
+    # Ernie-Image: tokens come before the batch
+    BlockSpec(
+        "ErnieImageTransformer2DModel",
+        (BlockList("layers", _X),),
+        decoded=_X,
+        measured="x",
+        batch_axis=1,
+        guidance="batched",
+        pipelines=("ErnieImagePipeline",),
+    ),
+    # Krea 2
+    BlockSpec("Krea2Transformer2DModel", (BlockList("transformer_blocks"),), pipelines=("Krea2Pipeline",)),
+    # Ideogram 4: a denoiser of its own for the unconditional branch
+    BlockSpec("Ideogram4Transformer2DModel", (BlockList("layers"),), pipelines=("Ideogram4Pipeline",)),
+    # Nucleus
+    BlockSpec(
+        "NucleusMoEImageTransformer2DModel",
+        (BlockList("transformer_blocks"),),
+        pipelines=("NucleusMoEImagePipeline",),
     ),
     # native code of the papers' own repositories
     BlockSpec(
@@ -266,6 +536,7 @@ ROWS: tuple[BlockSpec, ...] = (
         pipelines=("OpenSoraPipeline",),
         home="opensora.models.diffusion.opensora_v1_3",
         sources="PKU-YuanGroup/Open-Sora-Plan v1.3.0",
+        batch_axis=1,
     ),
     # one list of spatial and temporal blocks in turn
     BlockSpec(
@@ -293,6 +564,7 @@ ROWS: tuple[BlockSpec, ...] = (
         decoded=_X,
         measured="x",
         timestep="t",
+        per_sample=False,
         pipelines=("WanT2V", "WanI2V", "WanFLF2V", "WanTI2V"),
         home="wan.modules",
         sources="Wan-Video/Wan2.1 9737cba, Wan-Video/Wan2.2 42bf4cf",
@@ -307,6 +579,7 @@ ROWS: tuple[BlockSpec, ...] = (
         pipelines=("WanVace",),
         home="wan.modules",
         sources="Wan-Video/Wan2.1 9737cba",
+        per_sample=False,
     ),
     BlockSpec(
         "WanModel_S2V",
@@ -317,6 +590,7 @@ ROWS: tuple[BlockSpec, ...] = (
         pipelines=("WanS2V",),
         home="wan.modules",
         sources="Wan-Video/Wan2.2 42bf4cf",
+        per_sample=False,
     ),
     BlockSpec(
         "WanAnimateModel",
@@ -327,6 +601,7 @@ ROWS: tuple[BlockSpec, ...] = (
         pipelines=("WanAnimate",),
         home="wan.modules",
         sources="Wan-Video/Wan2.2 42bf4cf",
+        per_sample=False,
     ),
     BlockSpec(
         "WanModel",
