@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     )
     from bwcache.features import Last, Linear, Predictor, Taylor
     from bwcache.models import BlockList, BlockSpec
-    from bwcache.policies import BWCache, Compute, Observation, Policy
+    from bwcache.policies import BWCache, Compute, Observation, Policy, preset
 
 __version__ = "0.1.0"
 
@@ -63,6 +63,7 @@ __all__ = [
     "attach",
     "disable",
     "enable",
+    "preset",
 ]
 
 _HOMES = {
@@ -70,7 +71,7 @@ _HOMES = {
     "engine": ("Session", "attach", "disable", "enable"),
     "features": ("Last", "Linear", "Predictor", "Taylor"),
     "models": ("BlockList", "BlockSpec"),
-    "policies": ("BWCache", "Compute", "Observation", "Policy"),
+    "policies": ("BWCache", "Compute", "Observation", "Policy", "preset"),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bwcache.cli.settings import Settings
@@ -16,7 +16,10 @@ PREDICTORS = {"last": "Last", "linear": "Linear"}
 
 @dataclass(frozen=True)
 class Choices:
-    """Options with every default filled in, except sizes and guidance that are the model's own."""
+    """Options with every default filled in, except sizes and guidance that are the model's own.
+
+    `policy` has what a person named, which is in `given`, and defaults; `of` puts published settings in their place.
+    """
 
     prompts: tuple[str, ...]
     steps: int
@@ -26,7 +29,21 @@ class Choices:
     frames: int | None
     fps: int
     policy: Any
+    given: dict[str, Any]
     device: str
+
+    def of(self, pipe: Any) -> Choices:
+        """With the settings published for the model, where the options leave them open.
+
+        Raises:
+            AttachError: nothing in the pipeline is known.
+            SettingError: they cannot work on this number of steps.
+        """
+        from bwcache.policies import preset
+
+        policy = preset(pipe, **self.given)
+        policy.check(self.steps)
+        return replace(self, policy=policy)
 
 
 def choose(settings: Settings) -> Choices:
@@ -37,6 +54,7 @@ def choose(settings: Settings) -> Choices:
     """
     from bwcache import shapes
     from bwcache.measure.load import DTYPES, OFFLOADS, SHAPES, check_device, check_source
+    from bwcache.policies import BWCache
 
     own = settings.model == SHAPES
     check_source(settings.model)
@@ -50,7 +68,8 @@ def choose(settings: Settings) -> Choices:
     _one_of(OFFLOADS, offload=settings.offload)
     _one_of(("shared", "per_branch"), decision=settings.decision)
     _one_of(tuple(PREDICTORS), predictor=settings.predictor)
-    policy = _policy(settings)
+    given = _given(settings)
+    policy = BWCache(**given)
     policy.check(steps)
     return Choices(
         prompts=prompts,
@@ -61,6 +80,7 @@ def choose(settings: Settings) -> Choices:
         frames=_first(settings.frames, shapes.FRAMES if own else None),
         fps=fps,
         policy=policy,
+        given=given,
         device=check_device(settings.device, settings.offload),
     )
 
@@ -96,9 +116,9 @@ def _read_prompts(settings: Settings) -> tuple[str, ...]:
     return prompts
 
 
-def _policy(settings: Settings) -> Any:
+def _given(settings: Settings) -> dict[str, Any]:
+    """The policy's settings that the options name."""
     from bwcache import features
-    from bwcache.policies import BWCache
 
     given: dict[str, Any] = {
         "threshold": settings.threshold,
@@ -108,7 +128,7 @@ def _policy(settings: Settings) -> Any:
         "decision": settings.decision,
         "predictor": getattr(features, PREDICTORS[settings.predictor])() if settings.predictor else None,
     }
-    return BWCache(**{name: value for name, value in given.items() if value is not None})
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _at_least(least: int, **values: int | None) -> None:

@@ -19,7 +19,7 @@ def run_compare(settings: CompareSettings) -> None:
     from bwcache.report.files import run_folder, write_run, write_summary
 
     with whole_folder(settings.out, settings.overwrite) as folder, Bars() as bars:
-        pipe = load(settings, choices, bars)
+        pipe, choices = load(settings, choices, bars)
         written = 0
 
         def write(run: Run, pair: Pair) -> None:

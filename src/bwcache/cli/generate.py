@@ -20,7 +20,7 @@ def run_generate(settings: GenerateSettings) -> None:
     from bwcache.report.files import write_summary
 
     with whole_folder(settings.out, settings.overwrite) as folder, Bars() as bars:
-        pipe = load(settings, choices, bars)
+        pipe, choices = load(settings, choices, bars)
         rows = [
             make_one(pipe, request, index, folder, settings, choices, bars)
             for index, request in enumerate(requests(settings, choices, Request))

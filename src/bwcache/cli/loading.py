@@ -12,8 +12,8 @@ from bwcache.cli.settings import Settings
 from bwcache.errors import NeverReused, SettingError, complaint
 
 
-def load(settings: Settings, choices: Choices, bars: Bars) -> Any:
-    """Read the model and check that it can do what is asked.
+def load(settings: Settings, choices: Choices, bars: Bars) -> tuple[Any, Choices]:
+    """Read the model and check that it can do what is asked; with the choices as they are for this model.
 
     Raises:
         SettingError: it cannot be read, takes no prompt, or cannot make these sizes.
@@ -26,6 +26,7 @@ def load(settings: Settings, choices: Choices, bars: Bars) -> Any:
 
     with bars.loading(settings.model), quiet_libraries():
         pipe = load_pipeline(settings.model, choices.device, settings.dtype, settings.offload)
+    choices = choices.of(pipe)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NeverReused)
         with attach(pipe, choices.policy):
@@ -36,7 +37,7 @@ def load(settings: Settings, choices: Choices, bars: Bars) -> Any:
     check_sizes(pipe, choices.height, choices.width, choices.frames)
     pipeline_arguments(pipe, requests(settings, choices, Request)[0])
     pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return pipe, choices
 
 
 def requests(settings: Settings, choices: Choices, make: Any) -> list[Any]:

@@ -103,7 +103,7 @@ class Settings:
             "Reuse while the blocks change by less than this; 0 never reuses.",
             CACHE,
             real_number,
-            show_default="0.15",
+            show_default="published for the model, else 0.15",
             metavar="X",
         ),
     ] = None
@@ -114,7 +114,7 @@ class Settings:
             "Steps that one computed step may serve: a share of all (0.1) or a number (3).",
             CACHE,
             share_or_count,
-            show_default="0.1",
+            show_default="published for the model, else 0.1",
             metavar="X",
         ),
     ] = None
@@ -125,7 +125,7 @@ class Settings:
             "Always compute the last steps: this share of the steps before the first reuse.",
             CACHE,
             real_number,
-            show_default="0.5",
+            show_default="published for the model, else 0.5",
             metavar="X",
         ),
     ] = None

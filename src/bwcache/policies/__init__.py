@@ -3,5 +3,6 @@
 from bwcache.policies.base import Measured, Observation, Policy
 from bwcache.policies.bwcache import BWCache
 from bwcache.policies.compute import Compute
+from bwcache.policies.presets import preset
 
-__all__ = ["BWCache", "Compute", "Measured", "Observation", "Policy"]
+__all__ = ["BWCache", "Compute", "Measured", "Observation", "Policy", "preset"]
