@@ -5,11 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import AllegroTransformer3DModel, CogVideoXTransformer3DModel, ConsisIDTransformer3DModel
+from diffusers import (
+    AllegroPipeline,
+    AllegroTransformer3DModel,
+    AutoencoderKLAllegro,
+    AutoencoderKLCogVideoX,
+    CogVideoXDDIMScheduler,
+    CogVideoXDPMScheduler,
+    CogVideoXFunControlPipeline,
+    CogVideoXImageToVideoPipeline,
+    CogVideoXTransformer3DModel,
+    CogVideoXVideoToVideoPipeline,
+    ConsisIDTransformer3DModel,
+    DDIMScheduler,
+)
 from diffusers.models.embeddings import get_3d_rotary_pos_embed, get_3d_rotary_pos_embed_allegro
+from diffusers.pipelines.consisid.pipeline_consisid import ConsisIDPipeline  # diffusers itself asks for OpenCV
 from torch import Tensor
 
-from zoo.kinds import Model, noise, seeded
+from zoo.kinds import Model, Pipeline, noise, seeded
+from zoo.wan import BLIND, pictures
 
 _CONFIG = {
     "num_attention_heads": 2,
@@ -155,4 +170,117 @@ MODELS = (
         guidance="batched",
     ),
     Model("AllegroTransformer3DModel", allegro_transformer, _allegro_inputs, guidance="batched"),
+)
+
+
+def cogvideox_vae() -> AutoencoderKLCogVideoX:
+    return seeded(
+        lambda: AutoencoderKLCogVideoX(
+            in_channels=3,
+            out_channels=3,
+            down_block_types=("CogVideoXDownBlock3D",) * 4,
+            up_block_types=("CogVideoXUpBlock3D",) * 4,
+            block_out_channels=(8, 8, 8, 8),
+            latent_channels=4,
+            layers_per_block=1,
+            norm_num_groups=2,
+            temporal_compression_ratio=4,
+        )
+    )
+
+
+def cogvideox(pipeline: type, scheduler: Any = None, **changes: Any) -> Any:
+    return pipeline(
+        **BLIND,
+        vae=cogvideox_vae(),
+        transformer=cogvideox_transformer(use_rotary_positional_embeddings=True, **changes),
+        scheduler=scheduler or CogVideoXDDIMScheduler(),
+    )
+
+
+def consisid() -> ConsisIDPipeline:
+    return ConsisIDPipeline(
+        **BLIND,
+        vae=cogvideox_vae(),
+        transformer=consisid_transformer(in_channels=8, use_rotary_positional_embeddings=True),
+        scheduler=CogVideoXDPMScheduler(),
+    )
+
+
+def allegro() -> AllegroPipeline:
+    vae = seeded(
+        lambda: AutoencoderKLAllegro(
+            block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=2, latent_channels=4
+        )
+    )
+    return AllegroPipeline(**BLIND, vae=vae, transformer=allegro_transformer(), scheduler=DDIMScheduler())
+
+
+_CALL = {
+    "height": 32,
+    "width": 32,
+    "guidance_scale": 6.0,
+    "prompt_embeds": noise(1, 8, 16, seed=1),
+    "negative_prompt_embeds": noise(1, 8, 16, seed=2),
+}
+_BOTH = ("cond_uncond",)
+
+PIPELINES = (
+    Pipeline(
+        "CogVideoXImageToVideoPipeline",
+        lambda: cogvideox(CogVideoXImageToVideoPipeline, in_channels=8),
+        {**_CALL, "num_frames": 5, "image": pictures(1)[0]},
+        _BOTH,
+    ),
+    # a scheduler of second order that counts no steps, guidance that changes, frames in pairs
+    Pipeline(
+        "CogVideoXImageToVideoPipeline 1.5",
+        lambda: cogvideox(
+            CogVideoXImageToVideoPipeline,
+            CogVideoXDPMScheduler(),
+            in_channels=8,
+            patch_size_t=2,
+            patch_bias=False,
+            ofs_embed_dim=4,
+        ),
+        {**_CALL, "num_frames": 5, "image": pictures(1)[0], "use_dynamic_cfg": True},
+        _BOTH,
+    ),
+    # starts in the middle of its schedule
+    Pipeline(
+        "CogVideoXVideoToVideoPipeline",
+        lambda: cogvideox(CogVideoXVideoToVideoPipeline),
+        {**_CALL, "video": pictures(5), "strength": 0.8},
+        _BOTH,
+    ),
+    Pipeline(
+        "CogVideoXFunControlPipeline",
+        lambda: cogvideox(CogVideoXFunControlPipeline, in_channels=8),
+        {**_CALL, "control_video": pictures(5)},
+        _BOTH,
+    ),
+    Pipeline(
+        "ConsisIDPipeline",
+        consisid,
+        {
+            **_CALL,
+            "num_frames": 5,
+            "image": pictures(1)[0],
+            "id_cond": noise(1, 8, seed=3),
+            "id_vit_hidden": [noise(1, 3, 8, seed=4 + i) for i in range(5)],
+        },
+        ("call0",),
+    ),
+    Pipeline(
+        "AllegroPipeline",
+        allegro,
+        {
+            **_CALL,
+            "num_frames": 8,
+            "negative_prompt": None,
+            "prompt_attention_mask": torch.ones(1, 8),
+            "negative_prompt_attention_mask": torch.tensor([[1.0, 1, 1, 0, 0, 0, 0, 0]]),
+        },
+        ("call0",),
+    ),
 )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import HeliosTransformer3DModel
+from diffusers import HeliosPipeline, HeliosPyramidPipeline, HeliosScheduler, HeliosTransformer3DModel
+from tiny import wan_vae
 
-from zoo.kinds import Model, noise
-from zoo.wan import wan_like
+from zoo.kinds import Model, Pipeline, noise
+from zoo.wan import BLIND, wan_call, wan_like
 
 
 def helios_transformer(**changes: Any) -> Any:
@@ -44,5 +45,41 @@ MODELS = (
         lambda: helios_transformer(guidance_cross_attn=False, zero_history_timestep=False, is_amplify_history=True),
         _inputs,
         guidance="separate",
+    ),
+)
+
+
+def helios() -> HeliosPipeline:
+    return HeliosPipeline(
+        **BLIND,
+        vae=wan_vae(),
+        scheduler=HeliosScheduler(stages=1, stage_range=[0, 1]),
+        transformer=helios_transformer(),
+    )
+
+
+class Pyramid(HeliosPyramidPipeline):
+    """Takes a number of steps, as all others do, and leaves it at that: each stage has one of its own."""
+
+    def __call__(self, num_inference_steps: int, **call: Any) -> Any:
+        return super().__call__(**call)
+
+
+def pyramid() -> Pyramid:
+    return Pyramid(**BLIND, vae=wan_vae(), scheduler=HeliosScheduler(gamma=0.3), transformer=helios_transformer())
+
+
+_FILM = {**wan_call(), "num_frames": 5, "num_latent_frames_per_chunk": 2}
+
+PIPELINES = (Pipeline("HeliosPipeline", helios, _FILM),)
+
+SPECIAL = (
+    # A loop for each chunk, with timesteps set anew: a run for each.
+    Pipeline("HeliosPipeline chunks", helios, {**_FILM, "num_frames": 10}),
+    # A loop for each of three stages, the picture four times as large in the next one: a run for each.
+    Pipeline(
+        "HeliosPyramidPipeline",
+        pyramid,
+        {**_FILM, "height": 64, "width": 64, "pyramid_num_inference_steps_list": [8, 8, 8]},
     ),
 )

@@ -6,12 +6,23 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AutoencoderKLHunyuanVideo,
+    AutoencoderKLHunyuanVideo15,
+    ClassifierFreeGuidance,
+    FlowMatchEulerDiscreteScheduler,
+    HunyuanSkyreelsImageToVideoPipeline,
+    HunyuanVideo15ImageToVideoPipeline,
+    HunyuanVideo15Pipeline,
     HunyuanVideo15Transformer3DModel,
+    HunyuanVideoFramepackPipeline,
     HunyuanVideoFramepackTransformer3DModel,
+    HunyuanVideoImageToVideoPipeline,
     HunyuanVideoTransformer3DModel,
 )
+from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
 
-from zoo.kinds import Model, noise, seeded
+from zoo.kinds import Model, Pipeline, noise, seeded
+from zoo.wan import BLIND, pictures
 
 _CONFIG = {
     "in_channels": 4,
@@ -115,5 +126,137 @@ MODELS = (
         lambda: hunyuan15_transformer(use_meanflow=True),
         lambda share: {**_inputs15(share), "timestep_r": torch.tensor([1000 * (1 - share) - 100])},
         guidance="none",
+    ),
+)
+
+
+def hunyuan_vae() -> AutoencoderKLHunyuanVideo:
+    return seeded(
+        lambda: AutoencoderKLHunyuanVideo(
+            latent_channels=4,
+            down_block_types=("HunyuanVideoDownBlock3D",) * 4,
+            up_block_types=("HunyuanVideoUpBlock3D",) * 4,
+            block_out_channels=(8, 8, 8, 8),
+            layers_per_block=1,
+            norm_num_groups=4,
+        )
+    )
+
+
+def eyes() -> dict[str, Any]:
+    """What reads a picture: four tokens of width 8."""
+    config = SiglipVisionConfig(
+        hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=16
+    )
+    processor = SiglipImageProcessor(size={"height": 32, "width": 32})
+    return {"image_encoder": seeded(lambda: SiglipVisionModel(config)), "feature_extractor": processor}
+
+
+_BLIND = {**BLIND, "tokenizer_2": None, "text_encoder_2": None}
+
+
+def hunyuan(pipeline: type, transformer: Any, **more: Any) -> Any:
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=7.0)
+    return pipeline(**_BLIND, vae=hunyuan_vae(), transformer=transformer, scheduler=scheduler, **more)
+
+
+def replacing() -> HunyuanVideoImageToVideoPipeline:
+    transformer = hunyuan_transformer(image_condition_type="token_replace")
+    return hunyuan(HunyuanVideoImageToVideoPipeline, transformer, image_processor=None)
+
+
+def concatenating() -> HunyuanVideoImageToVideoPipeline:
+    transformer = hunyuan_transformer(in_channels=9, guidance_embeds=False, image_condition_type="latent_concat")
+    return hunyuan(HunyuanVideoImageToVideoPipeline, transformer, image_processor=None)
+
+
+def skyreels1() -> HunyuanSkyreelsImageToVideoPipeline:
+    return hunyuan(HunyuanSkyreelsImageToVideoPipeline, hunyuan_transformer(in_channels=8, guidance_embeds=False))
+
+
+def framepack() -> HunyuanVideoFramepackPipeline:
+    return hunyuan(HunyuanVideoFramepackPipeline, framepack_transformer(), **eyes())
+
+
+def hunyuan15(pipeline: type = HunyuanVideo15Pipeline, **more: Any) -> Any:
+    vae = seeded(
+        lambda: AutoencoderKLHunyuanVideo15(
+            latent_channels=4,
+            block_out_channels=(16, 16, 16),
+            layers_per_block=1,
+            spatial_compression_ratio=4,
+            temporal_compression_ratio=4,
+            downsample_match_channel=False,
+            upsample_match_channel=False,
+        )
+    )
+    return pipeline(
+        **_BLIND,
+        vae=vae,
+        transformer=hunyuan15_transformer(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
+        guider=ClassifierFreeGuidance(guidance_scale=6.0),
+        **more,
+    )
+
+
+_SIZE = {"height": 32, "width": 32, "num_frames": 5}
+_DISTILLED = {
+    **_SIZE,
+    "prompt_embeds": noise(1, 8, 16, seed=1),
+    "pooled_prompt_embeds": noise(1, 8, seed=3),
+    "prompt_attention_mask": torch.ones(1, 8),
+}
+_GUIDED = {
+    **_DISTILLED,
+    "true_cfg_scale": 6.0,
+    "negative_prompt_embeds": noise(1, 8, 16, seed=2),
+    "negative_pooled_prompt_embeds": noise(1, 8, seed=4),
+    "negative_prompt_attention_mask": torch.ones(1, 8),
+}
+_CALL15 = {
+    key: value
+    for i, sign in enumerate(("", "negative_"))
+    for key, value in {
+        f"{sign}prompt_embeds": noise(1, 6, 16, seed=1 + i),
+        f"{sign}prompt_embeds_mask": torch.tensor([[1, 1, 1, 1, 0, 0]]),
+        f"{sign}prompt_embeds_2": noise(1, 4, 6, seed=3 + i),
+        f"{sign}prompt_embeds_mask_2": torch.tensor([[1, 1, 0, 0]]),
+    }.items()
+}
+_TWICE = ("call0", "call1")
+
+PIPELINES = (
+    Pipeline("HunyuanVideoImageToVideoPipeline", replacing, {**_DISTILLED, "image": pictures(1)[0]}, ("call0",)),
+    Pipeline("HunyuanVideoImageToVideoPipeline concat", concatenating, {**_GUIDED, "image": pictures(1)[0]}, _TWICE),
+    Pipeline("HunyuanSkyreelsImageToVideoPipeline", skyreels1, {**_GUIDED, "image": pictures(1)[0]}, _TWICE),
+    # the latents come as a list of all sections
+    Pipeline(
+        "HunyuanVideoFramepackPipeline",
+        framepack,
+        {**_DISTILLED, "image": pictures(1)[0], "latent_window_size": 2, "output_type": "pt"},
+        ("call0",),
+    ),
+    Pipeline(
+        "HunyuanVideo15Pipeline",
+        hunyuan15,
+        {**_CALL15, "height": 16, "width": 16, "num_frames": 5},
+        ("pred_cond", "pred_uncond"),
+    ),
+    Pipeline(
+        "HunyuanVideo15ImageToVideoPipeline",
+        lambda: hunyuan15(HunyuanVideo15ImageToVideoPipeline, **eyes()),
+        {**_CALL15, "image": pictures(1)[0], "num_frames": 5},
+        ("pred_cond", "pred_uncond"),
+    ),
+)
+
+SPECIAL = (
+    # A loop for each section, with timesteps set anew and all of the same shape: a run for each section.
+    Pipeline(
+        "HunyuanVideoFramepackPipeline sections",
+        framepack,
+        {**_DISTILLED, "num_frames": 10, "image": pictures(1)[0], "latent_window_size": 2, "output_type": "pt"},
+        ("call0",),
     ),
 )

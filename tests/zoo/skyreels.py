@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import SkyReelsV2Transformer3DModel
+from diffusers import (
+    SkyReelsV2DiffusionForcingImageToVideoPipeline,
+    SkyReelsV2DiffusionForcingPipeline,
+    SkyReelsV2DiffusionForcingVideoToVideoPipeline,
+    SkyReelsV2ImageToVideoPipeline,
+    SkyReelsV2Pipeline,
+    SkyReelsV2Transformer3DModel,
+)
+from tiny import wan_vae
 
-from zoo.kinds import Model, noise
-from zoo.wan import IMAGE, TEXT, scalar_time, wan_inputs, wan_like
+from zoo.kinds import Model, Pipeline, noise
+from zoo.wan import BLIND, IMAGE, TEXT, eyes, pictures, scalar_time, unipc, wan_call, wan_inputs, wan_like
 
 
 def skyreels(**changes: Any) -> Any:
@@ -53,5 +61,56 @@ MODELS = (
             "enable_diffusion_forcing": True,
         },
         guidance="separate",
+    ),
+)
+
+
+def text_to_video() -> SkyReelsV2Pipeline:
+    return SkyReelsV2Pipeline(**BLIND, vae=wan_vae(), scheduler=unipc(), transformer=skyreels())
+
+
+def image_to_video() -> SkyReelsV2ImageToVideoPipeline:
+    return SkyReelsV2ImageToVideoPipeline(
+        **BLIND, **eyes(), vae=wan_vae(), scheduler=unipc(), transformer=skyreels(in_channels=12, **IMAGE)
+    )
+
+
+def forcing(pipeline: type, **changes: Any) -> Any:
+    return pipeline(**BLIND, vae=wan_vae(), scheduler=unipc(), transformer=skyreels(inject_sample_info=True, **changes))
+
+
+_FILM = {**wan_call(), "num_frames": 5}
+_FORCED = {**_FILM, "prompt": None, "base_num_frames": 5, "overlap_history": None}
+
+PIPELINES = (
+    Pipeline("SkyReelsV2Pipeline", text_to_video, _FILM),
+    Pipeline("SkyReelsV2ImageToVideoPipeline", image_to_video, {**_FILM, **wan_call(TEXT), "image": pictures(1)[0]}),
+)
+
+# Diffusion forcing: a copy of the scheduler for each frame, and the pipeline's own one never steps, so nobody says how
+# many steps there are.
+SPECIAL = (
+    Pipeline("SkyReelsV2DiffusionForcingPipeline", lambda: forcing(SkyReelsV2DiffusionForcingPipeline), _FORCED),
+    # Frame after frame: more steps than asked for; the highest time stays for some steps, as the last frame waits.
+    Pipeline(
+        "SkyReelsV2DiffusionForcingPipeline in turn",
+        lambda: forcing(SkyReelsV2DiffusionForcingPipeline, num_frame_per_block=1),
+        {**_FORCED, "num_frames": 9, "base_num_frames": 9, "ar_step": 2},
+    ),
+    # A long film: a loop for each window, the first of all noise, the others after given frames.
+    Pipeline(
+        "SkyReelsV2DiffusionForcingPipeline long",
+        lambda: forcing(SkyReelsV2DiffusionForcingPipeline),
+        {**_FORCED, "num_frames": 13, "base_num_frames": 9, "overlap_history": 5},
+    ),
+    Pipeline(
+        "SkyReelsV2DiffusionForcingImageToVideoPipeline",
+        lambda: forcing(SkyReelsV2DiffusionForcingImageToVideoPipeline),
+        {**_FORCED, "image": pictures(1)[0]},
+    ),
+    Pipeline(
+        "SkyReelsV2DiffusionForcingVideoToVideoPipeline",
+        lambda: forcing(SkyReelsV2DiffusionForcingVideoToVideoPipeline),
+        {**_FORCED, "video": pictures(5), "num_frames": 9, "base_num_frames": 9, "overlap_history": 5},
     ),
 )

@@ -7,18 +7,29 @@ from typing import Any
 import torch
 from diffusers import (
     AnyFlowFARTransformer3DModel,
+    AnyFlowPipeline,
     AnyFlowTransformer3DModel,
+    ChronoEditPipeline,
     ChronoEditTransformer3DModel,
+    FlowMapEulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    LucyEditPipeline,
+    UniPCMultistepScheduler,
     WanAnimate2Transformer3DModel,
+    WanAnimatePipeline,
     WanAnimateTransformer3DModel,
+    WanImageToVideoPipeline,
     WanTransformer3DModel,
+    WanVACEPipeline,
     WanVACETransformer3DModel,
 )
 from diffusers.models.transformers.transformer_wan_animate_2 import WanAnimate2KVCache
-from tiny import wan_transformer
+from PIL import Image
+from tiny import VIDEO_TO_VIDEO, wan_transformer, wan_vae
 from torch import Tensor
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
-from zoo.kinds import Model, noise, seeded
+from zoo.kinds import Model, Pipeline, noise, seeded
 
 TEXT = 512  # tokens; the attention of the image-to-video models cuts the text off at this length
 IMAGE = {"image_dim": 8, "added_kv_proj_dim": 24}
@@ -213,6 +224,157 @@ MODELS = (
     ),
     Model("AnyFlowTransformer3DModel", anyflow, _anyflow_inputs, guidance="batched"),
     Model("AnyFlowTransformer3DModel I2V", anyflow, _anyflow_given, guidance="batched"),
+)
+
+BLIND = {"tokenizer": None, "text_encoder": None}
+"""In the place of what reads the prompt."""
+
+
+def eyes() -> dict[str, Any]:
+    """What reads a picture of 32 x 32: five tokens of width 8."""
+    config = CLIPVisionConfig(
+        hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=16
+    )
+    processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    return {"image_encoder": seeded(lambda: CLIPVisionModel(config)), "image_processor": processor}
+
+
+def euler() -> FlowMatchEulerDiscreteScheduler:
+    return FlowMatchEulerDiscreteScheduler(shift=1.0)
+
+
+def unipc() -> UniPCMultistepScheduler:
+    return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+
+
+def pictures(count: int, size: int = 32) -> list[Image.Image]:
+    """A short film for the processors: noise."""
+    pixels = (noise(count, size, size, 3, seed=5).sigmoid() * 255).byte().numpy()
+    return [Image.fromarray(frame) for frame in pixels]
+
+
+def image_to_video(experts: int = 0, given: bool = False) -> WanImageToVideoPipeline:
+    """Wan 2.1; or 2.2, which reads no picture, with two experts or with a time for each token."""
+    config = {"in_channels": 4 if given else 12, **({} if experts or given else IMAGE)}
+    return WanImageToVideoPipeline(
+        **BLIND,
+        **({} if experts or given else eyes()),
+        vae=wan_vae(),
+        scheduler=unipc(),
+        transformer=wan_like(WanTransformer3DModel, **config),
+        transformer_2=wan_like(WanTransformer3DModel, **config) if experts == 2 else None,
+        boundary_ratio=0.7 if experts == 2 else None,
+        expand_timesteps=given,
+    )
+
+
+def wan_vace() -> WanVACEPipeline:
+    return WanVACEPipeline(
+        **BLIND,
+        vae=wan_vae(),
+        scheduler=unipc(),
+        transformer=wan_like(WanVACETransformer3DModel, vace_layers=[0, 2], vace_in_channels=8 + 64),
+    )
+
+
+def wan_animate() -> WanAnimatePipeline:
+    return WanAnimatePipeline(**BLIND, **eyes(), vae=wan_vae(), scheduler=unipc(), transformer=animate())
+
+
+def lucy(given: bool = False) -> LucyEditPipeline:
+    return LucyEditPipeline(
+        **BLIND,
+        vae=wan_vae(),
+        scheduler=unipc(),
+        transformer=wan_like(WanTransformer3DModel, in_channels=8),
+        expand_timesteps=given,
+    )
+
+
+def chronoedit() -> ChronoEditPipeline:
+    return ChronoEditPipeline(
+        **BLIND,
+        **eyes(),
+        vae=wan_vae(),
+        scheduler=unipc(),
+        transformer=wan_like(ChronoEditTransformer3DModel, in_channels=12, **IMAGE),
+    )
+
+
+def anyflow_pipeline() -> AnyFlowPipeline:
+    return AnyFlowPipeline(
+        **BLIND, vae=wan_vae(), scheduler=FlowMapEulerDiscreteScheduler(shift=5.0), transformer=anyflow()
+    )
+
+
+def wan_call(text: int = 6) -> dict[str, Any]:
+    """Two frames of 4 x 4 latents, with guidance."""
+    return {
+        "height": 32,
+        "width": 32,
+        "guidance_scale": 4.0,
+        "prompt_embeds": noise(1, text, 8, seed=1),
+        "negative_prompt_embeds": noise(1, text, 8, seed=2),
+    }
+
+
+_FILM = {**wan_call(), "num_frames": 5}
+_SEEN = {**wan_call(TEXT), "num_frames": 5}
+_ANIMATE = {**wan_call(TEXT), "segment_frame_length": 5}
+
+PIPELINES = (
+    VIDEO_TO_VIDEO,
+    Pipeline("WanImageToVideoPipeline", image_to_video, {**_SEEN, "image": pictures(1)[0]}),
+    Pipeline(
+        "WanImageToVideoPipeline 2.2",
+        lambda: image_to_video(experts=2),
+        {**_FILM, "image": pictures(1)[0], "guidance_scale_2": 3.0},
+    ),
+    # the first frame's tokens have the time 0
+    Pipeline(
+        "WanImageToVideoPipeline TI2V",
+        lambda: image_to_video(given=True),
+        {**_FILM, "image": pictures(1)[0]},
+    ),
+    Pipeline("WanVACEPipeline", wan_vace, {**_FILM, "video": pictures(5)}),
+    Pipeline("WanVACEPipeline reference", wan_vace, {**_FILM, "reference_images": pictures(1)}),
+    Pipeline(
+        "WanAnimatePipeline",
+        wan_animate,
+        {**_ANIMATE, "image": pictures(1)[0], "pose_video": pictures(5), "face_video": pictures(5)},
+    ),
+    Pipeline("LucyEditPipeline", lucy, {**_FILM, "video": pictures(5)}),
+    Pipeline("LucyEditPipeline TI2V", lambda: lucy(given=True), {**_FILM, "video": pictures(5)}),
+    Pipeline("ChronoEditPipeline", chronoedit, {**_SEEN, "image": pictures(1)[0]}, ("call0", "call1")),
+    # frames are dropped in the middle of the run
+    Pipeline(
+        "ChronoEditPipeline reasoning",
+        chronoedit,
+        {
+            **_SEEN,
+            "num_frames": 13,
+            "image": pictures(1)[0],
+            "enable_temporal_reasoning": True,
+            "num_temporal_reasoning_steps": 5,
+        },
+        ("call0", "call1"),
+    ),
+    Pipeline("AnyFlowPipeline", anyflow_pipeline, _FILM, ("call0",)),
+    Pipeline(
+        "AnyFlowPipeline I2V",
+        anyflow_pipeline,
+        {**_FILM, "video_latents": noise(1, 1, 4, 4, 4, seed=6)},
+        ("call0",),
+    ),
+)
+
+SPECIAL = (
+    # A loop for each segment, all of the same shape, with timesteps set anew: a run for each segment.
+    Pipeline(
+        "WanAnimatePipeline segments",
+        wan_animate,
+        {**_ANIMATE, "image": pictures(1)[0], "pose_video": pictures(9), "face_video": pictures(9)},
+    ),
 )
 
 LATER = (
