@@ -1,0 +1,96 @@
+"""Qwen-Image and Qwen-Image 2.1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import QwenImage21Transformer2DModel, QwenImageTransformer2DModel
+from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21KVCache
+
+from zoo.flux import unit_time
+from zoo.kinds import Model, noise, seeded
+
+SHAPE = (1, 4, 4)
+
+
+def qwen(**changes: Any) -> Any:
+    config = {
+        "in_channels": 16,
+        "out_channels": 4,
+        "num_layers": 3,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 8,
+        "axes_dims_rope": (4, 6, 6),
+    }
+    return seeded(lambda: QwenImageTransformer2DModel(**{**config, **changes}))
+
+
+def _qwen_inputs(share: float, images: int = 1) -> dict[str, Any]:
+    """4 x 4 tokens of each image, the first to be made and the others given."""
+    return {
+        "hidden_states": noise(1, 16 * images, 16),
+        "timestep": unit_time(share),
+        "encoder_hidden_states": noise(1, 6, 8, seed=1),
+        "encoder_hidden_states_mask": torch.tensor([[1, 1, 1, 1, 1, 0]], dtype=torch.bool),
+        "img_shapes": [[SHAPE] * images],
+    }
+
+
+def qwen21(**changes: Any) -> Any:
+    config = {
+        "in_channels": 4,
+        "out_channels": 4,
+        "num_layers": 3,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "context_in_dim": 8,
+        "axes_dims_rope": (4, 6, 6),
+    }
+    return seeded(lambda: QwenImage21Transformer2DModel(**{**config, **changes}))
+
+
+def _qwen21_inputs(share: float) -> dict[str, Any]:
+    """6 tokens of text, then 4 x 4 of the image, four to a slot."""
+    return {
+        "hidden_states": noise(1, 16, 4),
+        "timestep": unit_time(share),
+        "encoder_hidden_states": noise(1, 6, 8, seed=1),
+        "img_shapes": [[SHAPE]],
+        "img_mask": torch.tensor([[False] * 6 + [True] * 4]),
+    }
+
+
+def _qwen21_reading(share: float) -> dict[str, Any]:
+    """After the first step: the text's keys and values are kept."""
+    cache = QwenImage21KVCache(3)
+    for i, layer in enumerate(cache.layer_caches):
+        layer.store(noise(1, 6, 2, 16, seed=i), noise(1, 6, 2, 16, seed=20 + i))
+    return {**_qwen21_inputs(share), "kv_cache": cache, "kv_cache_mode": "cached"}
+
+
+MODELS = (
+    Model("QwenImageTransformer2DModel", qwen, _qwen_inputs, guidance="separate"),
+    Model(
+        "QwenImageTransformer2DModel ControlNet",
+        qwen,
+        lambda share: {**_qwen_inputs(share), "controlnet_block_samples": [noise(1, 16, 32, seed=5)]},
+        guidance="separate",
+    ),
+    # Edit Plus 2511: the given image's tokens have the time 0
+    Model(
+        "QwenImageTransformer2DModel edit",
+        lambda: qwen(zero_cond_t=True),
+        lambda share: _qwen_inputs(share, images=2),
+        guidance="separate",
+    ),
+    Model(
+        "QwenImageTransformer2DModel layered",
+        lambda: qwen(use_additional_t_cond=True, use_layer3d_rope=True),
+        lambda share: {**_qwen_inputs(share, images=3), "additional_t_cond": torch.tensor([0])},
+        guidance="separate",
+    ),
+    Model("QwenImage21Transformer2DModel", qwen21, _qwen21_inputs, guidance="separate"),
+    Model("QwenImage21Transformer2DModel KV", qwen21, _qwen21_reading, guidance="separate"),
+)

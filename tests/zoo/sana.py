@@ -1,0 +1,165 @@
+"""Sana, DiT, PixArt and Hunyuan-DiT."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import DiTTransformer2DModel, HunyuanDiT2DModel, PixArtTransformer2DModel, SanaTransformer2DModel
+
+from zoo.flux import time
+from zoo.kinds import Model, noise, seeded
+
+
+def _latents() -> torch.Tensor:
+    return noise(1, 4, 8, 8).repeat(2, 1, 1, 1)
+
+
+def sana(**changes: Any) -> Any:
+    config = {
+        "in_channels": 4,
+        "out_channels": 4,
+        "num_layers": 3,
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "num_cross_attention_heads": 2,
+        "cross_attention_head_dim": 8,
+        "cross_attention_dim": 16,
+        "caption_channels": 8,
+        "sample_size": 8,
+    }
+    return seeded(lambda: SanaTransformer2DModel(**{**config, **changes}))
+
+
+def _sana_inputs(share: float) -> dict[str, Any]:
+    mask = torch.ones(2, 6)
+    mask[0, 4:] = 0
+    return {
+        "hidden_states": _latents(),
+        "timestep": time(share, 2),
+        "encoder_hidden_states": noise(2, 6, 8, seed=1),
+        "encoder_attention_mask": mask,
+    }
+
+
+def _sprint_inputs(share: float) -> dict[str, Any]:
+    """Consistency models: the sine of the time over its sine plus cosine, from 1 to 0."""
+    angle = torch.tensor([1.5708 * (1 - share)])
+    return {
+        "hidden_states": noise(1, 4, 8, 8),
+        "timestep": angle.sin() / (angle.cos() + angle.sin()),
+        "encoder_hidden_states": noise(1, 6, 8, seed=1),
+        "guidance": torch.tensor([4.5]) * 0.1,
+    }
+
+
+def dit() -> Any:
+    return seeded(
+        lambda: DiTTransformer2DModel(
+            num_attention_heads=2,
+            attention_head_dim=8,
+            in_channels=4,
+            out_channels=8,
+            num_layers=3,
+            sample_size=8,
+            num_embeds_ada_norm=1000,
+        )
+    )
+
+
+def _dit_inputs(share: float) -> dict[str, Any]:
+    return {
+        "hidden_states": _latents(),
+        "timestep": time(share, 2).long(),
+        "class_labels": torch.tensor([3, 1000]),
+    }
+
+
+def pixart(**changes: Any) -> Any:
+    config = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "in_channels": 4,
+        "out_channels": 8,
+        "num_layers": 3,
+        "cross_attention_dim": 16,
+        "sample_size": 8,
+        "caption_channels": 8,
+        "use_additional_conditions": False,
+    }
+    return seeded(lambda: PixArtTransformer2DModel(**{**config, **changes}))
+
+
+def _pixart_inputs(share: float) -> dict[str, Any]:
+    return {
+        "hidden_states": _latents(),
+        "timestep": time(share, 2).long(),
+        "encoder_hidden_states": noise(2, 6, 8, seed=1),
+        "encoder_attention_mask": torch.ones(2, 6),
+        "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
+    }
+
+
+def _pixart_sized(share: float) -> dict[str, Any]:
+    sizes = {"resolution": torch.full((2, 2), 64.0), "aspect_ratio": torch.ones(2, 1)}
+    return {**_pixart_inputs(share), "added_cond_kwargs": sizes}
+
+
+def hunyuan_dit(layers: int = 6) -> Any:
+    return seeded(
+        lambda: HunyuanDiT2DModel(
+            num_attention_heads=2,
+            attention_head_dim=8,
+            in_channels=4,
+            patch_size=2,
+            sample_size=8,
+            hidden_size=16,
+            num_layers=layers,
+            cross_attention_dim=8,
+            cross_attention_dim_t5=8,
+            pooled_projection_dim=8,
+            text_len=4,
+            text_len_t5=6,
+            use_style_cond_and_image_meta_size=False,
+        )
+    )
+
+
+def _hunyuan_dit_inputs(share: float) -> dict[str, Any]:
+    angles = noise(16, 8, seed=6)
+    return {
+        "hidden_states": _latents(),
+        "timestep": time(share, 2),
+        "encoder_hidden_states": noise(2, 4, 8, seed=1),
+        "text_embedding_mask": torch.ones(2, 4),
+        "encoder_hidden_states_t5": noise(2, 6, 8, seed=2),
+        "text_embedding_mask_t5": torch.ones(2, 6),
+        "image_rotary_emb": (angles.cos(), angles.sin()),
+    }
+
+
+MODELS = (
+    Model("SanaTransformer2DModel", sana, _sana_inputs, guidance="batched"),
+    Model(
+        "SanaTransformer2DModel ControlNet",
+        sana,
+        lambda share: {**_sana_inputs(share), "controlnet_block_samples": (noise(2, 64, 16, seed=5),) * 2},
+        guidance="batched",
+    ),
+    Model("SanaTransformer2DModel Sprint", lambda: sana(guidance_embeds=True), _sprint_inputs, guidance="none"),
+    Model("DiTTransformer2DModel", dit, _dit_inputs, guidance="batched"),
+    Model("PixArtTransformer2DModel", pixart, _pixart_inputs, guidance="batched"),
+    Model(
+        "PixArtTransformer2DModel sized",
+        lambda: pixart(attention_head_dim=12, cross_attention_dim=24, use_additional_conditions=True),
+        _pixart_sized,
+        guidance="batched",
+    ),
+    Model("HunyuanDiT2DModel", hunyuan_dit, _hunyuan_dit_inputs, guidance="batched"),
+    Model(
+        "HunyuanDiT2DModel ControlNet",
+        hunyuan_dit,
+        lambda share: {**_hunyuan_dit_inputs(share), "controlnet_block_samples": [noise(2, 16, 16, seed=5)] * 2},
+        guidance="batched",
+    ),
+)
