@@ -106,7 +106,7 @@ class RunState:
     def rows(self, stack: BlockStack, branch: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rows:
         """How the samples lie in a forward's batch: guidance in one forward is told by equal latents."""
         batch = samples.batch(args, kwargs)
-        if batch is None or len(batch) == 1:
+        if batch is None or len(batch) == 1 or not stack.spec.per_sample:
             return Rows()
         if (branch, len(batch)) not in self._branches:
             asked = stack.spec.guidance in ("batched", "either")

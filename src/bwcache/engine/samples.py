@@ -60,8 +60,6 @@ def chosen(value: Any, samples: Sequence[int], rows: Rows) -> Any:
             return value
         index = [branch * rows.samples + sample for branch in range(rows.branches) for sample in samples]
         return value[torch.tensor(index, device=value.device)]
-    if isinstance(value, (list, tuple)) and len(value) == batch and rows.branches == 1 and not _tensors(value):
-        return type(value)(value[sample] for sample in samples)
     if type(value) in (list, tuple):
         return type(value)(chosen(item, samples, rows) for item in value)
     if isinstance(value, dict):
@@ -84,10 +82,6 @@ def merged(outputs: Sequence[Any], groups: Sequence[Sequence[int]], rows: Rows) 
     if isinstance(first, (list, tuple)):
         return type(first)(merged(items, groups, rows) for items in zip(*outputs, strict=True))
     return first
-
-
-def _tensors(values: Sequence[Any]) -> bool:
-    return any(isinstance(value, Tensor) for value in values)
 
 
 @dataclass(frozen=True, slots=True)

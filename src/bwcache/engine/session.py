@@ -10,6 +10,8 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
+from torch import nn
+
 from bwcache.core import Decision, Step, Trace
 from bwcache.core.decision import compute
 from bwcache.engine import hooks, samples
@@ -34,7 +36,7 @@ class Session:
         timing: bool = False,
         spec: BlockSpec | None = None,
         group: Any = None,
-        per_sample: bool = False,
+        per_sample: bool = True,
     ) -> None:
         self.policy = policy
         self._name = type(target).__name__
@@ -53,6 +55,7 @@ class Session:
         self._undo = ExitStack()
         with ExitStack() as undo:
             for name, module in denoisers(target).items():
+                _refuse_other_caches(name, module)
                 self._install(undo, resolve(name, module, spec))
             self._undo = undo.pop_all()
 
@@ -105,14 +108,13 @@ class Session:
         self._clock = StepClock(lambda: None)  # the old one knows the pipeline
 
     def _install(self, undo: ExitStack, stack: BlockStack) -> None:
-        _refuse_other_caches(stack)
         plan = Plan.of(self.policy, stack)
         shadows = []
         for i, block in enumerate(stack.blocks):
             shadow = hooks.intercept(block.module, self._at_block(plan, i))
             undo.callback(shadow.restore)
             shadows.append(shadow)
-        if self._per_sample:
+        if self._per_sample and len(plan.leaving) == 1:
             undo.callback(hooks.intercept(stack.module, self._at_batch(plan)).restore)
         hooks.watch(undo, self, stack.module, self._before(plan, shadows), self._after, stack.spec.entry)
         hooks.listen(undo, stack.module, self._told, self._end_run)
@@ -246,7 +248,7 @@ def attach(
     timing: bool = False,
     spec: BlockSpec | None = None,
     group: Any = None,
-    per_sample: bool = False,
+    per_sample: bool = True,
 ) -> Session:
     """Attaches a policy to a pipeline or a module, until the session is left or closed.
 
@@ -257,8 +259,9 @@ def attach(
         timing: whether the trace carries the seconds of blocks and indicator.
         spec: the row of a model that is not in the table.
         group: process group of the ranks that work on one video together.
-        per_sample: whether each sample of a batch decides for itself, so that its video is what it is when made alone;
-            where they differ, the denoiser runs twice, on those that compute and on those that reuse.
+        per_sample: whether each sample of a batch decides for itself, so that its video is what it is when made alone:
+            where they differ, the denoiser runs twice, on those that compute and on those that reuse. Without effect on
+            policies with more sites than one and on models whose row says so.
 
     Raises:
         NoBlocksFound: nothing in the target is known.
@@ -308,18 +311,18 @@ def grouped(
     return [(tuple(s for s, _ in group), tuple(d for _, d in group)) for group in groups.values() if group]
 
 
-def _refuse_other_caches(stack: BlockStack) -> None:
-    session = hooks.watcher(stack.module)
+def _refuse_other_caches(name: str, module: nn.Module) -> None:
+    session = hooks.watcher(module)
     if session is not None:
         raise AlreadyAttached(
-            complaint(f"{stack.name} held by {session!r}", "a free one", "close that session first (bwcache.disable)")
+            complaint(f"{name} held by {session!r}", "a free one", "close that session first (bwcache.disable)")
         )
-    config = getattr(stack.module, "_cache_config", None)
+    config = getattr(module, "_cache_config", None)
     if config is not None:
         raise AttachError(
             complaint(
-                f"{type(config).__name__} enabled on {stack.name}",
+                f"{type(config).__name__} enabled on {name}",
                 "no other cache",
-                f"call pipe.{stack.name}.disable_cache() first",
+                f"call pipe.{name}.disable_cache() first",
             )
         )

@@ -44,6 +44,7 @@ class BlockSpec:
         aside: arguments of the denoiser's forward, by name (dots lead into an object), also as `name=value`: a forward
             in which one of these is set fills a cache that others read, so it always runs, and is no step.
         entry: what its callers call: the module, or its `forward`.
+        per_sample: whether a forward can be run on some samples of its batch: all its tensors have the batch first.
         batch_axis: along which axis of the streams inside the blocks the batch lies.
         zipped: whether the forward takes one block of each list in turn, and not one list after the other.
         guidance: how its pipelines run classifier-free guidance.
@@ -59,6 +60,7 @@ class BlockSpec:
     timestep: str = "timestep"
     aside: tuple[str, ...] = ()
     entry: Literal["call", "forward"] = "call"
+    per_sample: bool = True
     batch_axis: int = 0
     zipped: bool = False
     guidance: Guidance = "separate"

@@ -25,6 +25,22 @@ ROWS: tuple[BlockSpec, ...] = (
     BlockSpec("WanAnimateTransformer3DModel", (BlockList("blocks"),), pipelines=("WanAnimatePipeline",)),
     BlockSpec("ChronoEditTransformer3DModel", (BlockList("blocks"),), pipelines=("ChronoEditPipeline",)),
     BlockSpec("AnyFlowTransformer3DModel", (BlockList("blocks"),), guidance="batched", pipelines=("AnyFlowPipeline",)),
+    # Of a driving video's segment, and of each chunk of a film, a forward keeps keys and values in all blocks. Without the
+    # prompt, Animate 2 leaves out block 9.
+    BlockSpec(
+        "WanAnimate2Transformer3DModel",
+        (BlockList("blocks"),),
+        aside=("kv_cache_mode=extract",),
+        per_sample=False,
+    ),
+    BlockSpec(
+        "AnyFlowFARTransformer3DModel",
+        (BlockList("blocks"),),
+        aside=("kv_cache_flag.is_cache_step",),
+        per_sample=False,
+        guidance="batched",
+        pipelines=("AnyFlowFARPipeline",),
+    ),
     # SkyReels-V2
     BlockSpec(
         "SkyReelsV2Transformer3DModel",
