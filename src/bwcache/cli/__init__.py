@@ -7,6 +7,7 @@ output     a folder that appears whole or not at all
 progress   bars for loading, sampling and decoding
 compare    ``bwcache compare``
 generate   ``bwcache generate``
+models     ``bwcache models``
 """
 
 from bwcache.cli.app import main

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.main
 
-from bwcache.cli.settings import CompareSettings, GenerateSettings, command_from
+from bwcache.cli.settings import CompareSettings, GenerateSettings, ModelsSettings, command_from
 from bwcache.errors import BWCacheError, complaint
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
@@ -63,8 +63,16 @@ def _generate(settings: GenerateSettings) -> None:
     run_generate(settings)
 
 
+def _models(settings: ModelsSettings) -> None:
+    """Show the models that are known: their blocks, pipelines and guidance, what is published and verified."""
+    from bwcache.cli.models import run_models
+
+    run_models(settings)
+
+
 app.command("compare")(command_from(CompareSettings, _compare))
 app.command("generate")(command_from(GenerateSettings, _generate))
+app.command("models")(command_from(ModelsSettings, _models))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

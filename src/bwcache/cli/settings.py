@@ -178,6 +178,21 @@ class GenerateSettings(Settings):
     cache: Annotated[bool, _option("--cache/--no-cache", "Whether to reuse blocks.", CACHE)] = True
 
 
+@dataclass(frozen=True)
+class ModelsSettings:
+    """What ``bwcache models`` takes."""
+
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            help="A part of the name of a denoiser, a pipeline or a module; without one, all are shown.",
+            show_default=False,
+        ),
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.", rich_help_panel=OUTPUT)] = False
+
+
 def command_from(settings: type[Any], run: Callable[[Any], None]) -> Callable[..., None]:
     """A function for typer with one parameter per field of ``settings``; it calls ``run`` with the filled dataclass."""
     hints = get_type_hints(settings, include_extras=True)
