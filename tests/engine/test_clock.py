@@ -4,6 +4,7 @@ import copy
 import threading
 import warnings
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from tiny import BY_NAME, VIDEO_TO_VIDEO, WAN, Case, Scripted, cogvideox, noise,
 import bwcache
 from bwcache import BWCache, Compute, Trace
 from bwcache.core.trace import reuse_line
+from bwcache.engine.clock import Context, StepClock
 
 CAREFREE = BWCache(threshold=10.0, reuse_interval=2)
 HUNYUAN, LTX, COGVIDEOX, MOCHI = (BY_NAME[name] for name in ("hunyuan", "ltx", "cogvideox", "mochi"))
@@ -505,6 +507,80 @@ def test_positional_arguments_are_read_too() -> None:
             module(noise(1, 4, 2, 4, 4), torch.tensor([timestep]), noise(1, 6, 8))
     assert rows(session.trace) == grid(5, "call0")
     assert session.trace.events[3].timestep == TIMES[3]
+
+
+# --- the clock alone --------------------------------------------------------------------------------------------------
+
+
+def ticks(clock: StepClock, *times: float, names: tuple[str | None, ...] = (None,)) -> list[tuple[Any, ...]]:
+    """Run, index, total and branch of a forward for each time and name."""
+    made = []
+    for time in times:
+        for name in names:
+            clock.context = None if name is None else Context(name)
+            step = clock.tick(time)
+            made.append((step.run, step.index, step.total, step.branch))
+    return made
+
+
+def scheduler(*times: float, **attributes: Any) -> Any:
+    return SimpleNamespace(timesteps=torch.tensor(times), **attributes)
+
+
+@pytest.mark.parametrize("names", [("cond", "uncond"), (None,)], ids=str)
+def test_a_scheduler_whose_copies_step_still_says_how_many_steps_there_are(names: Any) -> None:
+    """SkyReels-V2 with diffusion forcing: a copy for each frame; the pipeline's own one never moves."""
+    clock = StepClock(lambda: still)
+    still = scheduler(999, 700, 400, 100, step_index=None, begin_index=None)
+    for run in range(2):
+        made = ticks(clock, 999, 700, 400, 100, names=names)
+        assert made == [(run, i, 4, name or "call0") for i in range(4) for name in names]
+
+
+def test_a_scheduler_that_stands_still_and_knows_other_times_says_nothing() -> None:
+    still = scheduler(999, 700, 400, 100, step_index=None, begin_index=None)
+    made = ticks(StepClock(lambda: still), 999, 800, 400)
+    assert made == [(0, 0, 4, "call0"), (0, 1, None, "call0"), (0, 2, None, "call0")]
+
+
+@pytest.mark.parametrize("names", [("cond", "uncond"), ("cond_uncond",), (None,), (None, None)], ids=str)
+def test_a_time_that_stands_twice_in_the_schedule_is_two_steps(names: Any) -> None:
+    """PNDM: it does not count its steps, and the second timestep comes twice."""
+    times = (901, 801, 801, 701, 601)
+    schedule = scheduler(*times)
+    made = ticks(StepClock(lambda: schedule), *times, names=names)
+    branches = [name or f"call{i}" for i, name in enumerate(names)]
+    assert made == [(0, i, 5, branch) for i in range(5) for branch in branches]
+
+
+def test_times_rounded_to_the_same_number_are_noticed_where_nobody_counts() -> None:
+    """Two steps of one time look like one step with two branches; a number of branches that comes and goes is none."""
+    made = ticks(StepClock(lambda: None, steps=8), 1000, 1000, 992, 984, 984, 976)
+    assert [(index, branch) for _, index, _, branch in made] == [
+        (0, "call0"),
+        (0, "call1"),
+        (1, "call0"),
+        (2, "call0"),
+        (2, "call1"),
+        (3, "call0"),
+    ]
+    assert [total for _, _, total, _ in made] == [8, 8, 8, 8, 8, None]
+
+
+@pytest.mark.parametrize("widths", [(2, 2, 1, 1), (1, 1, 2, 2), (1, 2, 3, 3)])
+def test_guidance_that_begins_or_ends_on_a_bare_module_is_followed(widths: tuple[int, ...]) -> None:
+    times = [time for time, width in zip((900, 700, 500, 300), widths, strict=True) for _ in range(width)]
+    made = ticks(StepClock(lambda: None, steps=4), *times)
+    assert made == [(0, i, 4, f"call{j}") for i, width in enumerate(widths) for j in range(width)]
+
+
+@pytest.mark.parametrize("branches", [1, 2])
+def test_the_last_time_once_more_begins_the_next_run(branches: int) -> None:
+    """Down and up again: an inversion that begins where sampling ended."""
+    clock = StepClock(lambda: None, steps=3)
+    names = (None,) * branches
+    made = ticks(clock, 900, 500, 100, 100, 500, 900, names=names)
+    assert [row[:3] for row in made] == [(run, i, 3) for run in range(2) for i in range(3) for _ in names]
 
 
 # --- pipelines that share -------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ The best signal there is wins, in this order:
    repeated, integer and rounded timesteps.
 3. `timestep`: nobody counts; a step is a change of the timestep argument (DDIM, bare modules).
 
-A signal that contradicts itself is dropped for a weaker one, and with it the number of steps: policies then compute.
+A signal that contradicts itself is dropped for a weaker one. The number of steps stays known as long as the forwards
+come at the schedule's times; when it goes, policies compute.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -87,6 +89,7 @@ class StepClock:
         self._timestep = Time(None)
         self._direction = 0
         self._branches: list[str] = []
+        self._widths: list[int] = []
 
     @property
     def source(self) -> Source:
@@ -134,12 +137,15 @@ class StepClock:
                 return True
             return position == self._position and repeated and not self._moved(timestep)
         moved = self._moved(timestep)
-        return moved * self._direction < 0 or (moved == 0 and repeated)
+        if moved:
+            return moved * self._direction < 0
+        last = self._total is not None and self._index >= self._total - 1
+        return self._complete(name) and not self._stands(name) and (repeated or last)
 
     def _start(self, timestep: Time) -> None:
         self.run += 1
         self._running = True
-        self._index, self._direction, self._branches = 0, 0, []
+        self._index, self._direction, self._branches, self._widths = 0, 0, [], []
         scheduler = self._scheduler()
         self._timesteps = getattr(scheduler, "timesteps", None)
         self._entered = _exact_place(timestep, scheduler)
@@ -176,14 +182,38 @@ class StepClock:
                 return
             if (name is not None and name not in self._branches) or not self._moved(timestep):
                 return
-            # Time moves and the scheduler does not: it is not the one that drives this run.
-            self._source, self._schedule, self._total = "timestep", None, None
+            # Time moves and the scheduler does not: a copy of it or another one drives this run.
+            self._source = "timestep"
         moved = self._moved(timestep)
-        if moved:
-            self._direction = moved
+        if moved or self._stands(name):
+            self._direction = moved or self._direction
+            self._note_width(name)
             self._index, self._branches = self._index + 1, []
             if self._schedule and not self._fits_schedule(timestep):
                 self._schedule, self._total = None, None
+
+    def _stands(self, name: str | None) -> bool:
+        """Whether the next step has the time of this one, as the schedule says, and all branches have been here."""
+        times = self._schedule.timesteps[self._index : self._index + 2] if self._schedule else ()
+        return len(times) == 2 and times[0] == times[1] and self._complete(name)
+
+    def _complete(self, name: str | None) -> bool:
+        """Whether a forward at the same time is one more than the branches of this step."""
+        if name is not None:
+            return name in self._branches
+        return bool(self._widths) and len(self._branches) >= self._widths[-1]
+
+    def _note_width(self, name: str | None) -> None:
+        """Counts the forwards of a step that is over.
+
+        Where nobody names them and nobody knows the schedule, a number that goes up and down again tells nothing: two
+        steps whose times were rounded to the same look like one step with a branch more.
+        """
+        if not self._widths or len(self._branches) != self._widths[-1]:
+            self._widths.append(len(self._branches))
+        ups = [a < b for a, b in pairwise(self._widths)]
+        if name is None and self._schedule is None and len(set(ups)) > 1:
+            self._total = None
 
     def _fits_schedule(self, timestep: Time) -> bool:
         """Whether the schedule has this timestep at the present step."""
