@@ -1,0 +1,87 @@
+"""CogView 3 and 4 and GLM-Image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import CogView3PlusTransformer2DModel, CogView4Transformer2DModel, GlmImageTransformer2DModel
+from diffusers.models.transformers.transformer_glm_image import GlmImageKVCache
+
+from zoo.flux import time
+from zoo.kinds import Model, noise, seeded
+
+CONFIG = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "num_layers": 3,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "text_embed_dim": 8,
+    "time_embed_dim": 16,
+    "condition_dim": 4,
+}
+
+
+def _inputs(share: float, batch: int) -> dict[str, Any]:
+    """4 x 4 tokens of the image, 6 of the text; sizes as the pipelines give them."""
+    size = torch.tensor([[64.0, 64.0]]).repeat(batch, 1)
+    return {
+        "hidden_states": noise(1, 4, 8, 8).repeat(batch, 1, 1, 1),
+        "timestep": time(share, batch),
+        "encoder_hidden_states": noise(batch, 6, 8, seed=1),
+        "original_size": size,
+        "target_size": size,
+        "crop_coords": torch.zeros(batch, 2),
+    }
+
+
+def cogview3() -> Any:
+    return seeded(lambda: CogView3PlusTransformer2DModel(**CONFIG, pos_embed_max_size=8, sample_size=8))
+
+
+def cogview4(**changes: Any) -> Any:
+    return seeded(
+        lambda: CogView4Transformer2DModel(
+            **{**CONFIG, "pos_embed_max_size": 8, "sample_size": 8, "rope_axes_dim": (8, 8), **changes}
+        )
+    )
+
+
+def glm() -> Any:
+    return seeded(lambda: GlmImageTransformer2DModel(**CONFIG, prior_vq_quantizer_codebook_size=32))
+
+
+def _glm_inputs(share: float) -> dict[str, Any]:
+    """One token of the language model's image for each of the denoiser's."""
+    inputs = _inputs(share, 1)
+    inputs.pop("original_size")
+    inputs["timestep"] = inputs["timestep"] - 1
+    return {
+        **inputs,
+        "prior_token_id": torch.arange(16)[None],
+        "prior_token_drop": torch.zeros(1, 16, dtype=torch.bool),
+    }
+
+
+def _glm_reading(share: float) -> dict[str, Any]:
+    """The keys and values of a given image are kept, written in a forward before the first step."""
+    cache = GlmImageKVCache(3)
+    for i, layer in enumerate(cache.caches):
+        layer.store(noise(1, 4, 2, 16, seed=i), noise(1, 4, 2, 16, seed=20 + i))
+    cache.set_mode("read")
+    return {**_glm_inputs(share), "kv_caches": cache}
+
+
+MODELS = (
+    Model("CogView3PlusTransformer2DModel", cogview3, lambda share: _inputs(share, 2), guidance="batched"),
+    Model("CogView4Transformer2DModel", cogview4, lambda share: _inputs(share, 1), guidance="separate"),
+    Model(
+        "CogView4Transformer2DModel control",
+        lambda: cogview4(in_channels=8),
+        lambda share: {**_inputs(share, 1), "hidden_states": noise(1, 8, 8, 8)},
+        guidance="separate",
+    ),
+    Model("GlmImageTransformer2DModel", glm, _glm_inputs, guidance="separate"),
+    Model("GlmImageTransformer2DModel edit", glm, _glm_reading, guidance="separate"),
+)
