@@ -55,7 +55,7 @@ class Session:
         self._undo = ExitStack()
         with ExitStack() as undo:
             for name, module in denoisers(target).items():
-                _refuse_other_caches(name, module)
+                _refuse_unless_free(name, module)
                 self._install(undo, resolve(name, module, spec))
             self._undo = undo.pop_all()
 
@@ -311,11 +311,19 @@ def grouped(
     return [(tuple(s for s, _ in group), tuple(d for _, d in group)) for group in groups.values() if group]
 
 
-def _refuse_other_caches(name: str, module: nn.Module) -> None:
+def _refuse_unless_free(name: str, module: nn.Module) -> None:
     session = hooks.watcher(module)
     if session is not None:
         raise AlreadyAttached(
             complaint(f"{name} held by {session!r}", "a free one", "close that session first (bwcache.disable)")
+        )
+    if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
+        raise AttachError(
+            complaint(
+                f"{name} compiled as a whole",
+                "blocks that stay callable one by one",
+                "use transformer.compile_repeated_blocks() and not torch.compile(transformer)",
+            )
         )
     config = getattr(module, "_cache_config", None)
     if config is not None:

@@ -208,14 +208,6 @@ def resolve(name: str, module: nn.Module, spec: BlockSpec | None = None) -> Bloc
         NoBlocksFound: no row is of this class or of one that it derives from.
         SpecMismatch: the row names a list or an argument that the module does not have.
     """
-    if _uncompiled(module) is not module or module._compiled_call_impl is not None:
-        raise AttachError(
-            complaint(
-                f"{name} compiled as a whole",
-                "blocks that stay callable one by one",
-                "use transformer.compile_repeated_blocks() and not torch.compile(transformer)",
-            )
-        )
     spec = spec or table.row_of(type(module))
     if spec is None:
         raise NoBlocksFound(

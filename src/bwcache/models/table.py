@@ -25,8 +25,8 @@ ROWS: tuple[BlockSpec, ...] = (
     BlockSpec("WanAnimateTransformer3DModel", (BlockList("blocks"),), pipelines=("WanAnimatePipeline",)),
     BlockSpec("ChronoEditTransformer3DModel", (BlockList("blocks"),), pipelines=("ChronoEditPipeline",)),
     BlockSpec("AnyFlowTransformer3DModel", (BlockList("blocks"),), guidance="batched", pipelines=("AnyFlowPipeline",)),
-    # Of a driving video's segment, and of each chunk of a film, a forward keeps keys and values in all blocks. Without the
-    # prompt, Animate 2 leaves out block 9.
+    # One forward for the segment of the driving video, and one for each chunk of a film, keeps keys and values of all
+    # blocks. Without the prompt, Animate 2 leaves out block 9.
     BlockSpec(
         "WanAnimate2Transformer3DModel",
         (BlockList("blocks"),),
@@ -438,6 +438,7 @@ ROWS: tuple[BlockSpec, ...] = (
             "ZImageControlNetPipeline",
             "ZImageControlNetInpaintPipeline",
         ),
+        per_sample=False,
     ),
     # OmniGen
     BlockSpec("OmniGenTransformer2DModel", (BlockList("layers"),), guidance="batched", pipelines=("OmniGenPipeline",)),
@@ -471,6 +472,7 @@ ROWS: tuple[BlockSpec, ...] = (
         timestep="timesteps",
         guidance="batched",
         pipelines=("HiDreamImagePipeline",),
+        per_sample=False,
     ),
     # PRX
     BlockSpec(
