@@ -1,7 +1,9 @@
 """What the pages take from the code when they are built, so that they cannot say anything else.
 
-A marker on a line of its own is replaced: `<!-- models -->` by the model table, `<!-- policies -->` by the policies,
-`<!-- cli -->` by every command and option. CONTRIBUTING.md and CHANGELOG.md become pages.
+A marker on a line of its own is replaced. `<!-- matrix -->` and `<!-- native -->`: the models with what was verified.
+`<!-- models -->`: the rows of the model table. `<!-- presets -->`: what is published for some. `<!-- refused -->`: why
+others have no row. `<!-- policies -->`: the policies. `<!-- cli -->`: every command and option.
+CONTRIBUTING.md and CHANGELOG.md become pages.
 """
 
 from __future__ import annotations
@@ -28,7 +30,15 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fills the markers."""
-    makers = {"models": models, "policies": policies, "cli": command_line}
+    makers = {
+        "matrix": matrix,
+        "native": native,
+        "models": models,
+        "presets": presets,
+        "refused": refused,
+        "policies": policies,
+        "cli": command_line,
+    }
     for name, make in makers.items():
         marker = f"<!-- {name} -->"
         if marker in markdown:
@@ -36,8 +46,104 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return markdown
 
 
+FAMILIES = {
+    "Wan": ("Wan", "ChronoEdit", "AnyFlow"),
+    "SkyReels-V2": ("SkyReelsV2",),
+    "HunyuanVideo": ("HunyuanVideo",),
+    "CogVideoX": ("CogVideoX", "ConsisID"),
+    "LTX-Video": ("LTX",),
+    "Cosmos": ("Cosmos",),
+    "Kandinsky": ("Kandinsky",),
+    "SANA": ("Sana",),
+    "JoyImage": ("JoyImage",),
+    "U-Nets": ("UNet", "I2VGenXLUNet"),
+    "FLUX": ("Flux", "Chroma"),
+    "Stable Diffusion 3": ("SD3",),
+    "Qwen-Image": ("QwenImage",),
+    "CogView": ("CogView",),
+    "HunyuanImage, Hunyuan-DiT": ("HunyuanImage", "HunyuanDiT"),
+    "GLM-Image": ("Glm",),
+    "Lumina": ("Lumina",),
+    "Bria": ("Bria",),
+    "Z-Image": ("ZImage",),
+}
+"""How a family is called, and how the names of its classes begin; another class is a family of its own."""
+
+
+def family(model: str) -> str:
+    """What a denoiser of diffusers belongs to."""
+    named = (name for name, beginnings in FAMILIES.items() if model.startswith(beginnings))
+    return next(named, re.sub(r"(Image)?(Edit)?(Transformer|DiT)?(\d?D)?(Model)?$", "", model))
+
+
+def matrix() -> str:
+    """The denoisers of diffusers by family: pipelines, guidance, and what of it was verified."""
+    from bwcache.models.table import ROWS
+
+    families: dict[str, list[Any]] = {}
+    for row in ROWS:
+        if row.home == "diffusers.":
+            families.setdefault(family(row.model), []).append(row)
+    lines = ["| family | denoiser | its pipelines | guidance |", "|---|---|---|---|"]
+    for name, rows in families.items():
+        for row in rows:
+            lines.append(f"| {name if row is rows[0] else ''} | {denoiser(row)} | {pipelines(row)} | {row.guidance} |")
+    return "\n".join(lines)
+
+
+def native() -> str:
+    """The denoisers of the papers' own repositories."""
+    from bwcache.models.table import ROWS
+
+    lines = ["| read in | module | denoiser | guidance |", "|---|---|---|---|"]
+    for row in ROWS:
+        if row.home != "diffusers.":
+            lines.append(f"| {row.sources} | `{row.home.rstrip('.')}` | {denoiser(row)} | {row.guidance} |")
+    return "\n".join(lines)
+
+
+def denoiser(row: Any) -> str:
+    """Its class name, and a tick if it was verified."""
+    from bwcache.models.verified import verified
+
+    return f"`{row.model}`" + (" ✓" if verified(row).model else "")
+
+
+def pipelines(row: Any) -> str:
+    """Those of a denoiser, and a tick at each that was verified."""
+    from bwcache.models.verified import verified
+
+    shown = verified(row).pipelines
+    return ", ".join(f"`{name}`" + (" ✓" if name in shown else "") for name in row.pipelines)
+
+
+def presets() -> str:
+    """Published settings, one line per model and method."""
+    from bwcache.models.presets import PRESETS
+
+    lines = ["| denoiser | policy | settings | source |", "|---|---|---|---|"]
+    for preset in PRESETS:
+        home = "" if preset.home == "diffusers." else f" of `{preset.home}`"
+        settings = ", ".join(f"`{name}={value!r}`" for name, value in preset.settings.items())
+        lines.append(f"| `{preset.model}`{home} | {preset.method} | {settings} | {preset.source} |")
+    return "\n".join(lines)
+
+
+def refused() -> str:
+    """Classes without a row, by their reason."""
+    from bwcache.models.refused import REFUSED
+
+    reasons: dict[str, list[str]] = {}
+    for model, reason in REFUSED.items():
+        reasons.setdefault(reason, []).append(f"`{model}`")
+    return "\n".join(
+        ["| class | why it has no row |", "|---|---|"]
+        + [f"| {', '.join(names)} | {reason} |" for reason, names in reasons.items()]
+    )
+
+
 def models() -> str:
-    """The model table: one line per row of models/table.py."""
+    """The model table: one line per list of blocks of each row of models/table.py."""
     from bwcache.models.table import ROWS
 
     lines = ["| denoiser | blocks, in the order of the forward | what a block returns | kept of the last one |"]
@@ -45,7 +151,7 @@ def models() -> str:
     for row in ROWS:
         kept = ", ".join(f"`{name}`" for name in row.decoded)
         for part in row.lists:
-            name = f"`{row.model}`" if part is row.lists[0] else "then"
+            name = f"`{row.model}`" if part is row.lists[0] else "in turn with" if row.zipped else "then"
             returns = ", ".join(f"`{stream}`" for stream in part.returns)
             last = kept if part is row.lists[-1] else ""
             lines.append(f"| {name} | `{part.path}` | {returns} | {last} |")

@@ -19,6 +19,10 @@ import bwcache
 from bwcache import policies
 from bwcache.cli.app import app
 from bwcache.models import supported
+from bwcache.models.presets import PRESETS
+from bwcache.models.refused import REFUSED
+from bwcache.models.table import ROWS
+from bwcache.models.verified import verified
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -104,12 +108,54 @@ def test_every_command_and_option_is_documented() -> None:
                 assert f"`{spelling}`" in section
 
 
+def lines_of(table: str) -> list[str]:
+    return [line for line in table.splitlines() if line.startswith("|")]
+
+
 def test_every_model_is_documented() -> None:
-    prose, table = page("models.md"), hooks().models()
-    assert "<!-- models -->" in prose
-    for model in supported():
-        assert f"`{model}`" in prose
-        assert f"`{model}`" in table
+    prose, made = page("models.md"), hooks()
+    assert all(f"<!-- {name} -->\n" in prose for name in ("matrix", "native", "models", "presets", "refused"))
+    ours, theirs = lines_of(made.matrix()), lines_of(made.native())
+    assert len(ours) + len(theirs) == len(ROWS) + 4  # and the heads
+    for row in ROWS:
+        line = next(line for line in (ours if row.home == "diffusers." else theirs) if f"`{row.model}`" in line)
+        assert line.endswith(f" {row.guidance} |")
+        assert row.home == "diffusers." or row.sources in made.native()
+        assert row.home != "diffusers." or all(f"`{name}`" in line for name in row.pipelines)
+        assert f"`{row.model}`" in made.models()
+
+
+def test_what_is_verified_has_a_tick_and_nothing_else() -> None:
+    made = hooks()
+    for row in ROWS:
+        shown = verified(row)
+        assert made.denoiser(row) == f"`{row.model}`" + " ✓" * shown.model
+        ticked = re.findall(r"`(\w+)` ✓", made.pipelines(row))
+        assert ticked == [name for name in row.pipelines if name in shown.pipelines]
+
+
+def test_every_refusal_and_every_preset_is_documented() -> None:
+    made = hooks()
+    assert all(f"`{name}`" in made.refused() and reason in made.refused() for name, reason in REFUSED.items())
+    assert len(lines_of(made.presets())) == len(PRESETS) + 2
+    assert all(preset.source in made.presets() for preset in PRESETS)
+
+
+def test_families_stand_together() -> None:
+    made = hooks()
+    firsts = [line.split("|")[1].strip() for line in lines_of(made.matrix())[2:]]
+    assert firsts[0] == "Wan"
+    named = [name for name in firsts if name]
+    assert len(named) == len(set(named)) == len({made.family(row.model) for row in ROWS if row.home == "diffusers."})
+    assert made.family("SkyReelsV2Transformer3DModel") == "SkyReels-V2"
+    assert made.family("NovelTransformer3DModel") == "Novel"
+
+
+def test_what_native_code_cannot_do_yet_is_not_in_the_table() -> None:
+    later = page("native.md").split("## Not yet")[1].split("\n## ")[0]
+    names = [line.split("|")[2].strip(" `") for line in lines_of(later)[2:]]
+    assert len(names) >= 1
+    assert not set(names) & set(supported()), "it works now: move it to the table above"
 
 
 def test_every_policy_is_documented() -> None:
