@@ -1,0 +1,185 @@
+"""Compiled blocks: one graph, whatever the session does; a transformer compiled as a whole is refused."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from attached import CAREFREE, COMPUTED, LINE, cached, lines, plain, same
+from tiny import BY_NAME, WAN, Case, wan
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.utils import counters
+
+import bwcache
+from bwcache import AttachError, BWCache, NeverReused
+from bwcache.models import resolve
+
+
+@pytest.fixture(autouse=True)
+def _forget_what_was_compiled() -> Any:
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def close(made: Tensor, wanted: Tensor) -> None:
+    torch.testing.assert_close(made, wanted, rtol=1e-4, atol=1e-5)
+
+
+def never_again() -> Any:
+    """In here, compiling anything once more is an error."""
+    return torch._dynamo.config.patch(error_on_recompile=True)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("when", ["before", "after", "between_runs"])
+def test_repeated_blocks_are_one_whole_graph_and_compiled_once(when: str, backend: str) -> None:
+    pipe, counted = wan(), CompileCounterWithBackend(backend)
+
+    def compile_blocks() -> None:
+        pipe.transformer.compile_repeated_blocks(backend=counted, fullgraph=True)
+
+    if when == "before":
+        compile_blocks()
+    with bwcache.attach(pipe, CAREFREE) as session:
+        if when == "between_runs":
+            WAN.run(pipe)
+        if when != "before":
+            compile_blocks()
+        close(WAN.run(pipe), cached())
+        assert counted.frame_count == 1  # four blocks of one class, in two branches
+        with never_again():
+            close(WAN.run(pipe), cached())
+    with never_again():
+        close(WAN.run(pipe), plain())
+    assert lines(session)[-2:] == [LINE, LINE]
+    assert counted.frame_count == 1
+    assert not counters["graph_break"]
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.parametrize("case", [BY_NAME["cogvideox"], BY_NAME["hunyuan"]], ids=lambda case: case.name)
+def test_a_session_makes_as_many_graphs_as_no_session(case: Case) -> None:
+    """Blocks of two streams and of two classes. diffusers names none for CogVideoX: each is compiled by hand."""
+
+    def graphs(policy: BWCache | None) -> int:
+        torch._dynamo.reset()
+        counters.clear()
+        pipe, counted = case.build(), CompileCounterWithBackend("eager")
+        for block in resolve("transformer", pipe.transformer).blocks:
+            block.module.compile(backend=counted, fullgraph=True)
+        if policy is None:
+            case.run(pipe)
+        else:
+            with bwcache.attach(pipe, policy) as session:
+                case.run(pipe)
+                with never_again():
+                    case.run(pipe)
+            assert lines(session) == [LINE] * 2
+        assert not counters["graph_break"]
+        return counted.frame_count
+
+    without = graphs(None)
+    assert without > 0
+    assert graphs(CAREFREE) == without
+
+
+def compile_one(block: nn.Module, seen: list[int]) -> None:
+    """Compiles a block in place, with a backend that runs what was traced and says that it did."""
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        def run(*args: Any) -> Any:
+            seen.append(1)
+            return graph.forward(*args)
+
+        return run
+
+    block.compile(backend=backend)
+
+
+@pytest.mark.parametrize("when", ["before", "after", "between_runs"])
+def test_a_compiled_block_stays_compiled_and_is_skipped(when: str) -> None:
+    pipe, seen = wan(), list[int]()
+    block = pipe.transformer.blocks[1]
+    if when == "before":
+        compile_one(block, seen)
+    with bwcache.attach(pipe, CAREFREE) as session:
+        if when == "between_runs":
+            WAN.run(pipe)
+        if when != "before":
+            compile_one(block, seen)
+        made = WAN.run(pipe)
+    assert lines(session)[-1] == LINE
+    assert len(seen) == COMPUTED
+    close(made, cached())
+    WAN.run(pipe)
+    assert len(seen) == COMPUTED + 2 * 10  # after leaving it is as compiled as before
+
+
+def in_place(pipe: Any) -> None:
+    pipe.transformer.compile(backend="eager")
+
+
+def wrapped(pipe: Any) -> None:
+    pipe.transformer = torch.compile(pipe.transformer, backend="eager")
+
+
+WAYS = pytest.mark.parametrize("compile_whole", [in_place, wrapped])
+
+
+@WAYS
+def test_a_transformer_compiled_as_a_whole_is_refused(compile_whole: Any) -> None:
+    pipe = wan()
+    compile_whole(pipe)
+    with pytest.raises(AttachError, match=r"transformer compiled as a whole.*use transformer\.compile_repeated_blocks"):
+        bwcache.attach(pipe, CAREFREE)
+    with pytest.raises(AttachError, match="compiled as a whole"):
+        bwcache.attach(pipe.transformer, CAREFREE)
+
+
+@WAYS
+@pytest.mark.xfail(
+    strict=True,
+    reason="dynamo runs `_call_impl` of the blocks past our interceptors: nothing is reused, and nothing says so",
+)
+def test_compiling_the_whole_transformer_while_attached_works_or_complains(compile_whole: Any) -> None:
+    pipe, complaints = wan(), list[str]()
+    with warnings.catch_warnings(record=True) as warned, bwcache.attach(pipe, CAREFREE) as session:
+        warnings.simplefilter("always")
+        WAN.run(pipe)
+        try:
+            compile_whole(pipe)
+            WAN.run(pipe)
+        except AttachError as error:
+            complaints.append(str(error))
+    complaints += [str(each.message) for each in warned if issubclass(each.category, NeverReused)]
+    assert any("compile" in text for text in complaints) or lines(session) == [LINE] * 2
+
+
+@WAYS
+def test_a_transformer_compiled_as_a_whole_runs_as_ever_once_the_session_is_closed(compile_whole: Any) -> None:
+    pipe = wan()
+    with bwcache.attach(pipe, CAREFREE):
+        WAN.run(pipe)
+    compile_whole(pipe)
+    close(WAN.run(pipe), plain())
+    assert not counters["graph_break"]
+
+
+def test_the_graph_of_the_whole_is_found_clean_after_a_session() -> None:
+    """A session leaves nothing that dynamo would trace."""
+    pipe, counted = wan(), CompileCounterWithBackend("eager")
+    with bwcache.attach(pipe, CAREFREE):
+        WAN.run(pipe)
+    pipe.transformer.compile(backend=counted, fullgraph=True)
+    made = WAN.run(pipe)
+    close(made, plain())
+    fresh, other = wan(), CompileCounterWithBackend("eager")
+    torch._dynamo.reset()
+    fresh.transformer.compile(backend=other, fullgraph=True)
+    same(WAN.run(fresh), made)
+    assert counted.frame_count == other.frame_count
