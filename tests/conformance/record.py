@@ -6,6 +6,7 @@ Arguments are pytest's, such as `-k wan`: what they leave out stays as it was re
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -82,6 +83,7 @@ def zoo_names() -> list[str]:
 def main(arguments: list[str]) -> int:
     recorder = Recorder()
     code = pytest.main([*map(str, LAWS), *arguments], plugins=[recorder])
+    logging.disable()  # diffusers writes to a stream that pytest has closed
     new = updated(facts(), recorder, zoo_names())
     PATH.write_text(json.dumps(new, indent=1) + "\n", encoding="utf-8")
     print(f"{len(recorder.passed)} of {len(recorder.cases)} cases pass; written to {PATH}")
