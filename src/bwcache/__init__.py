@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bwcache.core import Decision, Event, Step, Summary, Trace
-    from bwcache.engine import Session, attach, disable, enable
+    from bwcache.engine import Session, attach, disable, discover, enable
     from bwcache.errors import (
         AlreadyAttached,
         AttachError,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         BWCacheError,
         NeverReused,
         NoBlocksFound,
+        NotProven,
         SettingError,
         SpecMismatch,
         TraceError,
@@ -49,6 +50,7 @@ __all__ = [
     "Linear",
     "NeverReused",
     "NoBlocksFound",
+    "NotProven",
     "Observation",
     "Policy",
     "Predictor",
@@ -62,13 +64,14 @@ __all__ = [
     "TraceError",
     "attach",
     "disable",
+    "discover",
     "enable",
     "preset",
 ]
 
 _HOMES = {
     "core": ("Decision", "Event", "Step", "Summary", "Trace"),
-    "engine": ("Session", "attach", "disable", "enable"),
+    "engine": ("Session", "attach", "disable", "discover", "enable"),
     "features": ("Last", "Linear", "Predictor", "Taylor"),
     "models": ("BlockList", "BlockSpec"),
     "policies": ("BWCache", "Compute", "Observation", "Policy", "preset"),

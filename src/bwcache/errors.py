@@ -4,6 +4,7 @@ BWCacheError
 ├── AttachError            the model cannot be accelerated as it stands
 │   ├── NoBlocksFound      nothing in it is known as a stack of blocks
 │   ├── SpecMismatch       the row in models/table.py does not describe this module
+│   ├── NotProven          no row could be found for it whose replay is exact
 │   └── AlreadyAttached    another session holds it
 ├── BlocksChanged          a pipeline ran other blocks in a reused step than in the computed one
 ├── SettingError           a setting that cannot work (also a ValueError)
@@ -31,6 +32,10 @@ class NoBlocksFound(AttachError):
 
 class SpecMismatch(AttachError):
     """The row of the model table and the module disagree: a renamed argument, another arity, a missing list."""
+
+
+class NotProven(AttachError):
+    """No row could be found for this module whose replay is exact."""
 
 
 class AlreadyAttached(AttachError):

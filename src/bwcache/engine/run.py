@@ -108,6 +108,8 @@ class RunState:
         batch = samples.batch(args, kwargs)
         if batch is None or len(batch) == 1 or not stack.spec.per_sample:
             return Rows()
+        if samples.listed(len(batch), args, kwargs):
+            return Rows()
         if (branch, len(batch)) not in self._branches:
             asked = stack.spec.guidance in ("batched", "either")
             self._branches[branch, len(batch)] = samples.branches(batch) if asked else 1

@@ -43,6 +43,12 @@ def batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     return next((value for value in values if isinstance(value, Tensor) and value.ndim >= 3), None)
 
 
+def listed(count: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether an argument is a list of so many plain values: perhaps one per row, perhaps not, so nothing is cut."""
+    values = [*args, *kwargs.values()]
+    return any(isinstance(value, list) and len(value) == count for value in values)
+
+
 def branches(latents: Tensor) -> int:
     """How many guidance branches are in one batch: 2 or 3 if it is as many times the same latents. Reads the device."""
     for count in (2, 3):

@@ -43,7 +43,7 @@ class Aside:
         """Whether this forward carries the sign."""
         found = self.argument.read(args, kwargs)
         for attribute in self.attributes:
-            found = getattr(found, attribute, None)
+            found = found.get(attribute) if isinstance(found, Mapping) else getattr(found, attribute, None)
         return found is not None and found is not False if self.value is None else str(found) == self.value
 
 

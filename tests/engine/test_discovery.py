@@ -1,0 +1,155 @@
+"""A denoiser that nobody has written down: its row is found and proven, or refused with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tiny import WAN, noise, seeded
+from torch import Tensor, nn
+from zoo import MODELS
+from zoo.kinds import Model
+
+import bwcache
+from bwcache import BWCache, NotProven
+from bwcache.core.trace import reuse_line
+from bwcache.models import resolve
+
+FOUND = (
+    "WanTransformer3DModel",
+    "CogVideoXTransformer3DModel",
+    "LTXVideoTransformer3DModel",
+    "MochiTransformer3DModel",
+    "HunyuanVideoTransformer3DModel",
+    "LatteTransformer3DModel",
+    "FluxTransformer2DModel",
+    "SD3Transformer2DModel",
+    "QwenImageTransformer2DModel",
+    "PixArtTransformer2DModel",
+    "Open-Sora STDiT3",
+)
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_known_models_are_found_without_their_rows(name: str) -> None:
+    model = next(model for model in MODELS if model.name == name)
+    module = model.build()
+    before = dict(vars(module))
+    found = bwcache.discover(module, model.inputs(0.0))
+    assert vars(module).keys() == before.keys()
+    known, seen = resolve("model", module), resolve("model", module, found)
+    assert [block.module for block in seen.blocks] == [block.module for block in known.blocks]
+    assert found.timestep == known.spec.timestep
+    assert set(known.spec.decoded) <= set(found.decoded)
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(8, 8)
+
+    def forward(self, hidden: Tensor, temb: Tensor) -> Tensor:
+        return hidden + torch.tanh(self.mix(hidden)) * temb
+
+
+class Unknown(nn.Module):
+    """A plain stack, and ways to spoil it."""
+
+    def __init__(self, after: Callable[..., Tensor] = lambda hidden, inner: hidden) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Block() for _ in range(4))
+        self.head = nn.Linear(8, 8)
+        self.after = after
+
+    def forward(self, latents: Tensor, timestep: Tensor) -> Tensor:
+        temb = 1 + timestep.view(-1, 1, 1) / 1000
+        inner = []
+        hidden = latents
+        for layer in self.layers:
+            hidden = layer(hidden, temb)
+            inner.append(hidden)
+        return self.head(self.after(hidden, inner))
+
+
+def inputs(share: float = 0.0) -> dict[str, Any]:
+    return {"latents": noise(1, 6, 8), "timestep": torch.tensor([1000 * (1 - share)])}
+
+
+def test_an_unknown_model_is_attached_with_what_was_found() -> None:
+    module = seeded(Unknown)
+    spec = bwcache.discover(module, inputs())
+    assert spec.lists == (bwcache.BlockList("layers", ("hidden",)),)
+    assert spec.timestep == "timestep"
+    with bwcache.attach(module, BWCache(threshold=10, reuse_interval=2, tail_guard=0), spec=spec, steps=6) as session:
+        with torch.no_grad():
+            for i in range(6):
+                module(**inputs(i / 6))
+    assert reuse_line(session.trace.events) == "CCrrCr"
+
+
+def test_a_call_that_runs_the_model_will_do() -> None:
+    pipe = WAN.build()
+    spec = bwcache.discover(pipe.transformer, lambda: WAN.run(pipe, num_inference_steps=1))
+    assert spec.lists[0].path == "blocks"
+
+
+def _inner(hidden: Tensor, inner: list[Tensor]) -> Tensor:
+    return hidden + inner[1]
+
+
+def _mean(hidden: Tensor, inner: list[Tensor]) -> Tensor:
+    return torch.stack(inner).mean(0)
+
+
+@pytest.mark.parametrize("after", [_inner, _mean])
+def test_a_model_that_reads_inner_blocks_is_refused(after: Callable[..., Tensor]) -> None:
+    with pytest.raises(NotProven, match=r"reads more than the last block's output.*BlockSpec\(.*layers"):
+        bwcache.discover(seeded(lambda: Unknown(after)), inputs())
+
+
+def test_a_model_that_draws_numbers_is_refused() -> None:
+    module = seeded(lambda: Unknown(lambda hidden, inner: hidden + torch.rand(())))
+    with pytest.raises(NotProven, match="another result each time"):
+        bwcache.discover(module, inputs())
+
+
+class Keeping(Block):
+    """Keeps what it computed, as a cache of keys and values does."""
+
+    def forward(self, hidden: Tensor, temb: Tensor) -> Tensor:
+        self.cache = super().forward(hidden, temb)
+        return self.cache
+
+
+def test_blocks_that_keep_something_are_refused() -> None:
+    def build() -> nn.Module:
+        module = Unknown()
+        module.layers = nn.ModuleList(Keeping() for _ in range(4))
+        return module
+
+    with pytest.raises(NotProven, match="keep something between forwards"):
+        bwcache.discover(seeded(build), inputs())
+
+
+def test_a_model_without_lists_or_time_is_refused() -> None:
+    class Flat(nn.Module):
+        def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+            return x * timestep
+
+    class Timeless(Unknown):
+        def forward(self, latents: Tensor, when: Tensor) -> Tensor:
+            return super().forward(latents, when)
+
+    with pytest.raises(NotProven, match="no list of blocks"):
+        bwcache.discover(Flat(), {"x": noise(1, 4, 8), "timestep": torch.ones(1)})
+    module = seeded(Timeless)
+    with pytest.raises(NotProven, match="name it: timestep="):
+        bwcache.discover(module, {"latents": noise(1, 6, 8), "when": torch.ones(1)})
+    assert bwcache.discover(module, {"latents": noise(1, 6, 8), "when": torch.ones(1)}, timestep="when").timestep == "when"
+
+
+def test_a_call_that_does_not_run_the_model_is_refused() -> None:
+    with pytest.raises(NotProven, match="Unknown not called"):
+        bwcache.discover(seeded(Unknown), lambda: None)
