@@ -439,6 +439,8 @@ PIPELINES = (
         ("call0",),
     ),
     Pipeline("stable_diffusion", lambda: stable_diffusion(DDIMScheduler()), _GUIDED, ("call0",)),
+    # the second timestep comes twice, in forwards of their own
+    Pipeline("stable_diffusion_pndm", stable_diffusion, _GUIDED, ("call0",)),
     Pipeline("stable_diffusion_controlnet", stable_diffusion_controlnet, {**_GUIDED, "image": _PICTURE}, ("call0",)),
     Pipeline("stable_diffusion_xl", stable_diffusion_xl, {**_GUIDED, **_POOLED}, ("call0",)),
     Pipeline("animatediff_xl", animatediff_xl, {**_VIDEO, **_POOLED}, ("call0",)),
@@ -450,6 +452,4 @@ SPECIAL = (
     Pipeline("i2vgen", i2vgen, {**_VIDEO, "image": _IMAGE}, ("call0",)),
     # Two sampling loops in one call, of 5 and of 10 steps: `set_timesteps` between them, one `unet`.
     Pipeline("animatediff_free_init", animatediff_free_init, _VIDEO, ("call0",)),
-    # PNDM: the second timestep comes twice, in forwards of their own.
-    Pipeline("stable_diffusion_pndm", stable_diffusion, _GUIDED, ("call0",)),
 )

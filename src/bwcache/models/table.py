@@ -241,8 +241,13 @@ ROWS: tuple[BlockSpec, ...] = (
         per_sample=False,
     ),
     # U-Nets: a down block returns its residuals too, for the up blocks; what runs inside a block is no stack of its own
+    # SVD's latents carry the picture, which the unconditional branch has not: the branches do not look alike
     BlockSpec(
-        "UNetSpatioTemporalConditionModel", _U_NET, guidance="batched", pipelines=("StableVideoDiffusionPipeline",)
+        "UNetSpatioTemporalConditionModel",
+        _U_NET,
+        guidance="batched",
+        per_sample=False,
+        pipelines=("StableVideoDiffusionPipeline",),
     ),
     BlockSpec(
         "UNetMotionModel",
