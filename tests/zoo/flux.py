@@ -6,14 +6,31 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLFlux2,
+    BriaFibo2Pipeline,
     BriaFibo2Transformer2DModel,
+    BriaFiboPipeline,
     BriaFiboTransformer2DModel,
+    BriaPipeline,
     BriaTransformer2DModel,
+    ChromaPipeline,
     ChromaTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
+    Flux2KleinKVPipeline,
+    Flux2KleinPipeline,
+    Flux2Pipeline,
     Flux2Transformer2DModel,
     Flux3Transformer2DModel,
+    FluxControlNetModel,
+    FluxControlNetPipeline,
+    FluxImg2ImgPipeline,
+    FluxKontextPipeline,
+    FluxPipeline,
     FluxTransformer2DModel,
+    LongCatImagePipeline,
     LongCatImageTransformer2DModel,
+    OvisImagePipeline,
     OvisImageTransformer2DModel,
 )
 from diffusers.models.transformers.transformer_flux2 import (
@@ -21,9 +38,10 @@ from diffusers.models.transformers.transformer_flux2 import (
     Flux2KVCache,
     Flux2KVParallelSelfAttnProcessor,
 )
+from PIL import Image
 from torch import Tensor
 
-from zoo.kinds import Model, noise, seeded
+from zoo.kinds import Model, Pipeline, noise, seeded
 
 
 def time(share: float, batch: int = 1) -> Tensor:
@@ -184,8 +202,8 @@ def _fibo2_edit(share: float) -> dict[str, Any]:
     return {**_fibo2_inputs(share), "context_latents": [noise(1, 4, 8, 8, seed=3)]}
 
 
-def longcat() -> Any:
-    return flux_like(LongCatImageTransformer2DModel, pooled_projection_dim=8)
+def longcat(**changes: Any) -> Any:
+    return flux_like(LongCatImageTransformer2DModel, pooled_projection_dim=8, **changes)
 
 
 def ovis() -> Any:
@@ -236,4 +254,173 @@ MODELS = (
     Model("BriaFibo2Transformer2DModel edit", fibo2, _fibo2_edit, guidance="separate"),
     Model("LongCatImageTransformer2DModel", longcat, lambda share: tokens(unit_time(share)), guidance="separate"),
     Model("OvisImageTransformer2DModel", ovis, lambda share: tokens(unit_time(share)), guidance="separate"),
+)
+
+BLIND = {"tokenizer": None, "text_encoder": None}
+"""In the place of what reads the prompt."""
+
+
+def vae(channels: int = 4, kind: type = AutoencoderKL, **changes: Any) -> Any:
+    """Halves height and width; its latents have so many channels."""
+    config = {
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+        "block_out_channels": (4, 4),
+        "latent_channels": channels,
+        "norm_num_groups": 1,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+    }
+    shift = {"shift_factor": 0.1, "scaling_factor": 0.5} if kind is AutoencoderKL else {}
+    return seeded(lambda: kind(**{**config, **shift, **changes}))
+
+
+def euler() -> FlowMatchEulerDiscreteScheduler:
+    return FlowMatchEulerDiscreteScheduler()
+
+
+def picture(size: int = 16) -> Image.Image:
+    return Image.fromarray((noise(size, size, 3, seed=5).sigmoid() * 255).byte().numpy())
+
+
+def prompts(tokens: int = 6, width: int = 8) -> dict[str, Tensor]:
+    """What the text encoder would have said."""
+    return {
+        "prompt_embeds": noise(1, tokens, width, seed=1),
+        "negative_prompt_embeds": noise(1, tokens, width, seed=2),
+    }
+
+
+def flux_pipeline(kind: type = FluxPipeline, **changes: Any) -> Any:
+    parts = {"transformer": flux(), "vae": vae(1), "scheduler": euler(), "text_encoder_2": None, "tokenizer_2": None}
+    return kind(**BLIND, **{**parts, **changes})
+
+
+def flux_controlnet() -> Any:
+    net = flux_like(FluxControlNetModel, (4, 4, 8), pooled_projection_dim=8, num_mode=None, guidance_embeds=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        for layer in (*net.controlnet_blocks, *net.controlnet_single_blocks, net.controlnet_x_embedder):
+            torch.nn.init.normal_(layer.weight, std=0.1)
+    return flux_pipeline(FluxControlNetPipeline, controlnet=net)
+
+
+def flux2_vae() -> Any:
+    return vae(1, AutoencoderKLFlux2)
+
+
+def flux2_pipeline(kind: type = Flux2Pipeline, **changes: Any) -> Any:
+    return kind(**BLIND, transformer=flux2(**changes), vae=flux2_vae(), scheduler=euler())
+
+
+def chroma_pipeline() -> ChromaPipeline:
+    return ChromaPipeline(**BLIND, transformer=chroma(), vae=vae(1), scheduler=euler())
+
+
+def bria_pipeline() -> BriaPipeline:
+    return BriaPipeline(**BLIND, transformer=bria(), vae=vae(1), scheduler=euler())
+
+
+def fibo_pipeline() -> BriaFiboPipeline:
+    """Its text encoder's outputs of all layers are made up."""
+    pipe = BriaFiboPipeline(**BLIND, transformer=fibo(), vae=None, scheduler=euler())
+
+    def encode_prompt(**given: Any) -> tuple[Any, ...]:
+        ones = torch.ones(1, 6)
+        layers = [[noise(1, 6, 8, seed=10 * k + i) for i in range(6)] for k in (1, 2)]
+        return noise(1, 6, 8, seed=1), noise(1, 6, 8, seed=2), torch.zeros(6, 3), ones, ones, *layers
+
+    pipe.encode_prompt = encode_prompt
+    return pipe
+
+
+def fibo2_pipeline() -> BriaFibo2Pipeline:
+    return BriaFibo2Pipeline(text_encoder=None, processor=None, transformer=fibo2(), vae=flux2_vae(), scheduler=euler())
+
+
+def longcat_pipeline() -> LongCatImagePipeline:
+    """It takes no embeddings without a prompt: the text encoder's are made up. Its latents have 16 channels."""
+    parts = {"transformer": longcat(in_channels=64), "vae": vae(16), "scheduler": euler()}
+    pipe = LongCatImagePipeline(**BLIND, text_processor=None, **parts)
+    pipe._encode_prompt = lambda prompt: noise(1, 6, 8, seed=len(prompt[0]))
+    return pipe
+
+
+def ovis_pipeline() -> OvisImagePipeline:
+    return OvisImagePipeline(**BLIND, transformer=ovis(), vae=vae(1), scheduler=euler())
+
+
+SIZE = {"height": 16, "width": 16}
+POOLED = {"pooled_prompt_embeds": noise(1, 8, seed=3)}
+TRUE_GUIDANCE = {
+    **SIZE,
+    **prompts(),
+    **POOLED,
+    "negative_pooled_prompt_embeds": noise(1, 8, seed=4),
+    "true_cfg_scale": 4.0,
+}
+_DISTILLED = {**SIZE, "prompt_embeds": noise(1, 6, 8, seed=1)}
+_BUNDLES = {name: prompt[:, None].repeat(1, 3, 1, 1) for name, prompt in prompts().items()}
+
+PIPELINES = (
+    Pipeline(
+        "FluxPipeline",
+        lambda: flux_pipeline(transformer=flux(guidance_embeds=True)),
+        {**_DISTILLED, **POOLED},
+        ("cond",),
+    ),
+    Pipeline("FluxPipeline true guidance", flux_pipeline, TRUE_GUIDANCE),
+    # begins in the middle
+    Pipeline(
+        "FluxImg2ImgPipeline",
+        lambda: flux_pipeline(FluxImg2ImgPipeline),
+        {**_DISTILLED, **POOLED, "image": picture(), "strength": 0.8},
+        ("call0",),
+    ),
+    Pipeline(
+        "FluxKontextPipeline",
+        lambda: flux_pipeline(FluxKontextPipeline),
+        {**TRUE_GUIDANCE, "image": picture(), "max_area": 256, "_auto_resize": False},
+        ("call0", "call1"),
+    ),
+    Pipeline(
+        "FluxControlNetPipeline",
+        flux_controlnet,
+        {**TRUE_GUIDANCE, "control_image": picture()},
+        ("call0", "call1"),
+    ),
+    Pipeline(
+        "Flux2Pipeline",
+        lambda: flux2_pipeline(guidance_embeds=True),
+        {**_DISTILLED, "image": [picture(64)]},
+        ("call0",),
+    ),
+    Pipeline(
+        "Flux2KleinPipeline", lambda: flux2_pipeline(Flux2KleinPipeline), {**SIZE, **prompts(), "guidance_scale": 4.0}
+    ),
+    # the reference's tokens are there in the first step only, which keeps their keys and values
+    Pipeline(
+        "Flux2KleinKVPipeline",
+        lambda: flux2_pipeline(Flux2KleinKVPipeline),
+        {**_DISTILLED, "image": [picture(64)]},
+        ("call0",),
+    ),
+    Pipeline(
+        "ChromaPipeline",
+        chroma_pipeline,
+        {
+            **SIZE,
+            **prompts(),
+            "prompt_attention_mask": torch.ones(1, 6, dtype=torch.bool),
+            "negative_prompt_attention_mask": torch.ones(1, 6, dtype=torch.bool),
+        },
+        ("call0", "call1"),
+    ),
+    Pipeline("BriaPipeline", bria_pipeline, {**SIZE, **prompts()}, ("call0",)),
+    Pipeline("BriaFiboPipeline", fibo_pipeline, {"height": 64, "width": 64, "prompt": "{}"}, ("call0",)),
+    Pipeline(
+        "BriaFibo2Pipeline", fibo2_pipeline, {**SIZE, **{k: noise(1, 3, 6, 8) for k in prompts()}}, ("call0", "call1")
+    ),
+    Pipeline("LongCatImagePipeline", longcat_pipeline, {**SIZE, "prompt": "a", "enable_prompt_rewrite": False}),
+    Pipeline("OvisImagePipeline", ovis_pipeline, {**SIZE, **prompts(), "negative_prompt": None}),
 )

@@ -5,11 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import QwenImage21Transformer2DModel, QwenImageTransformer2DModel
+from diffusers import (
+    AutoencoderKLQwenImage,
+    QwenImage21Pipeline,
+    QwenImage21Transformer2DModel,
+    QwenImageImg2ImgPipeline,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+)
 from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21KVCache
 
-from zoo.flux import unit_time
-from zoo.kinds import Model, noise, seeded
+from zoo.flux import BLIND, SIZE, euler, picture, prompts, unit_time
+from zoo.kinds import Model, Pipeline, noise, seeded
 
 SHAPE = (1, 4, 4)
 
@@ -93,4 +100,58 @@ MODELS = (
     ),
     Model("QwenImage21Transformer2DModel", qwen21, _qwen21_inputs, guidance="separate"),
     Model("QwenImage21Transformer2DModel KV", qwen21, _qwen21_reading, guidance="separate"),
+)
+
+
+def qwen_vae() -> Any:
+    """Halves height and width."""
+    return seeded(
+        lambda: AutoencoderKLQwenImage(
+            base_dim=4,
+            z_dim=4,
+            dim_mult=[1, 1],
+            num_res_blocks=1,
+            temperal_downsample=[False],
+            latents_mean=[0.0] * 4,
+            latents_std=[1.0] * 4,
+        )
+    )
+
+
+def qwen_pipeline(kind: type = QwenImagePipeline, **changes: Any) -> Any:
+    return kind(**BLIND, transformer=qwen(**changes), vae=qwen_vae(), scheduler=euler())
+
+
+class Speechless:
+    """In the place of a processor that is only asked how long its template is, and for the number of a token."""
+
+    @property
+    def tokenizer(self) -> Speechless:
+        return self
+
+    def encode(self, text: str) -> list[int]:
+        return [0]
+
+    def apply_chat_template(self, *given: Any, **named: Any) -> list[list[int]]:
+        return [[]]
+
+
+def qwen21_pipeline() -> QwenImage21Pipeline:
+    parts = {"processor": Speechless(), "transformer": qwen21(), "vae": None, "scheduler": euler()}
+    return QwenImage21Pipeline(text_encoder=None, **parts)
+
+
+_GUIDED = {**SIZE, **prompts(), "true_cfg_scale": 4.0}
+_GUIDED21 = {**_GUIDED, "height": 64, "width": 64}
+
+PIPELINES = (
+    Pipeline("QwenImagePipeline", qwen_pipeline, _GUIDED),
+    Pipeline(
+        "QwenImageImg2ImgPipeline",
+        lambda: qwen_pipeline(QwenImageImg2ImgPipeline),
+        {**_GUIDED, "image": picture(), "strength": 0.8},
+    ),
+    # the first step keeps keys and values of the text
+    Pipeline("QwenImage21Pipeline", qwen21_pipeline, _GUIDED21),
+    Pipeline("QwenImage21Pipeline without KV", qwen21_pipeline, {**_GUIDED21, "use_kv_cache": False}),
 )

@@ -5,10 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import DiTTransformer2DModel, HunyuanDiT2DModel, PixArtTransformer2DModel, SanaTransformer2DModel
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    DPMSolverMultistepScheduler,
+    HunyuanDiT2DModel,
+    HunyuanDiTPipeline,
+    PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
+    SanaPAGPipeline,
+    SanaPipeline,
+    SanaSprintPipeline,
+    SanaTransformer2DModel,
+    SCMScheduler,
+)
 
-from zoo.flux import time
-from zoo.kinds import Model, noise, seeded
+from zoo.flux import BLIND, SIZE, euler, prompts, time, vae
+from zoo.kinds import Model, Pipeline, noise, seeded
 
 
 def _latents() -> torch.Tensor:
@@ -162,4 +178,66 @@ MODELS = (
         lambda share: {**_hunyuan_dit_inputs(share), "controlnet_block_samples": [noise(2, 16, 16, seed=5)] * 2},
         guidance="batched",
     ),
+)
+
+
+def sana_pipeline(kind: type = SanaPipeline, **changes: Any) -> Any:
+    return kind(**BLIND, **{"transformer": sana(), "vae": None, "scheduler": euler(), **changes})
+
+
+def sprint_pipeline() -> SanaSprintPipeline:
+    return sana_pipeline(
+        SanaSprintPipeline, transformer=sana(guidance_embeds=True), scheduler=SCMScheduler(prediction_type="trigflow")
+    )
+
+
+def pixart_pipeline(kind: type = PixArtSigmaPipeline) -> Any:
+    return kind(**BLIND, transformer=pixart(), vae=vae(4), scheduler=DPMSolverMultistepScheduler())
+
+
+def dit_pipeline() -> DiTPipeline:
+    return DiTPipeline(transformer=dit(), vae=vae(4), scheduler=DDIMScheduler())
+
+
+def hunyuan_dit_pipeline() -> HunyuanDiTPipeline:
+    others = {"text_encoder_2": None, "tokenizer_2": None, "safety_checker": None, "feature_extractor": None}
+    return HunyuanDiTPipeline(
+        **BLIND,
+        **others,
+        requires_safety_checker=False,
+        transformer=hunyuan_dit(),
+        vae=vae(4),
+        scheduler=DDPMScheduler(),
+    )
+
+
+def _masks(name: str = "prompt_attention_mask", tokens: int = 6) -> dict[str, torch.Tensor]:
+    return {f"{which}{name}": torch.ones(1, tokens) for which in ("", "negative_")}
+
+
+_EXACT = {**SIZE, **prompts(), **_masks(), "use_resolution_binning": False}
+_NO_PROMPT = {**_EXACT, "negative_prompt": None}
+_SANA = {**_NO_PROMPT, "height": 128, "width": 128}
+_SPRINT = {key: value for key, value in _SANA.items() if not key.startswith("negative_")}
+_BOTH = {
+    **_EXACT,
+    **prompts(4),
+    **_masks(tokens=4),
+    **{f"{name}_2": embeds for name, embeds in prompts(6).items()},
+    **_masks("prompt_attention_mask_2"),
+}
+
+PIPELINES = (
+    Pipeline("SanaPipeline", sana_pipeline, _SANA, ("call0",)),
+    Pipeline("SanaPAGPipeline", lambda: sana_pipeline(SanaPAGPipeline), {**_SANA, "pag_scale": 2.0}, ("call0",)),
+    Pipeline("PixArtAlphaPipeline", lambda: pixart_pipeline(PixArtAlphaPipeline), _NO_PROMPT, ("call0",)),
+    Pipeline("PixArtSigmaPipeline", pixart_pipeline, _NO_PROMPT, ("call0",)),
+    # it gives pictures only
+    Pipeline("DiTPipeline", dit_pipeline, {"class_labels": [3], "output_type": "pt"}, ("call0",)),
+    Pipeline("HunyuanDiTPipeline", hunyuan_dit_pipeline, _BOTH, ("call0",)),
+)
+
+SPECIAL = (
+    # The scheduler's last time is none that the denoiser is called with: the trace says 11 in all, and has 10 steps.
+    Pipeline("SanaSprintPipeline", sprint_pipeline, {**_SPRINT, "intermediate_timesteps": None}, ("call0",)),
 )

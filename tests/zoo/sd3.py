@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusers import AuraFlowTransformer2DModel, SD3Transformer2DModel
+import torch
+from diffusers import (
+    AuraFlowPipeline,
+    AuraFlowTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3PAGPipeline,
+    StableDiffusion3Pipeline,
+)
 
-from zoo.flux import time, unit_time
-from zoo.kinds import Model, noise, seeded
+from zoo.flux import BLIND, SIZE, euler, prompts, time, unit_time, vae
+from zoo.kinds import Model, Pipeline, noise, seeded
 
 
 def sd3(**changes: Any) -> Any:
@@ -76,4 +83,44 @@ MODELS = (
         guidance="batched",
     ),
     Model("AuraFlowTransformer2DModel", auraflow, _auraflow_inputs, guidance="batched"),
+)
+
+
+def sd3_pipeline(kind: type = StableDiffusion3Pipeline, **changes: Any) -> Any:
+    others = {f"{name}_{i}": None for name in BLIND for i in (2, 3)}
+    return kind(**BLIND, **others, transformer=sd3(), vae=vae(4), scheduler=euler(), **changes)
+
+
+def auraflow_pipeline() -> AuraFlowPipeline:
+    return AuraFlowPipeline(**BLIND, transformer=auraflow(), vae=vae(4), scheduler=euler())
+
+
+_SD3 = {
+    **SIZE,
+    **prompts(),
+    "pooled_prompt_embeds": noise(1, 8, seed=3),
+    "negative_pooled_prompt_embeds": noise(1, 8, seed=4),
+}
+_MASKS = {f"{which}prompt_attention_mask": torch.ones(1, 6, dtype=torch.long) for which in ("", "negative_")}
+
+PIPELINES = (
+    Pipeline("StableDiffusion3Pipeline", sd3_pipeline, _SD3, ("call0",)),
+    # a batch of three: uncond, cond, and cond without attention between the image's tokens in one layer
+    Pipeline(
+        "StableDiffusion3PAGPipeline",
+        lambda: sd3_pipeline(StableDiffusion3PAGPipeline, pag_applied_layers=["blocks.1"]),
+        {**_SD3, "pag_scale": 2.0},
+        ("call0",),
+    ),
+    Pipeline("AuraFlowPipeline", auraflow_pipeline, {**SIZE, **prompts(), **_MASKS}, ("call0",)),
+)
+
+SPECIAL = (
+    # A second forward in steps 1 to 3, in which a block is not called.
+    Pipeline(
+        "StableDiffusion3Pipeline skipped layers",
+        sd3_pipeline,
+        {**_SD3, "skip_guidance_layers": [1], "skip_layer_guidance_stop": 0.4},
+        ("call0", "call1"),
+    ),
 )
