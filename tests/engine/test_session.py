@@ -43,7 +43,7 @@ def test_what_is_held_cannot_be_attached_again(again: str) -> None:
 @pytest.mark.parametrize(
     ("target", "error", "named"),
     [
-        (nn.Linear(2, 2), bwcache.NoBlocksFound, "Linear.*WanTransformer3DModel"),
+        (nn.Linear(2, 2), bwcache.NoBlocksFound, "Linear.*bwcache models.*bwcache.discover"),
         (SimpleNamespace(components={"vae": wan_vae()}), bwcache.NoBlocksFound, "AutoencoderKLWan"),
         (SimpleNamespace(components={}), bwcache.NoBlocksFound, "no modules"),
         (object(), bwcache.AttachError, "object"),

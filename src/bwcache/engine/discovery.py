@@ -283,7 +283,7 @@ def _stored(blocks: list[nn.Module]) -> Iterator[Replay]:
 
 @contextmanager
 def _skipped(stack: Any, recording: Recording) -> Iterator[Replay]:
-    """As the engine does: inner blocks hand on what they were given, and the last one returns what it returned before."""
+    """As the engine does: inner blocks hand on what they were given, the last one returns what it returned before."""
     state = Replay()
 
     def skipping(block: Any, last: bool) -> hooks.Interceptor:

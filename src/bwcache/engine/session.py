@@ -22,6 +22,7 @@ from bwcache.engine.samples import Rows
 from bwcache.errors import AlreadyAttached, AttachError, BWCacheError, NeverReused, complaint
 from bwcache.models import BlockSpec, BlockStack, denoisers, resolve
 from bwcache.policies import BWCache, Observation, Policy
+from bwcache.policies.presets import preset, source
 
 
 class Session:
@@ -40,6 +41,7 @@ class Session:
     ) -> None:
         self.policy = policy
         self._name = type(target).__name__
+        self._preset = None if spec else source(target, policy)
         self._timing = timing
         self._group = group
         self._clock = StepClock(lambda: getattr(target, "scheduler", None), steps)
@@ -54,7 +56,7 @@ class Session:
         self._warned = False
         self._undo = ExitStack()
         with ExitStack() as undo:
-            for name, module in denoisers(target).items():
+            for name, module in denoisers(target, spec).items():
                 _refuse_unless_free(name, module)
                 self._install(undo, resolve(name, module, spec))
             self._undo = undo.pop_all()
@@ -206,6 +208,7 @@ class Session:
             "policy": self.policy.describe(),
             "total": total,
             "source": self._clock.source,
+            "preset": self._preset,
         }
         self._run_index, self._run = index, RunState(self.policy, meta, self._group)
 
@@ -254,7 +257,8 @@ def attach(
 
     Args:
         target: a diffusers pipeline, or the denoiser alone.
-        policy: what to reuse and when; `BWCache()`, the paper's defaults, if none is given.
+        policy: what to reuse and when; if none is given, BWCache with the settings published for the model, or else
+            with the paper's defaults.
         steps: number of steps of each run of a bare module, where no pipeline announces it.
         timing: whether the trace carries the seconds of blocks and indicator.
         spec: the row of a model that is not in the table.
@@ -268,9 +272,9 @@ def attach(
         SpecMismatch: the module is not as its row says.
         AlreadyAttached: another session holds it.
     """
-    return Session(
-        target, policy or BWCache(), steps=steps, timing=timing, spec=spec, group=group, per_sample=per_sample
-    )
+    if policy is None:
+        policy = BWCache() if spec else preset(target)
+    return Session(target, policy, steps=steps, timing=timing, spec=spec, group=group, per_sample=per_sample)
 
 
 def enable(target: Any, policy: Policy[Any] | None = None, **settings: Any) -> Session:
@@ -284,8 +288,9 @@ def disable(target: Any) -> None:
     Raises:
         AttachError: none does.
     """
-    for module in denoisers(target).values():
-        session = hooks.watcher(module)
+    parts = [target] if isinstance(target, nn.Module) else getattr(target, "components", {}).values()
+    for module in parts:
+        session = hooks.watcher(module) if isinstance(module, nn.Module) else None
         if session is not None:
             session.close()
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bwcache.errors import AttachError, NoBlocksFound, SpecMismatch, complaint
 from bwcache.models import table
+from bwcache.models.refused import reason_of
 from bwcache.models.spec import BlockList, BlockSpec
 
 
@@ -169,8 +170,12 @@ class BlockStack:
         return Tap(block, self.blocks[block].measured)
 
 
-def denoisers(target: Any) -> dict[str, nn.Module]:
+def denoisers(target: Any, spec: BlockSpec | None = None) -> dict[str, nn.Module]:
     """The denoisers of a pipeline by component name; a bare module is its own, under the name "model".
+
+    Args:
+        target: a pipeline or a module.
+        spec: the row of a denoiser that is not in the table.
 
     Raises:
         NoBlocksFound: none of its components is in the table.
@@ -188,17 +193,27 @@ def denoisers(target: Any) -> dict[str, nn.Module]:
             )
         )
     modules = {name: part for name, part in components.items() if isinstance(part, nn.Module)}
-    found = {name: part for name, part in modules.items() if table.row_of(type(_uncompiled(part)))}
+    kinds = {name: type(_uncompiled(part)) for name, part in modules.items()}
+    found = {
+        name: modules[name]
+        for name, kind in kinds.items()
+        if table.row_of(kind) or (spec and kind.__name__ == spec.model)
+    }
     if not found:
-        kinds = ", ".join(f"{name}: {type(part).__name__}" for name, part in modules.items()) or "no modules"
-        raise NoBlocksFound(
-            complaint(
-                f"{type(target).__name__} with {kinds}",
-                f"one of {', '.join(table.supported())}",
-                "add a row for its denoiser (see CONTRIBUTING.md)",
-            )
-        )
+        listed = ", ".join(f"{name}: {kind.__name__}" for name, kind in kinds.items()) or "no modules"
+        raise _unknown(f"{type(target).__name__} with {listed}", kinds.values())
     return found
+
+
+def _unknown(found: str, kinds: Iterable[type]) -> NoBlocksFound:
+    refused = [f"{kind.__name__}: {reason_of(kind)}" for kind in kinds if reason_of(kind)]
+    return NoBlocksFound(
+        complaint(
+            f"{found} ({'; '.join(refused)})" if refused else found,
+            f"one of the {len(table.supported())} denoisers that `bwcache models` lists",
+            "find its row with bwcache.discover(module, inputs) and pass it as attach(…, spec=row)",
+        )
+    )
 
 
 def resolve(name: str, module: nn.Module, spec: BlockSpec | None = None) -> BlockStack:
@@ -210,14 +225,16 @@ def resolve(name: str, module: nn.Module, spec: BlockSpec | None = None) -> Bloc
     """
     spec = spec or table.row_of(type(module))
     if spec is None:
-        raise NoBlocksFound(
+        raise _unknown(f"a {type(module).__name__} of {type(module).__module__}", [type(module)])
+    lists = [_blocks(module, part, spec) for part in spec.lists]
+    if spec.zipped and len({len(part) for part in lists}) > 1:
+        raise SpecMismatch(
             complaint(
-                f"a {type(module).__name__} of {type(module).__module__}",
-                f"one of {', '.join(table.supported())}",
-                "add a row for it, or pass attach(…, spec=BlockSpec(…))",
+                f"lists of {', '.join(str(len(part)) for part in lists)} blocks in the row of {spec.model}",
+                "as many in each, since they are taken in turn",
+                "correct `zipped`",
             )
         )
-    lists = [_blocks(module, part, spec) for part in spec.lists]
     ordered = zip(*lists, strict=True) if spec.zipped else lists
     blocks = tuple(block for some in ordered for block in some)
     silent = [part for part in spec.lists if (part.measured or spec.measured) not in part.returns]
