@@ -11,6 +11,7 @@ import zoo
 from diffusers import (
     AdaptiveProjectedMixGuidance,
     ClassifierFreeGuidance,
+    Cosmos2_5_TransferPipeline,
     FlowMatchEulerDiscreteScheduler,
     HunyuanImagePipeline,
     Lumina2Pipeline,
@@ -20,7 +21,9 @@ from diffusers import (
     ZImagePipeline,
 )
 from diffusers.modular_pipelines.wan.modular_blocks_wan import WanCoreDenoiseStep
-from tiny import CASES, Case, noise, wan_transformer
+from tiny import CASES, Case, noise, wan_transformer, wan_vae
+from torch import nn
+from zoo.cosmos import Harmless, cosmos_transformer
 from zoo.hunyuan_image import hunyuan_image
 from zoo.lumina import lumina2, z_image
 from zoo.sd3 import sd3
@@ -159,6 +162,46 @@ MODULAR_WAN = Modular(
         "prompt_embeds": noise(1, 6, 8, seed=1),
         "negative_prompt_embeds": noise(1, 6, 8, seed=2),
         "latents": noise(1, 4, 2, 4, 4, seed=3),
+    },
+    ("call0", "call1"),
+)
+
+
+class Control(nn.Module):
+    """In the place of Cosmos' ControlNet, which would need torchvision: residuals for two blocks."""
+
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def forward(self, latents: torch.Tensor, **given: Any) -> tuple[list[torch.Tensor]]:
+        frames, height, width = latents.shape[2:]
+        tokens = frames * height * width // 4
+        mean = given["encoder_hidden_states"].mean()
+        return ([mean * noise(1, tokens, 32, seed=8), mean * noise(1, tokens, 32, seed=9)],)
+
+
+def _cosmos_transfer() -> Any:
+    return Cosmos2_5_TransferPipeline(
+        text_encoder=None,
+        tokenizer=None,
+        transformer=cosmos_transformer(5, controlnet_block_every_n=2, max_size=(16, 32, 32)),
+        vae=wan_vae(),
+        scheduler=unipc(),
+        controlnet=Control(),
+        safety_checker=Harmless(),
+    )
+
+
+COSMOS_TRANSFER = Case(
+    "Cosmos2_5_TransferPipeline",
+    _cosmos_transfer,
+    {
+        "controls": [noise(17, 3, 32, 32, seed=5).sigmoid()],
+        "height": 32,
+        "width": 32,
+        "num_frames_per_chunk": 9,
+        "guidance_scale": 3.0,
+        "prompt_embeds": noise(1, 6, 16, seed=1),
+        "negative_prompt_embeds": noise(1, 6, 16, seed=2),
     },
     ("call0", "call1"),
 )
