@@ -1,6 +1,7 @@
 """Writes docs/figures.md and its plots from benchmarks/results: `python -m benchmarks.page`.
 
-So the page says what was measured, and nothing else. Run it after `benchmarks.engine` and `benchmarks.quality`.
+So the page says what was measured, and nothing else. Run it after `benchmarks.engine`, `benchmarks.quality` and
+`benchmarks.samples`.
 """
 
 from __future__ import annotations
@@ -81,14 +82,14 @@ def _is_threshold(name: str) -> bool:
 
 def main() -> None:
     """Writes the page."""
-    engine, quality = result("engine"), result("quality")
+    engine, quality, samples = result("engine"), result("quality"), result("samples")
     images = DOCS / "images"
     images.mkdir(parents=True, exist_ok=True)
     plot_curves(quality["curves"], images / "curves.png")
     plot_front(quality, images / "front.png")
     jinja = Environment(loader=FileSystemLoader(HERE), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     jinja.filters["shape"] = shape_of
-    page = jinja.get_template("page.md.jinja").render(engine=engine, quality=quality)
+    page = jinja.get_template("page.md.jinja").render(engine=engine, quality=quality, samples=samples)
     (DOCS / "figures.md").write_text(page.rstrip() + "\n", encoding="utf-8")
 
 
