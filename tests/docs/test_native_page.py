@@ -72,6 +72,19 @@ def test_two_experts_are_one_session():
     assert "reuse" in {actions[step] for step in range(5, STEPS)}
 
 
+def test_a_pipeline_of_ones_own_says_how_many_steps_there_are():
+    """What a pipeline needs for it: components and a scheduler, which may be another one in each call."""
+    hunyuan = model("HunyuanVideo HYVideoDiffusionTransformer")
+    pipe = SimpleNamespace(components={"transformer": hunyuan.build()}, scheduler=None)
+    with bwcache.attach(pipe, OFTEN) as session:
+        for steps in (8, 6):
+            pipe.scheduler = SimpleNamespace(timesteps=torch.tensor([1000 * (1 - i / steps) for i in range(steps)]))
+            for i in range(steps):
+                hunyuan.run(pipe.components["transformer"], i / steps)
+    assert [trace.meta["total"] for trace in session.traces] == [8, 6]
+    assert all(trace.reused > 0 for trace in session.traces)
+
+
 def test_a_replaced_forward_is_attached_as_any_other():
     """What sequence parallelism does to Wan when it is built."""
     wan = model("Wan2.1 WanModel")

@@ -14,9 +14,6 @@ from bwcache.models.presets import PRESETS, preset_of
 from bwcache.models.table import ROWS, row, row_of
 from bwcache.policies.presets import preset, published, source
 
-NOT_YET_IN_THE_TABLE = {"HYVideoDiffusionTransformer"}
-"""A row for it waits in the zoo."""
-
 
 @pytest.mark.parametrize("one", PRESETS, ids=lambda one: f"{one.home}{one.model} {one.method}")
 def test_a_preset_names_fields_of_its_policy_and_its_source(one) -> None:  # type: ignore[no-untyped-def]
@@ -29,7 +26,7 @@ def test_a_preset_names_fields_of_its_policy_and_its_source(one) -> None:  # typ
 @pytest.mark.parametrize("one", PRESETS, ids=lambda one: f"{one.home}{one.model} {one.method}")
 def test_a_preset_is_of_a_row(one) -> None:  # type: ignore[no-untyped-def]
     found = [spec for spec in ROWS if (spec.model, spec.home) == (one.model, one.home)]
-    assert len(found) == 1 or one.model in NOT_YET_IN_THE_TABLE
+    assert len(found) == 1
     assert all(preset_of(spec, one.method) is one for spec in found)
 
 
