@@ -16,7 +16,6 @@ from diffusers import CogVideoXTransformer3DModel
 from tiny import cogvideox
 from torch import Tensor, nn
 
-from bwcache.models import BlockList, BlockSpec
 from zoo.kinds import Model, noise, seeded
 
 C = 8
@@ -996,6 +995,124 @@ def _frames_first(batch: int) -> Tensor:
     return video(batch).transpose(1, 2)
 
 
+# CogVideo on SwissArmyTransformer
+
+
+class SATLayer(Core):
+    """One of SwissArmyTransformer's: a holder of weights, whose forward nobody calls."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        raise AssertionError("SAT calls the hook and not the layer")
+
+
+class AdaLNMixin(nn.Module):
+    """Holds the function that is called for each layer."""
+
+    def layer_forward(self, hidden_states, mask, *args, **kwargs):
+        layer = self.transformer.layers[kwargs["layer_id"]]
+        return layer.mix(hidden_states, None, kwargs["emb"])
+
+
+class BaseTransformer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.hooks = blocks(SATLayer), {}
+
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> list[Tensor]:
+        for i in range(len(self.layers)):
+            hidden_states = self.hooks["layer_forward"](
+                hidden_states, None, layer_id=torch.tensor(i), **kwargs, output_this_layer={}, output_cross_layer={}
+            )
+        return [hidden_states]
+
+
+@defined_in("dit_video_concat")
+class DiffusionTransformer(nn.Module):
+    """CogVideo's on SAT: `hooks` of the model are put into the transformer's at each forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time_embed, self.patch_embed, self.transformer = Time(), nn.Linear(C, C), BaseTransformer()
+        self.mixins, self.final_layer = nn.ModuleDict({"adaln_layer": AdaLNMixin()}), Head()
+        object.__setattr__(self.mixins["adaln_layer"], "transformer", self.transformer)
+        self.hooks = {"layer_forward": self.mixins["adaln_layer"].layer_forward}
+
+    def forward(self, x, timesteps=None, context=None, y=None, **kwargs):
+        frames, side = x.shape[1], x.shape[3]
+        emb = self.time_embed(timesteps)
+        hidden_states = torch.cat((context, self.patch_embed(tokens(x.transpose(1, 2)))), 1)
+        self.transformer.hooks.clear()
+        self.transformer.hooks.update(self.hooks)
+        hidden_states = self.transformer(hidden_states, emb=emb, text_length=context.shape[1])[0]
+        return latents(self.final_layer(hidden_states[:, context.shape[1] :], emb), frames, side).transpose(1, 2)
+
+
+# MAGI-1
+
+
+class MagiLayer(Core):
+    def forward(
+        self, hidden_states, condition, condition_map, y_xattn_flat, rotary_pos_emb, inference_params, meta_args
+    ):
+        e = condition[:, condition_map[:, 0]]
+        return self.mix(hidden_states.transpose(0, 1), y_xattn_flat.expand(len(e), -1, -1), e).transpose(0, 1)
+
+
+class MagiBlocks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = blocks(MagiLayer)
+
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        for layer in self.layers:
+            hidden_states = layer(hidden_states=hidden_states, **kwargs)
+        return normed(hidden_states)
+
+
+@defined_in("inference.model.dit.dit_model")
+class VideoDiTModel(nn.Module):
+    """MAGI-1's: chunks of frames at times of their own; some forwards fill a key-value cache and must run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x_embedder, self.t_embedder = nn.Linear(C, C), Time()
+        self.videodit_blocks, self.final_linear = MagiBlocks(), nn.Linear(C, C)
+
+    def forward(
+        self, x, t, y, caption_dropout_mask=None, xattn_mask=None, kv_range=None, inference_params=None, **kwargs
+    ):
+        frames, side = x.shape[2:4]
+        places = torch.arange(t.shape[1]).repeat_interleave(frames * side * side // t.shape[1])[:, None]
+        x = self.videodit_blocks.forward(  # past the module's hooks, as the original
+            hidden_states=self.x_embedder(tokens(x)).transpose(0, 1),
+            condition=self.t_embedder(t),
+            condition_map=places,
+            y_xattn_flat=y[0, 0],
+            rotary_pos_emb=None,
+            inference_params=inference_params,
+            meta_args=None,
+        )
+        return latents(self.final_linear(x).transpose(0, 1), frames, side)
+
+    def forward_dispatcher(self, x, timestep, y, mask, kv_range, inference_params, **kwargs):
+        """What the original sampler calls: three forwards, each past the module's `__call__`.
+
+        With text and past, with the past alone (this one fills the cache), and with neither, a batch of the chunks.
+        """
+        inference_params.update_kv_cache = False
+        both = self.forward(x, timestep, y, kv_range=kv_range, inference_params=inference_params)
+        inference_params.update_kv_cache = True
+        past = self.forward(x, timestep, 0 * y, kv_range=kv_range, inference_params=inference_params)
+        chunks = torch.cat(x.chunk(timestep.shape[1], dim=2))
+        neither = self.forward(chunks, timestep.transpose(0, 1), 0 * y, kv_range=kv_range, inference_params=None)
+        return 7.5 * both - 5 * past - 1.5 * torch.cat(neither.chunk(timestep.shape[1]), dim=2)
+
+
+def _magi(share: float) -> dict[str, Any]:
+    """Three chunks, each at a time of its own."""
+    return {"x": video(), "t": torch.tensor([[0.2, 0.1, 0.0]]) + share / 2, "y": text()[None], "kv_range": None}
+
+
 MODELS = (
     Model("Open-Sora STDiT", lambda: seeded(STDiT), _open_sora, "batched"),
     Model(
@@ -1097,113 +1214,12 @@ MODELS = (
         },
         "separate",
     ),
-)
-
-
-# What the table cannot say yet
-
-
-class SATLayer(Core):
-    """One of SwissArmyTransformer's: a holder of weights, whose forward nobody calls."""
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        raise AssertionError("SAT calls the hook and not the layer")
-
-
-class AdaLNMixin(nn.Module):
-    """Holds the function that is called for each layer."""
-
-    def layer_forward(self, hidden_states, mask, *args, **kwargs):
-        layer = self.transformer.layers[kwargs["layer_id"]]
-        return layer.mix(hidden_states, None, kwargs["emb"])
-
-
-class BaseTransformer(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers, self.hooks = blocks(SATLayer), {}
-
-    def forward(self, hidden_states: Tensor, **kwargs: Any) -> list[Tensor]:
-        for i in range(len(self.layers)):
-            hidden_states = self.hooks["layer_forward"](
-                hidden_states, None, layer_id=torch.tensor(i), **kwargs, output_this_layer={}, output_cross_layer={}
-            )
-        return [hidden_states]
-
-
-@defined_in("dit_video_concat")
-class DiffusionTransformer(nn.Module):
-    """CogVideo's on SAT: `hooks` of the model are put into the transformer's at each forward."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.time_embed, self.patch_embed, self.transformer = Time(), nn.Linear(C, C), BaseTransformer()
-        self.mixins, self.final_layer = nn.ModuleDict({"adaln_layer": AdaLNMixin()}), Head()
-        object.__setattr__(self.mixins["adaln_layer"], "transformer", self.transformer)
-        self.hooks = {"layer_forward": self.mixins["adaln_layer"].layer_forward}
-
-    def forward(self, x, timesteps=None, context=None, y=None, **kwargs):
-        frames, side = x.shape[1], x.shape[3]
-        emb = self.time_embed(timesteps)
-        hidden_states = torch.cat((context, self.patch_embed(tokens(x.transpose(1, 2)))), 1)
-        self.transformer.hooks.clear()
-        self.transformer.hooks.update(self.hooks)
-        hidden_states = self.transformer(hidden_states, emb=emb, text_length=context.shape[1])[0]
-        return latents(self.final_layer(hidden_states[:, context.shape[1] :], emb), frames, side).transpose(1, 2)
-
-
-class MagiLayer(Core):
-    def forward(
-        self, hidden_states, condition, condition_map, y_xattn_flat, rotary_pos_emb, inference_params, meta_args
-    ):
-        e = condition[0][condition_map[:, 0]][None]
-        return self.mix(hidden_states.transpose(0, 1), y_xattn_flat[None], e).transpose(0, 1)
-
-
-class MagiBlocks(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = blocks(MagiLayer)
-
-    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-        for layer in self.layers:
-            hidden_states = layer(hidden_states=hidden_states, **kwargs)
-        return normed(hidden_states)
-
-
-@defined_in("inference.model.dit.dit_model")
-class VideoDiTModel(nn.Module):
-    """MAGI-1's: chunks of frames at times of their own; some forwards fill a key-value cache and must run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.x_embedder, self.t_embedder = nn.Linear(C, C), Time()
-        self.videodit_blocks, self.final_linear = MagiBlocks(), nn.Linear(C, C)
-
-    def forward(
-        self, x, t, y, caption_dropout_mask=None, xattn_mask=None, kv_range=None, inference_params=None, **kwargs
-    ):
-        frames, side = x.shape[2:4]
-        places = torch.arange(t.shape[1]).repeat_interleave(frames * side * side // t.shape[1])[:, None]
-        x = self.videodit_blocks.forward(  # past the module's hooks, as the original
-            hidden_states=self.x_embedder(tokens(x)).transpose(0, 1),
-            condition=self.t_embedder(t),
-            condition_map=places,
-            y_xattn_flat=y[0, 0],
-            rotary_pos_emb=None,
-            inference_params=inference_params,
-            meta_args=None,
-        )
-        return latents(self.final_linear(x).transpose(0, 1), frames, side)
-
-    def forward_dispatcher(self, x, timestep, y, mask, kv_range, inference_params, **kwargs):
-        """What the original sampler calls; each of its forwards goes past the module's `__call__`."""
-        return self.forward(x, timestep, y, xattn_mask=mask, kv_range=kv_range, inference_params=inference_params)
-
-
-LATER = (
     Model("Open-Sora MMDiTModel", lambda: seeded(MMDiTModel), _mmdit, "batched"),
     Model("HunyuanVideo HYVideoDiffusionTransformer", lambda: seeded(HYVideoDiffusionTransformer), _hunyuan, "batched"),
+    Model("MAGI-1 VideoDiTModel", lambda: seeded(VideoDiTModel), _magi, "separate"),
+)
+
+LATER = (
     Model(
         "CogVideo DiffusionTransformer",
         lambda: seeded(DiffusionTransformer),
@@ -1213,42 +1229,5 @@ LATER = (
             "context": text(2),
         },
         "batched",
-    ),
-    Model(
-        "MAGI-1 VideoDiTModel",
-        lambda: seeded(VideoDiTModel),
-        lambda share: {
-            "x": video(),
-            "t": torch.tensor([[0.2, 0.1, 0.0]]) + share / 2,
-            "y": text()[None],
-            "kv_range": None,
-        },
-        "separate",
-    ),
-)
-
-# Pass all laws once `engine.forward._nbytes` does not look up a last block's stream among the first block's.
-LATER_ROWS = (
-    # text and video are joined between the lists, and the single-stream blocks call both together `x`
-    BlockSpec(
-        "MMDiTModel",
-        (BlockList("double_blocks", ("img", "txt"), measured="img"), BlockList("single_blocks", ("x",))),
-        decoded=("x",),
-        measured="x",
-        timestep="timesteps",
-        guidance="batched",
-        home="opensora.models.mmdit",
-        sources="hpcaitech/Open-Sora 7ad6a96 (2.0)",
-    ),
-    BlockSpec(
-        "HYVideoDiffusionTransformer",
-        (BlockList("double_blocks", ("img", "txt"), measured="img"), BlockList("single_blocks", ("x",))),
-        decoded=("x",),
-        measured="x",
-        timestep="t",
-        guidance="batched",
-        pipelines=("HunyuanVideoPipeline",),
-        home="hyvideo.modules",
-        sources="Tencent/HunyuanVideo fa14b00",
     ),
 )
