@@ -5,11 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import CogView3PlusTransformer2DModel, CogView4Transformer2DModel, GlmImageTransformer2DModel
+from diffusers import (
+    CogVideoXDDIMScheduler,
+    CogView3PlusPipeline,
+    CogView3PlusTransformer2DModel,
+    CogView4Pipeline,
+    CogView4Transformer2DModel,
+    GlmImagePipeline,
+    GlmImageTransformer2DModel,
+)
 from diffusers.models.transformers.transformer_glm_image import GlmImageKVCache
 
-from zoo.flux import time
-from zoo.kinds import Model, noise, seeded
+from zoo.flux import BLIND, SIZE, euler, picture, prompts, time, vae
+from zoo.kinds import Model, Pipeline, noise, seeded
 
 CONFIG = {
     "in_channels": 4,
@@ -84,4 +92,45 @@ MODELS = (
     ),
     Model("GlmImageTransformer2DModel", glm, _glm_inputs, guidance="separate"),
     Model("GlmImageTransformer2DModel edit", glm, _glm_reading, guidance="separate"),
+)
+
+
+def cogview_pipeline(kind: type, transformer: Any, scheduler: Any) -> Any:
+    return kind(**BLIND, transformer=transformer, vae=vae(4), scheduler=scheduler)
+
+
+def glm_pipeline() -> GlmImagePipeline:
+    unused = {"processor": None, "vision_language_encoder": None}
+    moments = {"latents_mean": (0.0,) * 4, "latents_std": (1.0,) * 4}
+    return GlmImagePipeline(**BLIND, **unused, transformer=glm(), vae=vae(4, **moments), scheduler=euler())
+
+
+_CALL = {**SIZE, **prompts()}
+_GLM = {**_CALL, "prior_token_ids": torch.arange(16)[None]}
+
+PIPELINES = (
+    Pipeline(
+        "CogView3PlusPipeline",
+        lambda: cogview_pipeline(CogView3PlusPipeline, cogview3(), CogVideoXDDIMScheduler()),
+        _CALL,
+        ("call0",),
+    ),
+    Pipeline("CogView4Pipeline", lambda: cogview_pipeline(CogView4Pipeline, cogview4(), euler()), _CALL),
+    Pipeline("GlmImagePipeline", glm_pipeline, _GLM, ("call0", "call1")),
+)
+
+SPECIAL = (
+    # A forward for each given image writes its keys and values, with the time 0, before the first step: it is a run of
+    # its own in the trace, of one step.
+    Pipeline(
+        "GlmImagePipeline edit",
+        glm_pipeline,
+        {
+            **_GLM,
+            "image": [picture()],
+            "prior_token_image_ids": [torch.arange(16)],
+            "source_image_grid_thw": [torch.tensor([[1, 4, 4]])],
+        },
+        ("call0", "call1"),
+    ),
 )

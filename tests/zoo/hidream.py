@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusers import HiDreamImageTransformer2DModel
+from diffusers import HiDreamImagePipeline, HiDreamImageTransformer2DModel
 
-from zoo.flux import time
-from zoo.kinds import Model, noise, seeded
+from zoo.flux import BLIND, SIZE, euler, time, vae
+from zoo.kinds import Model, Pipeline, noise, seeded
 
 
 def hidream() -> Any:
@@ -44,3 +44,29 @@ def _inputs(share: float) -> dict[str, Any]:
 
 
 MODELS = (Model("HiDreamImageTransformer2DModel", hidream, _inputs, guidance="batched"),)
+
+
+def hidream_pipeline() -> HiDreamImagePipeline:
+    """It scales every size to its default one."""
+    others = {f"{name}_{i}": None for name in BLIND for i in (2, 3, 4)}
+    pipe = HiDreamImagePipeline(**BLIND, **others, transformer=hidream(), vae=vae(4), scheduler=euler())
+    pipe.default_sample_size = 8
+    return pipe
+
+
+PIPELINES = (
+    Pipeline(
+        "HiDreamImagePipeline",
+        hidream_pipeline,
+        {
+            **SIZE,
+            "prompt_embeds_t5": noise(1, 6, 8, seed=1),
+            "negative_prompt_embeds_t5": noise(1, 6, 8, seed=2),
+            "prompt_embeds_llama3": noise(2, 1, 5, 8, seed=3),
+            "negative_prompt_embeds_llama3": noise(2, 1, 5, 8, seed=4),
+            "pooled_prompt_embeds": noise(1, 8, seed=5),
+            "negative_pooled_prompt_embeds": noise(1, 8, seed=6),
+        },
+        ("call0",),
+    ),
+)

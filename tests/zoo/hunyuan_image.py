@@ -5,10 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import HunyuanImageTransformer2DModel
+from diffusers import (
+    AdaptiveProjectedMixGuidance,
+    AutoencoderKLHunyuanImageRefiner,
+    HunyuanImagePipeline,
+    HunyuanImageRefinerPipeline,
+    HunyuanImageTransformer2DModel,
+)
 
-from zoo.flux import time
-from zoo.kinds import Model, noise, seeded
+from zoo.flux import BLIND, euler, picture, prompts, time
+from zoo.kinds import Model, Pipeline, noise, seeded
 
 
 def hunyuan_image(**changes: Any) -> Any:
@@ -68,4 +74,56 @@ MODELS = (
         guidance="none",
     ),
     Model("HunyuanImageTransformer2DModel refiner", refiner, _refined, guidance="separate"),
+)
+
+
+def hunyuan_image_pipeline(transformer: Any, guider: Any = None) -> HunyuanImagePipeline:
+    others = {"text_encoder_2": None, "tokenizer_2": None, "vae": None}
+    return HunyuanImagePipeline(**BLIND, **others, transformer=transformer, guider=guider, scheduler=euler())
+
+
+def refiner_pipeline() -> HunyuanImageRefinerPipeline:
+    vae = seeded(
+        lambda: AutoencoderKLHunyuanImageRefiner(
+            latent_channels=2,  # of two frames each
+            block_out_channels=(8, 8),
+            layers_per_block=1,
+            spatial_compression_ratio=2,
+            temporal_compression_ratio=1,
+        )
+    )
+    guider = AdaptiveProjectedMixGuidance()
+    return HunyuanImageRefinerPipeline(**BLIND, vae=vae, transformer=refiner(), guider=guider, scheduler=euler())
+
+
+_MASKS = {f"{which}prompt_embeds_mask": torch.ones(1, 6) for which in ("", "negative_")}
+_BOTH = {
+    "height": 128,
+    "width": 128,
+    **prompts(),
+    **_MASKS,
+    **{f"{name}_2": embeds for name, embeds in prompts(4).items()},
+    **{f"{name}_2": mask[:, :4] for name, mask in _MASKS.items()},
+}
+_GUIDED = ("pred_cond", "pred_uncond")
+
+PIPELINES = (
+    Pipeline(
+        "HunyuanImagePipeline",
+        lambda: hunyuan_image_pipeline(hunyuan_image(), AdaptiveProjectedMixGuidance()),
+        _BOTH,
+        _GUIDED,
+    ),
+    Pipeline(
+        "HunyuanImagePipeline distilled",
+        lambda: hunyuan_image_pipeline(hunyuan_image(guidance_embeds=True, use_meanflow=True)),
+        {name: value for name, value in _BOTH.items() if not name.startswith("negative_")},
+        ("pred_cond",),
+    ),
+    Pipeline(
+        "HunyuanImageRefinerPipeline",
+        refiner_pipeline,
+        {"height": 16, "width": 16, "image": picture(), **prompts(), **_MASKS},
+        _GUIDED,
+    ),
 )

@@ -6,15 +6,19 @@ from typing import Any
 
 import torch
 from diffusers import (
+    Lumina2Pipeline,
     Lumina2Transformer2DModel,
     LuminaNextDiT2DModel,
+    LuminaPipeline,
     OmniGenTransformer2DModel,
+    ZImagePipeline,
     ZImageTransformer2DModel,
 )
 from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
 from torch import Tensor
 
-from zoo.kinds import Model, noise, seeded
+from zoo.flux import BLIND, SIZE, euler, prompts, vae
+from zoo.kinds import Model, Pipeline, noise, seeded
 
 
 def rising_time(share: float, batch: int = 1) -> Tensor:
@@ -169,4 +173,35 @@ MODELS = (
     ),
     Model("ZImageTransformer2DModel omni", lambda: z_image(siglip_feat_dim=8), _z_image_omni, guidance="batched"),
     Model("OmniGenTransformer2DModel", omnigen, _omnigen_inputs, guidance="batched"),
+)
+
+
+def lumina_pipeline() -> LuminaPipeline:
+    return LuminaPipeline(**BLIND, transformer=lumina(), vae=None, scheduler=euler())
+
+
+def lumina2_pipeline() -> Lumina2Pipeline:
+    return Lumina2Pipeline(**BLIND, transformer=lumina2(), vae=None, scheduler=euler())
+
+
+def z_image_pipeline() -> ZImagePipeline:
+    return ZImagePipeline(**BLIND, transformer=z_image(), vae=vae(4), scheduler=euler())
+
+
+_SIZE = {"height": 64, "width": 64}
+_MASKS = {f"{which}prompt_attention_mask": torch.ones(1, 6, dtype=torch.bool) for which in ("", "negative_")}
+_LUMINA = {**_SIZE, **prompts(), **_MASKS}
+_LISTS = {**SIZE, **{name: [embeds[0]] for name, embeds in prompts().items()}}
+
+PIPELINES = (
+    Pipeline("LuminaPipeline", lumina_pipeline, {**_LUMINA, "negative_prompt": None}, ("call0",)),
+    Pipeline("Lumina2Pipeline", lumina2_pipeline, _LUMINA, ("call0", "call1")),
+    Pipeline("ZImagePipeline", z_image_pipeline, _LISTS, ("call0",)),
+    # without guidance from the middle on: the batch has one half only
+    Pipeline("ZImagePipeline truncated", z_image_pipeline, {**_LISTS, "cfg_truncation": 0.5}, ("call0",)),
+)
+
+SPECIAL = (
+    # Without guidance from the middle on: the second forward of a step is gone.
+    Pipeline("Lumina2Pipeline truncated", lumina2_pipeline, {**_LUMINA, "cfg_trunc_ratio": 0.5}, ("call0", "call1")),
 )

@@ -7,17 +7,23 @@ from typing import Any
 
 import torch
 from diffusers import (
+    ErnieImagePipeline,
     ErnieImageTransformer2DModel,
+    Ideogram4Pipeline,
     Ideogram4Transformer2DModel,
+    Krea2Pipeline,
     Krea2Transformer2DModel,
+    NucleusMoEImagePipeline,
     NucleusMoEImageTransformer2DModel,
+    PRXPipeline,
     PRXTransformer2DModel,
 )
 from diffusers.models.transformers.transformer_ideogram4 import LLM_TOKEN_INDICATOR, OUTPUT_IMAGE_INDICATOR
 
-from zoo.flux import ids, time, unit_time
-from zoo.kinds import Model, noise, seeded
+from zoo.flux import BLIND, SIZE, euler, flux2_vae, ids, prompts, time, unit_time, vae
+from zoo.kinds import Model, Pipeline, noise, seeded
 from zoo.lumina import rising_time
+from zoo.qwen import Speechless, qwen_vae
 
 
 def stirred(build: Callable[[], Any]) -> Any:
@@ -79,10 +85,10 @@ def _ernie_inputs(share: float) -> dict[str, Any]:
     }
 
 
-def krea2() -> Any:
+def krea2(in_channels: int = 4) -> Any:
     return seeded(
         lambda: Krea2Transformer2DModel(
-            in_channels=4,
+            in_channels=in_channels,
             num_layers=3,
             attention_head_dim=16,
             num_attention_heads=2,
@@ -179,4 +185,79 @@ MODELS = (
     Model("Krea2Transformer2DModel", krea2, _krea2_inputs, guidance="separate"),
     Model("Ideogram4Transformer2DModel", ideogram4, _ideogram4_inputs, guidance="separate"),
     Model("NucleusMoEImageTransformer2DModel", nucleus, _nucleus_inputs, guidance="separate"),
+)
+
+
+def prx_pipeline() -> PRXPipeline:
+    return PRXPipeline(**BLIND, transformer=prx(), vae=vae(4), scheduler=euler())
+
+
+def ernie_pipeline() -> ErnieImagePipeline:
+    return ErnieImagePipeline(**BLIND, transformer=ernie(), vae=flux2_vae(), scheduler=euler())
+
+
+def krea2_pipeline() -> Krea2Pipeline:
+    parts = {"transformer": krea2(in_channels=16), "vae": qwen_vae(), "scheduler": euler()}
+    return Krea2Pipeline(**BLIND, **parts, text_encoder_select_layers=(0, 1))
+
+
+def ideogram4_pipeline() -> Ideogram4Pipeline:
+    """What its text encoder says is made up."""
+    pipe = Ideogram4Pipeline(
+        **BLIND, transformer=ideogram4(), unconditional_transformer=ideogram4(), vae=flux2_vae(), scheduler=euler()
+    )
+
+    def encode_prompt(**given: Any) -> tuple[Any, ...]:
+        inputs = _ideogram4_inputs(0.0)
+        return tuple(inputs[k] for k in ("encoder_hidden_states", "position_ids", "segment_ids", "indicator"))
+
+    pipe.encode_prompt = encode_prompt
+    return pipe
+
+
+def nucleus_pipeline() -> NucleusMoEImagePipeline:
+    parts = {"processor": Speechless(), "transformer": nucleus(), "vae": qwen_vae(), "scheduler": euler()}
+    return NucleusMoEImagePipeline(text_encoder=None, **parts)
+
+
+def _masks(name: str) -> dict[str, torch.Tensor]:
+    return {f"{which}{name}": torch.ones(1, 6, dtype=torch.bool) for which in ("", "negative_")}
+
+
+_TWICE = ("call0", "call1")
+_CALL = {**SIZE, **prompts()}
+
+PIPELINES = (
+    Pipeline(
+        "PRXPipeline",
+        prx_pipeline,
+        {**_CALL, **_masks("prompt_attention_mask"), "use_resolution_binning": False},
+        ("call0",),
+    ),
+    Pipeline(
+        "ErnieImagePipeline",
+        ernie_pipeline,
+        {**SIZE, **{name: [embeds[0]] for name, embeds in prompts().items()}},
+        ("call0",),
+    ),
+    Pipeline(
+        "Krea2Pipeline",
+        krea2_pipeline,
+        {
+            **SIZE,
+            **{name: embeds[:, :, None].repeat(1, 1, 2, 1) for name, embeds in prompts().items()},
+            **_masks("prompt_embeds_mask"),
+        },
+        ("call0", "call1"),
+    ),
+    # one forward of each of two denoisers
+    Pipeline(
+        "Ideogram4Pipeline",
+        ideogram4_pipeline,
+        {**SIZE, "prompt": "a", "max_sequence_length": 6, "guidance_schedule": (7.0,) * 10},
+        _TWICE,
+    ),
+    Pipeline(
+        "NucleusMoEImagePipeline", nucleus_pipeline, {**_CALL, **_masks("prompt_embeds_mask")}, ("call0", "call1")
+    ),
 )
