@@ -1,6 +1,7 @@
 """The only code that touches live modules: attach, drive, detach."""
 
+from bwcache.engine.attach import attach, disable, enable
 from bwcache.engine.discovery import discover
-from bwcache.engine.session import Session, attach, disable, enable
+from bwcache.engine.session import Session
 
 __all__ = ["Session", "attach", "disable", "discover", "enable"]

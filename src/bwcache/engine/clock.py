@@ -13,7 +13,7 @@ come at the schedule's times; when it goes, policies compute.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -293,9 +293,9 @@ _FORMS: tuple[Callable[[float], float], ...] = (
 """How models name the scheduler's timestep, undone."""
 
 
-def _close(value: float, listed: float) -> bool:
+def _close(value: float, listed: float, forms: Sequence[Callable[[float], float]] = _FORMS) -> bool:
     """Whether a model's timestep is the scheduler's, in one of the forms and as far as bfloat16 can tell."""
-    return any(abs(listed - form(value)) <= abs(listed) / 256 + 1e-3 for form in _FORMS)
+    return any(abs(listed - form(value)) <= abs(listed) / 256 + 1e-3 for form in forms)
 
 
 def _place(timestep: Time, scheduler: Any, at: int | None = None) -> int:
@@ -308,8 +308,10 @@ def _place(timestep: Time, scheduler: Any, at: int | None = None) -> int:
     if value is None or timesteps is None or getattr(timesteps, "ndim", 1) != 1:
         return -1
     listed = {i: float(t) for i, t in enumerate(timesteps.tolist()) if at in (None, i)}
-    near = [i for i, t in listed.items() if _close(value, t)]
-    return min(near, key=lambda i: min(abs(listed[i] - form(value)) for form in _FORMS), default=-1)
+    plain = value > 1 and any(_close(value, t, _FORMS[:1]) for t in listed.values())  # 400 is not 600 backwards
+    forms = _FORMS[:1] if plain else _FORMS
+    near = [i for i, t in listed.items() if _close(value, t, forms)]
+    return min(near, key=lambda i: min(abs(listed[i] - form(value)) for form in forms), default=-1)
 
 
 def _exact_place(timestep: Time, scheduler: Any) -> int:

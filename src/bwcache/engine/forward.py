@@ -13,72 +13,14 @@ from torch import Tensor
 from bwcache.core import Decision, Event, Step
 from bwcache.core.decision import compute
 from bwcache.engine import timing
+from bwcache.engine.plan import Place, Plan
 from bwcache.engine.run import Pending, RunState
 from bwcache.engine.samples import Outline, Rows
-from bwcache.errors import AttachError, BlocksChanged, complaint
+from bwcache.errors import BlocksChanged, complaint
 from bwcache.features.store import Key, Signature
 from bwcache.features.taps import ExactTaps, SampledTaps
-from bwcache.models import Block, BlockStack, Site
-from bwcache.policies import Observation, Policy
-
-
-@dataclass(frozen=True, eq=False)
-class Place:
-    """What there is to do at one block: the site it belongs to, the ordinal of its tap and which value that reads."""
-
-    block: Block
-    site: Site | None
-    leaves: bool
-    tap: int | None
-    tapped: int
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """Where a policy acts on one stack: made once, when it is attached.
-
-    Attributes:
-        places: one for each block, in call order.
-        taps: how many blocks are tapped.
-        leaving: the last block of each site.
-    """
-
-    stack: BlockStack
-    places: tuple[Place, ...]
-    taps: int
-    leaving: frozenset[int]
-
-    @classmethod
-    def of(cls, policy: Policy[Any], stack: BlockStack) -> Plan:
-        """The plan of a policy for a stack.
-
-        Raises:
-            AttachError: a site keeps a residual of a stream that does not enter it.
-        """
-        sites: list[Site | None] = [None] * len(stack.blocks)
-        for site in policy.sites(stack):
-            _expect_residual(site, stack)
-            sites[site.first : site.last + 1] = [site] * (site.last - site.first + 1)
-        taps = {tap.block: (i, tap.stream) for i, tap in enumerate(policy.taps(stack))}
-        places = []
-        for i, (block, at) in enumerate(zip(stack.blocks, sites, strict=True)):
-            ordinal, stream = taps.get(i, (None, block.streams[0].name))
-            places.append(Place(block, at, at is not None and i == at.last, ordinal, block.position(stream)))
-        leaving = frozenset(site.last for site in sites if site is not None)
-        return cls(stack, tuple(places), len(taps), leaving)
-
-
-def _expect_residual(site: Site, stack: BlockStack) -> None:
-    enters = [stream.name for stream in stack.blocks[site.first].streams]
-    strange = [name for name in site.streams if name not in enters]
-    if site.keeps == "residual" and strange:
-        raise AttachError(
-            complaint(
-                f"a residual of {strange[0]!r}, which does not enter {stack.blocks[site.first].name}",
-                f"one of {', '.join(enters)}",
-                'keep "output" in this site',
-            )
-        )
+from bwcache.models import Site
+from bwcache.policies import Observation
 
 
 @dataclass(slots=True)

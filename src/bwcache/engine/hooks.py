@@ -1,12 +1,13 @@
 """How a live module is intercepted, one instance at a time, and how it becomes again what it was.
 
-Two means, both instance attributes that torch and diffusers look up on every call:
+By what torch, diffusers or the model itself look up on every call:
 
 - `Module._compiled_call_impl` is what `module(...)` runs if it is set (torch sets it in `Module.compile`). An
   interceptor there stands outside of everything else: forward patches of accelerate and of diffusers' hooks, forward
   hooks, and compiled code, which stays free of graph breaks. Nothing that patches or restores `forward` can lose it,
   torch leaves it out of copies and pickles, and a skipped block does not even load offloaded weights. Only a later
   `module.compile()` overwrites it: `Shadow.intact` tells.
+- Where blocks are never called, but a function in a mapping for each of them, that entry is set.
 - `cache_context` and `_reset_stateful_cache` are how pipelines tell a model the branch, the step and the end of a run.
 
 The denoiser itself is watched by torch's own forward hooks.
@@ -15,7 +16,7 @@ The denoiser itself is watched by torch's own forward hooks.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 from torch import nn
 
 from bwcache.engine.clock import Context
+from bwcache.models.stack import Block, Hook
 
 CALL = "_compiled_call_impl"
 """The instance attribute that `nn.Module.__call__` runs in place of `_call_impl`."""
@@ -42,14 +44,23 @@ class Shadow:
         self._apply()
 
     def _apply(self) -> None:
-        self._own = vars(self._target).get(self._name, _ABSENT)
-        self._value = self._make(getattr(self._target, self._name))
-        setattr(self._target, self._name, self._value)
+        self._own = self._held().get(self._name, _ABSENT)
+        self._value = self._make(self._present())
+        self._set(self._value)
+
+    def _held(self) -> Mapping[str, Any]:
+        return vars(self._target)
+
+    def _present(self) -> Any:
+        return getattr(self._target, self._name)
+
+    def _set(self, value: Any) -> None:
+        setattr(self._target, self._name, value)
 
     @property
     def intact(self) -> bool:
         """Whether the attribute is still the one set here."""
-        return vars(self._target).get(self._name) is self._value
+        return self._held().get(self._name) is self._value
 
     def renew(self) -> None:
         """Sets it again over what somebody else has put there meanwhile."""
@@ -62,7 +73,48 @@ class Shadow:
         if self._own is _ABSENT:
             delattr(self._target, self._name)
         else:
-            setattr(self._target, self._name, self._own)
+            self._set(self._own)
+
+
+class Entry(Shadow):
+    """The same for an entry that a mapping has."""
+
+    def _held(self) -> Mapping[str, Any]:
+        return self._target
+
+    def _present(self) -> Any:
+        return self._target[self._name]
+
+    def _set(self, value: Any) -> None:
+        self._target[self._name] = value
+
+
+def intercept_blocks(undo: ExitStack, blocks: Sequence[Block], arounds: Sequence[Interceptor]) -> list[Shadow]:
+    """Runs `around(inner)` in place of each call of a block, or of what is called in its place."""
+    shadows: list[Shadow] = []
+    entries: dict[tuple[int, str], tuple[Hook, dict[int, Interceptor]]] = {}
+    for block, around in zip(blocks, arounds, strict=True):
+        if block.hook is None:
+            shadows.append(intercept(block.module, around))
+            undo.callback(shadows[-1].restore)
+        else:
+            key = (id(block.hook.owner), block.hook.name)
+            entries.setdefault(key, (block.hook, {}))[1][block.hook.number] = around
+    for hook, numbered in entries.values():
+        make = functools.partial(_Stand, functools.partial(_by_number, hook.index, numbered))
+        shadows.append(Entry(hook.owner, hook.name, make))
+        undo.callback(shadows[-1].restore)
+    return shadows
+
+
+def _by_number(index: str, arounds: Mapping[int, Interceptor], inner: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that is called for each block, with what stands around each of these calls."""
+    calls = {number: around(inner) for number, around in arounds.items()}
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        return calls[int(kwargs[index])](*args, **kwargs)
+
+    return called
 
 
 def intercept(module: nn.Module, around: Interceptor) -> Shadow:
@@ -165,6 +217,24 @@ def _do_nothing() -> Callable[..., None]:
 
 def _nothing(*args: Any) -> None:
     pass
+
+
+class _Stand:
+    """What stands in a mapping in the place of a function; a copy has the function itself, of the copied object."""
+
+    def __init__(self, make: Callable[[Any], Any], inner: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, inner)
+        self._inner, self._call = inner, make(inner)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._call(*args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        return _itself, (self._inner,)
+
+
+def _itself(value: Any) -> Any:
+    return value
 
 
 class _Listener:

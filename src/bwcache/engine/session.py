@@ -6,23 +6,23 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 from torch import nn
 
-from bwcache.core import Decision, Step, Trace
-from bwcache.core.decision import compute
+from bwcache.core import Step, Trace
 from bwcache.engine import hooks, samples
 from bwcache.engine.clock import Context, StepClock
-from bwcache.engine.forward import Forward, Plan
+from bwcache.engine.forward import Forward
+from bwcache.engine.groups import grouped
+from bwcache.engine.plan import Plan
 from bwcache.engine.run import RunState
 from bwcache.engine.samples import Rows
 from bwcache.errors import AlreadyAttached, AttachError, BWCacheError, NeverReused, complaint
 from bwcache.models import BlockSpec, BlockStack, denoisers, resolve
-from bwcache.policies import BWCache, Observation, Policy
-from bwcache.policies.presets import preset, source
+from bwcache.policies import Policy
+from bwcache.policies.presets import source
 
 
 class Session:
@@ -111,11 +111,8 @@ class Session:
 
     def _install(self, undo: ExitStack, stack: BlockStack) -> None:
         plan = Plan.of(self.policy, stack)
-        shadows = []
-        for i, block in enumerate(stack.blocks):
-            shadow = hooks.intercept(block.module, self._at_block(plan, i))
-            undo.callback(shadow.restore)
-            shadows.append(shadow)
+        arounds = [self._at_block(plan, i) for i in range(len(stack.blocks))]
+        shadows = hooks.intercept_blocks(undo, stack.blocks, arounds)
         if self._per_sample and len(plan.leaving) == 1:
             undo.callback(hooks.intercept(stack.module, self._at_batch(plan)).restore)
         hooks.watch(undo, self, stack.module, self._before(plan, shadows), self._after, stack.spec.entry)
@@ -148,16 +145,14 @@ class Session:
                 rows = run.rows(plan.stack, step.branch, args, kwargs)
                 groups = grouped(run, plan, step, rows)
                 outputs = []
-                for steps, decided in groups:
-                    chosen_args, chosen_kwargs = args, kwargs
-                    if len(groups) > 1:
-                        some = [step.sample or 0 for step in steps]
-                        chosen_args, chosen_kwargs = samples.chosen((args, kwargs), some, rows)
-                    own = Rows(len(steps), rows.branches, rows.axis)
-                    self._given = Forward(plan, run, steps, own, self._timing, decided)
-                    outputs.append(inner(*chosen_args, **chosen_kwargs))
-                order = [[step.sample or 0 for step in steps] for steps, _ in groups]
-                return outputs[0] if len(groups) == 1 else samples.merged(outputs, order, rows)
+                for group in groups:
+                    own = Rows(len(group.steps), rows.branches, rows.axis)
+                    self._given = Forward(plan, run, group.steps, own, self._timing, group.decided)
+                    some = (args, kwargs) if len(groups) == 1 else samples.chosen((args, kwargs), group.samples, rows)
+                    outputs.append(inner(*some[0], **some[1]))
+                if len(groups) == 1:
+                    return outputs[0]
+                return samples.merged(outputs, [group.samples for group in groups], rows)
 
             return intercepted
 
@@ -241,79 +236,6 @@ class Session:
         if not self._warned:
             self._warned = True
             warnings.warn(text, NeverReused, stacklevel=2)
-
-
-def attach(
-    target: Any,
-    policy: Policy[Any] | None = None,
-    *,
-    steps: int | None = None,
-    timing: bool = False,
-    spec: BlockSpec | None = None,
-    group: Any = None,
-    per_sample: bool = True,
-) -> Session:
-    """Attaches a policy to a pipeline or a module, until the session is left or closed.
-
-    Args:
-        target: a diffusers pipeline, or the denoiser alone.
-        policy: what to reuse and when; if none is given, BWCache with the settings published for the model, or else
-            with the paper's defaults.
-        steps: number of steps of each run of a bare module, where no pipeline announces it.
-        timing: whether the trace carries the seconds of blocks and indicator.
-        spec: the row of a model that is not in the table.
-        group: process group of the ranks that work on one video together.
-        per_sample: whether each sample of a batch decides for itself, so that its video is what it is when made alone:
-            where they differ, the denoiser runs twice, on those that compute and on those that reuse. Without effect on
-            policies with more sites than one and on models whose row says so.
-
-    Raises:
-        NoBlocksFound: nothing in the target is known.
-        SpecMismatch: the module is not as its row says.
-        AlreadyAttached: another session holds it.
-    """
-    if policy is None:
-        policy = BWCache() if spec else preset(target)
-    return Session(target, policy, steps=steps, timing=timing, spec=spec, group=group, per_sample=per_sample)
-
-
-def enable(target: Any, policy: Policy[Any] | None = None, **settings: Any) -> Session:
-    """As `attach`, for a long-lived pipeline without `with`; undone by `disable`."""
-    return attach(target, policy, **settings)
-
-
-def disable(target: Any) -> None:
-    """Ends the session that holds this pipeline or module.
-
-    Raises:
-        AttachError: none does.
-    """
-    parts = [target] if isinstance(target, nn.Module) else getattr(target, "components", {}).values()
-    for module in parts:
-        session = hooks.watcher(module) if isinstance(module, nn.Module) else None
-        if session is not None:
-            session.close()
-            return
-    raise AttachError(complaint(f"no session at this {type(target).__name__}", "one", "call bwcache.enable first"))
-
-
-def grouped(
-    run: RunState, plan: Plan, step: Step, rows: Rows
-) -> list[tuple[tuple[Step, ...], tuple[Decision, ...] | None]]:
-    """The samples of a batch by what they decide, those that compute first; all as one where there is only one."""
-    if rows.samples == 1:
-        run.visit(step)
-        return [((step,), None)]
-    site = next(place.site for place in plan.places if place.site is not None)
-    run.resolve_before(step)
-    groups: dict[str, list[tuple[Step, Decision]]] = {"compute": [], "reuse": []}
-    for sample in range(rows.samples):
-        own = replace(step, sample=sample)
-        run.visit(own)
-        doubt = run.nothing_kept(own, (own.lane, f"{plan.stack.name}/{site.name}"))
-        decision = compute(doubt) if doubt else run.policy.decide(Observation(own, site.name), run.state)
-        groups[decision.action].append((own, decision))
-    return [(tuple(s for s, _ in group), tuple(d for _, d in group)) for group in groups.values() if group]
 
 
 def _refuse_unless_free(name: str, module: nn.Module) -> None:
