@@ -555,6 +555,15 @@ def test_a_time_that_stands_twice_in_the_schedule_is_two_steps(names: Any) -> No
     assert made == [(0, i, 5, branch) for i in range(5) for branch in branches]
 
 
+@pytest.mark.parametrize("begin", range(10))
+def test_a_place_in_a_schedule_that_reads_alike_from_both_ends(begin: int) -> None:
+    """900, 800, …, 0: 400 is the sixth, and not 600 backwards."""
+    times = [900.0 - 100 * i for i in range(10)]
+    schedule = scheduler(*times)
+    made = ticks(StepClock(lambda: schedule), *times[begin:])
+    assert made == [(0, i, 10 - begin, "call0") for i in range(10 - begin)]
+
+
 def test_times_rounded_to_the_same_number_are_noticed_where_nobody_counts() -> None:
     """Two steps of one time look like one step with two branches; a number of branches that comes and goes is none."""
     made = ticks(StepClock(lambda: None, steps=8), 1000, 1000, 992, 984, 984, 976)
