@@ -22,6 +22,9 @@ class BlockList:
         outlined: whether a block returns something else than it takes in (a U-Net's, with its skips): then `returns`
             only names the values, and a skipped block hands back empty tensors of the shapes that it last returned.
         optional: whether a module may have none of them.
+        hook: for a model that never calls the blocks themselves: the function that it calls in place of each, as a path
+            to an entry of a mapping in the denoiser, such as "hooks.layer_forward". `returns` names its arguments.
+        index: the keyword argument that tells that function which block it is.
     """
 
     path: str
@@ -29,6 +32,8 @@ class BlockList:
     measured: str | None = None
     outlined: bool = False
     optional: bool = False
+    hook: str | None = None
+    index: str = "layer_id"
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,9 @@ class BlockSpec:
         decoded: the streams of the LAST block that the rest of the forward reads. Only these are kept and replayed.
         measured: the stream whose change is the indicator.
         timestep: name of the argument of the denoiser's forward that carries the time.
-        aside: arguments of the denoiser's forward, by name (dots lead into an object), also as `name=value`: a forward
-            in which one of these is set fills a cache that others read, so it always runs, and is no step.
+        aside: arguments of the denoiser's forward, by name (dots lead into objects, dictionaries and lists), also as
+            `name=value`: a forward in which one of these is set fills a cache that others read, so it always runs, and
+            is no step.
         entry: what its callers call: the module, or its `forward`.
         per_sample: whether a forward can be run on some samples of its batch: all its tensors have the batch first.
         batch_axis: along which axis of the streams inside the blocks the batch lies.

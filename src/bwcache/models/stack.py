@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -44,8 +44,26 @@ class Aside:
         """Whether this forward carries the sign."""
         found = self.argument.read(args, kwargs)
         for attribute in self.attributes:
-            found = found.get(attribute) if isinstance(found, Mapping) else getattr(found, attribute, None)
+            found = _inside(found, attribute)
         return found is not None and found is not False if self.value is None else str(found) == self.value
+
+
+@dataclass(frozen=True, eq=False)
+class Hook:
+    """What is called in place of a block: an entry of a mapping, told by a keyword argument which block it is."""
+
+    owner: MutableMapping[str, Any]
+    name: str
+    index: str
+    number: int
+
+
+def _inside(value: Any, name: str) -> Any:
+    if isinstance(value, Mapping):
+        return value.get(name)
+    if isinstance(value, (list, tuple)) and name.isdigit():
+        return value[int(name)] if int(name) < len(value) else None
+    return getattr(value, name, None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +76,7 @@ class Block:
         streams: what it returns, in order.
         measured: the stream whose change is the indicator.
         outlined: as in `BlockList`.
+        hook: what is called in its place, where it is never called itself.
     """
 
     name: str
@@ -65,6 +84,7 @@ class Block:
     streams: tuple[Stream, ...]
     measured: str = "hidden_states"
     outlined: bool = False
+    hook: Hook | None = None
 
     def inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The streams as they enter the block, by name and in return order."""
@@ -290,20 +310,41 @@ def _blocks(module: nn.Module, part: BlockList, spec: BlockSpec) -> list[Block]:
             )
         )
     names = [part.path] if single else [f"{part.path}.{i}" for i in range(len(owner))]
+    hooks = [_hook(module, part, i) for i in range(len(owner))]
     return [
         Block(
             name,
             block,
-            tuple(_stream(block, stream, name, part.outlined) for stream in part.returns),
+            tuple(_stream(block, stream, name, part.outlined, hook) for stream in part.returns),
             part.measured or spec.measured,
             part.outlined,
+            hook,
         )
-        for name, block in zip(names, owner, strict=True)
+        for name, block, hook in zip(names, owner, hooks, strict=True)
     ]
 
 
-def _stream(module: nn.Module, name: str, where: str, returned: bool = False) -> Stream:
-    parameters = list(inspect.signature(module.forward).parameters)
+def _hook(module: nn.Module, part: BlockList, number: int) -> Hook | None:
+    if part.hook is None:
+        return None
+    path, _, name = part.hook.rpartition(".")
+    owner: Any = module
+    for attribute in path.split("."):
+        owner = getattr(owner, attribute, None)
+    if not isinstance(owner, MutableMapping) or not callable(owner.get(name)):
+        found = f"a {type(owner).__name__}" + (f" of {', '.join(owner)}" if isinstance(owner, Mapping) else "")
+        raise SpecMismatch(
+            complaint(
+                f"{found} at {path!r} of {type(module).__name__}",
+                f"a mapping with a function {name!r}, which is called for each block of {part.path!r}",
+                "correct `hook` in the row",
+            )
+        )
+    return Hook(owner, name, part.index, number)
+
+
+def _stream(module: nn.Module, name: str, where: str, returned: bool = False, hook: Hook | None = None) -> Stream:
+    parameters = list(inspect.signature(hook.owner[hook.name] if hook else module.forward).parameters)
     if name not in parameters and returned:
         return Stream(name, None)
     if name not in parameters:

@@ -463,6 +463,7 @@ ROWS: tuple[BlockSpec, ...] = (
         "GlmImageTransformer2DModel",
         (BlockList("transformer_blocks", _HIDDEN_TEXT),),
         pipelines=("GlmImagePipeline",),
+        aside=("kv_caches.caches.0.mode=write",),
     ),
     # Hunyuan Image
     BlockSpec(
@@ -691,6 +692,15 @@ ROWS: tuple[BlockSpec, ...] = (
         batch_axis=1,
         home="inference.model.dit",
         sources="SandAI-org/MAGI-1 2d21d8d",
+    ),
+    # CogVideo on SwissArmyTransformer, which never calls its layers, but a hook with the number of each
+    BlockSpec(
+        "DiffusionTransformer",
+        (BlockList("transformer.layers", hook="hooks.layer_forward", index="layer_id"),),
+        timestep="timesteps",
+        guidance="batched",
+        home="dit_video_concat",
+        sources="THUDM/CogVideo db49807 (sat)",
     ),
     # VideoSys: classes of its own, of the same names
     BlockSpec(
