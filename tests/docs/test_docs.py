@@ -18,7 +18,6 @@ import typer.main
 import bwcache
 from bwcache import policies
 from bwcache.cli.app import app
-from bwcache.models import supported
 from bwcache.models.presets import PRESETS
 from bwcache.models.refused import REFUSED
 from bwcache.models.table import ROWS
@@ -149,13 +148,6 @@ def test_families_stand_together() -> None:
     assert len(named) == len(set(named)) == len({made.family(row.model) for row in ROWS if row.home == "diffusers."})
     assert made.family("SkyReelsV2Transformer3DModel") == "SkyReels-V2"
     assert made.family("NovelTransformer3DModel") == "Novel"
-
-
-def test_what_native_code_cannot_do_yet_is_not_in_the_table() -> None:
-    later = page("native.md").split("## Not yet")[1].split("\n## ")[0]
-    names = [line.split("|")[2].strip(" `") for line in lines_of(later)[2:]]
-    assert len(names) >= 1
-    assert not set(names) & set(supported()), "it works now: move it to the table above"
 
 
 def test_every_policy_is_documented() -> None:

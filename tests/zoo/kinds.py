@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 from tiny import Case as Pipeline
 from tiny import noise, seeded
 from torch import Tensor
+
+from bwcache.models import Block
 
 __all__ = ["Model", "Pipeline", "noise", "seeded"]
 
@@ -46,3 +49,32 @@ def tensors(value: Any) -> list[Tensor]:
     if isinstance(value, (list, tuple)):
         return [tensor for item in value for tensor in tensors(item)]
     return []
+
+
+def put_around(block: Block, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Sets `around(inner)` in the place of what runs as a block: its forward, or a function that is called for it."""
+    hook = block.hook
+    inner = block.module.forward if hook is None else hook.owner[hook.name]
+    own = functools.wraps(inner)(around(inner))
+    if hook is None:
+        block.module.forward = own
+        return
+
+    @functools.wraps(inner)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        return (own if int(kwargs[hook.index]) == hook.number else inner)(*args, **kwargs)
+
+    hook.owner[hook.name] = called
+
+
+def note_calls(block: Block, calls: list[str]) -> None:
+    """Appends the block's name to `calls` each time that it runs."""
+
+    def around(inner: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            calls.append(block.name)
+            return inner(*args, **kwargs)
+
+        return noted
+
+    put_around(block, around)

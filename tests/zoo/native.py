@@ -1217,9 +1217,6 @@ MODELS = (
     Model("Open-Sora MMDiTModel", lambda: seeded(MMDiTModel), _mmdit, "batched"),
     Model("HunyuanVideo HYVideoDiffusionTransformer", lambda: seeded(HYVideoDiffusionTransformer), _hunyuan, "batched"),
     Model("MAGI-1 VideoDiTModel", lambda: seeded(VideoDiTModel), _magi, "separate"),
-)
-
-LATER = (
     Model(
         "CogVideo DiffusionTransformer",
         lambda: seeded(DiffusionTransformer),

@@ -24,6 +24,7 @@ from typing import Any
 from torch import nn
 
 from bwcache.engine.clock import Context
+from bwcache.errors import SpecMismatch, complaint
 from bwcache.models.stack import Block, Hook
 
 CALL = "_compiled_call_impl"
@@ -112,7 +113,17 @@ def _by_number(index: str, arounds: Mapping[int, Interceptor], inner: Callable[.
     calls = {number: around(inner) for number, around in arounds.items()}
 
     def called(*args: Any, **kwargs: Any) -> Any:
-        return calls[int(kwargs[index])](*args, **kwargs)
+        number = kwargs.get(index)
+        call = None if number is None else calls.get(int(number))
+        if call is None:
+            raise SpecMismatch(
+                complaint(
+                    f"a call with {index}={number}",
+                    f"one of 0 to {len(calls) - 1}",
+                    "correct `index` in the model's row",
+                )
+            )
+        return call(*args, **kwargs)
 
     return called
 
