@@ -47,7 +47,7 @@ def test_a_pipeline_saved_while_attached_is_the_pipeline(case: Case, tmp_path: P
     torch.testing.assert_close(made, plain, rtol=1e-4, atol=1e-5)
     with bwcache.attach(loaded, CAREFREE) as session:
         assert not torch.equal(case.run(loaded), made)
-    assert lines(session) == [LINE]
+    assert session.trace.reused > 0
 
 
 def test_a_state_dict_can_be_loaded_while_attached() -> None:
