@@ -216,7 +216,7 @@ class Tiled(LTX2DFRPipeline):
     def __call__(self, num_inference_steps: int, **call: Any) -> Any:
         """Takes a number of steps, as all others do."""
         sigmas = [1 - i / num_inference_steps for i in range(num_inference_steps)]
-        grid = (9, 16, 16)
+        grid = (5, 16, 16)
         left, right = slice(0, 10), slice(8, 16)
         ramp = torch.ones(16)
         ramp[8:10] = 0.5
@@ -227,9 +227,15 @@ class Tiled(LTX2DFRPipeline):
         return super().__call__(sigmas=sigmas, video_tiles=tiles, generate_slots=False, **call)
 
 
+def _tiled() -> Tiled:
+    pipe = ltx2(Tiled)
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler()
+    return pipe
+
+
 LTX2_TILES = Case(
     "LTX2DFRPipeline",
-    lambda: ltx2(Tiled),
+    _tiled,
     {
         "height": 32,
         "width": 32,
