@@ -8,9 +8,14 @@ import pytest
 import torch
 from cases import BY_NAME, HUNYUAN_IMAGE, LUMINA2, MODULAR_WAN, SD3, SD3_PAG, Z_IMAGE, modular_wan
 from diffusers import ClassifierFreeGuidance, LayerSkipConfig, SkipLayerGuidance
-from laws import told
-from tiny import VIDEO_TO_VIDEO, Case
+from laws import CAREFREE, GREEDY, told
+from tiny import VIDEO_TO_VIDEO, Case, noise, wan_transformer
+from torch import Tensor
 from zoo.motif import motif
+
+import bwcache
+from bwcache import BWCache
+from bwcache.core.trace import reuse_line
 
 NAMED = ("wan", "hunyuan", "HunyuanVideo15Pipeline", "MotifVideoPipeline", "Cosmos3OmniPipeline", "LTX2Pipeline")
 UNNAMED = ("Cosmos2VideoToWorldPipeline", "Kandinsky5T2VPipeline", "ChronoEditPipeline", "SanaVideoPipeline")
@@ -164,3 +169,56 @@ def test_guidance_without_names_that_stops_or_pauses(steps: tuple[int, ...]) -> 
     both, one = ("call0", "call1"), ("call0",)
     assert seen.branches() == [both if step in steps else one for step in range(10)]
     assert "r" in seen.lines[0]
+
+
+# --- bare modules: as the models' own code runs them ------------------------------------------------------------------
+
+
+def batches(module: Any, sizes: list[tuple[int, ...]]) -> Tensor:
+    """One step for each entry: forwards of so many conditions each, as they fit into a batch."""
+    latents = noise(1, 4, 2, 4, 4)
+    text = noise(3, 6, 8, seed=1)
+    for i, forwards in enumerate(sizes):
+        made, done = [], 0
+        for size in forwards:
+            with torch.no_grad():
+                time = torch.full((size,), 1000.0 - 100 * i)
+                given = latents.repeat(size, 1, 1, 1, 1)
+                made.append(module(given, time, text[done : done + size], return_dict=False)[0])
+            done += size
+        latents = latents + 0.05 * torch.cat(made).mean(0, keepdim=True)
+    return latents
+
+
+def traced(sizes: list[tuple[int, ...]], policy: bwcache.Policy[Any]) -> tuple[Tensor, bwcache.Trace]:
+    module = wan_transformer()
+    with bwcache.attach(module, policy, steps=len(sizes), per_sample=False) as session:
+        made = batches(module, sizes)
+    assert len(session.traces) == 1
+    return made, session.trace
+
+
+def test_a_number_of_conditions_that_depends_on_the_time() -> None:
+    """LTX's own code: three conditions in a batch, then two, then one."""
+    sizes = [(3,)] * 4 + [(2,)] * 4 + [(1,)] * 4
+    made, trace = traced(sizes, BWCache(threshold=0))
+    assert torch.equal(made, batches(wan_transformer(), sizes))
+    assert [(event.step, event.branch, event.total) for event in trace.events] == [(i, "call0", 12) for i in range(12)]
+    _, trace = traced(sizes, GREEDY)
+    assert reuse_line(trace.events) == "CrrrCrrrCrrr"
+
+
+def test_batches_that_are_split_as_memory_allows() -> None:
+    """ComfyUI: both conditions in a batch, or one after the other, from step to step. What is kept fits or is dropped.
+
+    A number of forwards that goes up and down again is no number of branches: the number of steps is given up.
+    """
+    sizes = [(2,), (2,), (1, 1), (1, 1), (2,), (2,), (1, 1), (2,)]
+    made, trace = traced(sizes, BWCache(threshold=0))
+    assert torch.equal(made, batches(wan_transformer(), sizes))
+    assert [event.step for event in trace.events] == [i for i, forwards in enumerate(sizes) for _ in forwards]
+    _, trace = traced(sizes, GREEDY)
+    assert reuse_line(trace.events) == "CrCrCrCC"
+    _, trace = traced(sizes, CAREFREE)
+    assert {event.total for event in trace.events if event.step >= 5} == {None}
+    assert not any(event.action == "reuse" for event in trace.events if event.step >= 5)

@@ -81,6 +81,22 @@ def test_frames_that_are_dropped_in_the_middle() -> None:
     assert "r" in seen.lines[0][changed:]
 
 
+@pytest.mark.parametrize("name", ["Flux2KleinKVPipeline", "QwenImage21Pipeline"])
+def test_tokens_that_only_the_first_step_has(name: str) -> None:
+    """It fills the model's own cache of keys and values with them. The second step has nothing of its size yet."""
+    case = BY_NAME[name]
+    pipe = case.build()
+    plain = run(case, pipe)
+    with bwcache.attach(pipe, BWCache(threshold=0)) as session:
+        assert same(run(case, pipe), plain)
+    assert rows(session.traces) == [(0, step, branch) for step in range(10) for branch in case.branches]
+    with bwcache.attach(pipe, CAREFREE) as session:
+        run(case, pipe)
+    assert reuse_line(session.trace.events) == "CCCrrCrCCC"
+    reasons = {event.reason for event in session.trace.events if event.step == 1}
+    assert reasons == {"another shape, dtype or device than what is kept"}
+
+
 class TwoSizes(Case):
     """As LTX's two stages are run: the pipeline once small, and once again at twice the size."""
 
