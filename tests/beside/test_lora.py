@@ -35,6 +35,12 @@ def load(pipe: Any) -> None:
     pipe.load_lora_weights(weights(), adapter_name="style")
 
 
+@functools.cache
+def loaded() -> tuple[Tensor, Tensor]:
+    """The latents with the LoRA alone, without and with a session."""
+    return expect_it_works(load)
+
+
 def load_lightly(pipe: Any) -> None:
     load(pipe)
     pipe.set_adapters(["style"], [0.25])
@@ -122,7 +128,7 @@ def test_a_lora_in_an_offloaded_pipeline() -> None:
         assert hasattr(pipe.transformer, "_hf_hook")
 
     without, made = expect_it_works(switch_on)
-    alone = expect_it_works(load)
+    alone = loaded()
     same(without, alone[0])
     same(made, alone[1])
 
@@ -134,7 +140,7 @@ def test_a_lora_in_groups_that_are_offloaded() -> None:
         load(pipe)
 
     without, made = expect_it_works(switch_on)
-    alone = expect_it_works(load)
+    alone = loaded()
     same(without, alone[0])
     same(made, alone[1])
 
