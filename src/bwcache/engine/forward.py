@@ -46,6 +46,7 @@ class Forward:
         rows: how the lanes lie in the tensors.
         timed: whether to take the time.
         decided: what was decided for each lane before the forward; None: it is asked for at each site.
+        filling: the sign that it fills a cache of the model's own, or None.
     """
 
     plan: Plan
@@ -54,6 +55,7 @@ class Forward:
     rows: Rows
     timed: bool
     decided: tuple[Decision, ...] | None = None
+    filling: str | None = None
     passages: list[Passage] = field(default_factory=list)
     indicator: list[tuple[timing.Mark, timing.Mark]] = field(default_factory=list)
     tapped: list[SampledTaps | ExactTaps] = field(default_factory=list)
@@ -166,6 +168,8 @@ class Forward:
             return "a gradient is being recorded (run it under torch.no_grad())"
         if not self.run.policy.may_reuse:
             return None
+        if self.filling is not None:
+            return f"fills a cache of the model's own ({self.filling})"
         doubt = self.run.nothing_kept(step, self._key(step, site))
         if doubt is not None:
             return doubt

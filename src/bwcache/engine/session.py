@@ -139,6 +139,7 @@ class Session:
 
         def around(inner: Callable[..., Any]) -> Callable[..., Any]:
             def intercepted(*args: Any, **kwargs: Any) -> Any:
+                self._end_what_broke_off()
                 if plan.stack.aside(args, kwargs):
                     return inner(*args, **kwargs)
                 run, step = self._arrive(plan, args, kwargs)
@@ -163,6 +164,8 @@ class Session:
             for shadow in shadows:
                 if not shadow.intact:
                     shadow.renew()
+            if self._given is None:
+                self._end_what_broke_off()
             said = plan.stack.aside(args, kwargs)
             if said is not None:
                 self._aside = plan
@@ -173,6 +176,7 @@ class Session:
                 run.visit(step)
                 self._given = Forward(plan, run, (step,), Rows(), self._timing)
             self._forward, self._given = self._given, None
+            self._forward.filling = plan.stack.filling(args, kwargs)
 
         return before
 
@@ -190,6 +194,11 @@ class Session:
             self._end_run()
         elif forward is not None:
             forward.finish()
+
+    def _end_what_broke_off(self) -> None:
+        """A forward that began and never ended was broken off by Ctrl-C, of which torch tells no hook."""
+        if self._forward is not None or self._aside is not None:
+            self._after(False)
 
     def _told(self, context: Context | None) -> None:
         self._clock.context = context

@@ -49,6 +49,7 @@ class BlockSpec:
         aside: arguments of the denoiser's forward, by name (dots lead into objects, dictionaries and lists), also as
             `name=value`: a forward in which one of these is set fills a cache that others read, so it always runs, and
             is no step.
+        filling: the same of a forward that fills a cache and is a step too: it is always computed.
         entry: what its callers call: the module, or its `forward`.
         per_sample: whether a forward can be run on some samples of its batch: all its tensors have the batch first.
         batch_axis: along which axis of the streams inside the blocks the batch lies.
@@ -65,6 +66,7 @@ class BlockSpec:
     measured: str = "hidden_states"
     timestep: str = "timestep"
     aside: tuple[str, ...] = ()
+    filling: tuple[str, ...] = ()
     entry: Literal["call", "forward"] = "call"
     per_sample: bool = True
     batch_axis: int = 0

@@ -48,6 +48,12 @@ class Aside:
         return found is not None and found is not False if self.value is None else str(found) == self.value
 
 
+def _sign(
+    said: tuple[str, ...], signs: tuple[Aside, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> str | None:
+    return next((words for words, sign in zip(said, signs, strict=True) if sign.holds(args, kwargs)), None)
+
+
 @dataclass(frozen=True, eq=False)
 class Hook:
     """What is called in place of a block: an entry of a mapping, told by a keyword argument which block it is."""
@@ -166,7 +172,7 @@ class BlockStack:
         blocks: in the order of the forward.
         spec: the row.
         timestep: the argument of the denoiser's forward that carries the time.
-        asides: the row's `aside`, found in the forward's arguments.
+        asides, fillings: the row's `aside` and `filling`, found in the forward's arguments.
     """
 
     name: str
@@ -175,11 +181,15 @@ class BlockStack:
     spec: BlockSpec
     timestep: Stream
     asides: tuple[Aside, ...] = ()
+    fillings: tuple[Aside, ...] = ()
 
     def aside(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
         """The sign by which a forward is none of the run's, in words, or None."""
-        signs = (said for said, aside in zip(self.spec.aside, self.asides, strict=True) if aside.holds(args, kwargs))
-        return next(signs, None)
+        return _sign(self.spec.aside, self.asides, args, kwargs)
+
+    def filling(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
+        """The sign by which a forward fills a cache and is a step all the same, in words, or None."""
+        return _sign(self.spec.filling, self.fillings, args, kwargs)
 
     def whole(self, keeps: Literal["output", "residual"] = "output") -> Site:
         """All blocks as one site."""
@@ -277,7 +287,8 @@ def resolve(name: str, module: nn.Module, spec: BlockSpec | None = None) -> Bloc
         )
     kind = type(module).__name__
     asides = tuple(_aside(module, said, kind) for said in spec.aside)
-    return BlockStack(name, module, blocks, spec, _stream(module, spec.timestep, kind), asides)
+    fillings = tuple(_aside(module, said, kind) for said in spec.filling)
+    return BlockStack(name, module, blocks, spec, _stream(module, spec.timestep, kind), asides, fillings)
 
 
 def _aside(module: nn.Module, said: str, kind: str) -> Aside:

@@ -311,6 +311,7 @@ ROWS: tuple[BlockSpec, ...] = (
     BlockSpec(
         "Flux2Transformer2DModel",
         (BlockList("transformer_blocks", _TEXT_HIDDEN), BlockList("single_transformer_blocks")),
+        filling=("kv_cache_mode=extract",),
         pipelines=("Flux2Pipeline", "Flux2KleinPipeline", "Flux2KleinInpaintPipeline", "Flux2KleinKVPipeline"),
     ),
     # Flux 3, of modular pipelines only: the few blocks on the text and on a reference, before, are no part of the stack
@@ -370,7 +371,12 @@ ROWS: tuple[BlockSpec, ...] = (
         ),
     ),
     # the first step of a branch also fills a key-value cache, and has more tokens than the others
-    BlockSpec("QwenImage21Transformer2DModel", (BlockList("transformer_blocks"),), pipelines=("QwenImage21Pipeline",)),
+    BlockSpec(
+        "QwenImage21Transformer2DModel",
+        (BlockList("transformer_blocks"),),
+        filling=("kv_cache_mode=extract",),
+        pipelines=("QwenImage21Pipeline",),
+    ),
     # Stable Diffusion 3: the last block returns no text
     BlockSpec(
         "SD3Transformer2DModel",
