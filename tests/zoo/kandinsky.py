@@ -142,6 +142,13 @@ MODELS = (
         kandinsky6_sr_transformer,
         lambda share: {"hidden_states": noise(1, 2, 8, 8, 9), "timestep": torch.tensor([1000 * (1 - share)])},
     ),
+    # no audio: a block returns None for it
+    Model(
+        "Kandinsky6Transformer3DModel silent",
+        kandinsky6_transformer,
+        lambda share: {**_k6_inputs(share), "audio_hidden_states": None},
+        guidance="separate",
+    ),
 )
 
 
@@ -234,6 +241,8 @@ PIPELINES = (
         ("call0", "call1"),
     ),
     Pipeline("Kandinsky6TI2VAPipeline", kandinsky6, {**_FILM, **_TEXT6, "frame_rate": 4.0}),
+    # no audio: the second stream is None in every block
+    Pipeline("Kandinsky6TI2VAPipeline silent", kandinsky6, {**_FILM, **_TEXT6, "sample_audio": False}),
     Pipeline("Kandinsky6TI2VAPipeline I2V", kandinsky6, {**_FILM, **_TEXT6, "frame_rate": 4.0, "image": _PICTURE}),
 )
 
@@ -244,17 +253,5 @@ SPECIAL = (
         kandinsky6_sr,
         {"video": noise(1, 2, 3, 8, 16, seed=6).sigmoid(), "resolution_scale": 2, "output_type": "pt"},
         ("call0",),
-    ),
-    # No audio: the second stream is None in every block. The engine fails as it keeps that block's output.
-    Pipeline("Kandinsky6TI2VAPipeline silent", kandinsky6, {**_FILM, **_TEXT6, "sample_audio": False}),
-)
-
-LATER = (
-    # no audio: a block returns None for it
-    Model(
-        "Kandinsky6Transformer3DModel silent",
-        kandinsky6_transformer,
-        lambda share: {**_k6_inputs(share), "audio_hidden_states": None},
-        guidance="separate",
     ),
 )
