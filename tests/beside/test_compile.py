@@ -142,10 +142,6 @@ def test_a_transformer_compiled_as_a_whole_is_refused(compile_whole: Any) -> Non
 
 
 @WAYS
-@pytest.mark.xfail(
-    strict=True,
-    reason="dynamo runs `_call_impl` of the blocks past our interceptors: nothing is reused, and nothing says so",
-)
 def test_compiling_the_whole_transformer_while_attached_works_or_complains(compile_whole: Any) -> None:
     pipe, complaints = wan(), list[str]()
     with warnings.catch_warnings(record=True) as warned, bwcache.attach(pipe, CAREFREE) as session:

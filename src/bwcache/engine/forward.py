@@ -97,6 +97,7 @@ class Forward:
         if not self._passed_all_sites():
             self._refuse_half_a_replay("that the last block was left out")
             self._forget()
+            self._note_without_last_block()
             return
         measured = self._measure() if self.computed else [None] * len(self.steps)
         for j, step in enumerate(self.steps):
@@ -110,6 +111,15 @@ class Forward:
         self.run.note_bytes(self.hidden)
         if self.steps[0].total is not None and self.steps[0].index >= self.steps[0].total - 1:
             self._forget()
+
+    def _note_without_last_block(self) -> None:
+        """Nothing was kept of this forward, and its rows say why."""
+        decision = compute("the last block was left out, or blocks ran out of order")
+        sites = dict.fromkeys(place.site for place in self.plan.places if place.site is not None)
+        for step in self.steps:
+            for site in sites:
+                where = f"{self.plan.stack.name}/{site.name}"
+                self.run.note(Event.at(step, site=where, action=decision.action, reason=decision.reason))
 
     def _passed_all_sites(self) -> bool:
         """Whether the blocks came in order, each once, and the last of every site was among them."""

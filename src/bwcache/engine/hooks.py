@@ -207,6 +207,12 @@ def listen(undo: ExitStack, module: nn.Module, tell: Callable[[Context | None], 
             undo.callback(Shadow(module, name, functools.partial(_Listener, module, name, make)).restore)
 
 
+def forbid(undo: ExitStack, module: nn.Module, name: str, refuse: Callable[..., None]) -> None:
+    """Lets `refuse` raise in place of a call of one of the module's methods."""
+    if hasattr(module, name):
+        undo.callback(Shadow(module, name, functools.partial(_Listener, module, name, lambda inner: refuse)).restore)
+
+
 class _Watcher:
     """A forward hook that does nothing in a copy of the module that it was put on."""
 

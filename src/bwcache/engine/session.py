@@ -117,6 +117,8 @@ class Session:
             undo.callback(hooks.intercept(stack.module, self._at_batch(plan)).restore)
         hooks.watch(undo, self, stack.module, self._before(plan, shadows), self._after, stack.spec.entry)
         hooks.listen(undo, stack.module, self._told, self._end_run)
+        hooks.forbid(undo, stack.module, "compile", _no_compile(stack.name))
+        hooks.forbid(undo, stack.module, "enable_cache", _no_other_cache(stack.name))
 
     def _at_block(self, plan: Plan, i: int) -> hooks.Interceptor:
         def around(inner: Callable[..., Any]) -> Callable[..., Any]:
@@ -192,8 +194,10 @@ class Session:
         forward, self._forward, self._aside, self._given = self._forward, None, None, None
         if not returned:
             self._end_run()
-        elif forward is not None:
+        elif forward is not None and forward.route:
             forward.finish()
+        elif forward is not None:
+            self._warn(f"{self._name} ran and called none of its blocks: was it compiled as a whole? nothing is reused")
 
     def _end_what_broke_off(self) -> None:
         """A forward that began and never ended was broken off by Ctrl-C, of which torch tells no hook."""
@@ -245,6 +249,32 @@ class Session:
         if not self._warned:
             self._warned = True
             warnings.warn(text, NeverReused, stacklevel=2)
+
+
+def _no_compile(name: str) -> Callable[..., None]:
+    def compiled(*args: Any, **kwargs: Any) -> None:
+        raise AttachError(
+            complaint(
+                f"{name}.compile() while a session is attached",
+                "blocks that stay callable one by one",
+                f"use {name}.compile_repeated_blocks(), before or after attach",
+            )
+        )
+
+    return compiled
+
+
+def _no_other_cache(name: str) -> Callable[..., None]:
+    def enabled(config: Any = None, *args: Any, **kwargs: Any) -> None:
+        raise AttachError(
+            complaint(
+                f"{type(config).__name__} to be enabled on {name} while a session is attached",
+                "one cache at a time",
+                "leave the session first, or choose another policy in it",
+            )
+        )
+
+    return enabled
 
 
 def _refuse_unless_free(name: str, module: nn.Module) -> None:
