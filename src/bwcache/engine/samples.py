@@ -46,7 +46,8 @@ def batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
 def listed(count: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether an argument is a list of so many plain values: perhaps one per row, perhaps not, so nothing is cut."""
     values = [*args, *kwargs.values()]
-    return any(isinstance(value, list) and len(value) == count for value in values)
+    lists = [value for value in values if isinstance(value, list) and len(value) == count]
+    return any(not isinstance(item, (Tensor, list, tuple)) for value in lists for item in value)
 
 
 def branches(latents: Tensor) -> int:
