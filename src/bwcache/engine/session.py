@@ -195,7 +195,11 @@ class Session:
         if not returned:
             self._end_run()
         elif forward is not None and forward.route:
-            forward.finish()
+            try:
+                forward.finish()
+            except BWCacheError:
+                self._end_run()
+                raise
         elif forward is not None:
             self._warn(f"{self._name} ran and called none of its blocks: was it compiled as a whole? nothing is reused")
 
