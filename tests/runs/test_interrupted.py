@@ -7,9 +7,10 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+import torch
 from cases import BY_NAME, LUMINA2, Z_IMAGE
 from laws import CAREFREE, run, same
-from tiny import Case
+from tiny import Case, noise, wan_transformer
 
 import bwcache
 from bwcache import BWCache
@@ -145,3 +146,17 @@ def test_runs_of_one_step(name: str) -> None:
     assert [trace.steps for trace in session.traces] == [1, 1, 1]
     assert all(event.total == 1 for trace in session.traces for event in trace.events)
     assert [event.branch for event in session.trace.events] == list(case.branches)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="each unnamed forward at one and the same time is taken as a further branch, whose features are kept, "
+    "although nothing is ever reused without a number of steps",
+)
+def test_a_bare_module_that_nobody_told_anything_keeps_nothing() -> None:
+    """A distilled model of one step, called again and again at its only time."""
+    module = wan_transformer()
+    with bwcache.attach(module, BWCache()) as session, torch.no_grad():
+        for seed in range(20):
+            module(noise(1, 4, 2, 4, 4, seed=seed), torch.tensor([999.0]), noise(1, 6, 8))
+    assert session.trace.peak_bytes <= 4 * session.trace.hidden_bytes
