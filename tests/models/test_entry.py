@@ -20,6 +20,7 @@ from zoo.kinds import noise, seeded
 
 import bwcache
 from bwcache.core.trace import reuse_line
+from bwcache.errors import NeverReused
 from bwcache.models import BlockList, BlockSpec, resolve
 
 STEPS = 6
@@ -190,3 +191,18 @@ def test_a_forward_that_fills_the_cache_always_runs_and_the_others_of_its_step_a
     assert session.trace.meta["aside"] == {"inference_params.update_kv_cache": STEPS}
     same = [torch.equal(a, b) for a, b in zip(made, expected, strict=True)]
     assert same == [True, True, False, False, True, True]
+
+
+def test_a_model_each_of_whose_forwards_fills_the_cache_is_never_reused_and_says_so() -> None:
+    """MAGI-1 distilled, without guidance."""
+    module = seeded(native.VideoDiTModel)
+    given = native._magi(0.0)
+    session = bwcache.attach(module, POLICY, steps=STEPS)
+    with torch.no_grad():
+        for i in range(STEPS):
+            module.forward(
+                given["x"], given["t"] + i / 12, given["y"], inference_params=SimpleNamespace(update_kv_cache=True)
+            )
+    with pytest.warns(NeverReused, match=r"fills a cache \(inference_params\.update_kv_cache\)"):
+        session.close()
+    assert not session.traces

@@ -106,6 +106,8 @@ class Session:
         """Detaches: every module is again as it was found. Traces stay."""
         self._undo.close()
         self._end_run()
+        if self._asides and not self._finished and self.policy.may_reuse:
+            self._warn(f"nothing can be reused: each forward of {self._name} fills a cache ({', '.join(self._asides)})")
         self._forward = None
         self._clock = StepClock(lambda: None)  # the old one knows the pipeline
 
