@@ -171,6 +171,10 @@ def test_guidance_in_one_batch_is_told_by_equal_latents() -> None:
     assert branches(torch.cat([latents] * 2)) == 2
     assert branches(torch.cat([latents] * 3)) == 3
     assert branches(latents) == 1
+    image = noise(2, 4, 3, 3, seed=3)
+    edited = torch.cat([torch.cat([noise(2, 4, 3, 3)] * 3), torch.cat([image, image, image * 0])], dim=1)
+    assert branches(edited) == 1
+    assert branches(edited, channels=4) == 3
     assert branches(noise(4, 4, 3)) == 1
 
 

@@ -112,7 +112,7 @@ class RunState:
             return Rows()
         if (branch, len(batch)) not in self._branches:
             asked = stack.spec.guidance in ("batched", "either")
-            self._branches[branch, len(batch)] = samples.branches(batch) if asked else 1
+            self._branches[branch, len(batch)] = samples.branches(batch, _made(stack)) if asked else 1
         branches = self._branches[branch, len(batch)]
         return Rows(len(batch) // branches, branches, stack.spec.batch_axis)
 
@@ -186,3 +186,9 @@ class RunState:
         self.trace.events[forward.event] = event
         if event.action == "compute":
             self.policy.refresh(Observation(forward.step, event.site, measured), self.state)
+
+
+def _made(stack: BlockStack) -> int | None:
+    """How many channels the denoiser makes; what a pipeline lays behind these (an image to go by) may differ."""
+    made = getattr(getattr(stack.module, "config", None), "out_channels", None)
+    return made if isinstance(made, int) else None

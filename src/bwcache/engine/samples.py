@@ -50,8 +50,15 @@ def listed(count: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return any(not isinstance(item, (Tensor, list, tuple)) for value in lists for item in value)
 
 
-def branches(latents: Tensor) -> int:
-    """How many guidance branches are in one batch: 2 or 3 if it is as many times the same latents. Reads the device."""
+def branches(latents: Tensor, channels: int | None = None) -> int:
+    """How many guidance branches are in one batch: 2 or 3 if it is as many times the same latents. Reads the device.
+
+    Args:
+        latents: `[B, C, …]`, or `[B, N, C]`.
+        channels: how many of C, from the first on, are latents where there are more.
+    """
+    if channels and latents.ndim > 3 and latents.shape[1] > channels:
+        latents = latents[:, :channels]
     for count in (2, 3):
         parts = latents.chunk(count) if len(latents) % count == 0 else ()
         if parts and all(torch.equal(parts[0], part) for part in parts[1:]):
