@@ -10,7 +10,6 @@ import torch
 from tiny import WAN, noise, seeded
 from torch import Tensor, nn
 from zoo import MODELS
-from zoo.kinds import Model
 
 import bwcache
 from bwcache import BWCache, NotProven
@@ -82,10 +81,10 @@ def test_an_unknown_model_is_attached_with_what_was_found() -> None:
     spec = bwcache.discover(module, inputs())
     assert spec.lists == (bwcache.BlockList("layers", ("hidden",)),)
     assert spec.timestep == "timestep"
-    with bwcache.attach(module, BWCache(threshold=10, reuse_interval=2, tail_guard=0), spec=spec, steps=6) as session:
-        with torch.no_grad():
-            for i in range(6):
-                module(**inputs(i / 6))
+    policy = BWCache(threshold=10, reuse_interval=2, tail_guard=0)
+    with bwcache.attach(module, policy, spec=spec, steps=6) as session, torch.no_grad():
+        for i in range(6):
+            module(**inputs(i / 6))
     assert reuse_line(session.trace.events) == "CCrrCr"
 
 
@@ -144,10 +143,10 @@ def test_a_model_without_lists_or_time_is_refused() -> None:
 
     with pytest.raises(NotProven, match="no list of blocks"):
         bwcache.discover(Flat(), {"x": noise(1, 4, 8), "timestep": torch.ones(1)})
-    module = seeded(Timeless)
+    module, given = seeded(Timeless), {"latents": noise(1, 6, 8), "when": torch.ones(1)}
     with pytest.raises(NotProven, match="name it: timestep="):
-        bwcache.discover(module, {"latents": noise(1, 6, 8), "when": torch.ones(1)})
-    assert bwcache.discover(module, {"latents": noise(1, 6, 8), "when": torch.ones(1)}, timestep="when").timestep == "when"
+        bwcache.discover(module, given)
+    assert bwcache.discover(module, given, timestep="when").timestep == "when"
 
 
 def test_a_call_that_does_not_run_the_model_is_refused() -> None:

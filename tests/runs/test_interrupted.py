@@ -148,11 +148,6 @@ def test_runs_of_one_step(name: str) -> None:
     assert [event.branch for event in session.trace.events] == list(case.branches)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="each unnamed forward at one and the same time is taken as a further branch, whose features are kept, "
-    "although nothing is ever reused without a number of steps",
-)
 def test_a_bare_module_that_nobody_told_anything_keeps_nothing() -> None:
     """A distilled model of one step, called again and again at its only time."""
     module = wan_transformer()

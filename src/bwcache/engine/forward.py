@@ -79,7 +79,7 @@ class Forward:
         else:
             returned = inner(*args, **kwargs)
         self.computed += 1
-        if place.tap is not None:
+        if place.tap is not None and self._counts:
             self._tap(place.tap, place.block.value(returned, place.tapped))
         if passage is not None:
             if place.block.outlined:
@@ -176,10 +176,10 @@ class Forward:
         """Why nothing kept may be used here, or None."""
         if torch.is_grad_enabled() and self._records_gradient(entered):
             return "a gradient is being recorded (run it under torch.no_grad())"
-        if not self.run.policy.may_reuse:
-            return None
-        if self.filling is not None:
+        if self.filling is not None and self.run.policy.may_reuse:
             return f"fills a cache of the model's own ({self.filling})"
+        if not self._keeps:
+            return None
         doubt = self.run.nothing_kept(step, self._key(step, site))
         if doubt is not None:
             return doubt
@@ -252,7 +252,7 @@ class Forward:
         kept = {name: streams[name] for name in passage.site.streams if isinstance(streams[name], Tensor)}
         self.hidden += sum(feature.nbytes for feature in kept.values())
         predictor = self.run.policy.feature_predictor
-        if predictor is None or not self.run.policy.may_reuse:
+        if predictor is None or not self._keeps:
             return
         if passage.site.keeps == "residual":
             kept = {name: feature - passage.entered[name] for name, feature in kept.items()}
@@ -261,6 +261,15 @@ class Forward:
             key = self._key(step, passage.site)
             self.run.store.put(key, passage.signature, step.coordinate, features, predictor.history)
             passage.sums[j] = _sum(list(features.values()))
+
+    @property
+    def _counts(self) -> bool:
+        """Whether the policy can do anything with what it is told here."""
+        return self.steps[0].total is not None or not self.run.policy.needs_total
+
+    @property
+    def _keeps(self) -> bool:
+        return self.run.policy.may_reuse and self._counts
 
     def _key(self, step: Step, site: Site) -> Key:
         return (step.lane, f"{self.plan.stack.name}/{site.name}")

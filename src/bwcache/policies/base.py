@@ -91,6 +91,11 @@ class Policy(ABC, Generic[State]):
         """Whether these settings can reuse at all: if so, a run that never does is worth a warning."""
         return self.feature_predictor is not None
 
+    @property
+    def needs_total(self) -> bool:
+        """Whether it never reuses where the number of steps is unknown: then nothing is kept for it either."""
+        return False
+
     @abstractmethod
     def init(self) -> State:
         """A fresh state for one run."""

@@ -120,6 +120,11 @@ class BWCache(Policy[State]):
         """Not with a threshold of 0."""
         return self.threshold > 0
 
+    @property
+    def needs_total(self) -> bool:
+        """For the window and the tail guard."""
+        return True
+
     def window(self, total: int) -> int:
         """R in steps, for a run of `total` steps.
 
@@ -150,7 +155,7 @@ class BWCache(Policy[State]):
         """Eq. 7 and 8 and the tail guard. The branches of a group follow the first one's decision of each step."""
         step = observation.step
         if step.total is None:
-            return compute("number of steps unknown: pass steps=")
+            return compute("number of steps unknown: pass steps= where nobody says it")
         group = self._group(step, state)
         if group.decided_at != step.index:
             group.decided_at, group.decision = step.index, self._decide(step, step.total, group)
