@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from attached import cached, expect_it_works, plain
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from tiny import wan
 from torch import Tensor, nn
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 
 @pytest.fixture(autouse=True)
 def _the_usual_backend_afterwards() -> Iterator[None]:
-    """The choice of a backend is one for the whole process."""
+    """The choice of a backend is one for the whole process, and resetting a model's leaves it."""
+    before = _AttentionBackendRegistry._active_backend
     yield
-    wan().transformer.reset_attention_backend()
+    _AttentionBackendRegistry.set_active_backend(before)
 
 
 @pytest.mark.parametrize("backend", ["native", "_native_math"])
