@@ -10,7 +10,6 @@ import torch
 from attached import cached, expect_it_works, plain
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
-from tiny import wan
 from torch import Tensor, nn
 
 
