@@ -146,7 +146,7 @@ def test_a_tap_keeps_what_was_asked_for_and_never_too_few(size, taps: int, share
 
 
 def sampled(feature: torch.Tensor, n: int, first: int = 0) -> torch.Tensor:
-    return sampling.sample(feature, n, first)
+    return sampling.Walk(n, feature.numel() // n, feature.dtype).sample(feature, first)
 
 
 @given(SIZES, st.integers(1, 99), st.integers(0, 200))

@@ -7,6 +7,7 @@ Taps that begin at different places look at different entries, and their errors 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -44,7 +45,30 @@ def _walks_through(feature: Tensor, n: int) -> bool:
     return all(math.gcd(n, size) == 1 for size in feature.shape[1:])
 
 
-def sample(feature: Tensor, n: int, first: int) -> Tensor:
-    """Every n-th entry from the `first` modulo n, `[B, …, C]` -> `[S]` with S = entries // n; a copy."""
-    entries = feature.detach().contiguous()
-    return entries.as_strided((entries.numel() // n,), (n,), entries.storage_offset() + first % n).clone()
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """A walk through features of one shape and dtype: every n-th entry, `entries` in all, kept as `dtype`."""
+
+    n: int
+    entries: int
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, feature: Tensor, taps: int, share: float | None) -> Walk:
+        """As `stride` and `precision` have it."""
+        n = stride(feature, taps, share)
+        return cls(n, feature.numel() // n, precision(feature, share))
+
+    def sample(self, feature: Tensor, first: int, row: Tensor | None = None) -> Tensor:
+        """Every n-th entry from the `first` modulo n, `[B, …, C]` -> `[entries]`; a copy.
+
+        Args:
+            feature: of the shape and dtype that this walk was made for.
+            first: where to begin.
+            row: where to copy to, if it fits.
+        """
+        if row is None or len(row) != self.entries or row.dtype != self.dtype or row.device != feature.device:
+            row = torch.empty(self.entries, dtype=self.dtype, device=feature.device)
+        walked = feature.detach() if feature.requires_grad else feature
+        walked = walked if walked.is_contiguous() else walked.contiguous()
+        return row.copy_(walked.as_strided((self.entries,), (self.n,), walked.storage_offset() + first % self.n))

@@ -23,34 +23,53 @@ def taps(count: int, share: float | None, first: int = 0) -> SampledTaps | Exact
 
 
 class SampledTaps:
-    """A share of the entries of T blocks: T samples between steps, those of one step more during one."""
+    """A share of the entries of T blocks: T samples between steps, those of one step more during one.
+
+    Where all samples are alike, as they mostly are, they are the rows of one sheet `[T, S]` that is there before the
+    forward, and nothing is put together afterwards.
+    """
 
     def __init__(self, count: int, share: float | None, first: int = 0) -> None:
         self._count, self._share, self._first = count, share, first
         self._old: list[Tensor] = []
         self._places: list[int] = []
         self._taken: dict[int, Tensor] = {}
-        self._strides: dict[tuple[object, ...], int] = {}
+        self._sheet: list[Tensor] = []
+        self._rows: dict[int, Tensor] = {}
+        self._walks: dict[tuple[object, ...], sampling.Walk] = {}
 
     def record(self, tap: int, feature: Tensor) -> None:
         """Takes the output `[B, …, C]` of the `tap`-th tapped block, in the order of the forward."""
         kind = (feature.shape, feature.dtype)
-        n = self._strides.get(kind)
-        if n is None:
-            n = self._strides[kind] = sampling.stride(feature, self._count, self._share)
-        self._taken[tap] = sampling.sample(feature, n, self._first + tap)
+        walk = self._walks.get(kind)
+        if walk is None:
+            walk = self._walks[kind] = sampling.Walk.of(feature, self._count, self._share)
+        if not self._taken:
+            self._lay_out()
+        row = self._rows.get(tap)
+        self._taken[tap] = taken = walk.sample(feature, self._first + tap, row)
+        if taken is row:
+            del self._rows[tap]
 
     def measure(self) -> Tensor | None:
         """`[2, T]` numerators and denominators against the last computed step, or None where there is none yet.
 
         Blocks that were not called in either step have zeros.
         """
-        old, places, rows = self._old, self._places, _stacked(list(self._taken.values()))
-        self._old = new = [row.to(sampling.precision(row, self._share)) for row in rows]
-        self._places, self._taken = list(self._taken), {}
+        old, places, taken = self._old, self._places, self._taken
+        filled = bool(self._sheet) and not self._rows and len(taken) == len(places)
+        self._old = new = self._sheet if filled else _stacked(list(taken.values()))
+        self._places, self._taken = list(taken), {}
+        self._sheet, self._rows = [], {}
         if not new or places != self._places or len(old) != len(new) or not all(map(comparable, old, new)):
             return None
         return spread([indicators.relative_l1(b, a) for a, b in zip(old, new, strict=True)], places, self._count)
+
+    def _lay_out(self) -> None:
+        """An empty sheet like the last one, for the same blocks."""
+        if len(self._old) == 1:
+            self._sheet = [torch.empty_like(self._old[0])]
+            self._rows = dict(zip(self._places, self._sheet[0].unbind(), strict=True))
 
     @property
     def nbytes(self) -> int:
@@ -59,7 +78,7 @@ class SampledTaps:
 
 
 def _stacked(rows: list[Tensor]) -> list[Tensor]:
-    """One `[T, S]` where all samples are alike, as they mostly are; else each as `[1, S]`."""
+    """One `[T, S]` where all samples are alike; else each as `[1, S]`."""
     if rows and all(comparable(rows[0], row) for row in rows):
         return [torch.stack(rows)]
     return [row[None] for row in rows]
