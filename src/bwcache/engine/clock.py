@@ -58,9 +58,11 @@ class Schedule:
         sigmas: Any = getattr(scheduler, "sigmas", None)
         if sigmas is not None:
             sigmas = sigmas.tolist() if len(sigmas) >= len(timesteps) else None
+        end = len(timesteps) - _ends_without_noise(scheduler, sigmas)
+        end = max(end, begin + 1)
         return cls(
-            tuple(float(t) for t in timesteps[begin:].tolist()),
-            None if sigmas is None else tuple(float(s) for s in sigmas[begin : len(timesteps)]),
+            tuple(float(t) for t in timesteps[begin:end].tolist()),
+            None if sigmas is None else tuple(float(s) for s in sigmas[begin:end]),
         )
 
 
@@ -259,6 +261,19 @@ class StepClock:
             return float(self.context.sigma)
         sigmas = self._schedule.sigmas if self._schedule else None
         return sigmas[self._index] if sigmas and self._index < len(sigmas) else None
+
+
+def _ends_without_noise(scheduler: Any, sigmas: Sequence[float] | None) -> bool:
+    """Whether the last timestep is no step, but where the last one leads to: nothing is left there to remove.
+
+    Told by its sigma. Without sigmas: a time of 0 that is one more than the steps asked for, and no count of training
+    steps, of which 0 is a real one.
+    """
+    timesteps = scheduler.timesteps
+    if sigmas is not None:
+        return sigmas[len(timesteps) - 1] == 0
+    asked = getattr(scheduler, "num_inference_steps", None)
+    return bool(asked == len(timesteps) - 1 and timesteps.is_floating_point() and timesteps[-1] == 0)
 
 
 def scalar(timestep: Any) -> float | None:
