@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "src" / "bwcache"
-LAYERS = ("core", "features", "models", "policies", "engine", "measure", "report", "cli")
+LAYERS = ("core", "features", "models", "policies", "engine", "measure", "study", "report", "cli")
 """From the lowest up. `errors` may be used from anywhere."""
-KNOW_DIFFUSERS = {"measure", "cli", "shapes"}
+KNOW_DIFFUSERS = {"measure", "study", "cli", "shapes"}
 MODULES = {
     ".".join(("bwcache", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
     for path in sorted(ROOT.rglob("*.py"))

@@ -1,0 +1,29 @@
+"""Many runs of one model under many settings, kept cell by cell, so that a run that is finished is never repeated.
+
+contenders  what takes part: a policy, fewer steps
+blocks      how much of the blocks' work a call really did, counted from outside
+folder      the results on disk: a cell per run, the uncached videos by what they depend on
+race        runs what is missing, uncached and cached calls beside each other
+standings   means, worst videos, confidence intervals, Pareto fronts, the speedup at a given PSNR
+"""
+
+from bwcache.study.contenders import Contender, FewerSteps, Seen, UnderPolicy
+from bwcache.study.folder import Cell, Folder
+from bwcache.study.race import Race, Unit, race
+from bwcache.study.standings import Standing, front, speedup_at, standings
+
+__all__ = [
+    "Cell",
+    "Contender",
+    "FewerSteps",
+    "Folder",
+    "Race",
+    "Seen",
+    "Standing",
+    "UnderPolicy",
+    "Unit",
+    "front",
+    "race",
+    "speedup_at",
+    "standings",
+]

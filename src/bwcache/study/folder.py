@@ -1,0 +1,212 @@
+"""A study on disk: who it is of, a cell per run, and the uncached videos.
+
+    study.json            what all cells have in common: model, versions, sizes, steps, seeds
+    cells/KEY.json        one run of one contender
+    references/KEY.npz    an uncached video, float32
+
+Every file appears whole or not at all. A file that cannot be read is taken as not there, and said.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bwcache.errors import SettingError, complaint
+from bwcache.measure.frames import Frames
+
+FORMAT = "bwcache-study-1"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of one contender.
+
+    Attributes:
+        family, label, settings: of the contender.
+        prompt, seed: of the video.
+        compute: operations inside the blocks, as a share of the uncached run's, 0..1; None where it was not counted.
+        steps, computed: steps of the run, and those with at least one branch computed; None without a trace.
+        reuse_rate: share of the forwards that were reused, 0..1; None without a trace.
+        seconds, denoise_seconds: of this run.
+        uncached_seconds, uncached_denoise_seconds: of the uncached run beside it.
+        quality: measure -> value against the uncached video; None where it could not be measured.
+        identical: whether no pixel differs.
+        kept_bytes: held between steps; None where it cannot be told.
+        notes: what a person should know.
+        failed: why there is no result; the other figures are None then.
+    """
+
+    family: str
+    label: str
+    settings: dict[str, Any]
+    prompt: str
+    seed: int
+    compute: float | None = None
+    steps: int | None = None
+    computed: int | None = None
+    reuse_rate: float | None = None
+    seconds: float | None = None
+    denoise_seconds: float | None = None
+    uncached_seconds: float | None = None
+    uncached_denoise_seconds: float | None = None
+    quality: dict[str, float | None] = field(default_factory=dict)
+    identical: bool = False
+    kept_bytes: int | None = None
+    notes: tuple[str, ...] = ()
+    failed: str | None = None
+
+    @property
+    def saved(self) -> float | None:
+        """Share of the blocks' work that was not done, 0..1."""
+        return None if self.compute is None else 1 - self.compute
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, no infinities."""
+        row = dataclasses.asdict(self)
+        row["notes"] = list(self.notes)
+        row["quality"] = {name: _finite(value) for name, value in self.quality.items()}
+        return row
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Cell:
+        """The reverse. Raises `TypeError` for other fields than a cell's."""
+        return cls(**{**row, "notes": tuple(row.get("notes", ()))})
+
+
+class Folder:
+    """A study on disk.
+
+    Args:
+        path: made if it is not there.
+        identity: what all cells have in common; a folder of another identity is refused.
+
+    Raises:
+        SettingError: the folder is of another study (the difference is named), or holds other things.
+    """
+
+    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+        self.path = path
+        self.identity = json.loads(json.dumps(identity))
+        self.damaged: list[str] = []
+        self._check()
+        for name in ("cells", "references"):
+            (path / name).mkdir(parents=True, exist_ok=True)
+        _write_whole(path / "study.json", _as_json({"format": FORMAT, **self.identity}))
+
+    def cell(self, *parts: Any) -> Cell | None:
+        """The cell of a key, or None where it is not there or damaged."""
+        path = self._place("cells", parts, ".json")
+        try:
+            return Cell.from_json(json.loads(path.read_text(encoding="utf-8"))["cell"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError, OSError):
+            self._note_damage(path)
+            return None
+
+    def keep(self, cell: Cell, *parts: Any) -> None:
+        """Writes a cell under a key."""
+        _write_whole(self._place("cells", parts, ".json"), _as_json({"key": list(parts), "cell": cell.to_json()}))
+
+    def reference(self, *parts: Any) -> Frames | None:
+        """The uncached video of a key, or None where it is not there or damaged."""
+        path = self._place("references", parts, ".npz")
+        try:
+            with np.load(path) as kept:
+                return kept["frames"]
+        except FileNotFoundError:
+            return None
+        except Exception:  # numpy and zipfile raise many kinds for a file that was cut short
+            self._note_damage(path)
+            return None
+
+    def keep_reference(self, frames: Frames, *parts: Any) -> None:
+        """Writes an uncached video under a key."""
+        path = self._place("references", parts, ".npz")
+        with whole_file(path) as part, part.open("wb") as file:
+            np.savez_compressed(file, frames=frames.astype(np.float32, copy=False))
+
+    def _place(self, kind: str, parts: tuple[Any, ...], suffix: str) -> Path:
+        return self.path / kind / f"{key(self.identity, *parts)}{suffix}"
+
+    def _note_damage(self, path: Path) -> None:
+        name = str(path.relative_to(self.path))
+        if name not in self.damaged:
+            self.damaged.append(name)
+
+    def _check(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise _refused(f"a file at {str(self.path)!r}", "a folder", "name another one")
+        if not self.path.is_dir() or not any(self.path.iterdir()):
+            return
+        try:
+            there = json.loads((self.path / "study.json").read_text(encoding="utf-8"))
+            ours = there.pop("format", None) == FORMAT
+        except (OSError, ValueError, AttributeError):
+            ours = False
+        if not ours:
+            raise _refused(f"other things than a study in {str(self.path)!r}", "an empty folder", "name another one")
+        for name, found, expected in differences(there, self.identity):
+            raise _refused(
+                f"results of another {name} in {str(self.path)!r} ({found})",
+                f"the same as now ({expected})",
+                "name another folder",
+            )
+
+
+def key(*parts: Any) -> str:
+    """A short name for whatever a result depends on."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def differences(there: Any, here: Any, name: str = "study") -> Iterator[tuple[str, Any, Any]]:
+    """Where two identities differ: the name of the value, what is there, what is here."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for inner in sorted(there.keys() | here.keys()):
+            yield from differences(there.get(inner), here.get(inner), inner)
+    elif there != here:
+        yield name, there, here
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path to write to, which takes the place of `path` if all goes well."""
+    handle, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _write_whole(path: Path, text: str) -> None:
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _refused(found: str, expected: str, action: str) -> SettingError:
+    return SettingError(complaint(found, expected, action))

@@ -1,0 +1,221 @@
+"""Runs what is missing of a study: every contender on every prompt and seed, from the same noise.
+
+Protocol: one short warm-up; then prompt after prompt. A prompt's uncached video is computed once and kept. Its time is
+taken anew before every few contenders, in the same process, so that uncached and cached calls stand beside each other;
+the order of the contenders is another one for every prompt. Decoded frames are compared, before any compression.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bwcache.errors import BWCacheError
+from bwcache.measure.call import Call, OnProgress, Progress, Request, call
+from bwcache.measure.compare import WARMUP_STEPS
+from bwcache.measure.environment import describe_pipeline, environment
+from bwcache.measure.frames import Frames
+from bwcache.measure.quality import quality
+from bwcache.study.blocks import BlockWork
+from bwcache.study.contenders import Contender, Seen
+from bwcache.study.folder import Cell, Folder
+
+BESIDE = 6
+"""So many contenders run between two uncached calls."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One video: a prompt and the seed of its noise."""
+
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Race:
+    """What takes part on which videos.
+
+    Attributes:
+        contenders: all with different labels.
+        units: the videos.
+        request: steps, sizes and guidance; its prompt and seed are those of each unit.
+    """
+
+    contenders: tuple[Contender, ...]
+    units: tuple[Unit, ...]
+    request: Request
+
+    def asked(self, unit: Unit) -> Request:
+        """The full request for one video."""
+        return dataclasses.replace(self.request, prompt=unit.prompt, seed=unit.seed)
+
+    def __len__(self) -> int:
+        return len(self.contenders) * len(self.units)
+
+
+OnCell = Callable[[Cell], None]
+
+
+def identity(pipe: Any, request: Request, name: str | None = None) -> dict[str, Any]:
+    """What all cells of a study must have in common: model, versions, precision, machine, and the request."""
+    seen = environment(pipe)
+    asked = dataclasses.asdict(request)
+    asked.pop("prompt")
+    asked.pop("seed")
+    return {
+        "model": describe_pipeline(pipe, name),
+        "packages": seen["packages"],
+        "dtype": seen["dtype"],
+        "device": seen["device"],
+        "request": asked,
+    }
+
+
+def race(
+    pipe: Any,
+    field: Race,
+    folder: Folder,
+    *,
+    on_progress: OnProgress | None = None,
+    on_cell: OnCell | None = None,
+) -> list[Cell]:
+    """Runs what the folder does not hold yet; returns all cells, contender after contender.
+
+    Args:
+        pipe: a diffusers pipeline, loaded and on its device.
+        field: what takes part on which videos.
+        folder: where finished cells are, and new ones go.
+        on_progress: called at every step.
+        on_cell: called with each cell as it is found or finished.
+
+    Raises:
+        SettingError: the pipeline cannot make what is asked for.
+    """
+    cells: dict[tuple[str, Unit], Cell] = {}
+    work: BlockWork | None = None
+    for turn, unit in enumerate(field.units):
+        missing = []
+        for contender in field.contenders:
+            found = folder.cell(*_key(contender, unit))
+            if found is None:
+                missing.append(contender)
+                continue
+            cells[contender.label, unit] = found
+            if on_cell:
+                on_cell(found)
+        if not missing:
+            continue
+        work = work or _warm_up(pipe, field.asked(unit), on_progress)
+        start = turn * BESIDE % len(missing)
+        heat = _Heat(pipe, field.asked(unit), folder, work, f"video {turn + 1}/{len(field.units)}", on_progress)
+        for contender, cell in heat.run(missing[start:] + missing[:start]):
+            folder.keep(cell, *_key(contender, unit))
+            cells[contender.label, unit] = cell
+            if on_cell:
+                on_cell(cell)
+    return [cells[contender.label, unit] for contender in field.contenders for unit in field.units]
+
+
+def reference(
+    pipe: Any, request: Request, folder: Folder, what: str = "uncached", on_progress: OnProgress | None = None
+) -> Frames:
+    """The uncached video of a request: the kept one, or a new one that is kept from now on."""
+    frames = folder.reference(request.prompt, request.seed)
+    if frames is None:
+        frames = call(pipe, request, what, on_progress).frames
+        folder.keep_reference(frames, request.prompt, request.seed)
+    return frames
+
+
+class _Heat:
+    """The contenders that are missing on one video."""
+
+    def __init__(
+        self, pipe: Any, request: Request, folder: Folder, work: BlockWork, label: str, on_progress: OnProgress | None
+    ) -> None:
+        self._pipe, self._request, self._folder = pipe, request, folder
+        self._work, self._label, self._on_progress = work, label, on_progress
+        self._uncached: Call
+        self._full: int
+        self._frames: Frames
+
+    def run(self, contenders: Sequence[Contender]) -> Any:
+        """Each contender with its cell, as it is finished."""
+        for place, contender in enumerate(contenders):
+            if place % BESIDE == 0:
+                self._time_uncached()
+            what = f"{self._label}, {contender.label}"
+            if self._on_progress:
+                self._on_progress(Progress(what, "sampling", 0, self._request.steps))
+            yield contender, self._one(contender, what)
+
+    def _time_uncached(self) -> None:
+        with self._work.counted() as done:
+            self._uncached = call(self._pipe, self._request, f"{self._label}, uncached", self._on_progress)
+        self._full = done()
+        kept = self._folder.reference(self._request.prompt, self._request.seed)
+        if kept is None:
+            self._folder.keep_reference(self._uncached.frames, self._request.prompt, self._request.seed)
+            kept = self._uncached.frames
+        self._frames = kept
+
+    def _one(self, contender: Contender, what: str) -> Cell:
+        whose: dict[str, Any] = {
+            "family": contender.family,
+            "label": contender.label,
+            "settings": contender.settings(),
+            "prompt": self._request.prompt,
+            "seed": self._request.seed,
+        }
+        try:
+            with contender.at_work(self._pipe) as seen, self._work.counted() as done:
+                made = call(self._pipe, contender.request(self._request), what, self._on_progress)
+        except BWCacheError as error:
+            return Cell(**whose, failed=str(error))
+        return Cell(**whose, **self._figures(made, seen, done()))
+
+    def _figures(self, made: Call, seen: Seen, done: int) -> dict[str, Any]:
+        measured = quality(self._frames, made.frames)
+        trace = seen.trace
+        return {
+            "compute": done / self._full if self._full else None,
+            "steps": trace.steps if trace else None,
+            "computed": trace.computed if trace else None,
+            "reuse_rate": trace.reuse_rate if trace else None,
+            "seconds": made.seconds,
+            "denoise_seconds": made.denoise_seconds,
+            "uncached_seconds": self._uncached.seconds,
+            "uncached_denoise_seconds": self._uncached.denoise_seconds,
+            "quality": {name: value for name, value in measures(measured).items() if not _infinite(value)},
+            "identical": measured.identical,
+            "kept_bytes": seen.kept_bytes,
+            "notes": seen.notes,
+        }
+
+
+def measures(measured: Any) -> dict[str, float | None]:
+    """The numbers of a `Quality`, by name."""
+    return {
+        field.name: getattr(measured, field.name)
+        for field in dataclasses.fields(measured)
+        if field.type in ("float", "float | None")
+    }
+
+
+def _warm_up(pipe: Any, request: Request, on_progress: OnProgress | None) -> BlockWork:
+    """A short call: what is slow only once is over, and what each layer stands for is known."""
+    few = dataclasses.replace(request, steps=min(request.steps, WARMUP_STEPS))
+    call(pipe, few, "warm-up", on_progress)
+    return BlockWork.of(pipe, lambda: call(pipe, dataclasses.replace(few, steps=1), "warm-up", on_progress))
+
+
+def _key(contender: Contender, unit: Unit) -> tuple[Any, ...]:
+    return contender.family, contender.settings(), unit.prompt, unit.seed
+
+
+def _infinite(value: float | None) -> bool:
+    return value is not None and math.isinf(value)
