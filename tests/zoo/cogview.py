@@ -9,6 +9,7 @@ from diffusers import (
     CogVideoXDDIMScheduler,
     CogView3PlusPipeline,
     CogView3PlusTransformer2DModel,
+    CogView4ControlPipeline,
     CogView4Pipeline,
     CogView4Transformer2DModel,
     GlmImagePipeline,
@@ -116,6 +117,12 @@ PIPELINES = (
         ("call0",),
     ),
     Pipeline("CogView4Pipeline", lambda: cogview_pipeline(CogView4Pipeline, cogview4(), euler()), _CALL),
+    Pipeline(
+        "CogView4ControlPipeline",
+        lambda: cogview_pipeline(CogView4ControlPipeline, cogview4(in_channels=8), euler()),
+        {**_CALL, "control_image": picture()},
+        ("call0", "call1"),
+    ),
     Pipeline("GlmImagePipeline", glm_pipeline, _GLM, ("call0", "call1")),
 )
 

@@ -296,13 +296,13 @@ def flux_pipeline(kind: type = FluxPipeline, **changes: Any) -> Any:
     return kind(**BLIND, **{**parts, **changes})
 
 
-def flux_controlnet() -> Any:
+def flux_controlnet(kind: type = FluxControlNetPipeline) -> Any:
     net = flux_like(FluxControlNetModel, (4, 4, 8), pooled_projection_dim=8, num_mode=None, guidance_embeds=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         for layer in (*net.controlnet_blocks, *net.controlnet_single_blocks, net.controlnet_x_embedder):
             torch.nn.init.normal_(layer.weight, std=0.1)
-    return flux_pipeline(FluxControlNetPipeline, controlnet=net)
+    return flux_pipeline(kind, controlnet=net)
 
 
 def flux2_vae() -> Any:

@@ -8,13 +8,30 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tiny import Case as Pipeline
-from tiny import noise, seeded
+from tiny import Case, noise, seeded
 from torch import Tensor
 
 from bwcache.models import Block
 
-__all__ = ["Model", "Pipeline", "noise", "seeded"]
+__all__ = ["Model", "Pipeline", "noise", "seeded", "without_zeros"]
+
+
+@dataclass(frozen=True)
+class Pipeline(Case):
+    """A pipeline with tiny components, and how it is called.
+
+    Attributes:
+        loops: how often one call goes through its schedule: each time is a run of its own.
+    """
+
+    loops: int = 1
+
+    def run(self, pipe: Any, seed: int = 0, **changes: Any) -> Tensor:
+        """The latents, or else the pictures; some pipelines draw from the global generator too."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            made = super().run(pipe, seed, **changes)
+        return torch.cat(made) if isinstance(made, list) else made
 
 
 @dataclass(frozen=True)
@@ -38,6 +55,19 @@ class Model:
         """All tensors of one forward's output."""
         with torch.no_grad():
             return tensors(module(**self.inputs(share)))
+
+
+def without_zeros(build: Callable[[], Any], std: float = 0.1) -> Any:
+    """As `seeded`, with random numbers where a new module has zeros (gates, ControlNets), so that it says something."""
+
+    def built() -> Any:
+        module = build()
+        for parameter in module.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=std)
+        return module
+
+    return seeded(built)
 
 
 def tensors(value: Any) -> list[Tensor]:

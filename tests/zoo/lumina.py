@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import torch
 from diffusers import (
@@ -10,15 +12,24 @@ from diffusers import (
     Lumina2Transformer2DModel,
     LuminaNextDiT2DModel,
     LuminaPipeline,
+    OmniGenPipeline,
     OmniGenTransformer2DModel,
+    ZImageControlNetInpaintPipeline,
+    ZImageControlNetModel,
+    ZImageControlNetPipeline,
+    ZImageImg2ImgPipeline,
+    ZImageInpaintPipeline,
+    ZImageOmniPipeline,
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
 from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
+from diffusers.pipelines.omnigen import pipeline_omnigen
 from torch import Tensor
 
-from zoo.flux import BLIND, SIZE, euler, prompts, vae
-from zoo.kinds import Model, Pipeline, noise, seeded
+from zoo.flux import BLIND, SIZE, euler, picture, prompts, vae
+from zoo.flux_pictures import mask
+from zoo.kinds import Model, Pipeline, noise, seeded, without_zeros
 
 
 def rising_time(share: float, batch: int = 1) -> Tensor:
@@ -184,8 +195,69 @@ def lumina2_pipeline() -> Lumina2Pipeline:
     return Lumina2Pipeline(**BLIND, transformer=lumina2(), vae=None, scheduler=euler())
 
 
-def z_image_pipeline() -> ZImagePipeline:
-    return ZImagePipeline(**BLIND, transformer=z_image(), vae=vae(4), scheduler=euler())
+def z_image_pipeline(kind: type = ZImagePipeline, **changes: Any) -> Any:
+    parts = {**BLIND, "transformer": z_image(), "vae": vae(4), "scheduler": euler()}
+    return kind(**{**parts, **changes})
+
+
+def z_image_controlnet(kind: type, channels: int = 4) -> Any:
+    net = without_zeros(
+        lambda: ZImageControlNetModel(
+            control_layers_places=[0, 2],
+            control_refiner_layers_places=[0],
+            control_in_dim=channels,
+            dim=32,
+            n_refiner_layers=1,
+            n_heads=2,
+            n_kv_heads=2,
+        )
+    )
+    return z_image_pipeline(kind, controlnet=net)
+
+
+class Seen(dict[str, Tensor]):
+    """What a processor makes of a picture: here nothing but its size in tokens."""
+
+    spatial_shapes = ((2, 2),)
+
+    def to(self, device: Any) -> Seen:
+        return self
+
+
+def z_image_omni_pipeline() -> ZImageOmniPipeline:
+    """What would look at the given picture has seen four tokens."""
+    pipe = z_image_pipeline(
+        ZImageOmniPipeline,
+        transformer=z_image(siglip_feat_dim=8),
+        vae=vae(4).bfloat16(),
+        siglip=lambda: SimpleNamespace(last_hidden_state=noise(1, 4, 8, seed=4)),
+        siglip_processor=lambda **given: Seen(),
+    )
+
+    def encode_prompt(num_condition_images: int, **given: Any) -> tuple[Any, Any]:
+        lengths = [6, *[3] * num_condition_images, 2]
+        texts = [[noise(n, 8, seed=10 * k + i) for i, n in enumerate(lengths)] for k in (1, 2)]
+        return [texts[0]], [texts[1]]
+
+    pipe.encode_prompt = encode_prompt
+    return pipe
+
+
+class Worded:
+    """In the place of OmniGen's processor, which would need torchvision: the prompt as numbers, without and with."""
+
+    def __init__(self, tokenizer: None, max_image_size: int) -> None:
+        self.max_image_size = max_image_size
+
+    def __call__(self, prompt: list[str], images: None, **given: Any) -> dict[str, Any]:
+        inputs = _omnigen_inputs(0.0)
+        said = {key: inputs[key] for key in ("input_ids", "attention_mask", "position_ids", "input_image_sizes")}
+        return {**said, "input_pixel_values": []}
+
+
+def omnigen_pipeline() -> OmniGenPipeline:
+    with mock.patch.object(pipeline_omnigen, "OmniGenMultiModalProcessor", Worded, create=True):
+        return OmniGenPipeline(omnigen(), euler(), vae(4), None)
 
 
 _SIZE = {"height": 64, "width": 64}
@@ -197,6 +269,32 @@ PIPELINES = (
     Pipeline("LuminaPipeline", lumina_pipeline, {**_LUMINA, "negative_prompt": None}, ("call0",)),
     Pipeline("Lumina2Pipeline", lumina2_pipeline, _LUMINA, ("call0", "call1")),
     Pipeline("ZImagePipeline", z_image_pipeline, _LISTS, ("call0",)),
+    Pipeline(
+        "ZImageImg2ImgPipeline",
+        lambda: z_image_pipeline(ZImageImg2ImgPipeline),
+        {**_LISTS, "image": picture(), "strength": 0.8},
+        ("call0",),
+    ),
+    Pipeline(
+        "ZImageInpaintPipeline",
+        lambda: z_image_pipeline(ZImageInpaintPipeline),
+        {**_LISTS, "image": picture(), "mask_image": mask(), "strength": 0.8},
+        ("call0",),
+    ),
+    Pipeline(
+        "ZImageControlNetPipeline",
+        lambda: z_image_controlnet(ZImageControlNetPipeline),
+        {**_LISTS, "control_image": picture()},
+        ("call0",),
+    ),
+    Pipeline(
+        "ZImageControlNetInpaintPipeline",
+        lambda: z_image_controlnet(ZImageControlNetInpaintPipeline, channels=9),
+        {**_LISTS, "control_image": picture(), "image": picture(), "mask_image": mask()},
+        ("call0",),
+    ),
+    Pipeline("ZImageOmniPipeline", z_image_omni_pipeline, {**SIZE, "prompt": "a", "image": [picture(64)]}, ("call0",)),
+    Pipeline("OmniGenPipeline", omnigen_pipeline, {**SIZE, "prompt": "a"}, ("call0",)),
     # without guidance from the middle on: the batch has one half only
     Pipeline("ZImagePipeline truncated", z_image_pipeline, {**_LISTS, "cfg_truncation": 0.5}, ("call0",)),
 )

@@ -16,6 +16,7 @@ from diffusers import (
     NucleusMoEImagePipeline,
     NucleusMoEImageTransformer2DModel,
     PRXPipeline,
+    PRXPixelPipeline,
     PRXTransformer2DModel,
 )
 from diffusers.models.transformers.transformer_ideogram4 import LLM_TOKEN_INDICATOR, OUTPUT_IMAGE_INDICATOR
@@ -192,6 +193,11 @@ def prx_pipeline() -> PRXPipeline:
     return PRXPipeline(**BLIND, transformer=prx(), vae=vae(4), scheduler=euler())
 
 
+def prx_pixel_pipeline() -> PRXPixelPipeline:
+    transformer = prx(in_channels=3, bottleneck_size=4, resolution_embeds=True)
+    return PRXPixelPipeline(**BLIND, transformer=transformer, scheduler=euler())
+
+
 def ernie_pipeline() -> ErnieImagePipeline:
     return ErnieImagePipeline(**BLIND, transformer=ernie(), vae=flux2_vae(), scheduler=euler())
 
@@ -231,6 +237,12 @@ PIPELINES = (
     Pipeline(
         "PRXPipeline",
         prx_pipeline,
+        {**_CALL, **_masks("prompt_attention_mask"), "use_resolution_binning": False},
+        ("call0",),
+    ),
+    Pipeline(
+        "PRXPixelPipeline",
+        prx_pixel_pipeline,
         {**_CALL, **_masks("prompt_attention_mask"), "use_resolution_binning": False},
         ("call0",),
     ),

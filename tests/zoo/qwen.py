@@ -118,8 +118,9 @@ def qwen_vae() -> Any:
     )
 
 
-def qwen_pipeline(kind: type = QwenImagePipeline, **changes: Any) -> Any:
-    return kind(**BLIND, transformer=qwen(**changes), vae=qwen_vae(), scheduler=euler())
+def qwen_pipeline(kind: type = QwenImagePipeline, transformer: Any = None, **changes: Any) -> Any:
+    parts = {**BLIND, "transformer": transformer or qwen(), "vae": qwen_vae(), "scheduler": euler()}
+    return kind(**{**parts, **changes})
 
 
 class Speechless:

@@ -6,25 +6,33 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AutoencoderDC,
     DDIMScheduler,
     DDPMScheduler,
     DiTPipeline,
     DiTTransformer2DModel,
     DPMSolverMultistepScheduler,
+    HunyuanDiT2DControlNetModel,
     HunyuanDiT2DModel,
+    HunyuanDiTControlNetPipeline,
+    HunyuanDiTPAGPipeline,
     HunyuanDiTPipeline,
     PixArtAlphaPipeline,
+    PixArtSigmaPAGPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    SanaControlNetModel,
+    SanaControlNetPipeline,
     SanaPAGPipeline,
     SanaPipeline,
+    SanaSprintImg2ImgPipeline,
     SanaSprintPipeline,
     SanaTransformer2DModel,
     SCMScheduler,
 )
 
-from zoo.flux import BLIND, SIZE, euler, prompts, time, vae
-from zoo.kinds import Model, Pipeline, noise, seeded
+from zoo.flux import BLIND, SIZE, euler, picture, prompts, time, vae
+from zoo.kinds import Model, Pipeline, noise, seeded, without_zeros
 
 
 def _latents() -> torch.Tensor:
@@ -185,30 +193,85 @@ def sana_pipeline(kind: type = SanaPipeline, **changes: Any) -> Any:
     return kind(**BLIND, **{"transformer": sana(), "vae": None, "scheduler": euler(), **changes})
 
 
-def sprint_pipeline() -> SanaSprintPipeline:
-    return sana_pipeline(
-        SanaSprintPipeline, transformer=sana(guidance_embeds=True), scheduler=SCMScheduler(prediction_type="trigflow")
+def deep_vae() -> AutoencoderDC:
+    """Halves height and width."""
+    blocks = ("ResBlock", "EfficientViTBlock")
+    scales = ((), (5,))
+    return seeded(
+        lambda: AutoencoderDC(
+            in_channels=3,
+            latent_channels=4,
+            attention_head_dim=2,
+            encoder_block_types=blocks,
+            decoder_block_types=blocks,
+            encoder_block_out_channels=(8, 8),
+            decoder_block_out_channels=(8, 8),
+            encoder_qkv_multiscales=scales,
+            decoder_qkv_multiscales=scales,
+            encoder_layers_per_block=(1, 1),
+            decoder_layers_per_block=(1, 1),
+            downsample_block_type="conv",
+        )
     )
 
 
-def pixart_pipeline(kind: type = PixArtSigmaPipeline) -> Any:
-    return kind(**BLIND, transformer=pixart(), vae=vae(4), scheduler=DPMSolverMultistepScheduler())
+def sana_controlnet() -> SanaControlNetPipeline:
+    net = without_zeros(
+        lambda: SanaControlNetModel(
+            in_channels=4,
+            out_channels=4,
+            num_layers=2,
+            num_attention_heads=2,
+            attention_head_dim=8,
+            num_cross_attention_heads=2,
+            cross_attention_head_dim=8,
+            cross_attention_dim=16,
+            caption_channels=8,
+            sample_size=8,
+        )
+    )
+    return sana_pipeline(SanaControlNetPipeline, vae=deep_vae(), controlnet=net)
+
+
+def sprint_pipeline(kind: type = SanaSprintPipeline, **changes: Any) -> Any:
+    scheduler = SCMScheduler(prediction_type="trigflow")
+    return sana_pipeline(kind, transformer=sana(guidance_embeds=True), scheduler=scheduler, **changes)
+
+
+def pixart_pipeline(kind: type = PixArtSigmaPipeline, **changes: Any) -> Any:
+    parts = {"transformer": pixart(), "vae": vae(4), "scheduler": DPMSolverMultistepScheduler()}
+    return kind(**BLIND, **parts, **changes)
 
 
 def dit_pipeline() -> DiTPipeline:
     return DiTPipeline(transformer=dit(), vae=vae(4), scheduler=DDIMScheduler())
 
 
-def hunyuan_dit_pipeline() -> HunyuanDiTPipeline:
+def hunyuan_dit_pipeline(kind: type = HunyuanDiTPipeline, **changes: Any) -> Any:
     others = {"text_encoder_2": None, "tokenizer_2": None, "safety_checker": None, "feature_extractor": None}
-    return HunyuanDiTPipeline(
-        **BLIND,
-        **others,
-        requires_safety_checker=False,
-        transformer=hunyuan_dit(),
-        vae=vae(4),
-        scheduler=DDPMScheduler(),
+    parts = {"transformer": hunyuan_dit(), "vae": vae(4), "scheduler": DDPMScheduler()}
+    return kind(**BLIND, **others, requires_safety_checker=False, **parts, **changes)
+
+
+def hunyuan_dit_controlnet() -> HunyuanDiTControlNetPipeline:
+    net = without_zeros(
+        lambda: HunyuanDiT2DControlNetModel(
+            num_attention_heads=2,
+            attention_head_dim=8,
+            in_channels=4,
+            patch_size=2,
+            sample_size=8,
+            hidden_size=16,
+            transformer_num_layers=6,
+            cross_attention_dim=8,
+            cross_attention_dim_t5=8,
+            pooled_projection_dim=8,
+            text_len=4,
+            text_len_t5=6,
+            use_style_cond_and_image_meta_size=False,
+        )
     )
+    return hunyuan_dit_pipeline(HunyuanDiTControlNetPipeline, controlnet=net)
 
 
 def _masks(name: str = "prompt_attention_mask", tokens: int = 6) -> dict[str, torch.Tensor]:
@@ -219,6 +282,7 @@ _EXACT = {**SIZE, **prompts(), **_masks(), "use_resolution_binning": False}
 _NO_PROMPT = {**_EXACT, "negative_prompt": None}
 _SANA = {**_NO_PROMPT, "height": 128, "width": 128}
 _SPRINT = {key: value for key, value in _SANA.items() if not key.startswith("negative_")}
+_SPRINT["intermediate_timesteps"] = None
 _BOTH = {
     **_EXACT,
     **prompts(4),
@@ -235,9 +299,31 @@ PIPELINES = (
     # it gives pictures only
     Pipeline("DiTPipeline", dit_pipeline, {"class_labels": [3], "output_type": "pt"}, ("call0",)),
     Pipeline("HunyuanDiTPipeline", hunyuan_dit_pipeline, _BOTH, ("call0",)),
-)
-
-SPECIAL = (
-    # The scheduler's last time is none that the denoiser is called with: the trace says 11 in all, and has 10 steps.
-    Pipeline("SanaSprintPipeline", sprint_pipeline, {**_SPRINT, "intermediate_timesteps": None}, ("call0",)),
+    # of its schedule the last time, 0, is none that the denoiser is called with
+    Pipeline("SanaSprintPipeline", sprint_pipeline, _SPRINT, ("call0",)),
+    Pipeline(
+        "SanaSprintImg2ImgPipeline",
+        lambda: sprint_pipeline(SanaSprintImg2ImgPipeline, vae=deep_vae()),
+        {**_SPRINT, "height": 32, "width": 32, "image": picture(32), "strength": 0.8},
+        ("call0",),
+    ),
+    Pipeline(
+        "SanaControlNetPipeline",
+        sana_controlnet,
+        {**_NO_PROMPT, "height": 32, "width": 32, "control_image": picture(32)},
+        ("call0",),
+    ),
+    Pipeline(
+        "PixArtSigmaPAGPipeline",
+        lambda: pixart_pipeline(PixArtSigmaPAGPipeline, pag_applied_layers=["blocks.1"]),
+        {**_NO_PROMPT, "pag_scale": 2.0},
+        ("call0",),
+    ),
+    Pipeline(
+        "HunyuanDiTPAGPipeline",
+        lambda: hunyuan_dit_pipeline(HunyuanDiTPAGPipeline, pag_applied_layers=["blocks.1"]),
+        {**_BOTH, "pag_scale": 2.0},
+        ("call0",),
+    ),
+    Pipeline("HunyuanDiTControlNetPipeline", hunyuan_dit_controlnet, {**_BOTH, "control_image": picture()}, ("call0",)),
 )

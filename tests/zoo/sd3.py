@@ -88,14 +88,15 @@ MODELS = (
 
 def sd3_pipeline(kind: type = StableDiffusion3Pipeline, **changes: Any) -> Any:
     others = {f"{name}_{i}": None for name in BLIND for i in (2, 3)}
-    return kind(**BLIND, **others, transformer=sd3(), vae=vae(4), scheduler=euler(), **changes)
+    parts = {**BLIND, **others, "transformer": sd3(), "vae": vae(4), "scheduler": euler()}
+    return kind(**{**parts, **changes})
 
 
 def auraflow_pipeline() -> AuraFlowPipeline:
     return AuraFlowPipeline(**BLIND, transformer=auraflow(), vae=vae(4), scheduler=euler())
 
 
-_SD3 = {
+SD3 = {
     **SIZE,
     **prompts(),
     "pooled_prompt_embeds": noise(1, 8, seed=3),
@@ -104,12 +105,12 @@ _SD3 = {
 _MASKS = {f"{which}prompt_attention_mask": torch.ones(1, 6, dtype=torch.long) for which in ("", "negative_")}
 
 PIPELINES = (
-    Pipeline("StableDiffusion3Pipeline", sd3_pipeline, _SD3, ("call0",)),
+    Pipeline("StableDiffusion3Pipeline", sd3_pipeline, SD3, ("call0",)),
     # a batch of three: uncond, cond, and cond without attention between the image's tokens in one layer
     Pipeline(
         "StableDiffusion3PAGPipeline",
         lambda: sd3_pipeline(StableDiffusion3PAGPipeline, pag_applied_layers=["blocks.1"]),
-        {**_SD3, "pag_scale": 2.0},
+        {**SD3, "pag_scale": 2.0},
         ("call0",),
     ),
     Pipeline("AuraFlowPipeline", auraflow_pipeline, {**SIZE, **prompts(), **_MASKS}, ("call0",)),
@@ -120,7 +121,7 @@ SPECIAL = (
     Pipeline(
         "StableDiffusion3Pipeline skipped layers",
         sd3_pipeline,
-        {**_SD3, "skip_guidance_layers": [1], "skip_layer_guidance_stop": 0.4},
+        {**SD3, "skip_guidance_layers": [1], "skip_layer_guidance_stop": 0.4},
         ("call0", "call1"),
     ),
 )

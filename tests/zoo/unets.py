@@ -301,22 +301,22 @@ def motion_adapter() -> MotionAdapter:
     )
 
 
-_NO_TEXT_ENCODER: dict[str, None] = {"text_encoder": None, "tokenizer": None}
+NO_TEXT_ENCODER: dict[str, None] = {"text_encoder": None, "tokenizer": None}
 
 
-def _animated() -> dict[str, Any]:
+def animated() -> dict[str, Any]:
     """U-Net, adapter and the rest; the pipeline itself makes a UNetMotionModel of the first two."""
     return {
         "vae": image_vae(),
         "unet": seeded(lambda: UNetMotionModel.from_unet2d(sd_unet(), motion_adapter())),
         "motion_adapter": motion_adapter(),
         "scheduler": DDIMScheduler(beta_schedule="linear", clip_sample=False),
-        **_NO_TEXT_ENCODER,
+        **NO_TEXT_ENCODER,
     }
 
 
 def animatediff() -> AnimateDiffPipeline:
-    return AnimateDiffPipeline(**_animated())
+    return AnimateDiffPipeline(**animated())
 
 
 def animatediff_free_init() -> AnimateDiffPipeline:
@@ -348,14 +348,14 @@ def controlnet() -> ControlNetModel:
 
 
 def animatediff_controlnet() -> AnimateDiffControlNetPipeline:
-    return AnimateDiffControlNetPipeline(**_animated(), controlnet=controlnet())
+    return AnimateDiffControlNetPipeline(**animated(), controlnet=controlnet())
 
 
 def animatediff_video_to_video() -> AnimateDiffVideoToVideoPipeline:
-    return AnimateDiffVideoToVideoPipeline(**_animated())
+    return AnimateDiffVideoToVideoPipeline(**animated())
 
 
-def _still() -> dict[str, Any]:
+def still() -> dict[str, Any]:
     return {
         "vae": image_vae(),
         "unet": sd_unet(),
@@ -363,43 +363,43 @@ def _still() -> dict[str, Any]:
         "safety_checker": None,
         "feature_extractor": None,
         "requires_safety_checker": False,
-        **_NO_TEXT_ENCODER,
+        **NO_TEXT_ENCODER,
     }
 
 
 def stable_diffusion(scheduler: Any = None) -> StableDiffusionPipeline:
-    parts = _still()
+    parts = still()
     return StableDiffusionPipeline(**{**parts, "scheduler": scheduler or parts["scheduler"]})
 
 
 def stable_diffusion_controlnet() -> StableDiffusionControlNetPipeline:
-    return StableDiffusionControlNetPipeline(**{**_still(), "scheduler": DDIMScheduler()}, controlnet=controlnet())
+    return StableDiffusionControlNetPipeline(**{**still(), "scheduler": DDIMScheduler()}, controlnet=controlnet())
 
 
-def _large() -> dict[str, Any]:
+def large() -> dict[str, Any]:
     return {
         "vae": image_vae(),
         "unet": sdxl_unet(),
         "scheduler": EulerDiscreteScheduler(),
         "text_encoder_2": None,
         "tokenizer_2": None,
-        **_NO_TEXT_ENCODER,
+        **NO_TEXT_ENCODER,
     }
 
 
 def stable_diffusion_xl() -> StableDiffusionXLPipeline:
-    return StableDiffusionXLPipeline(**_large(), add_watermarker=False)
+    return StableDiffusionXLPipeline(**large(), add_watermarker=False)
 
 
 def animatediff_xl() -> AnimateDiffSDXLPipeline:
     extra = {"motion_adapter": motion_adapter(), "image_encoder": None, "feature_extractor": None}
     unet = seeded(lambda: UNetMotionModel.from_unet2d(sdxl_unet(), motion_adapter()))
-    return AnimateDiffSDXLPipeline(**{**_large(), **extra, "unet": unet, "scheduler": DDIMScheduler()})
+    return AnimateDiffSDXLPipeline(**{**large(), **extra, "unet": unet, "scheduler": DDIMScheduler()})
 
 
 def text_to_video() -> TextToVideoSDPipeline:
     return TextToVideoSDPipeline(
-        vae=image_vae(), unet=text_to_video_unet(), scheduler=DDIMScheduler(), **_NO_TEXT_ENCODER
+        vae=image_vae(), unet=text_to_video_unet(), scheduler=DDIMScheduler(), **NO_TEXT_ENCODER
     )
 
 
@@ -410,46 +410,46 @@ def i2vgen() -> I2VGenXLPipeline:
         scheduler=DDIMScheduler(),
         image_encoder=image_encoder(),
         feature_extractor=CLIPImageProcessor(crop_size=224, size=224),
-        **_NO_TEXT_ENCODER,
+        **NO_TEXT_ENCODER,
     )
 
 
-_PICTURE = noise(1, 3, 16, 16, seed=5).sigmoid()
-_IMAGE = Image.fromarray((_PICTURE[0] * 255).byte().permute(1, 2, 0).numpy())
-_EMBEDS = {"prompt_embeds": noise(1, 5, 8, seed=1), "negative_prompt_embeds": noise(1, 5, 8, seed=2)}
-_SIZE = {"height": 16, "width": 16}
-_GUIDED = {**_SIZE, **_EMBEDS, "guidance_scale": 5.0}
-_VIDEO = {**_GUIDED, "num_frames": 3}
-_POOLED = {"pooled_prompt_embeds": noise(1, 8, seed=3), "negative_pooled_prompt_embeds": noise(1, 8, seed=4)}
+PICTURE = noise(1, 3, 16, 16, seed=5).sigmoid()
+IMAGE = Image.fromarray((PICTURE[0] * 255).byte().permute(1, 2, 0).numpy())
+EMBEDS = {"prompt_embeds": noise(1, 5, 8, seed=1), "negative_prompt_embeds": noise(1, 5, 8, seed=2)}
+SIZE = {"height": 16, "width": 16}
+GUIDED = {**SIZE, **EMBEDS, "guidance_scale": 5.0}
+VIDEO = {**GUIDED, "num_frames": 3}
+POOLED = {"pooled_prompt_embeds": noise(1, 8, seed=3), "negative_pooled_prompt_embeds": noise(1, 8, seed=4)}
 
 PIPELINES = (
-    Pipeline("svd", svd, {**_SIZE, "image": _IMAGE, "num_frames": 3}, ("call0",)),
-    Pipeline("animatediff", animatediff, _VIDEO, ("call0",)),
-    Pipeline("animatediff_free_noise", animatediff_free_noise, {**_SIZE, "prompt": "", "num_frames": 4}, ("call0",)),
+    Pipeline("svd", svd, {**SIZE, "image": IMAGE, "num_frames": 3}, ("call0",)),
+    Pipeline("animatediff", animatediff, VIDEO, ("call0",)),
+    Pipeline("animatediff_free_noise", animatediff_free_noise, {**SIZE, "prompt": "", "num_frames": 4}, ("call0",)),
     Pipeline(
         "animatediff_controlnet",
         animatediff_controlnet,
-        {**_VIDEO, "conditioning_frames": [_IMAGE] * 3},
+        {**VIDEO, "conditioning_frames": [IMAGE] * 3},
         ("call0",),
     ),
     Pipeline(
         "animatediff_video_to_video",
         animatediff_video_to_video,
-        {**_GUIDED, "video": [_IMAGE] * 3, "strength": 0.8},
+        {**GUIDED, "video": [IMAGE] * 3, "strength": 0.8},
         ("call0",),
     ),
-    Pipeline("stable_diffusion", lambda: stable_diffusion(DDIMScheduler()), _GUIDED, ("call0",)),
+    Pipeline("stable_diffusion", lambda: stable_diffusion(DDIMScheduler()), GUIDED, ("call0",)),
     # the second timestep comes twice, in forwards of their own
-    Pipeline("stable_diffusion_pndm", stable_diffusion, _GUIDED, ("call0",)),
-    Pipeline("stable_diffusion_controlnet", stable_diffusion_controlnet, {**_GUIDED, "image": _PICTURE}, ("call0",)),
-    Pipeline("stable_diffusion_xl", stable_diffusion_xl, {**_GUIDED, **_POOLED}, ("call0",)),
-    Pipeline("animatediff_xl", animatediff_xl, {**_VIDEO, **_POOLED}, ("call0",)),
-    Pipeline("text_to_video", text_to_video, _VIDEO, ("call0",)),
+    Pipeline("stable_diffusion_pndm", stable_diffusion, GUIDED, ("call0",)),
+    Pipeline("stable_diffusion_controlnet", stable_diffusion_controlnet, {**GUIDED, "image": PICTURE}, ("call0",)),
+    Pipeline("stable_diffusion_xl", stable_diffusion_xl, {**GUIDED, **POOLED}, ("call0",)),
+    Pipeline("animatediff_xl", animatediff_xl, {**VIDEO, **POOLED}, ("call0",)),
+    Pipeline("text_to_video", text_to_video, VIDEO, ("call0",)),
 )
 
 SPECIAL = (
     # Draws the image's latents from torch's global generator: no two calls are alike.
-    Pipeline("i2vgen", i2vgen, {**_VIDEO, "image": _IMAGE}, ("call0",)),
+    Pipeline("i2vgen", i2vgen, {**VIDEO, "image": IMAGE}, ("call0",)),
     # Two sampling loops in one call, of 5 and of 10 steps: `set_timesteps` between them, one `unet`.
-    Pipeline("animatediff_free_init", animatediff_free_init, _VIDEO, ("call0",)),
+    Pipeline("animatediff_free_init", animatediff_free_init, VIDEO, ("call0",)),
 )
