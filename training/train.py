@@ -13,16 +13,17 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import torch
-from diffusers import AutoencoderKLWan, WanPipeline
+from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import T5Tokenizer
+from transformers import T5Tokenizer, UMT5EncoderModel
 
 from training.data import Caption, make_videos, split
 from training.model import (
@@ -42,11 +43,14 @@ ROOT = Path(__file__).resolve().parent
 WEIGHTS = ROOT.parent / "src" / "bwcache" / "shapes" / "weights"
 
 
+Kind = TypeVar("Kind", bound=Recipe, covariant=True)
+
+
 @dataclass(frozen=True)
-class Run:
+class Run(Generic[Kind]):
     """Where and how a recipe is trained; none of it changes what is learned beyond rounding."""
 
-    recipe: Recipe
+    recipe: Kind
     folder: Path
     device: str = "cpu"
     bfloat16: bool = False
@@ -179,11 +183,8 @@ def train_vae(run: Run) -> AutoencoderKLWan:
 
 
 @torch.no_grad()
-def make_latents(run: Run, vae: AutoencoderKLWan) -> tuple[Tensor, Tensor]:
-    """Stage 2: normalised latents (N, C, f, h, w) of rendered videos and each one's caption number (N,).
-
-    The mean and deviation they are normalised by go into the autoencoder's config.
-    """
+def encode_videos(run: Run, vae: AutoencoderKLWan) -> dict[str, Any]:
+    """Raw latents (N, C, f, h, w) of rendered videos, each one's caption number in rows (N,), mean and std (C,)."""
     recipe, path = run.recipe, run.folder / "latents.pt"
     state = load(path)
     if state is None:
@@ -200,8 +201,47 @@ def make_latents(run: Run, vae: AutoencoderKLWan) -> tuple[Tensor, Tensor]:
         std, mean = torch.std_mean(latents.float(), (0, 2, 3, 4))
         state = {"latents": latents, "rows": rows, "mean": mean.tolist(), "std": std.tolist()}
         save(state, path)
+    return state
+
+
+def make_latents(run: Run, vae: AutoencoderKLWan) -> tuple[Tensor, Tensor]:
+    """Stage 2: normalised latents (N, C, f, h, w) of rendered videos and each one's caption number (N,).
+
+    The mean and deviation they are normalised by go into the autoencoder's config.
+    """
+    state = encode_videos(run, vae)
     vae.register_to_config(latents_mean=state["mean"], latents_std=state["std"])
     return normalise(vae, state["latents"]), state["rows"]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a denoiser learns from: latents (N, C, f, h, w), each one's caption number, and what stands for a caption.
+
+    ``texts`` (M + 1, ...) are token ids or embeddings of the M captions and, last, of the empty one.
+    """
+
+    latents: Tensor
+    rows: Tensor
+    texts: Tensor
+    weights: Tensor  # (N,) how often each is drawn
+
+    def draw(self, recipe: Recipe, stage: int, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Latents (B, C, f, h, w), texts (B, ...), noise levels (B,) in [0, 1] and noise of one training step."""
+        generator = generator_at(recipe, stage, step)
+        chosen = torch.multinomial(self.weights, recipe.batch, replacement=True, generator=generator)
+        clean = self.latents[chosen].float()
+        dropped = torch.rand(recipe.batch, generator=generator) < recipe.drop_caption
+        texts = self.texts[torch.where(dropped, len(self.texts) - 1, self.rows[chosen])]
+        sigma = torch.rand(recipe.batch, generator=generator)
+        sigma = recipe.shift * sigma / (1 + (recipe.shift - 1) * sigma)
+        return clean, texts, sigma, torch.randn(clean.shape, generator=generator)
+
+
+def drawing_weights(recipe: Recipe, captions: list[Caption], rows: Tensor) -> Tensor:
+    """How often each example (N,) is drawn: rotation, the hardest motion, more often."""
+    rotates = torch.tensor([caption.motion == "rotate" for caption in captions])[rows]
+    return torch.where(rotates, recipe.rotate_weight, 1.0)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -255,13 +295,12 @@ def padding_bias(tokens: int) -> Tensor:
 class Captioner(nn.Module):
     """Text encoder and transformer as they are trained: caption tokens and noisy latents to the flow."""
 
-    def __init__(self, recipe: Recipe, vocabulary: int) -> None:
+    def __init__(self, text_encoder: UMT5EncoderModel, transformer: WanTransformer3DModel, tokens: int) -> None:
         super().__init__()
-        self.text_encoder = build_text_encoder(recipe, vocabulary)
-        self.transformer = build_transformer(recipe)
-        for block in self.transformer.blocks:
+        self.text_encoder, self.transformer = text_encoder, transformer
+        for block in transformer.blocks:
             block.attn1.set_processor(TrainingAttention())
-            block.attn2.set_processor(TrainingAttention(padding_bias(recipe.caption_tokens)))
+            block.attn2.set_processor(TrainingAttention(padding_bias(tokens)))
 
     def forward(self, latent: Tensor, sigma: Tensor, ids: Tensor) -> Tensor:
         """Flow (B, C, f, h, w) at latents of noise level sigma (B,), for token ids (B, tokens) padded by zeros."""
@@ -284,15 +323,27 @@ def make_tokenizer(recipe: Recipe) -> T5Tokenizer:
 def make_captioner(recipe: Recipe, tokenizer: T5Tokenizer) -> Captioner:
     """The untrained text encoder and transformer of the recipe."""
     torch.manual_seed(recipe.seed + 1)
-    return Captioner(recipe, len(tokenizer))
+    return Captioner(build_text_encoder(recipe, len(tokenizer)), build_transformer(recipe), recipe.caption_tokens)
 
 
-def split_parameters(model: Captioner) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """(matrices of the transformer's blocks, all other parameters): the first are trained by Muon."""
-    blocks = dict(model.transformer.blocks.named_parameters())
-    matrices = [value for value in blocks.values() if value.ndim == 2]
+def muon_and_adamw(recipe: Recipe, model: nn.Module, blocks: Iterable[nn.Module]) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for all else that is trained."""
+    matrices = [value for block in blocks for value in block.parameters() if value.ndim == 2 and value.requires_grad]
     chosen = set(map(id, matrices))
-    return matrices, [value for value in model.parameters() if id(value) not in chosen]
+    others = [value for value in model.parameters() if id(value) not in chosen and value.requires_grad]
+    return [
+        torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def flow_loss(run: Run, model: Captioner, clean: Tensor, ids: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+    """Squared error of the flow at latents (B, C, f, h, w) mixed with noise at levels sigma (B,)."""
+    clean, ids, sigma, noise = (value.to(run.device) for value in (clean, ids, sigma, noise))
+    level = sigma.view(-1, 1, 1, 1, 1)
+    with run.autocast():
+        flow = model((1 - level) * clean + level * noise, sigma, ids)
+    return nn.functional.mse_loss(flow.float(), noise - clean)
 
 
 def train_transformer(run: Run, latents: Tensor, rows: Tensor) -> None:
@@ -300,34 +351,16 @@ def train_transformer(run: Run, latents: Tensor, rows: Tensor) -> None:
     recipe = run.recipe
     tokenizer = make_tokenizer(recipe)
     captions, _ = split(recipe.held_out)
-    ids = tokenize(tokenizer, [caption.text for caption in captions], recipe)
-    rotates = torch.tensor([caption.motion == "rotate" for caption in captions])[rows]
-    weights = torch.where(rotates, recipe.rotate_weight, 1.0)
-    empty = tokenize(tokenizer, [""], recipe)
+    ids = tokenize(tokenizer, [*(caption.text for caption in captions), ""], recipe)
+    examples = Examples(latents, rows, ids, drawing_weights(recipe, captions, rows))
     model = make_captioner(recipe, tokenizer).to(run.device)
     average = make_captioner(recipe, tokenizer).to(run.device).requires_grad_(False)
-    matrices, others = split_parameters(model)
-    optimizers = [
-        torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
+    optimizers = muon_and_adamw(recipe, model, model.transformer.blocks)
     if run.compile:
         model.transformer.compile_repeated_blocks()
 
     def loss_at(step: int) -> Tensor:
-        generator = generator_at(recipe, 3, step)
-        chosen = torch.multinomial(weights, recipe.batch, replacement=True, generator=generator)
-        clean = latents[chosen].float()
-        dropped = torch.rand(recipe.batch, 1, generator=generator) < recipe.drop_caption
-        tokens = torch.where(dropped, empty, ids[rows[chosen]])
-        sigma = torch.rand(recipe.batch, generator=generator)
-        sigma = recipe.shift * sigma / (1 + (recipe.shift - 1) * sigma)
-        noise = torch.randn(clean.shape, generator=generator)
-        clean, tokens, sigma, noise = (value.to(run.device) for value in (clean, tokens, sigma, noise))
-        level = sigma.view(-1, 1, 1, 1, 1)
-        with run.autocast():
-            flow = model((1 - level) * clean + level * noise, sigma, tokens)
-        return nn.functional.mse_loss(flow.float(), noise - clean)
+        return flow_loss(run, model, *examples.draw(recipe, 3, step))
 
     fit(run, "transformer", model, optimizers, loss_at, recipe.steps, average)
 
@@ -350,8 +383,8 @@ def make_pipeline(run: Run) -> WanPipeline:
     return WanPipeline(**parts, scheduler=build_scheduler(recipe))
 
 
-def export(run: Run, folder: Path) -> None:
-    """Write the pipeline beside the folder, then put it in the folder's place."""
+def export(run: Run, folder: Path, log: Path) -> None:
+    """Write the pipeline beside the folder, then put it in the folder's place; write the log."""
     fresh, stale = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
     for leftover in (fresh, stale):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -365,11 +398,12 @@ def export(run: Run, folder: Path) -> None:
         folder.rename(stale)
     fresh.rename(folder)
     shutil.rmtree(stale, ignore_errors=True)
+    write_log(run, log)
 
 
-def write_log(run: Run, path: Path) -> None:
-    """The log of all stages as JSON lines."""
-    states = [load(run.folder / f"{stage}.pt") for stage in ("autoencoder", "transformer")]
+def write_log(run: Run, path: Path, stages: Sequence[str] = ("autoencoder", "transformer")) -> None:
+    """The log of the stages as JSON lines."""
+    states = [load(run.folder / f"{stage}.pt") for stage in stages]
     lines = [{"recipe": asdict(run.recipe)}] + [line for state in states if state for line in state["log"]]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -380,33 +414,36 @@ def train(run: Run, weights: Path, log: Path) -> None:
     vae = train_vae(run)
     latents, rows = make_latents(run, vae)
     train_transformer(run, latents, rows)
-    export(run, weights)
-    write_log(run, log)
+    export(run, weights, log)
 
 
-def main() -> None:
-    """Command line: every scalar field of the recipe is an option."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, default=ROOT / "runs" / "shapes", help="folder of the checkpoints")
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder the pipeline is written to")
-    parser.add_argument("--log", type=Path, default=ROOT / "log.jsonl", help="file the log is written to")
+def command(
+    text: str,
+    kind: type[Recipe],
+    train: Callable[[Run, Path, Path], None],
+    export: Callable[[Run, Path, Path], None],
+    folder: Path,
+    weights: Path,
+    log: Path,
+) -> None:
+    """A command line for a kind of recipe: every number in it is an option."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, default=folder, help="folder of the checkpoints")
+    parser.add_argument("--weights", type=Path, default=weights, help="folder the weights are written to")
+    parser.add_argument("--log", type=Path, default=log, help="file the log is written to")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--export", action="store_true", help="only write the pipeline as trained so far")
-    options = [field.name for field in fields(Recipe) if isinstance(field.default, int | float)]
+    parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, default=kind is Recipe)
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=kind is Recipe)
+    parser.add_argument("--export", action="store_true", help="only write the weights as trained so far")
+    options = [field.name for field in fields(kind) if isinstance(field.default, int | float)]
     for name in options:
-        default = getattr(Recipe, name)
+        default = getattr(kind, name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     given = parser.parse_args()
-    recipe = Recipe(**{name: getattr(given, name) for name in options})
+    recipe = kind(**{name: getattr(given, name) for name in options})
     run = Run(recipe, given.run, given.device, given.bfloat16, given.compile)
-    if given.export:
-        export(run, given.weights)
-        write_log(run, given.log)
-    else:
-        train(run, given.weights, given.log)
+    (export if given.export else train)(run, given.weights, given.log)
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__, Recipe, train, export, ROOT / "runs" / "shapes", WEIGHTS, ROOT / "log.jsonl")

@@ -1,0 +1,135 @@
+"""The video U-Net and the model of images: training lowers the loss, runs resume exactly, weights load as trained."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torchmetrics.functional.image import peak_signal_noise_ratio
+
+import bwcache
+from bwcache import shapes
+from training import image, unet
+from training.data import CAPTIONS, make_videos
+from training.model import Recipe, encode_whole, normalise
+from training.models import IMAGE_FRAMES, UNET_FRAMES, load_image_model, load_unet
+from training.train import Examples, Run, flow_loss, load, rate_at
+
+BUDGET = {"held_out": 4224, "latent_videos": 8, "steps": 6, "batch": 4, "save_every": 2, "log_every": 2}
+UNET = unet.UNetRecipe(widths=(8, 8), groups=4, heads=2, **BUDGET)
+IMAGE = image.ImageRecipe(rank=2, **BUDGET)
+KINDS = pytest.mark.parametrize(("module", "recipe"), [(unet, UNET), (image, IMAGE)], ids=["unet", "image"])
+
+
+def examples(frames: int, texts: torch.Tensor) -> Examples:
+    """Eight examples of noise, so that a loss can be lowered without the autoencoder."""
+    latents = torch.randn(8, 8, frames, 8, 8, generator=torch.Generator().manual_seed(0))
+    return Examples(latents, torch.arange(8), texts, torch.ones(8))
+
+
+def test_a_step_lowers_the_loss_of_the_unet() -> None:
+    torch.manual_seed(0)
+    pipeline = unet.make_pipeline(unet.build_unet(UNET))
+    batch = examples(UNET_FRAMES, torch.randn(9, 20, 64)).draw(UNET, unet.STAGE, 0)
+    run, optimizer = Run(UNET, Path()), torch.optim.SGD(pipeline.unet.parameters(), 0.01)
+    before = unet.velocity_loss(run, pipeline, *batch)
+    before.backward()
+    optimizer.step()
+    with torch.no_grad():
+        assert unet.velocity_loss(run, pipeline, *batch) < before
+
+
+def test_a_step_lowers_the_loss_of_the_image_model_and_moves_the_update_alone() -> None:
+    model = image.make_model(IMAGE, shapes.load())
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    assert trained
+    assert all("lora" in name for name in trained)
+    ids = torch.randint(1, 40, (9, 20), generator=torch.Generator().manual_seed(0))
+    batch = examples(IMAGE_FRAMES, ids).draw(IMAGE, image.STAGE, 0)
+    run, optimizer = Run(IMAGE, Path()), torch.optim.SGD(trained.values(), 0.01)
+    before = flow_loss(run, model, *batch)
+    before.backward()
+    optimizer.step()
+    with torch.no_grad():
+        assert flow_loss(run, model, *batch) < before
+
+
+class Interrupted(Exception):
+    """Raised in the middle of a run."""
+
+
+@KINDS
+def test_an_interrupted_run_ends_like_one_that_was_not(
+    module: ModuleType, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Run(recipe, tmp_path / "whole")
+    module.train(whole, tmp_path / "weights", tmp_path / "log.jsonl")
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1 + 3
+
+    def interrupt(step: int, *arguments: object) -> float:
+        if step == 5:
+            raise Interrupted
+        return rate_at(step, *arguments)
+
+    parts = replace(whole, folder=tmp_path / "parts")
+    monkeypatch.setattr("training.train.rate_at", interrupt)
+    with pytest.raises(Interrupted):
+        module.train(parts, tmp_path / "again", tmp_path / "again.jsonl")
+    monkeypatch.undo()
+    module.train(parts, tmp_path / "again", tmp_path / "again.jsonl")
+    stage = f"{module.__name__.split('.')[-1]}.pt"
+    first, second = load(whole.folder / stage), load(parts.folder / stage)
+    for kind in ("model", "average"):
+        for name, value in first[kind].items():
+            assert torch.equal(value, second[kind][name]), name
+
+
+def test_the_unets_pipeline_decodes_what_it_was_trained_on() -> None:
+    pipeline = unet.make_pipeline(unet.build_unet(UNET))
+    video = make_videos(list(CAPTIONS[::500]), torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        latents = normalise(pipeline.vae, encode_whole(pipeline.vae, 2 * video - 1)[0])
+        decoded = pipeline.decode_latents(latents, decode_chunk_size=4) / 2 + 0.5
+    assert latents.shape[2] == UNET_FRAMES
+    assert peak_signal_noise_ratio(decoded, video, data_range=1.0) > 27
+
+
+def test_the_merged_update_is_the_one_that_was_trained(tmp_path: Path) -> None:
+    run = Run(IMAGE, tmp_path)
+    model = image.make_model(IMAGE, shapes.load())
+    for name, value in model.named_parameters():
+        if "lora" in name:
+            value.data = (0.1 * torch.randn_like(value)).bfloat16().float()
+    torch.save({"average": model.state_dict(), "log": []}, tmp_path / "image.pt")
+    image.export(run, tmp_path / "weights", tmp_path / "log.jsonl")
+
+    pipeline = load_image_model(tmp_path / "weights")
+    merged = image.Captioner(pipeline.text_encoder, pipeline.transformer, IMAGE.caption_tokens)
+    latent, sigma = torch.randn(2, 8, IMAGE_FRAMES, 8, 8), torch.tensor([0.2, 0.8])
+    ids = torch.randint(1, 40, (2, IMAGE.caption_tokens))
+    plain = image.Captioner((untouched := shapes.load()).text_encoder, untouched.transformer, IMAGE.caption_tokens)
+    with torch.no_grad():
+        expected = model(latent, sigma, ids)
+        torch.testing.assert_close(merged(latent, sigma, ids), expected, atol=1e-4, rtol=1e-4)
+        assert (plain(latent, sigma, ids) - expected).abs().mean() > 0.01
+
+
+def test_a_session_on_the_unet_reuses_and_changes_nothing_when_it_never_does(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    unet.build_unet(UNET).save_pretrained(tmp_path)
+    pipeline = load_unet(tmp_path)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def sample() -> torch.Tensor:
+        options = {"height": 32, "width": 32, "num_frames": UNET_FRAMES, "num_inference_steps": 8}
+        prompt, generator = shapes.PROMPTS[0], torch.Generator().manual_seed(0)
+        return pipeline(prompt, **options, guidance_scale=4.0, generator=generator, output_type="pt").frames
+
+    plain = sample()
+    assert plain.shape == (1, 9, 3, 32, 32)
+    with bwcache.attach(pipeline, bwcache.BWCache(threshold=0)):
+        assert torch.equal(sample(), plain)
+    with bwcache.attach(pipeline, bwcache.BWCache(threshold=10.0, reuse_interval=2)) as session:
+        assert not torch.equal(sample(), plain)
+    assert session.trace.reused > 0

@@ -1,0 +1,35 @@
+"""The two small models beside the built-in one, as diffusers pipelines: a video U-Net and a model of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import UNetMotionModel, WanPipeline
+
+from bwcache import shapes
+from training import image, unet
+from training.unet import ShapesUNetPipeline
+
+UNET_FRAMES = 5  # latent ones, as AnimateDiff counts: 9 frames of video
+IMAGE_FRAMES = 1
+
+
+def load_unet(folder: Path = unet.WEIGHTS) -> ShapesUNetPipeline:
+    """Text to video by a U-Net (``UNetMotionModel``) in float32: AnimateDiffPipeline with the shapes autoencoder.
+
+    Call it with ``num_frames=UNET_FRAMES``.
+    """
+    return unet.make_pipeline(UNetMotionModel.from_pretrained(folder, torch_dtype=torch.float32))
+
+
+def load_image_model(folder: Path = image.WEIGHTS) -> WanPipeline:
+    """Text to image by a transformer (``WanTransformer3DModel``) in float32: the built-in model with its update merged.
+
+    Call it with ``num_frames=IMAGE_FRAMES``. Loading needs peft.
+    """
+    pipeline = shapes.load()
+    pipeline.load_lora_weights(folder)
+    pipeline.fuse_lora(components=["transformer"])
+    pipeline.unload_lora_weights()
+    return pipeline
