@@ -13,8 +13,6 @@ PIN := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 CONSTRAINTS := $(if $(TORCH),$(VENV)/constraints.txt,constraints.txt)
 
-# Two torch processes on few cores must not spin against each other.
-export OMP_WAIT_POLICY ?= PASSIVE
 export NO_MKDOCS_2_WARNING ?= 1
 
 .DEFAULT_GOAL := help
@@ -26,8 +24,9 @@ help:  ## what can be made
 demo: $(VENV)/.installed  ## install, and make the same videos with and without caching: results in demo/
 	$(BIN)/bwcache compare --out $(OUT) --overwrite
 
+# One worker per core, one thread each: torch processes on few cores must not spin against each other.
 test: $(VENV)/.installed-dev  ## install, and run all tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: $(VENV)/.installed-dev  ## lint, format, types, documentation
 	$(BIN)/python -m ruff check .
