@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bwcache.cli.settings import Settings
+from bwcache.cli.settings import Asked
 from bwcache.errors import SettingError, complaint
 
 DEFAULT_STEPS = 50
@@ -46,7 +46,7 @@ class Choices:
         return replace(self, policy=policy)
 
 
-def choose(settings: Settings) -> Choices:
+def choose(settings: Asked) -> Choices:
     """Check the options and fill in defaults.
 
     Raises:
@@ -60,14 +60,14 @@ def choose(settings: Settings) -> Choices:
     check_source(settings.model)
     prompts = _prompts(settings, shapes.PROMPTS if own else ())
     steps = settings.steps if settings.steps is not None else shapes.STEPS if own else DEFAULT_STEPS
-    fps = settings.fps if settings.fps is not None else SHAPES_FPS if own else DEFAULT_FPS
+    fps = _first(getattr(settings, "fps", None), SHAPES_FPS if own else DEFAULT_FPS)
     _at_least(1, steps=steps, fps=fps, repeats=getattr(settings, "repeats", 1))
     _at_least(1, height=settings.height, width=settings.width, frames=settings.frames)
     _at_least(0, seed=settings.seed)
     _one_of(DTYPES, dtype=settings.dtype)
     _one_of(OFFLOADS, offload=settings.offload)
-    _one_of(("shared", "per_branch"), decision=settings.decision)
-    _one_of(tuple(PREDICTORS), predictor=settings.predictor)
+    _one_of(("shared", "per_branch"), decision=getattr(settings, "decision", None))
+    _one_of(tuple(PREDICTORS), predictor=getattr(settings, "predictor", None))
     given = _given(settings)
     policy = BWCache(**given)
     policy.check(steps)
@@ -85,7 +85,7 @@ def choose(settings: Settings) -> Choices:
     )
 
 
-def _prompts(settings: Settings, default: tuple[str, ...]) -> tuple[str, ...]:
+def _prompts(settings: Asked, default: tuple[str, ...]) -> tuple[str, ...]:
     if settings.prompt and settings.prompts is not None:
         raise _refused("both --prompt and --prompts", "one of them", "leave one out")
     if settings.prompts is not None:
@@ -97,7 +97,7 @@ def _prompts(settings: Settings, default: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(text.strip() for text in settings.prompt) or default
 
 
-def _read_prompts(settings: Settings) -> tuple[str, ...]:
+def _read_prompts(settings: Asked) -> tuple[str, ...]:
     assert settings.prompts is not None
     try:
         lines = settings.prompts.read_text(encoding="utf-8-sig").splitlines()
@@ -116,18 +116,14 @@ def _read_prompts(settings: Settings) -> tuple[str, ...]:
     return prompts
 
 
-def _given(settings: Settings) -> dict[str, Any]:
+def _given(settings: Asked) -> dict[str, Any]:
     """The policy's settings that the options name."""
     from bwcache import features
 
-    given: dict[str, Any] = {
-        "threshold": settings.threshold,
-        "reuse_interval": settings.reuse_interval,
-        "tail_guard": settings.tail_guard,
-        "token_sample": settings.token_sample,
-        "decision": settings.decision,
-        "predictor": getattr(features, PREDICTORS[settings.predictor])() if settings.predictor else None,
-    }
+    names = ("threshold", "reuse_interval", "tail_guard", "token_sample", "decision", "predictor")
+    given: dict[str, Any] = {name: getattr(settings, name, None) for name in names}
+    if given["predictor"] is not None:
+        given["predictor"] = getattr(features, PREDICTORS[given["predictor"]])()
     return {name: value for name, value in given.items() if value is not None}
 
 

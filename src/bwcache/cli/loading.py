@@ -8,11 +8,11 @@ from typing import Any
 
 from bwcache.cli.choices import Choices
 from bwcache.cli.progress import Bars, quiet_libraries
-from bwcache.cli.settings import Settings
+from bwcache.cli.settings import Asked
 from bwcache.errors import NeverReused, SettingError, complaint
 
 
-def load(settings: Settings, choices: Choices, bars: Bars) -> tuple[Any, Choices]:
+def load(settings: Asked, choices: Choices, bars: Bars) -> tuple[Any, Choices]:
     """Read the model and check that it can do what is asked; with the choices as they are for this model.
 
     Raises:
@@ -40,7 +40,7 @@ def load(settings: Settings, choices: Choices, bars: Bars) -> tuple[Any, Choices
     return pipe, choices
 
 
-def requests(settings: Settings, choices: Choices, make: Any) -> list[Any]:
+def requests(settings: Asked, choices: Choices, make: Any) -> list[Any]:
     """One request per prompt."""
     sizes = (choices.guidance_scale, choices.height, choices.width, choices.frames)
     return [make(prompt, choices.steps, settings.seed, *sizes) for prompt in choices.prompts]

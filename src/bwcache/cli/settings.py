@@ -48,8 +48,8 @@ WHAT, MODEL, CACHE, OUTPUT = "What to make", "Model and machine", "Caching", "Ou
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The options that both commands share. None leaves a value to the model or the policy."""
+class Asked:
+    """The options that every command shares which makes videos. None leaves a value to the model."""
 
     prompt: Annotated[list[str], _option("--prompt", "Text of one video; may be given several times.", WHAT)] = (
         dataclasses.field(default_factory=list)
@@ -95,6 +95,11 @@ class Settings:
     offload: Annotated[
         str, _option("--offload", "What waits in main memory: none, model, sequential or group.", MODEL)
     ] = "none"
+
+
+@dataclass(frozen=True)
+class Settings(Asked):
+    """The options that `compare` and `generate` share. None leaves a value to the model or the policy."""
 
     threshold: Annotated[
         float | None,

@@ -1,22 +1,50 @@
-"""Never reuse: the baseline that carries the engine and nothing else."""
+"""Never reuse: the baseline that carries the engine, and if asked for what the blocks' outputs say of themselves."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from bwcache.core import Decision
 from bwcache.core.decision import compute
+from bwcache.errors import SettingError, complaint
+from bwcache.models import BlockStack, Tap
 from bwcache.policies.base import Observation, Policy
 
 
 @dataclass(frozen=True)
 class Compute(Policy[None]):
-    """Computes every step and measures nothing: what the engine costs, and where the blocks' time goes."""
+    """Computes every step and keeps no feature: what the engine costs, where the blocks' time goes, what changes.
+
+    Args:
+        measures: share of the entries of every block's output that is compared with the step before, 0..1;
+            "default" for the samples that BWCache takes if it is not told otherwise; None to measure nothing.
+
+    Raises:
+        SettingError: a share outside its range.
+    """
+
+    measures: float | Literal["default"] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.measures, str) and self.measures != "default":
+            raise SettingError(complaint(f"measures {self.measures!r}", "a share, 'default' or None", "try 1"))
+        if isinstance(self.measures, (int, float)) and not 0 < self.measures <= 1:
+            raise SettingError(complaint(f"measures {self.measures!r}", "a share in (0, 1]", "use 1 for all entries"))
 
     @property
     def feature_predictor(self) -> None:
         """Nothing is kept."""
         return None
+
+    @property
+    def tap_share(self) -> float | None:
+        """`measures`, as a tap understands it."""
+        return None if isinstance(self.measures, str) else self.measures
+
+    def taps(self, stack: BlockStack) -> tuple[Tap, ...]:
+        """All blocks, or none."""
+        return () if self.measures is None else tuple(stack.tap(i) for i in range(len(stack.blocks)))
 
     def init(self) -> None:
         """No state."""

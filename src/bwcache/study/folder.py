@@ -3,6 +3,7 @@
     study.json            what all cells have in common: model, versions, sizes, steps, seeds
     cells/KEY.json        one run of one contender
     references/KEY.npz    an uncached video, float32
+    KIND/KEY.json         figures of another kind, such as a profile's
 
 Every file appears whole or not at all. A file that cannot be read is taken as not there, and said.
 """
@@ -119,6 +120,25 @@ class Folder:
     def keep(self, cell: Cell, *parts: Any) -> None:
         """Writes a cell under a key."""
         _write_whole(self._place("cells", parts, ".json"), _as_json({"key": list(parts), "cell": cell.to_json()}))
+
+    def figures(self, kind: str, *parts: Any) -> dict[str, Any] | None:
+        """What was kept under a kind and a key, or None where it is not there or damaged."""
+        path = self._place(kind, parts, ".json")
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))["figures"]
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError, OSError):
+            found = None
+        if isinstance(found, dict):
+            return found
+        self._note_damage(path)
+        return None
+
+    def keep_figures(self, kind: str, figures: dict[str, Any], *parts: Any) -> None:
+        """Writes plain values under a kind, which becomes a folder, and a key."""
+        (self.path / kind).mkdir(exist_ok=True)
+        _write_whole(self._place(kind, parts, ".json"), _as_json({"key": list(parts), "figures": figures}))
 
     def reference(self, *parts: Any) -> Frames | None:
         """The uncached video of a key, or None where it is not there or damaged."""
