@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     )
     from bwcache.features import Last, Linear, Predictor, Taylor
     from bwcache.models import BlockList, BlockSpec
-    from bwcache.policies import BWCache, Compute, Observation, Policy, preset
+    from bwcache.policies import BWCache, Compute, FixedInterval, Observation, Policy, preset
 
 __version__ = "0.1.0"
 
@@ -46,6 +46,7 @@ __all__ = [
     "Compute",
     "Decision",
     "Event",
+    "FixedInterval",
     "Last",
     "Linear",
     "NeverReused",
@@ -74,7 +75,7 @@ _HOMES = {
     "engine": ("Session", "attach", "disable", "discover", "enable"),
     "features": ("Last", "Linear", "Predictor", "Taylor"),
     "models": ("BlockList", "BlockSpec"),
-    "policies": ("BWCache", "Compute", "Observation", "Policy", "preset"),
+    "policies": ("BWCache", "Compute", "FixedInterval", "Observation", "Policy", "preset"),
 }
 
 

@@ -1,0 +1,84 @@
+"""Fixed interval: compute every n-th step and reuse the ones between, whatever the features do.
+
+No paper: the plain baseline that every method with an indicator has to beat. Nothing is measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bwcache.core import Decision
+from bwcache.core.decision import compute, reuse
+from bwcache.errors import SettingError, complaint
+from bwcache.features import Last, Predictor
+from bwcache.policies.base import Observation, Policy
+
+
+@dataclass
+class State:
+    """One run: the last computed step of each branch."""
+
+    computed: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FixedInterval(Policy[State]):
+    """Computes every `interval`-th step, the first `warmup` steps and the last `tail` ones.
+
+    Args:
+        interval: distance in steps from one computed step to the next, >= 1; 1 never reuses.
+        warmup: number of steps at the beginning that are always computed, >= 0. The first step always is.
+        tail: number of steps at the end that are always computed, >= 0.
+        predictor: how a skipped feature is made: `Last()` replays, `Linear()` extrapolates in sigma.
+
+    Raises:
+        SettingError: a value outside its range.
+    """
+
+    interval: int = 2
+    warmup: int = 1
+    tail: int = 1
+    predictor: Predictor = field(default_factory=Last)
+
+    def __post_init__(self) -> None:
+        for name, least in (("interval", 1), ("warmup", 0), ("tail", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise SettingError(complaint(f"{name} {value!r}", f"a whole number >= {least}", f"try {least + 1}"))
+        if not isinstance(self.predictor, Predictor):
+            raise SettingError(complaint(f"predictor {self.predictor!r}", "a Predictor", "try bwcache.Last()"))
+
+    @property
+    def feature_predictor(self) -> Predictor:
+        """`predictor`."""
+        return self.predictor
+
+    @property
+    def may_reuse(self) -> bool:
+        """Not with an interval of 1."""
+        return self.interval > 1
+
+    @property
+    def needs_total(self) -> bool:
+        """For the tail."""
+        return True
+
+    def init(self) -> State:
+        """Nothing computed yet."""
+        return State()
+
+    def decide(self, observation: Observation, state: State) -> Decision:
+        """Counts the steps since the last computed one."""
+        step = observation.step
+        if step.index < self.warmup:
+            return compute(f"warm-up (the first {self.warmup} steps)")
+        if step.total is None or step.index >= step.total - self.tail:
+            return compute(f"tail (the last {self.tail} steps)")
+        age = step.index - state.computed[step.branch]
+        if age >= self.interval:
+            return compute(f"interval over (after {age - 1} reused steps)")
+        return reuse(f"within the interval (step {age} after a computed one)")
+
+    def refresh(self, observation: Observation, state: State) -> None:
+        """Remembers the step."""
+        state.computed[observation.step.branch] = observation.step.index
