@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,7 +62,7 @@ def choose(settings: Asked) -> Choices:
     prompts = _prompts(settings, shapes.PROMPTS if own else ())
     steps = settings.steps if settings.steps is not None else shapes.STEPS if own else DEFAULT_STEPS
     fps = _first(getattr(settings, "fps", None), SHAPES_FPS if own else DEFAULT_FPS)
-    _at_least(1, steps=steps, fps=fps, repeats=getattr(settings, "repeats", 1))
+    _at_least(1, steps=steps, fps=fps, repeats=getattr(settings, "repeats", 1), seeds=getattr(settings, "seeds", 1))
     _at_least(1, height=settings.height, width=settings.width, frames=settings.frames)
     _at_least(0, seed=settings.seed)
     _one_of(DTYPES, dtype=settings.dtype)
@@ -99,21 +100,32 @@ def _prompts(settings: Asked, default: tuple[str, ...]) -> tuple[str, ...]:
 
 def _read_prompts(settings: Asked) -> tuple[str, ...]:
     assert settings.prompts is not None
+    name = repr(str(settings.prompts))
     try:
-        lines = settings.prompts.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        lines = settings.prompts.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
+    except OSError as error:
         raise _refused(
-            f"prompt file {str(settings.prompts)!r} that cannot be read ({reason})",
+            f"prompt file {name} that cannot be read ({error.strerror})",
             "a text file with one prompt per line",
             "name such a file",
         ) from error
-    prompts = tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
+    texts = (_prompt_of(line, f"line {number} of {name}") for number, line in enumerate(lines, start=1))
+    prompts = tuple(text for text in texts if text)
     if not prompts:
-        raise _refused(
-            f"no prompt in {str(settings.prompts)!r}", "one prompt per line", "write at least one into the file"
-        )
+        raise _refused(f"no prompt in {name}", "one prompt per line", "write at least one into the file")
     return prompts
+
+
+def _prompt_of(line: bytes, where: str) -> str:
+    """The prompt in a line; "" where there is none."""
+    try:
+        text = line.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise _refused(f"{where} that is not UTF-8 text", "one prompt per line", "save the file as UTF-8") from error
+    strange = next((letter for letter in text if not letter.isprintable() and letter != "\t"), None)
+    if strange is not None:
+        raise _refused(f"the control character {strange!r} in {where}", "text", "take it out")
+    return "" if text.startswith("#") else text
 
 
 def _given(settings: Asked) -> dict[str, Any]:

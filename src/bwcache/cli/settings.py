@@ -98,8 +98,8 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Settings(Asked):
-    """The options that `compare` and `generate` share. None leaves a value to the model or the policy."""
+class Caching(Asked):
+    """The options of a policy. None leaves a value to what is published for the model, or to the policy."""
 
     threshold: Annotated[
         float | None,
@@ -154,6 +154,11 @@ class Settings(Asked):
         _option("--predictor", "How a skipped step is made: last (the paper's) or linear.", CACHE, show_default="last"),
     ] = None
 
+
+@dataclass(frozen=True)
+class Settings(Caching):
+    """The options that `compare` and `generate` share."""
+
     out: Annotated[Path, _option("--out", "Folder for the results; made whole or not at all.", OUTPUT)] = Path(
         "bwcache-out"
     )
@@ -196,6 +201,26 @@ class ModelsSettings:
         ),
     ] = None
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.", rich_help_panel=OUTPUT)] = False
+
+
+@dataclass(frozen=True)
+class StudySettings(Asked):
+    """The options of the commands that make many runs and keep each of them."""
+
+    seeds: Annotated[
+        int,
+        _option(
+            "--seeds",
+            "Videos per prompt, of seeds one after the other from --seed on.",
+            WHAT,
+            whole_number,
+            metavar="N",
+        ),
+    ] = 1
+    out: Annotated[
+        Path,
+        _option("--out", "Folder for the results; runs that are finished there are not made again.", OUTPUT),
+    ] = Path("bwcache-study")
 
 
 def command_from(settings: type[Any], run: Callable[[Any], None]) -> Callable[..., None]:

@@ -157,9 +157,14 @@ class FewerSteps(Contender):
 
 
 def _changed(policy: Policy[Any]) -> list[str]:
-    default = type(policy)()
+    try:
+        default = type(policy)()
+    except TypeError:  # a field without a default
+        return [field.name for field in dataclasses.fields(policy)]
     return [f.name for f in dataclasses.fields(policy) if getattr(policy, f.name) != getattr(default, f.name)]
 
 
 def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value).removesuffix("()")
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return str(value).removesuffix("()")

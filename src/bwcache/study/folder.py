@@ -94,7 +94,8 @@ class Folder:
         identity: what all cells have in common; a folder of another identity is refused.
 
     Raises:
-        SettingError: the folder is of another study (the difference is named), or holds other things.
+        SettingError: the folder is of another study (the difference is named), holds other things, or cannot be
+            written.
     """
 
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
@@ -102,15 +103,23 @@ class Folder:
         self.identity = json.loads(json.dumps(identity))
         self.damaged: list[str] = []
         self._check()
-        for name in ("cells", "references"):
-            (path / name).mkdir(parents=True, exist_ok=True)
-        _write_whole(path / "study.json", _as_json({"format": FORMAT, **self.identity}))
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            _write_whole(path / "study.json", _as_json({"format": FORMAT, **self.identity}))
+            for name in ("cells", "references"):
+                (path / name).mkdir(exist_ok=True)
+        except OSError as error:
+            found = f"a folder {str(path)!r} that cannot be written ({error.strerror})"
+            raise _refused(found, "one that can be", "name another one") from error
 
     def cell(self, *parts: Any) -> Cell | None:
         """The cell of a key, or None where it is not there or damaged."""
         path = self._place("cells", parts, ".json")
         try:
-            return Cell.from_json(json.loads(path.read_text(encoding="utf-8"))["cell"])
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept["key"] != json.loads(json.dumps(parts)):
+                raise ValueError("the cell of another key")
+            return Cell.from_json(kept["cell"])
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError, OSError):
@@ -167,23 +176,42 @@ class Folder:
             self.damaged.append(name)
 
     def _check(self) -> None:
-        if self.path.exists() and not self.path.is_dir():
-            raise _refused(f"a file at {str(self.path)!r}", "a folder", "name another one")
-        if not self.path.is_dir() or not any(self.path.iterdir()):
+        there = check_place(self.path)
+        if there is None:
             return
-        try:
-            there = json.loads((self.path / "study.json").read_text(encoding="utf-8"))
-            ours = there.pop("format", None) == FORMAT
-        except (OSError, ValueError, AttributeError):
-            ours = False
-        if not ours:
-            raise _refused(f"other things than a study in {str(self.path)!r}", "an empty folder", "name another one")
         for name, found, expected in differences(there, self.identity):
             raise _refused(
                 f"results of another {name} in {str(self.path)!r} ({found})",
                 f"the same as now ({expected})",
                 "name another folder",
             )
+
+
+def check_place(path: Path) -> dict[str, Any] | None:
+    """What the study at a place has in common; None where there is none yet. Makes nothing.
+
+    Raises:
+        SettingError: it is a file, holds other things, or lies where nothing can be written.
+    """
+    where = repr(str(path))
+    above = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if path.exists() and not path.is_dir():
+        raise _refused(f"a file at {where}", "a folder", "name another one")
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise _refused(f"a folder {where} that cannot be written", "one that can be", "name another one")
+    if not path.is_dir() or not any(path.iterdir()):
+        return None
+    try:
+        there = json.loads((path / "study.json").read_text(encoding="utf-8"))
+        ours = there.pop("format", None) == FORMAT
+    except FileNotFoundError:
+        ours = False
+    except (OSError, ValueError, AttributeError) as error:
+        found = f"a study.json in {where} that cannot be read"
+        raise _refused(found, "that of an earlier run", "name another folder, or delete this one") from error
+    if not ours:
+        raise _refused(f"other things than a study in {where}", "an empty folder", "name another one")
+    return there
 
 
 def key(*parts: Any) -> str:
