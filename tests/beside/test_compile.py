@@ -1,20 +1,19 @@
-"""Compiled blocks: one graph, whatever the session does; a transformer compiled as a whole is refused."""
+"""Compiled blocks: one graph, whatever the session does."""
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import pytest
 import torch
-from attached import CAREFREE, COMPUTED, LINE, cached, lines, plain, same
+from attached import CAREFREE, COMPUTED, LINE, cached, lines, plain
 from tiny import BY_NAME, WAN, Case, wan
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
 import bwcache
-from bwcache import AttachError, BWCache, NeverReused
+from bwcache import BWCache
 from bwcache.models import resolve
 
 
@@ -118,64 +117,3 @@ def test_a_compiled_block_stays_compiled_and_is_skipped(when: str) -> None:
     close(made, cached())
     WAN.run(pipe)
     assert len(seen) == COMPUTED + 2 * 10  # after leaving it is as compiled as before
-
-
-def in_place(pipe: Any) -> None:
-    pipe.transformer.compile(backend="eager")
-
-
-def wrapped(pipe: Any) -> None:
-    pipe.transformer = torch.compile(pipe.transformer, backend="eager")
-
-
-WAYS = pytest.mark.parametrize("compile_whole", [in_place, wrapped])
-
-
-@WAYS
-def test_a_transformer_compiled_as_a_whole_is_refused(compile_whole: Any) -> None:
-    pipe = wan()
-    compile_whole(pipe)
-    with pytest.raises(AttachError, match=r"transformer compiled as a whole.*use transformer\.compile_repeated_blocks"):
-        bwcache.attach(pipe, CAREFREE)
-    with pytest.raises(AttachError, match="compiled as a whole"):
-        bwcache.attach(pipe.transformer, CAREFREE)
-
-
-@WAYS
-def test_compiling_the_whole_transformer_while_attached_works_or_complains(compile_whole: Any) -> None:
-    pipe, complaints = wan(), list[str]()
-    with warnings.catch_warnings(record=True) as warned, bwcache.attach(pipe, CAREFREE) as session:
-        warnings.simplefilter("always")
-        WAN.run(pipe)
-        try:
-            compile_whole(pipe)
-            WAN.run(pipe)
-        except AttachError as error:
-            complaints.append(str(error))
-    complaints += [str(each.message) for each in warned if issubclass(each.category, NeverReused)]
-    assert any("compile" in text for text in complaints) or lines(session) == [LINE] * 2
-
-
-@WAYS
-def test_a_transformer_compiled_as_a_whole_runs_as_ever_once_the_session_is_closed(compile_whole: Any) -> None:
-    pipe = wan()
-    with bwcache.attach(pipe, CAREFREE):
-        WAN.run(pipe)
-    compile_whole(pipe)
-    close(WAN.run(pipe), plain())
-    assert not counters["graph_break"]
-
-
-def test_the_graph_of_the_whole_is_found_clean_after_a_session() -> None:
-    """A session leaves nothing that dynamo would trace."""
-    pipe, counted = wan(), CompileCounterWithBackend("eager")
-    with bwcache.attach(pipe, CAREFREE):
-        WAN.run(pipe)
-    pipe.transformer.compile(backend=counted, fullgraph=True)
-    made = WAN.run(pipe)
-    close(made, plain())
-    fresh, other = wan(), CompileCounterWithBackend("eager")
-    torch._dynamo.reset()
-    fresh.transformer.compile(backend=other, fullgraph=True)
-    same(WAN.run(fresh), made)
-    assert counted.frame_count == other.frame_count

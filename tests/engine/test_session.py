@@ -108,20 +108,6 @@ def test_another_cache_is_refused_and_named() -> None:
         assert torch.equal(WAN.run(pipe), plain)
 
 
-def test_a_denoiser_compiled_as_a_whole_is_refused() -> None:
-    pipe = wan()
-    pipe.transformer = torch.compile(pipe.transformer, backend="eager")
-    with pytest.raises(bwcache.AttachError, match="compile_repeated_blocks"):
-        bwcache.attach(pipe, CAREFREE)
-
-
-def test_a_denoiser_compiled_in_place_is_refused() -> None:
-    pipe = wan()
-    pipe.transformer.compile(backend="eager")
-    with pytest.raises(bwcache.AttachError, match="compile_repeated_blocks"):
-        bwcache.attach(pipe, CAREFREE)
-
-
 def test_an_attach_that_fails_at_the_second_denoiser_lets_go_of_the_first() -> None:
     case = BY_NAME["wan_two_experts"]
     pipe = case.build()

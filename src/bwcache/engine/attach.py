@@ -9,7 +9,7 @@ from torch import nn
 from bwcache.engine import hooks
 from bwcache.engine.session import Session
 from bwcache.errors import AttachError, complaint
-from bwcache.models import BlockSpec
+from bwcache.models import BlockSpec, uncompiled
 from bwcache.policies import BWCache, Policy
 from bwcache.policies.presets import preset
 
@@ -60,8 +60,8 @@ def disable(target: Any) -> None:
         AttachError: none does.
     """
     parts = [target] if isinstance(target, nn.Module) else getattr(target, "components", {}).values()
-    for module in parts:
-        session = hooks.watcher(module) if isinstance(module, nn.Module) else None
+    for part in parts:
+        session = hooks.watcher(uncompiled(part)) if isinstance(part, nn.Module) else None
         if session is not None:
             session.close()
             return

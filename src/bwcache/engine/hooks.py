@@ -202,15 +202,19 @@ def listen(undo: ExitStack, module: nn.Module, tell: Callable[[Context | None], 
 
         return reset_stateful_cache
 
-    for name, make in (("cache_context", telling), ("_reset_stateful_cache", ending)):
-        if hasattr(module, name):
-            undo.callback(Shadow(module, name, functools.partial(_Listener, module, name, make)).restore)
+    stand_before(undo, module, "cache_context", telling)
+    stand_before(undo, module, "_reset_stateful_cache", ending)
 
 
 def forbid(undo: ExitStack, module: nn.Module, name: str, refuse: Callable[..., None]) -> None:
     """Lets `refuse` raise in place of a call of one of the module's methods."""
+    stand_before(undo, module, name, lambda inner: refuse)
+
+
+def stand_before(undo: ExitStack, module: nn.Module, name: str, make: Interceptor) -> None:
+    """Runs `make(method)` in place of one of the module's methods, if it has it."""
     if hasattr(module, name):
-        undo.callback(Shadow(module, name, functools.partial(_Listener, module, name, lambda inner: refuse)).restore)
+        undo.callback(Shadow(module, name, functools.partial(_Listener, module, name, make)).restore)
 
 
 class _Watcher:

@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -14,13 +15,14 @@ from torch import nn
 from bwcache.core import Step, Trace
 from bwcache.engine import hooks, samples
 from bwcache.engine.clock import Context, StepClock
+from bwcache.engine.compiled import Whole
 from bwcache.engine.forward import Forward
 from bwcache.engine.groups import grouped
 from bwcache.engine.plan import Plan
 from bwcache.engine.run import RunState
 from bwcache.engine.samples import Rows
 from bwcache.errors import AlreadyAttached, AttachError, BWCacheError, NeverReused, complaint
-from bwcache.models import BlockSpec, BlockStack, denoisers, resolve
+from bwcache.models import BlockSpec, BlockStack, denoisers, resolve, uncompiled
 from bwcache.policies import Policy
 from bwcache.policies.presets import source
 
@@ -40,7 +42,7 @@ class Session:
         per_sample: bool = True,
     ) -> None:
         self.policy = policy
-        self._name = type(target).__name__
+        self._name = type(uncompiled(target)).__name__
         self._preset = None if spec else source(target, policy)
         self._timing = timing
         self._group = group
@@ -58,7 +60,7 @@ class Session:
         with ExitStack() as undo:
             for name, module in denoisers(target, spec).items():
                 _refuse_unless_free(name, module)
-                self._install(undo, resolve(name, module, spec))
+                self._install(undo, resolve(name, module, spec), partial(_in_use, target, name))
             self._undo = undo.pop_all()
 
     def __repr__(self) -> str:
@@ -111,15 +113,16 @@ class Session:
         self._forward = None
         self._clock = StepClock(lambda: None)  # the old one knows the pipeline
 
-    def _install(self, undo: ExitStack, stack: BlockStack) -> None:
+    def _install(self, undo: ExitStack, stack: BlockStack, look: Callable[[], Any]) -> None:
         plan = Plan.of(self.policy, stack)
+        whole = Whole(undo, stack, look)
         arounds = [self._at_block(plan, i) for i in range(len(stack.blocks))]
         shadows = hooks.intercept_blocks(undo, stack.blocks, arounds)
         if self._per_sample and len(plan.leaving) == 1:
             undo.callback(hooks.intercept(stack.module, self._at_batch(plan)).restore)
         hooks.watch(undo, self, stack.module, self._before(plan, shadows), self._after, stack.spec.entry)
         hooks.listen(undo, stack.module, self._told, self._end_run)
-        hooks.forbid(undo, stack.module, "compile", _no_compile(stack.name))
+        whole.watch(undo, shadows)
         hooks.forbid(undo, stack.module, "enable_cache", _no_other_cache(stack.name))
 
     def _at_block(self, plan: Plan, i: int) -> hooks.Interceptor:
@@ -257,17 +260,9 @@ class Session:
             warnings.warn(text, NeverReused, stacklevel=2)
 
 
-def _no_compile(name: str) -> Callable[..., None]:
-    def compiled(*args: Any, **kwargs: Any) -> None:
-        raise AttachError(
-            complaint(
-                f"{name}.compile() while a session is attached",
-                "blocks that stay callable one by one",
-                f"use {name}.compile_repeated_blocks(), before or after attach",
-            )
-        )
-
-    return compiled
+def _in_use(target: Any, name: str) -> Any:
+    """What a pipeline calls as this denoiser at present: the module, or what `torch.compile` made of it."""
+    return target if isinstance(target, nn.Module) else getattr(target, name, None)
 
 
 def _no_other_cache(name: str) -> Callable[..., None]:
@@ -288,14 +283,6 @@ def _refuse_unless_free(name: str, module: nn.Module) -> None:
     if session is not None:
         raise AlreadyAttached(
             complaint(f"{name} held by {session!r}", "a free one", "close that session first (bwcache.disable)")
-        )
-    if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
-        raise AttachError(
-            complaint(
-                f"{name} compiled as a whole",
-                "blocks that stay callable one by one",
-                "use transformer.compile_repeated_blocks() and not torch.compile(transformer)",
-            )
         )
     config = getattr(module, "_cache_config", None)
     if config is not None:

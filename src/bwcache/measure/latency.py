@@ -39,9 +39,10 @@ class DenoiseTimer:
         self._hooks = contextlib.ExitStack()
 
     def __enter__(self) -> DenoiseTimer:
+        before, after = torch.compiler.disable(self._before), torch.compiler.disable(self._after)
         for module in self._modules:
-            self._hooks.callback(module.register_forward_pre_hook(self._before).remove)
-            self._hooks.callback(module.register_forward_hook(self._after).remove)
+            self._hooks.callback(module.register_forward_pre_hook(before).remove)
+            self._hooks.callback(module.register_forward_hook(after).remove)
         return self
 
     def __exit__(

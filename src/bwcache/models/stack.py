@@ -203,6 +203,8 @@ class BlockStack:
 def denoisers(target: Any, spec: BlockSpec | None = None) -> dict[str, nn.Module]:
     """The denoisers of a pipeline by component name; a bare module is its own, under the name "model".
 
+    What `torch.compile` wrapped is handed out without the wrapper.
+
     Args:
         target: a pipeline or a module.
         spec: the row of a denoiser that is not in the table.
@@ -212,7 +214,7 @@ def denoisers(target: Any, spec: BlockSpec | None = None) -> dict[str, nn.Module
         AttachError: it is neither a pipeline nor a module.
     """
     if isinstance(target, nn.Module):
-        return {"model": target}
+        return {"model": uncompiled(target)}
     components = getattr(target, "components", None)
     if not isinstance(components, Mapping):
         raise AttachError(
@@ -222,8 +224,8 @@ def denoisers(target: Any, spec: BlockSpec | None = None) -> dict[str, nn.Module
                 "pass the pipeline itself, or its transformer",
             )
         )
-    modules = {name: part for name, part in components.items() if isinstance(part, nn.Module)}
-    kinds = {name: type(_uncompiled(part)) for name, part in modules.items()}
+    modules = {name: uncompiled(part) for name, part in components.items() if isinstance(part, nn.Module)}
+    kinds = {name: type(part) for name, part in modules.items()}
     found = {
         name: modules[name]
         for name, kind in kinds.items()
@@ -253,6 +255,7 @@ def resolve(name: str, module: nn.Module, spec: BlockSpec | None = None) -> Bloc
         NoBlocksFound: no row is of this class or of one that it derives from.
         SpecMismatch: the row names a list or an argument that the module does not have.
     """
+    module = uncompiled(module)
     spec = spec or table.row_of(type(module))
     if spec is None:
         raise _unknown(f"a {type(module).__name__} of {type(module).__module__}", [type(module)])
@@ -297,9 +300,10 @@ def _aside(module: nn.Module, said: str, kind: str) -> Aside:
     return Aside(_stream(module, argument, kind), tuple(attributes), value or None)
 
 
-def _uncompiled(module: nn.Module) -> nn.Module:
+def uncompiled(module: Any) -> Any:
     """The module that `torch.compile` wrapped, or itself."""
-    return getattr(module, "_orig_mod", module)
+    wrapped = getattr(module, "_orig_mod", None)
+    return module if wrapped is None else wrapped
 
 
 def _blocks(module: nn.Module, part: BlockList, spec: BlockSpec) -> list[Block]:
@@ -355,7 +359,7 @@ def _hook(module: nn.Module, part: BlockList, number: int) -> Hook | None:
 
 
 def _stream(module: nn.Module, name: str, where: str, returned: bool = False, hook: Hook | None = None) -> Stream:
-    parameters = list(inspect.signature(hook.owner[hook.name] if hook else module.forward).parameters)
+    parameters = list(inspect.signature(hook.owner[hook.name] if hook else uncompiled(module).forward).parameters)
     if name not in parameters and returned:
         return Stream(name, None)
     if name not in parameters:
