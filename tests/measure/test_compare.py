@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -96,14 +97,21 @@ def test_policies_are_described_in_plain_values():
     assert "Linear" in row["predictor"]
 
 
-def test_quality_is_that_of_the_two_videos(pipe, monkeypatch):
+@pytest.fixture
+def strong_output(pipe):
     """With strong weights at the output, reuse shows in the video, whatever the model has learned."""
-    from bwcache.measure.quality import psnr, ssim
-
+    weight = pipe.transformer.proj_out.weight
+    kept = weight.clone()
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        strong = torch.randn_like(pipe.transformer.proj_out.weight) * 0.1
-    monkeypatch.setattr(pipe.transformer.proj_out, "weight", torch.nn.Parameter(strong, requires_grad=False))
+        weight.copy_(torch.randn_like(weight) * 0.1)
+        yield
+        weight.copy_(kept)
+
+
+def test_quality_is_that_of_the_two_videos(pipe, strong_output):
+    from bwcache.measure.quality import psnr, ssim
+
     comparison, pairs = measured(pipe, bwcache.BWCache(threshold=10.0, reuse_interval=3))
     for run, pair in zip(comparison.runs, pairs, strict=True):
         assert run.psnr == pytest.approx(psnr(pair.uncached, pair.cached))
@@ -113,3 +121,23 @@ def test_quality_is_that_of_the_two_videos(pipe, monkeypatch):
     total = comparison.total
     assert total.worst_psnr == min(run.psnr for run in comparison.runs)
     assert total.identical_runs == 0
+
+
+def test_what_cannot_be_measured_is_none_with_a_reason_and_not_averaged_away(pipe):
+    comparison, _ = measured(pipe, bwcache.BWCache(threshold=10.0))
+    row = json.loads(json.dumps(comparison.to_json(), allow_nan=False))
+    assert row["runs"][0]["ms_ssim"] is None
+    assert row["runs"][0]["lpips_backbone"] == "alex"
+    assert "32 x 32 pixels" in row["runs"][0]["unmeasured"][0]
+    runs = [
+        dataclasses.replace(run, ms_ssim=value, lpips=1 - value)
+        for run, value in zip(comparison.runs, (0.8, 0.9), strict=True)
+    ]
+    total = dataclasses.replace(comparison, runs=tuple(runs)).total
+    assert (total.ms_ssim, total.worst_ms_ssim) == pytest.approx((0.85, 0.8))
+    assert (total.lpips, total.worst_lpips) == pytest.approx((0.15, 0.2))
+    runs[0] = dataclasses.replace(runs[0], lpips=None)
+    total = dataclasses.replace(comparison, runs=tuple(runs)).total
+    assert total.lpips is None
+    assert total.worst_lpips is None
+    assert total.ms_ssim == pytest.approx(0.85)

@@ -2,9 +2,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
+from bwcache import SettingError
 from bwcache.measure.frames import as_frames
-from bwcache.measure.quality import frame_psnr, frame_ssim, psnr, quality, ssim
+from bwcache.measure.quality import MS_SSIM_SIDE, frame_ms_ssim, frame_psnr, frame_ssim, ms_ssim, psnr, quality, ssim
 
 
 def videos(frames=3, size=32, noise=0.05):
@@ -44,6 +46,38 @@ def numpy_ssim(reference, candidate, width=11, sigma=1.5):
     return np.array(values)
 
 
+def numpy_ms_ssim(reference, candidate, weights=(0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
+    """MS-SSIM as its paper writes it: contrast and structure on each scale, light on the coarsest alone."""
+    offsets = np.arange(11) - 5
+    bell = np.exp(-(offsets**2) / (2 * 1.5**2))
+    bell /= bell.sum()
+
+    def blurred(picture):  # pixels whose window lies inside
+        for axis in (0, 1):
+            picture = np.apply_along_axis(lambda line: np.convolve(line, bell, "valid"), axis, picture)
+        return picture
+
+    def halved(picture):
+        return picture.reshape(picture.shape[0] // 2, 2, picture.shape[1] // 2, 2, 3).mean((1, 3))
+
+    values = []
+    for frames in zip(reference.astype(np.float64), candidate.astype(np.float64), strict=True):
+        (a, b), value = frames, 1.0
+        for scale, weight in enumerate(weights):
+            p, q = (np.pad(x, [(5, 5), (5, 5), (0, 0)], mode="reflect") for x in (a, b))
+            p_mean, q_mean = blurred(p), blurred(q)
+            p_var, q_var = blurred(p * p) - p_mean**2, blurred(q * q) - q_mean**2
+            part = (2 * (blurred(p * q) - p_mean * q_mean) + 0.03**2) / (p_var + q_var + 0.03**2)
+            if scale < len(weights) - 1:
+                part = part[5:-5, 5:-5]  # on the finer scales, the library looks at whole windows alone
+                a, b = halved(a), halved(b)
+            else:
+                part = part * (2 * p_mean * q_mean + 0.01**2) / (p_mean**2 + q_mean**2 + 0.01**2)
+            value *= max(part.mean(), 0) ** weight
+        values.append(value)
+    return np.array(values)
+
+
 @pytest.mark.parametrize("noise", [0.001, 0.05, 0.5])
 def test_psnr_agrees_with_numpy_frame_by_frame(noise):
     reference, candidate = videos(noise=noise)
@@ -54,6 +88,33 @@ def test_psnr_agrees_with_numpy_frame_by_frame(noise):
 def test_ssim_agrees_with_numpy():
     reference, candidate = videos(frames=2, size=20, noise=0.2)
     assert frame_ssim(reference, candidate) == pytest.approx(numpy_ssim(reference, candidate), abs=1e-5)
+
+
+def test_ms_ssim_agrees_with_numpy():
+    reference, candidate = videos(frames=1, size=MS_SSIM_SIDE, noise=0.2)
+    assert frame_ms_ssim(reference, candidate) == pytest.approx(numpy_ms_ssim(reference, candidate), abs=1e-4)
+    assert quality(reference, candidate, None).ms_ssim == pytest.approx(frame_ms_ssim(reference, candidate).mean())
+    assert quality(reference, candidate, None).notes == ()
+
+
+def test_ms_ssim_of_frames_that_are_too_small():
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as measure
+
+    reference, candidate = videos(frames=1, size=MS_SSIM_SIDE - 1)
+    with pytest.raises(SettingError, match="175 x 175 pixels; expected at least 176"):
+        ms_ssim(reference, candidate)
+    found = quality(reference, candidate, None)
+    assert found.ms_ssim is None
+    assert found.notes[0].startswith("MS-SSIM: found frames of 175 x 175")
+    with pytest.raises(ValueError, match="must be larger"):  # the library's own limit, no stricter one
+        measure(*[torch.rand(1, 3, MS_SSIM_SIDE - 1, 200)] * 2, data_range=1.0)
+
+
+def test_flat_bright_frames_need_double_precision():
+    noise = 0.001 * np.random.default_rng(0).standard_normal((1, 16, 16, 3))
+    reference = np.full((1, 16, 16, 3), 0.9, np.float32)
+    candidate = (reference + noise).astype(np.float32)
+    assert frame_ssim(reference, candidate) == pytest.approx(numpy_ssim(reference, candidate), abs=1e-6)
 
 
 def test_a_known_difference():

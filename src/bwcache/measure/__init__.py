@@ -4,7 +4,10 @@ frames    what a pipeline hands back, as one video of float frames
 call      which arguments a pipeline takes, and one measured call of it
 sizes     which heights, widths and lengths a pipeline can make
 latency   seconds spent in the denoiser
-quality   PSNR and SSIM of two videos
+quality   PSNR, SSIM, MS-SSIM and LPIPS of two videos
+lpips     the network of LPIPS, where its weights are on this disk
+motion    how much a video moves, and which of several are calm
+flops     operations of each block of a denoiser
 compare   the same prompts and noise with and without a policy
 results   what that found
 load      a pipeline by name, on a device, in a dtype

@@ -18,6 +18,7 @@ from bwcache.engine import attach
 from bwcache.errors import NeverReused
 from bwcache.measure.call import Call, OnProgress, Request, call
 from bwcache.measure.environment import describe_pipeline, environment
+from bwcache.measure.latency import computing_device
 from bwcache.measure.quality import quality
 from bwcache.measure.results import Comparison, Pair, Run, add, median, ratio
 from bwcache.policies import Compute, Policy
@@ -129,7 +130,8 @@ def compare_one(
                 cached.append(call_cached(pipe, policy, request, what, on_progress))
     first, trace, notes = cached[0]
     pair = Pair(uncached[0].frames, first.frames)
-    measured = quality(pair.uncached, pair.cached)
+    device = computing_device(pipe)
+    measured = quality(pair.uncached, pair.cached, device=device if device.type == "cuda" else "cpu")
     shares = [
         share
         for one, seen, _ in cached
@@ -155,6 +157,10 @@ def compare_one(
         hidden_bytes=trace.hidden_bytes,
         notes=notes,
         trace=trace,
+        ms_ssim=measured.ms_ssim,
+        lpips=measured.lpips,
+        lpips_backbone=measured.backbone,
+        unmeasured=measured.notes,
     )
     return run, pair
 

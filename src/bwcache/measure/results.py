@@ -45,6 +45,10 @@ class Run:
         hidden_bytes: one hidden state of one branch, for comparison.
         notes: warnings of the session.
         trace: every decision and its reason.
+        ms_ssim: against the uncached video; None for frames that are too small.
+        lpips: against the uncached video, lower is closer; None where it cannot be measured.
+        lpips_backbone: whose features LPIPS compared.
+        unmeasured: why one of these is None.
     """
 
     prompt: str
@@ -66,6 +70,10 @@ class Run:
     hidden_bytes: int
     notes: tuple[str, ...]
     trace: Trace = dataclasses.field(repr=False)
+    ms_ssim: float | None = None
+    lpips: float | None = None
+    lpips_backbone: str | None = None
+    unmeasured: tuple[str, ...] = ()
 
     @property
     def speedup(self) -> float:
@@ -92,7 +100,7 @@ class Run:
         """Plain values; PSNR is null for identical videos."""
         row = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "trace"}
         row["psnr"] = _finite(self.psnr)
-        row["notes"] = list(self.notes)
+        row["notes"], row["unmeasured"] = list(self.notes), list(self.unmeasured)
         return row | {
             "identical": self.identical,
             "speedup": self.speedup,
@@ -105,7 +113,8 @@ class Run:
 class Total:
     """All prompts together: times added, rates and quality averaged, memory at its highest.
 
-    ``psnr`` is the mean over the runs that differ from their reference (None when none does), in dB.
+    ``psnr`` is the mean over the runs that differ from their reference (None when none does), in dB. ``ms_ssim`` and
+    ``lpips`` are None when one of the runs lacks them.
     """
 
     speedup: float
@@ -124,6 +133,10 @@ class Total:
     cached_seconds: float
     uncached_denoise_seconds: float | None
     cached_denoise_seconds: float | None
+    ms_ssim: float | None = None
+    worst_ms_ssim: float | None = None
+    lpips: float | None = None
+    worst_lpips: float | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +166,7 @@ class Comparison:
         cached = add(run.cached_denoise_seconds for run in runs)
         denoise, ideal = ratio(uncached, cached), _ideal(runs)
         measured = [run.indicator_share for run in runs if run.indicator_share is not None]
+        scales, distances = _all_known(run.ms_ssim for run in runs), _all_known(run.lpips for run in runs)
         return Total(
             speedup=sum(run.uncached_seconds for run in runs) / sum(run.cached_seconds for run in runs),
             denoise_speedup=denoise,
@@ -170,6 +184,10 @@ class Comparison:
             cached_seconds=sum(run.cached_seconds for run in runs),
             uncached_denoise_seconds=uncached,
             cached_denoise_seconds=cached,
+            ms_ssim=statistics.fmean(scales) if scales else None,
+            worst_ms_ssim=min(scales, default=None),
+            lpips=statistics.fmean(distances) if distances else None,
+            worst_lpips=max(distances, default=None),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -204,6 +222,13 @@ def median(values: Iterable[float | None]) -> float | None:
 def ratio(above: float | None, below: float | None) -> float | None:
     """One over the other; None when either is unknown or the lower one is nothing."""
     return above / below if above is not None and below else None
+
+
+def _all_known(values: Iterable[float | None]) -> list[float]:
+    """The values; none of them when one is unknown."""
+    listed = list(values)
+    known = [value for value in listed if value is not None]
+    return known if len(known) == len(listed) else []
 
 
 def _finite(value: float) -> float | None:
