@@ -1,0 +1,161 @@
+"""What every peer is: another library's cache, attached for one run, watched from outside, and taken off again.
+
+A peer decides by itself when and what to skip; nothing of it is written anew here. Its settings are handed over in its
+own words. What it holds is read from the state of its hooks between forwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from bwcache.errors import AttachError, BWCacheError, SettingError, complaint
+from bwcache.models import BlockStack, denoisers, resolve
+from bwcache.study.contenders import Contender, Seen
+from bwcache.study.peers.held import Held
+from bwcache.study.peers.restored import restored
+from bwcache.study.peers.said import said
+
+States = Callable[[], Sequence[Any]]
+"""Gives the objects in which a peer keeps its tensors, as they are now."""
+
+
+@dataclass(frozen=True)
+class Guards:
+    """Steps that are always computed, the same for every method that can be told so.
+
+    Args:
+        warmup: number of steps at the beginning, >= 0.
+        tail: number of steps at the end, >= 0.
+
+    Raises:
+        SettingError: a number below 0.
+    """
+
+    warmup: int = 2
+    tail: int = 2
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value < 0:
+                raise SettingError(complaint(f"{name} {value}", "at least 0", "choose a larger one"))
+
+    def hold(self, pipe: Any) -> bool:
+        """Whether the forward that begins now belongs to a guarded step; raises as `remaining`."""
+        left, total = remaining(pipe)
+        return left <= self.tail or total - left < self.warmup
+
+    def check(self, steps: int) -> None:
+        """Raises `SettingError` where a run of `steps` steps has none that is not guarded."""
+        if self.warmup + self.tail >= steps:
+            raise SettingError(
+                complaint(
+                    f"{self.warmup} steps of warm-up and a tail of {self.tail} in a run of {steps} steps",
+                    "fewer guarded steps than the run has",
+                    "lower --warmup or --tail, or raise --steps",
+                )
+            )
+
+
+def remaining(pipe: Any) -> tuple[int, int]:
+    """Steps from this one to the end, this one included, and steps of the run, as the pipeline's scheduler counts.
+
+    Raises:
+        AttachError: the scheduler does not count its steps.
+    """
+    scheduler: Any = getattr(pipe, "scheduler", None)
+    if not hasattr(scheduler, "step_index"):
+        raise AttachError(
+            complaint(
+                f"{type(scheduler).__name__}, which does not count its steps",
+                "a scheduler with a step_index",
+                "leave this method out, or choose another scheduler",
+            )
+        )
+    total = len(scheduler.timesteps)
+    return total - (scheduler.step_index or 0), total
+
+
+@dataclass(frozen=True)
+class Peer(Contender):
+    """A cache of another library.
+
+    Args:
+        steps: of the run.
+        guards: steps that are always computed.
+    """
+
+    method: ClassVar[str]
+    shown: ClassVar[tuple[str, ...]]
+    """The settings that its label names."""
+
+    steps: int
+    guards: Guards
+
+    @property
+    def family(self) -> str:
+        """The method's name."""
+        return self.method
+
+    @property
+    def label(self) -> str:
+        """The method and its main settings."""
+        plain = asdict(self)
+        inside = ", ".join(f"{name} {plain[name]:g}" for name in self.shown)
+        return f"{self.family} ({inside})"
+
+    def settings(self) -> dict[str, Any]:
+        """All of them, ready for JSON."""
+        return asdict(self)
+
+    def remarks(self, pipe: Any) -> tuple[str, ...]:
+        """What a person should know of how it was set on this pipeline."""
+        return ()
+
+    @abstractmethod
+    def attach(self, pipe: Any, stacks: Mapping[str, BlockStack], undo: ExitStack) -> States:
+        """Puts the cache on the denoisers; what must be taken back is left in `undo`."""
+
+    @contextmanager
+    def at_work(self, pipe: Any) -> Iterator[Seen]:
+        """Attached as long as it lasts; whatever it raises becomes an `AttachError`, with its words."""
+        modules = denoisers(pipe)
+        seen = Seen()
+        try:
+            with restored(pipe, modules.values()), said() as lines, ExitStack() as undo:
+                stacks = {name: resolve(name, module) for name, module in modules.items()}
+                held = Held(self.attach(pipe, stacks, undo))
+                for module in modules.values():
+                    undo.callback(module.register_forward_hook(held.look).remove)
+                yield seen
+                seen.kept_bytes = held.highest
+                seen.notes = (*self.remarks(pipe), *lines)
+        except BWCacheError:
+            raise
+        except Exception as error:
+            what = " ".join(str(error).split())[:300] or "no text"
+            raise AttachError(
+                complaint(
+                    f"{type(error).__name__} from {self.label}: {what}",
+                    "a peer that runs on this pipeline",
+                    "read its own documentation, or leave it out with --methods",
+                )
+            ) from error
+
+
+def before_each_forward(modules: Sequence[nn.Module], call: Callable[[], None], undo: ExitStack) -> None:
+    """Calls `call()` before every forward of the denoisers, until `undo` closes."""
+
+    def before(module: nn.Module, inputs: Any) -> None:
+        call()
+
+    with contextlib.ExitStack() as hooks:
+        for module in modules:
+            hooks.callback(module.register_forward_pre_hook(before).remove)
+        undo.push(hooks.pop_all())
