@@ -36,7 +36,7 @@ from training.train import (
 
 WEIGHTS = ROOT / "weights" / "image"
 LOG = ROOT / "weights" / "image.jsonl"
-STAGE = 5  # of the random numbers: 1 to 3 are those of the built-in model, 4 those of the U-Net
+STAGE = 6  # of the random numbers: 1 to 3 are those of the built-in model, 4 and 5 those of the U-Net
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,10 @@ class ImageRecipe(Recipe):
     """The recipe of the built-in model for a low-rank update of its transformer."""
 
     rank: int = 4
-    steps: int = 1200
+    steps: int = 600
+    batch: int = 32
     rate: float = 3e-3
-    ema: float = 0.995
+    ema: float = 0.99
     rotate_weight: float = 1.0
 
 

@@ -1,17 +1,26 @@
 """Train a small video U-Net with the data and the autoencoder of the built-in model: ``python -m training.unet``.
 
 A ``UNetMotionModel`` as AnimateDiff runs it, in the latent space of the shapes autoencoder and on the embeddings of the
-shapes text encoder, which both stay as they are. It learns velocities (v-prediction) under a cosine noise schedule.
+shapes text encoder, which both stay as they are. It learns velocities (v-prediction) under a cosine noise schedule, and
+in AnimateDiff's order: single frames by the U-Net without motion modules, which are cheap, then whole videos with them.
 """
 
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AnimateDiffPipeline, AutoencoderKLWan, DDIMScheduler, UNetMotionModel, WanPipeline
+from diffusers import (
+    AnimateDiffPipeline,
+    AutoencoderKLWan,
+    DDIMScheduler,
+    UNet2DConditionModel,
+    UNetMotionModel,
+    WanPipeline,
+)
 from torch import Tensor, nn
 from transformers import T5Tokenizer, UMT5EncoderModel
 
@@ -33,7 +42,9 @@ from training.train import (
 
 WEIGHTS = ROOT / "weights" / "unet"
 LOG = ROOT / "weights" / "unet.jsonl"
-STAGE = 4  # of the random numbers: 1 to 3 are those of the built-in model
+STILL, MOVING = 4, 5  # stages of the random numbers: 1 to 3 are those of the built-in model
+
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -42,29 +53,49 @@ class UNetRecipe(Recipe):
 
     widths: tuple[int, ...] = (32, 40, 48)
     groups: int = 8
-    steps: int = 3000
+    still_steps: int = 1000
+    still_batch: int = 64
+    steps: int = 1000
     batch: int = 32
-    ema: float = 0.998
+    ema: float = 0.995
 
 
-def build_unet(recipe: UNetRecipe) -> UNetMotionModel:
-    """Untrained U-Net over latents (B, C, f, h, w); the largest size has motion modules, but no view of the caption."""
+def settings(recipe: UNetRecipe, kind: str) -> dict[str, Any]:
+    """Arguments of a U-Net of that kind of blocks; at the largest size there is no attention to the caption."""
     below = len(recipe.widths) - 1
-    return UNetMotionModel(
-        sample_size=recipe.size // 4,
-        in_channels=recipe.latent_channels,
-        out_channels=recipe.latent_channels,
-        down_block_types=("DownBlockMotion",) + ("CrossAttnDownBlockMotion",) * below,
-        up_block_types=("CrossAttnUpBlockMotion",) * below + ("UpBlockMotion",),
-        block_out_channels=recipe.widths,
-        layers_per_block=1,
-        cross_attention_dim=recipe.text_width,
+    return {
+        "sample_size": recipe.size // 4,
+        "in_channels": recipe.latent_channels,
+        "out_channels": recipe.latent_channels,
+        "down_block_types": (f"DownBlock{kind}",) + (f"CrossAttnDownBlock{kind}",) * below,
+        "up_block_types": (f"CrossAttnUpBlock{kind}",) * below + (f"UpBlock{kind}",),
+        "block_out_channels": recipe.widths,
+        "layers_per_block": 1,
+        "cross_attention_dim": recipe.text_width,
+        "norm_num_groups": recipe.groups,
+        "use_linear_projection": True,
+    }
+
+
+def build_still(recipe: UNetRecipe) -> UNet2DConditionModel:
+    """Untrained U-Net over the latents of single frames (B, C, h, w)."""
+    return UNet2DConditionModel(**settings(recipe, "2D"), attention_head_dim=recipe.heads)  # diffusers means the number
+
+
+def build_unet(recipe: UNetRecipe, still: UNet2DConditionModel | None = None) -> UNetMotionModel:
+    """U-Net over latents (B, C, f, h, w), whose motion modules add nothing at first; all else is as in ``still``."""
+    unet = UNetMotionModel(
+        **settings(recipe, "Motion"),
         num_attention_heads=recipe.heads,
         motion_num_attention_heads=recipe.heads,
         motion_max_seq_length=recipe.frames,
-        norm_num_groups=recipe.groups,
-        use_linear_projection=True,
     )
+    for name, parameter in unet.named_parameters():
+        if "motion_modules" in name and ".proj_out." in name:
+            nn.init.zeros_(parameter)
+    if still is not None:
+        unet.load_state_dict({**unet.state_dict(), **still.state_dict()})
+    return unet
 
 
 def build_scheduler() -> DDIMScheduler:
@@ -125,29 +156,58 @@ def make_examples(run: Run[UNetRecipe], pipeline: ShapesUNetPipeline) -> Example
     return Examples(normalise(pipeline.vae, state["latents"]), state["rows"], embeds, weights)
 
 
-def velocity_loss(
-    run: Run[UNetRecipe], pipeline: ShapesUNetPipeline, clean: Tensor, embeds: Tensor, sigma: Tensor, noise: Tensor
-) -> Tensor:
-    """Squared error of the velocity at latents (B, C, f, h, w), embeddings (B, L, width), times (B,) in [0, 1]."""
-    clean, embeds, sigma, noise = (value.to(run.device) for value in (clean, embeds, sigma, noise))
-    unet, scheduler = pipeline.unet, pipeline.scheduler
+def velocity_loss(run: Run[UNetRecipe], unet: nn.Module, scheduler: DDIMScheduler, batch: Batch) -> Tensor:
+    """Squared error of the velocity at latents (B, C, h, w) or (B, C, f, h, w).
+
+    The batch also holds embeddings (B, L, width), times (B,) in [0, 1] and noise like the latents.
+    """
+    clean, embeds, sigma, noise = (value.to(run.device) for value in batch)
     time = (sigma * scheduler.config.num_train_timesteps).long()
     noisy, target = scheduler.add_noise(clean, noise, time), scheduler.get_velocity(clean, noise, time)
+    if clean.ndim == 5:
+        embeds = embeds.repeat_interleave(clean.shape[2], 0)
     with run.autocast():
-        velocity = unet(noisy, time, embeds.repeat_interleave(clean.shape[2], 0), return_dict=False)[0]
+        velocity = unet(noisy, time, embeds, return_dict=False)[0]
     return nn.functional.mse_loss(velocity.float(), target)
 
 
-def train_unet(run: Run[UNetRecipe], pipeline: ShapesUNetPipeline, examples: Examples) -> None:
-    """The U-Net of the pipeline, on the examples."""
-    recipe, unet = run.recipe, pipeline.unet.to(run.device).train()
-    average = deepcopy(unet).requires_grad_(False)
-    blocks = [block for part in (unet.down_blocks, [unet.mid_block], unet.up_blocks) for block in part]
+def one_frame(batch: Batch) -> Batch:
+    """The batch with one frame of each latent, every frame equally often."""
+    clean, embeds, sigma, noise = batch
+    rows = torch.arange(len(clean))
+    frames = rows % clean.shape[2]
+    return clean[rows, :, frames], embeds, sigma, noise[rows, :, frames]
+
+
+def train_still(run: Run[UNetRecipe], examples: Examples) -> UNet2DConditionModel:
+    """The U-Net without motion modules, on single frames; returns its moving average."""
+    torch.manual_seed(run.recipe.seed + STILL)
+    recipe, unet = replace(run.recipe, batch=run.recipe.still_batch), build_still(run.recipe).to(run.device)
+    average, scheduler = deepcopy(unet).requires_grad_(False), build_scheduler()
 
     def loss_at(step: int) -> Tensor:
-        return velocity_loss(run, pipeline, *examples.draw(recipe, STAGE, step))
+        return velocity_loss(run, unet, scheduler, one_frame(examples.draw(recipe, STILL, step)))
 
-    fit(run, "unet", unet, muon_and_adamw(recipe, unet, blocks), loss_at, recipe.steps, average)
+    fit(run, "unet-still", unet, muon_and_adamw(recipe, unet, blocks_of(unet)), loss_at, recipe.still_steps, average)
+    average.load_state_dict((load(run.folder / "unet-still.pt") or {})["average"])
+    return average
+
+
+def train_moving(run: Run[UNetRecipe], still: UNet2DConditionModel, examples: Examples) -> None:
+    """All of the U-Net, on videos."""
+    torch.manual_seed(run.recipe.seed + MOVING)
+    recipe, unet = run.recipe, build_unet(run.recipe, still).to(run.device)
+    average, scheduler = deepcopy(unet).requires_grad_(False), build_scheduler()
+
+    def loss_at(step: int) -> Tensor:
+        return velocity_loss(run, unet, scheduler, examples.draw(recipe, MOVING, step))
+
+    fit(run, "unet", unet, muon_and_adamw(recipe, unet, blocks_of(unet)), loss_at, recipe.steps, average)
+
+
+def blocks_of(unet: nn.Module) -> list[nn.Module]:
+    """Down, middle and up blocks."""
+    return [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
 
 
 def export(run: Run[UNetRecipe], weights: Path, log: Path) -> None:
@@ -156,15 +216,14 @@ def export(run: Run[UNetRecipe], weights: Path, log: Path) -> None:
     if state := load(run.folder / "unet.pt"):
         unet.load_state_dict(state["average"])
     unet.to(torch.bfloat16).save_pretrained(weights)
-    write_log(run, log, ("unet",))
+    write_log(run, log, ("unet-still", "unet"))
 
 
 def train(run: Run[UNetRecipe], weights: Path, log: Path) -> None:
-    """Latents, U-Net, export."""
+    """Latents, frames, videos, export."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(run.recipe.seed + STAGE)
-    pipeline = make_pipeline(build_unet(run.recipe), run.recipe.caption_tokens)
-    train_unet(run, pipeline, make_examples(run, pipeline))
+    examples = make_examples(run, make_pipeline(build_unet(run.recipe), run.recipe.caption_tokens))
+    train_moving(run, train_still(run, examples), examples)
     export(run, weights, log)
 
 

@@ -1,5 +1,6 @@
 """The video U-Net and the model of images: training lowers the loss, runs resume exactly, weights load as trained."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +18,7 @@ from training.models import IMAGE_FRAMES, UNET_FRAMES, load_image_model, load_un
 from training.train import Examples, Run, flow_loss, load, rate_at
 
 BUDGET = {"held_out": 4224, "latent_videos": 8, "steps": 6, "batch": 4, "save_every": 2, "log_every": 2}
-UNET = unet.UNetRecipe(widths=(8, 8), groups=4, heads=2, **BUDGET)
+UNET = unet.UNetRecipe(widths=(8, 8), groups=4, heads=2, still_steps=4, still_batch=4, **BUDGET)
 IMAGE = image.ImageRecipe(rank=2, **BUDGET)
 KINDS = pytest.mark.parametrize(("module", "recipe"), [(unet, UNET), (image, IMAGE)], ids=["unet", "image"])
 
@@ -28,16 +29,28 @@ def examples(frames: int, texts: torch.Tensor) -> Examples:
     return Examples(latents, torch.arange(8), texts, torch.ones(8))
 
 
-def test_a_step_lowers_the_loss_of_the_unet() -> None:
+@pytest.mark.parametrize("still", [True, False], ids=["frames", "videos"])
+def test_a_step_lowers_the_loss_of_the_unet(still: bool) -> None:
     torch.manual_seed(0)
-    pipeline = unet.make_pipeline(unet.build_unet(UNET))
-    batch = examples(UNET_FRAMES, torch.randn(9, 20, 64)).draw(UNET, unet.STAGE, 0)
-    run, optimizer = Run(UNET, Path()), torch.optim.SGD(pipeline.unet.parameters(), 0.01)
-    before = unet.velocity_loss(run, pipeline, *batch)
+    model = unet.build_still(UNET) if still else unet.build_unet(UNET)
+    batch = examples(UNET_FRAMES, torch.randn(9, 20, 64)).draw(UNET, unet.MOVING, 0)
+    batch = unet.one_frame(batch) if still else batch
+    run, scheduler, optimizer = Run(UNET, Path()), unet.build_scheduler(), torch.optim.SGD(model.parameters(), 0.01)
+    before = unet.velocity_loss(run, model, scheduler, batch)
     before.backward()
     optimizer.step()
     with torch.no_grad():
-        assert unet.velocity_loss(run, pipeline, *batch) < before
+        assert unet.velocity_loss(run, model, scheduler, batch) < before
+
+
+def test_motion_modules_begin_by_adding_nothing() -> None:
+    still = unet.build_still(UNET)
+    moving = unet.build_unet(UNET, still)
+    latents, time, embeds = torch.randn(2, 8, UNET_FRAMES, 8, 8), torch.tensor([100, 900]), torch.randn(2, 20, 64)
+    with torch.no_grad():
+        video = moving(latents, time, embeds.repeat_interleave(UNET_FRAMES, 0)).sample
+        frames = torch.stack([still(frame, time, embeds).sample for frame in latents.unbind(2)], 2)
+    torch.testing.assert_close(video, frames, atol=1e-5, rtol=1e-5)
 
 
 def test_a_step_lowers_the_loss_of_the_image_model_and_moves_the_update_alone() -> None:
@@ -65,10 +78,12 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
 ) -> None:
     whole = Run(recipe, tmp_path / "whole")
     module.train(whole, tmp_path / "weights", tmp_path / "log.jsonl")
-    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1 + 3
+    stages = ["unet-still", "unet"] if module is unet else ["image"]
+    logged = {json.loads(line).get("stage") for line in (tmp_path / "log.jsonl").read_text().splitlines()}
+    assert logged == {None, *stages}
 
     def interrupt(step: int, *arguments: object) -> float:
-        if step == 5:
+        if step == 5:  # of the last stage: the one before it has fewer
             raise Interrupted
         return rate_at(step, *arguments)
 
@@ -78,11 +93,11 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
         module.train(parts, tmp_path / "again", tmp_path / "again.jsonl")
     monkeypatch.undo()
     module.train(parts, tmp_path / "again", tmp_path / "again.jsonl")
-    stage = f"{module.__name__.split('.')[-1]}.pt"
-    first, second = load(whole.folder / stage), load(parts.folder / stage)
-    for kind in ("model", "average"):
-        for name, value in first[kind].items():
-            assert torch.equal(value, second[kind][name]), name
+    for stage in stages:
+        first, second = load(whole.folder / f"{stage}.pt"), load(parts.folder / f"{stage}.pt")
+        for kind in ("model", "average"):
+            for name, value in first[kind].items():
+                assert torch.equal(value, second[kind][name]), name
 
 
 def test_the_unets_pipeline_decodes_what_it_was_trained_on() -> None:
