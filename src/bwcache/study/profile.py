@@ -40,8 +40,8 @@ ALL = 1.0
 
 
 def profile_identity(pipe: Any, request: Request, name: str | None = None) -> dict[str, Any]:
-    """What all figures of a profile's folder must have in common: as of any study, and the first seed."""
-    return {"command": "profile", **identity(pipe, request, name), "seed": request.seed}
+    """What all figures of a profile's folder must have in common: as of any study."""
+    return {"command": "profile", **identity(pipe, request, name)}
 
 
 def profile(
@@ -55,6 +55,7 @@ def profile(
     name: str | None = None,
     threshold: float | None = None,
     on_progress: OnProgress | None = None,
+    on_kept: Callable[[int, int], None] | None = None,
 ) -> Profile:
     """Watches a pipeline compute these videos.
 
@@ -68,6 +69,7 @@ def profile(
         name: of the model, for the record.
         threshold: published for the model or the default, for the record.
         on_progress: called at every step.
+        on_kept: called with how many figures are in the folder of how many in all, whenever that changes.
 
     Raises:
         SettingError: no video, nothing to repeat, or something that the pipeline cannot make.
@@ -76,7 +78,7 @@ def profile(
     if not units or repeats < 1 or shares_on < 0:
         found = f"{len(units)} videos, {repeats} repeats, shares on {shares_on}"
         raise SettingError(complaint(found, "at least 1, 1 and 0", "ask for more"))
-    watch = _Watching(pipe, tuple(units), request, folder, min(shares_on, len(units)), repeats, on_progress)
+    watch = _Watching(pipe, tuple(units), request, folder, min(shares_on, len(units)), repeats, on_progress, on_kept)
     whole = [watch.changes(unit, ALL) for unit in watch.units]
     videos = tuple(_video(unit, row) for unit, row in zip(watch.units, whole, strict=True))
     changes = np.stack([numbers(video.changes) for video in videos])
@@ -161,11 +163,14 @@ class _Watching:
     shares_on: int
     repeats: int
     on_progress: OnProgress | None
+    on_kept: Callable[[int, int], None] | None
 
     def __post_init__(self) -> None:
         self._stacks = [resolve(name, module) for name, module in denoisers(self.pipe).items()]
         self.names = tuple(f"{stack.name}/{block.name}" for stack in self._stacks for block in stack.blocks)
         self._warm = False
+        self._done: set[tuple[Any, ...]] = set()
+        self._total = len(self.units) + len(SHARES) * self.shares_on + len(("time", "flops"))
 
     def changes(self, unit: Unit, share: Any) -> dict[str, Any]:
         """Of one video, with a share of the entries: timesteps, changes, seconds spent on measuring, bytes kept."""
@@ -179,8 +184,7 @@ class _Watching:
             rows = [self.changes(unit, share) for unit in self.units[: self.shares_on]]
             some = np.stack([indicator(numbers(row["changes"])) for row in rows])
             memory = rows[0]["kept_bytes"] / whole[0]["kept_bytes"] if whole[0]["kept_bytes"] else None
-            what = "default sample" if share == "default" else f"{share:.0%} of the entries"
-            found.append(judged(what, some, exact[: self.shares_on], memory))
+            found.append(judged(_entries(share), some, exact[: self.shares_on], memory))
         return tuple(one for one in found if one is not None)
 
     def time(self) -> dict[str, Any]:
@@ -197,6 +201,9 @@ class _Watching:
         if found is None:
             found = make()
             self.folder.keep_figures(KIND, found, *key)
+        self._done.add(key)
+        if self.on_kept:
+            self.on_kept(len(self._done), self._total)
         return found
 
     def _asked(self, unit: Unit, most: int | None = None) -> Request:
@@ -214,7 +221,9 @@ class _Watching:
     def _measure(self, unit: Unit, share: Any) -> dict[str, Any]:
         self._warm_up()
         seen = _Changes(self._stacks)
-        entries = "all entries" if share == ALL else "default sample" if share == "default" else f"{share:.0%}"
+        entries = (
+            "all entries" if share == ALL else "default sample" if share == "default" else f"token_sample={share:g}"
+        )
         what = f"video {self.units.index(unit) + 1}/{len(self.units)}, {entries}"
         with attach(self.pipe, _Watch(share, seen.note), timing=True) as session:
             self._call(unit, what)
@@ -258,6 +267,10 @@ class _Watching:
             return {"blocks": {}, "notes": [f"operations were not counted: {error}"]}
         blocks = {f"{name}/{block}": count for name, one in found.items() for block, count in one.blocks.items()}
         return {"blocks": blocks, "notes": []}
+
+
+def _entries(share: Any) -> str:
+    return "default sample" if share == "default" else "all entries" if share == ALL else f"token_sample={share:g}"
 
 
 def _video(unit: Unit, row: dict[str, Any]) -> Watched:

@@ -24,6 +24,8 @@ FEWEST_CHANGES = 9
 """Shorter curves have no shape."""
 ENOUGH = 0.95
 """Share of the decisions that must be the same, at each threshold, for fewer blocks or entries to suffice."""
+CLOSE = 0.10
+"""So near to the whole indicator must theirs be in nine of ten steps."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,11 @@ class Fewer:
 
     @property
     def suffices(self) -> bool:
-        """Whether it agrees in at least 95 % of the steps at each threshold."""
-        return min(self.agreement) >= ENOUGH
+        """Whether it agrees in 95 % of the steps at each threshold, and nine of ten steps are within 10 % of the whole.
+
+        The second is asked for because a threshold that nearly all steps are below is easy to agree on.
+        """
+        return min(self.agreement) >= ENOUGH and self.error <= CLOSE
 
 
 def judged(
@@ -166,7 +171,7 @@ def fewer_blocks(changes: Array) -> Iterator[Fewer]:
     for size in _sizes(count):
         for what, choose in (("most correlated", most_correlated), ("closest", closest)):
             fewer = _chosen_elsewhere(changes, size, choose)
-            found = judged(f"{size} {what}", fewer, whole, size / count, choose(changes, size))
+            found = judged(f"{what} {_counted(size)}", fewer, whole, size / count, choose(changes, size))
             if found:
                 yield found
 
@@ -224,11 +229,15 @@ def _chosen_elsewhere(changes: Array, size: int, choose: Callable[[Array, int], 
 
 
 def _by_place(count: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    for n, word in ((2, "every 2nd"), (4, "every 4th")):
+    for n, word in ((2, "every 2nd block"), (4, "every 4th block")):
         yield word, tuple(range(n // 2, count, n))
     for size in (count // 2, *_sizes(count)[::-1]):
-        yield f"first {size}", tuple(range(size))
-        yield f"last {size}", tuple(range(count - size, count))
+        yield f"first {_counted(size)}", tuple(range(size))
+        yield f"last {_counted(size)}", tuple(range(count - size, count))
+
+
+def _counted(size: int) -> str:
+    return "block" if size == 1 else f"{size} blocks"
 
 
 def _sizes(count: int) -> list[int]:

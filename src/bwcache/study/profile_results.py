@@ -120,10 +120,11 @@ class TimeSplit:
     def explain(self, reused: int, steps: int) -> str:
         """Why so many reused steps save no more time than they do, in words."""
         denoising, whole = self.saved(reused / steps)
+        inside = self.blocks / self.seconds
         return (
-            f"{reused} of {steps} steps reused ({reused / steps:.0%}) save at most {denoising:.0%} of the denoising "
-            f"time and {whole:.0%} of the whole call: the blocks are {self.blocks / self.seconds:.0%} of the call, "
-            f"and the other {1 - self.blocks / self.seconds:.0%} run in every step or once per video whatever is reused"
+            f"{reused} of {steps} steps reused ({_percent(reused / steps)}) save at most {_percent(denoising)} of the "
+            f"denoising time and {_percent(whole)} of the whole call: the blocks are {_percent(inside)} of the call, "
+            f"and the other {_percent(1 - inside)} runs in every step, or once per video, whatever is reused"
         )
 
 
@@ -245,6 +246,10 @@ def numbers(table: Sequence[Sequence[float | None]]) -> Array:
 def plain(values: Array) -> tuple[float | None, ...]:
     """An array `[S]` as plain values; what is not finite is None."""
     return tuple(value if math.isfinite(value) else None for value in values.tolist())
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _watched(row: dict[str, Any]) -> Watched:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from bwcache.engine import timing
 from bwcache.errors import BWCacheError, complaint
@@ -77,12 +78,7 @@ class Stopwatch:
             finish_device_work(self._device)
             self._first = time.perf_counter()
 
-    def _watch(
-        self,
-        module: nn.Module,
-        into: list[Interval],
-        first: Callable[[], None] | None = None,
-    ) -> None:
+    def _watch(self, module: nn.Module, into: list[Interval], first: Callable[[], None] | None = None) -> None:
         start: list[timing.Mark] = []
 
         def enter(*_: Any) -> None:

@@ -1,0 +1,80 @@
+"""``bwcache profile``: watch, print, write."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from bwcache.cli.choices import choose
+from bwcache.cli.loading import load
+from bwcache.cli.progress import Bars
+from bwcache.cli.settings import ProfileSettings
+from bwcache.cli.studies import check_study, resumable
+from bwcache.errors import SettingError, complaint
+
+
+def run_profile(settings: ProfileSettings) -> None:
+    """Profile as the options say; what an earlier call of the same command left in the folder is used.
+
+    Raises:
+        SettingError: options that cannot work, or a folder of something else.
+    """
+    out = check_study(settings.out)
+    if settings.shares_on < 0:
+        raise SettingError(complaint(f"--shares-on {settings.shares_on}", "at least 0", "choose a larger one"))
+    choices = choose(settings)
+    from bwcache.measure.call import Request
+    from bwcache.report.profiles import write_profile
+    from bwcache.study.folder import Folder
+    from bwcache.study.profile import profile, profile_identity
+    from bwcache.study.race import Unit
+
+    sizes = (choices.guidance_scale, choices.height, choices.width, choices.frames)
+    request = Request("", choices.steps, settings.seed, *sizes)
+    units = [Unit(text, settings.seed + i) for i in range(settings.seeds) for text in dict.fromkeys(choices.prompts)]
+    with Bars() as bars:
+        pipe, choices = load(settings, choices, bars)
+        folder = Folder(out, profile_identity(pipe, request, settings.model))
+        kept = (0, 0)
+
+        def count(done: int, total: int) -> None:
+            nonlocal kept
+            kept = (done, total)
+            bars.overall("all figures", done, total)
+
+        with resumable(out, lambda: f"{kept[0]} of {kept[1]} parts"):
+            made = profile(
+                pipe,
+                units,
+                request,
+                folder,
+                shares_on=settings.shares_on,
+                repeats=settings.repeats,
+                name=settings.model,
+                threshold=choices.policy.threshold,
+                on_progress=bars.show,
+                on_kept=count,
+            )
+        bars.writing("pictures")
+        again = tuple(f"{name} was damaged and has been made again" for name in folder.damaged)
+        made = dataclasses.replace(made, notes=made.notes + again)
+        write_profile(out, made)
+    show(made, str(settings.out))
+
+
+def show(profile: Any, out: str) -> None:
+    """Print the answers, the tables, and where the files are."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from bwcache.report.profiles import block_table, fewer_table, sentences, time_table
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=120, color_system=None)
+    for table in (time_table(profile), block_table(profile), fewer_table(profile)):
+        console.print(table)
+        console.print()
+    for line in sentences(profile):
+        console.print(Text(line), soft_wrap=True)
+    console.print(Text(f"Tables and pictures are in {out}"), soft_wrap=True)
