@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import CASES, Scripted
+from tiny import CASES, Case, Scripted
 from zoo import PIPELINES
 from zoo.kinds import Pipeline
 
 import bwcache
 from bwcache.models import denoisers, resolve
+
+
+def loops(case: Case) -> int:
+    return getattr(case, "loops", 1)
+
+
+def rows(trace: bwcache.Trace) -> list[tuple[int, str, int | None]]:
+    return [(event.step, event.branch, event.total) for event in trace.events]
+
 
 each_pipeline = pytest.mark.parametrize("case", [*CASES, *PIPELINES], ids=lambda case: case.name)
 
@@ -21,18 +30,18 @@ def test_always_computing_is_identical_and_names_every_step_and_branch(case: Pip
     assert expected.isfinite().all()
     with bwcache.attach(pipe, bwcache.BWCache(threshold=0)) as session:
         assert torch.equal(case.run(pipe), expected)
-        first = session.trace
+        first = session.traces
         assert torch.equal(case.run(pipe), expected)
+        second = session.traces[len(first) :]
     assert torch.equal(case.run(pipe), expected)
-    assert len(session.traces) == 2, [len(trace.events) for trace in session.traces]
-    assert [(e.step, e.branch, e.total) for e in first.events] == [
-        (e.step, e.branch, e.total) for e in session.trace.events
-    ]
-    steps = sorted({event.step for event in first.events})
-    assert steps == list(range(len(steps)))
-    assert all(event.total == len(steps) for event in first.events)
-    for step in steps:
-        assert tuple(event.branch for event in first.events if event.step == step) == case.branches, step
+    assert len(first) == len(second) == loops(case), [len(trace.events) for trace in session.traces]
+    assert [rows(trace) for trace in first] == [rows(trace) for trace in second]
+    for trace in first:
+        steps = sorted({event.step for event in trace.events})
+        assert steps == list(range(len(steps)))
+        assert all(event.total == len(steps) for event in trace.events)
+        for step in steps:
+            assert tuple(event.branch for event in trace.events if event.step == step) == case.branches, step
 
 
 @each_pipeline
@@ -45,14 +54,16 @@ def test_reused_steps_skip_the_blocks_and_change_the_video(case: Pipeline) -> No
             block.module.register_forward_hook(lambda module, args, output: ran.append(module))
     with bwcache.attach(pipe, Scripted(frozenset({2, 3, 6}))) as session:
         made = case.run(pipe)
-        computed = len(ran)
+        computed, traces = len(ran), session.traces
         again = case.run(pipe)
-    events = session.trace.events
-    assert {event.step for event in events if event.action == "reuse"} >= {2, 3}
+    for trace in traces:
+        assert {event.step for event in trace.events if event.action == "reuse"} >= {2, 3}
     assert torch.equal(made, again)
     assert made.isfinite().all()
     assert not torch.equal(made, expected)
     ran.clear()
     case.run(pipe)
-    forwards = len(events)
-    assert computed == len(ran) * sum(event.action == "compute" for event in events) / forwards
+    assert 0 < computed < len(ran)
+    if loops(case) == 1:  # else one loop may have more blocks to run than another, or fill a cache between
+        events = traces[0].events
+        assert computed == len(ran) * sum(event.action == "compute" for event in events) / len(events)

@@ -11,10 +11,8 @@ import zoo
 from diffusers import (
     AdaptiveProjectedMixGuidance,
     ClassifierFreeGuidance,
-    Cosmos2_5_TransferPipeline,
     FlowMatchEulerDiscreteScheduler,
     HunyuanImagePipeline,
-    LTX2DFRPipeline,
     Lumina2Pipeline,
     StableDiffusion3PAGPipeline,
     StableDiffusion3Pipeline,
@@ -22,12 +20,8 @@ from diffusers import (
     ZImagePipeline,
 )
 from diffusers.modular_pipelines.wan.modular_blocks_wan import WanCoreDenoiseStep
-from diffusers.pipelines.ltx2.dfr_layout import LTX2DFREpilogueTile
-from tiny import CASES, Case, noise, wan_transformer, wan_vae
-from torch import nn
-from zoo.cosmos import Harmless, cosmos_transformer
+from tiny import CASES, Case, noise, wan_transformer
 from zoo.hunyuan_image import hunyuan_image
-from zoo.ltx import ltx2
 from zoo.lumina import lumina2, z_image
 from zoo.sd3 import sd3
 from zoo.unets import image_vae
@@ -170,79 +164,5 @@ MODULAR_WAN = Modular(
 )
 
 
-class Control(nn.Module):
-    """In the place of Cosmos' ControlNet, which would need torchvision: residuals for two blocks."""
-
-    device, dtype = torch.device("cpu"), torch.float32
-
-    def forward(self, latents: torch.Tensor, **given: Any) -> tuple[list[torch.Tensor]]:
-        frames, height, width = latents.shape[2:]
-        tokens = frames * height * width // 4
-        mean = given["encoder_hidden_states"].mean()
-        return ([mean * noise(1, tokens, 32, seed=8), mean * noise(1, tokens, 32, seed=9)],)
-
-
-def _cosmos_transfer() -> Any:
-    return Cosmos2_5_TransferPipeline(
-        text_encoder=None,
-        tokenizer=None,
-        transformer=cosmos_transformer(5, controlnet_block_every_n=2, max_size=(16, 32, 32)),
-        vae=wan_vae(),
-        scheduler=unipc(),
-        controlnet=Control(),
-        safety_checker=Harmless(),
-    )
-
-
-COSMOS_TRANSFER = Case(
-    "Cosmos2_5_TransferPipeline",
-    _cosmos_transfer,
-    {
-        "controls": [noise(17, 3, 32, 32, seed=5).sigmoid()],
-        "height": 32,
-        "width": 32,
-        "num_frames_per_chunk": 9,
-        "guidance_scale": 3.0,
-        "prompt_embeds": noise(1, 6, 16, seed=1),
-        "negative_prompt_embeds": noise(1, 6, 16, seed=2),
-    },
-    ("call0", "call1"),
-)
-
-
-class Tiled(LTX2DFRPipeline):
-    """As its last stage runs it: in each step a forward for each tile, and the audio is given."""
-
-    def __call__(self, num_inference_steps: int, **call: Any) -> Any:
-        """Takes a number of steps, as all others do."""
-        sigmas = [1 - i / num_inference_steps for i in range(num_inference_steps)]
-        grid = (5, 16, 16)
-        left, right = slice(0, 10), slice(8, 16)
-        ramp = torch.ones(16)
-        ramp[8:10] = 0.5
-        tiles = [
-            LTX2DFREpilogueTile(slice(0, grid[0]), slice(0, grid[1]), part, ramp[part].expand(*grid[:2], -1))
-            for part in (left, right)
-        ]
-        return super().__call__(sigmas=sigmas, video_tiles=tiles, generate_slots=False, **call)
-
-
-def _tiled() -> Tiled:
-    pipe = ltx2(Tiled)
-    pipe.scheduler = FlowMatchEulerDiscreteScheduler()
-    return pipe
-
-
-LTX2_TILES = Case(
-    "LTX2DFRPipeline",
-    _tiled,
-    {
-        "height": 32,
-        "width": 32,
-        "num_frames": 9,
-        "use_cross_timestep": False,
-        "prompt_embeds": noise(1, 8, 32, seed=1),
-        "prompt_attention_mask": torch.ones(1, 8, dtype=torch.long),
-    },
-    ("call0", "call1"),
-)
+COSMOS_TRANSFER = BY_NAME["Cosmos2_5_TransferPipeline"]
+LTX2_TILES = BY_NAME["LTX2DFRPipeline"]

@@ -57,9 +57,22 @@ def test_chunks_that_begin_with_the_last_ones_end() -> None:
     assert seen.lines == [FULL] * 2
 
 
-def test_windows_that_leave_out_the_last_timestep() -> None:
-    """LTX's long film: nine steps of ten. The total is the schedule's, so the tail is one step shorter than meant."""
-    seen = told(BY_NAME["LTXI2VLongMultiPromptPipeline"], announced=[10, 10, 10])
+@pytest.mark.parametrize(
+    "name", ["SanaSprintPipeline", "LTX2DFRTemporalRefinePipeline", "LTXI2VLongMultiPromptPipeline"]
+)
+def test_a_schedule_whose_last_time_is_only_where_it_leads_to(name: str) -> None:
+    """Eleven times for ten steps: at the last one no noise is left, told by its sigma or, without sigmas, by the 0."""
+    case = BY_NAME[name]
+    pipe = case.build()
+    seen = told(case, pipe)
+    assert len(pipe.scheduler.timesteps) == 11
+    assert seen.lengths == [10] * len(seen.lengths)
+    assert seen.lines == [FULL] * len(seen.lengths)
+
+
+def test_windows_that_leave_out_the_last_step() -> None:
+    """LTX's long film without sigmas: nine steps of ten. The total is the schedule's, and the tail one step shorter."""
+    seen = told(BY_NAME["LTXI2VLongMultiPromptPipeline nine of ten"], announced=[10, 10, 10])
     assert seen.lengths == [9, 9, 9]
     assert len({forward.shape for forward in seen.forwards}) == 2  # the last window is shorter
     assert seen.lines == [FULL[:9]] * 3

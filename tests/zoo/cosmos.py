@@ -10,6 +10,7 @@ import torch
 from diffusers import (
     AutoencoderKLCosmos,
     Cosmos2_5_PredictBasePipeline,
+    Cosmos2_5_TransferPipeline,
     Cosmos2TextToImagePipeline,
     Cosmos2VideoToWorldPipeline,
     Cosmos3OmniPipeline,
@@ -240,6 +241,30 @@ def cosmos2(pipeline: type, channels: int, scheduler: Any = None) -> Any:
     )
 
 
+class Control(nn.Module):
+    """In the place of Cosmos' ControlNet, which would need torchvision: residuals for two blocks."""
+
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def forward(self, latents: Tensor, **given: Any) -> tuple[list[Tensor]]:
+        frames, height, width = latents.shape[2:]
+        tokens = frames * height * width // 4
+        mean = given["encoder_hidden_states"].mean()
+        return ([mean * noise(1, tokens, 32, seed=8), mean * noise(1, tokens, 32, seed=9)],)
+
+
+def transfer() -> Cosmos2_5_TransferPipeline:
+    return Cosmos2_5_TransferPipeline(
+        text_encoder=None,
+        tokenizer=None,
+        transformer=cosmos_transformer(5, controlnet_block_every_n=2, max_size=(16, 32, 32)),
+        vae=wan_vae(),
+        scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
+        controlnet=Control(),
+        safety_checker=Harmless(),
+    )
+
+
 class Letters:
     """In the place of a tokenizer: a token for each letter."""
 
@@ -316,6 +341,22 @@ PIPELINES = (
             "num_inference_steps": 30,
         },
         _TWICE,
+    ),
+    # chunk after chunk, each with the end of the one before: a run for each
+    Pipeline(
+        "Cosmos2_5_TransferPipeline",
+        transfer,
+        {
+            "controls": [noise(17, 3, 32, 32, seed=5).sigmoid()],
+            "height": 32,
+            "width": 32,
+            "num_frames_per_chunk": 9,
+            "guidance_scale": 3.0,
+            "prompt_embeds": noise(1, 6, 16, seed=1),
+            "negative_prompt_embeds": noise(1, 6, 16, seed=2),
+        },
+        _TWICE,
+        loops=2,
     ),
     # the prompts differ in length, so both branches are packed to other shapes
     Pipeline(

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKLMagvit,
+    EasyAnimateControlPipeline,
+    EasyAnimateInpaintPipeline,
     EasyAnimatePipeline,
     EasyAnimateTransformer3DModel,
     FlowMatchEulerDiscreteScheduler,
@@ -66,6 +68,7 @@ def easyanimate(pipeline: type = EasyAnimatePipeline, channels: int = 4) -> Any:
             spatial_group_norm=False,
         )
     )
+    vae.register_to_config(cache_mag_vae=True)  # inpainting asks for this setting, which the autoencoder has not
     return pipeline(
         vae=vae,
         text_encoder=None,
@@ -73,6 +76,14 @@ def easyanimate(pipeline: type = EasyAnimatePipeline, channels: int = 4) -> Any:
         transformer=easyanimate_transformer(channels),
         scheduler=FlowMatchEulerDiscreteScheduler(),
     )
+
+
+def easyanimate_control() -> EasyAnimateControlPipeline:
+    """In diffusers 0.42.1 it calls its own `encode_prompt` with an argument too many."""
+    pipe = easyanimate(EasyAnimateControlPipeline, 12)
+    inner = pipe.encode_prompt
+    pipe.encode_prompt = lambda text_encoder_index, **given: inner(**given)
+    return pipe
 
 
 _CALL = {
@@ -86,4 +97,22 @@ _CALL = {
     "negative_prompt_attention_mask": torch.ones(1, 6, dtype=torch.bool),
 }
 
-PIPELINES = (Pipeline("EasyAnimatePipeline", easyanimate, _CALL, ("call0",)),)
+_VIDEO = noise(1, 3, 5, 32, 32, seed=5).sigmoid()
+_MASK = torch.cat([torch.zeros(1, 1, 1, 32, 32), torch.full((1, 1, 4, 32, 32), 255.0)], dim=2)
+
+PIPELINES = (
+    Pipeline("EasyAnimatePipeline", easyanimate, _CALL, ("call0",)),
+    # the first frame is given
+    Pipeline(
+        "EasyAnimateInpaintPipeline",
+        lambda: easyanimate(EasyAnimateInpaintPipeline, 9),
+        {**_CALL, "video": _VIDEO, "mask_video": _MASK},
+        ("call0",),
+    ),
+    Pipeline(
+        "EasyAnimateControlPipeline",
+        easyanimate_control,
+        {**_CALL, "control_video": _VIDEO},
+        ("call0",),
+    ),
+)

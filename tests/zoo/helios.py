@@ -71,15 +71,15 @@ def pyramid() -> Pyramid:
 
 _FILM = {**wan_call(), "num_frames": 5, "num_latent_frames_per_chunk": 2}
 
-PIPELINES = (Pipeline("HeliosPipeline", helios, _FILM),)
-
-SPECIAL = (
-    # A loop for each chunk, with timesteps set anew: a run for each.
-    Pipeline("HeliosPipeline chunks", helios, {**_FILM, "num_frames": 10}),
-    # A loop for each of three stages, the picture four times as large in the next one: a run for each.
+PIPELINES = (
+    Pipeline("HeliosPipeline", helios, _FILM),
+    # a loop for each chunk, with timesteps set anew: a run for each
+    Pipeline("HeliosPipeline chunks", helios, {**_FILM, "num_frames": 10}, loops=2),
+    # a loop for each of three stages, the picture four times as large in the next one: a run for each
     Pipeline(
         "HeliosPyramidPipeline",
         pyramid,
         {**_FILM, "height": 64, "width": 64, "pyramid_num_inference_steps_list": [8, 8, 8]},
+        loops=3,
     ),
 )

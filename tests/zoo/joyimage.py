@@ -6,13 +6,16 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AutoencoderKLWan,
     FlowMatchEulerDiscreteScheduler,
     JoyImageEditPipeline,
+    JoyImageEditPlusPipeline,
     JoyImageEditPlusTransformer3DModel,
     JoyImageEditTransformer3DModel,
 )
 from tiny import wan_vae
 
+from zoo.flux import picture
 from zoo.kinds import Model, Pipeline, noise, seeded
 
 
@@ -77,6 +80,35 @@ def joyimage() -> JoyImageEditPipeline:
     )
 
 
+def joyimage_plus() -> JoyImageEditPlusPipeline:
+    """Its given pictures are of a megapixel too; what its text encoder says is made up."""
+    vae = seeded(
+        lambda: AutoencoderKLWan(
+            base_dim=2,
+            z_dim=4,
+            dim_mult=[1] * 7,
+            num_res_blocks=0,
+            temperal_downsample=[False] * 6,
+            latents_mean=[0.0] * 4,
+            latents_std=[1.0] * 4,
+            scale_factor_spatial=64,
+        )
+    )
+    pipe = JoyImageEditPlusPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.5),
+        vae=vae,
+        text_encoder=None,
+        tokenizer=None,
+        transformer=joyimage_transformer(JoyImageEditPlusTransformer3DModel),
+        processor=None,
+    )
+    pipe.encode_prompt_multiple_images = lambda prompt, **given: (
+        noise(1, 6, 16, seed=len(prompt[0])),
+        torch.ones(1, 6),
+    )
+    return pipe
+
+
 PIPELINES = (
     Pipeline(
         "JoyImageEditPipeline",
@@ -91,5 +123,11 @@ PIPELINES = (
             "negative_prompt_embeds_mask": torch.ones(1, 6),
         },
         ("call0", "call1"),
+    ),
+    Pipeline(
+        "JoyImageEditPlusPipeline",
+        joyimage_plus,
+        {"prompt": "a", "negative_prompt": "no", "guidance_scale": 4.0, "images": [picture(64)]},
+        ("call0",),
     ),
 )

@@ -6,8 +6,11 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
+    Kandinsky5I2IPipeline,
     Kandinsky5I2VPipeline,
+    Kandinsky5T2IPipeline,
     Kandinsky5T2VPipeline,
     Kandinsky5Transformer3DModel,
     Kandinsky6SRPipeline,
@@ -20,6 +23,7 @@ from diffusers.video_processor import VideoProcessor
 from tiny import hunyuan
 from torch import Tensor
 
+from zoo.flux import picture
 from zoo.kinds import Model, Pipeline, noise, seeded
 
 
@@ -164,6 +168,28 @@ def kandinsky5(pipeline: type, **changes: Any) -> Any:
     )
 
 
+def kandinsky5_image(pipeline: type, **changes: Any) -> Any:
+    """Its pictures have one of a few sizes: here a small one."""
+    pipe = kandinsky5(pipeline, **changes)
+    pipe.vae = image_vae(8)
+    pipe.resolutions = [(32, 32)]
+    return pipe
+
+
+def image_vae(scale: int) -> AutoencoderKL:
+    """Of height and width, a part in so many is left."""
+    levels = scale.bit_length()
+    return seeded(
+        lambda: AutoencoderKL(
+            block_out_channels=(4,) * levels,
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            latent_channels=4,
+            norm_num_groups=2,
+        )
+    )
+
+
 def kandinsky6() -> Kandinsky6TI2VAPipeline:
     audio_vae = seeded(
         lambda: MMAudioVAE(
@@ -211,6 +237,7 @@ def kandinsky6_sr() -> Shrinking:
 
 
 _FILM = {"height": 32, "width": 32, "num_frames": 5, "guidance_scale": 5.0}
+_STILL = {"height": 32, "width": 32, "guidance_scale": 5.0}
 _PICTURE = noise(1, 3, 32, 32, seed=5).clamp(-1, 1)
 _TEXT5 = {
     "prompt_embeds_qwen": noise(1, 6, 16, seed=1),
@@ -240,18 +267,28 @@ PIPELINES = (
         {**_FILM, **_TEXT5, "image": _PICTURE, "num_frames": 21},  # it norms the first 4 frames by those behind
         ("call0", "call1"),
     ),
+    Pipeline(
+        "Kandinsky5T2IPipeline",
+        lambda: kandinsky5_image(Kandinsky5T2IPipeline),
+        {**_STILL, **_TEXT5},
+        ("call0", "call1"),
+    ),
+    Pipeline(
+        "Kandinsky5I2IPipeline",
+        lambda: kandinsky5_image(Kandinsky5I2IPipeline, visual_cond=True),
+        {**_STILL, **_TEXT5, "image": picture(32)},
+        ("call0", "call1"),
+    ),
     Pipeline("Kandinsky6TI2VAPipeline", kandinsky6, {**_FILM, **_TEXT6, "frame_rate": 4.0}),
     # no audio: the second stream is None in every block
     Pipeline("Kandinsky6TI2VAPipeline silent", kandinsky6, {**_FILM, **_TEXT6, "sample_audio": False}),
     Pipeline("Kandinsky6TI2VAPipeline I2V", kandinsky6, {**_FILM, **_TEXT6, "frame_rate": 4.0, "image": _PICTURE}),
-)
-
-SPECIAL = (
-    # A loop for each tile of the picture, all of the same shape, with timesteps set anew: a run for each tile.
+    # a loop for each tile of the picture, all of the same shape, with timesteps set anew: a run for each tile
     Pipeline(
         "Kandinsky6SRPipeline",
         kandinsky6_sr,
         {"video": noise(1, 2, 3, 8, 16, seed=6).sigmoid(), "resolution_scale": 2, "output_type": "pt"},
         ("call0",),
+        loops=3,
     ),
 )

@@ -31,7 +31,7 @@ class Pipeline(Case):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             made = super().run(pipe, seed, **changes)
-        return torch.cat(made) if isinstance(made, list) else made
+        return torch.cat(made) if isinstance(made, list) else torch.as_tensor(made)
 
 
 @dataclass(frozen=True)

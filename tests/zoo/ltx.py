@@ -9,7 +9,12 @@ from diffusers import (
     AutoencoderKLLTX2Audio,
     AutoencoderKLLTX2Video,
     FlowMatchEulerDiscreteScheduler,
+    LTX2ConditionPipeline,
+    LTX2DFRPipeline,
+    LTX2DFRTemporalRefinePipeline,
+    LTX2HDRPipeline,
     LTX2ImageToVideoPipeline,
+    LTX2InContextPipeline,
     LTX2Pipeline,
     LTX2VideoTransformer3DModel,
     LTXConditionPipeline,
@@ -17,7 +22,11 @@ from diffusers import (
     LTXI2VLongMultiPromptPipeline,
     LTXImageToVideoPipeline,
 )
-from diffusers.pipelines.ltx2 import LTX2TextConnectors
+from diffusers.pipelines.ltx2 import LTX2LatentUpsamplerModel, LTX2TextConnectors
+from diffusers.pipelines.ltx2.dfr_layout import LTX2DFREpilogueTile
+from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
+from diffusers.pipelines.ltx2.pipeline_ltx2_hdr_lora import LTX2HDRReferenceCondition
+from diffusers.pipelines.ltx2.pipeline_ltx2_ic_lora import LTX2ReferenceCondition
 from tiny import ltx
 from torch import Tensor
 
@@ -180,8 +189,9 @@ def ltx_long() -> Wordless:
     return Wordless(**{**ltx().components, "scheduler": LTXEulerAncestralRFScheduler()})
 
 
-def ltx2(pipeline: type = LTX2Pipeline) -> Any:
-    vae = seeded(
+def ltx2_vae() -> AutoencoderKLLTX2Video:
+    """Halves height and width."""
+    return seeded(
         lambda: AutoencoderKLLTX2Video(
             latent_channels=4,
             block_out_channels=(8,),
@@ -199,6 +209,9 @@ def ltx2(pipeline: type = LTX2Pipeline) -> Any:
             patch_size=1,
         )
     )
+
+
+def ltx2(pipeline: type = LTX2Pipeline, **changes: Any) -> Any:
     audio_vae = seeded(
         lambda: AutoencoderKLLTX2Audio(
             base_channels=4, ch_mult=(1,), num_res_blocks=1, resolution=32, latent_channels=2, mel_bins=8
@@ -219,15 +232,61 @@ def ltx2(pipeline: type = LTX2Pipeline) -> Any:
             rope_double_precision=False,
         )
     )
-    return pipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        vae=vae,
-        audio_vae=audio_vae,
-        text_encoder=None,
-        tokenizer=None,
-        connectors=connectors,
-        transformer=ltx2_transformer(perturbed_attn=True, audio_in_channels=4, audio_out_channels=4),
-        vocoder=None,
+    parts = {
+        "scheduler": FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        "vae": ltx2_vae(),
+        "audio_vae": audio_vae,
+        "text_encoder": None,
+        "tokenizer": None,
+        "connectors": connectors,
+        "transformer": ltx2_transformer(perturbed_attn=True, audio_in_channels=4, audio_out_channels=4),
+        "vocoder": None,
+    }
+    return pipeline(**{**parts, **changes})
+
+
+def _sigmas(steps: int) -> list[float]:
+    return [1 - i / steps for i in range(steps)]
+
+
+class Tiled(LTX2DFRPipeline):
+    """As its last stage runs it: in each step a forward for each tile, and the audio is given."""
+
+    def __call__(self, num_inference_steps: int, **call: Any) -> Any:
+        """Takes a number of steps, as all others do."""
+        grid = (5, 16, 16)
+        left, right = slice(0, 10), slice(8, 16)
+        ramp = torch.ones(16)
+        ramp[8:10] = 0.5
+        tiles = [
+            LTX2DFREpilogueTile(slice(0, grid[0]), slice(0, grid[1]), part, ramp[part].expand(*grid[:2], -1))
+            for part in (left, right)
+        ]
+        return super().__call__(sigmas=_sigmas(num_inference_steps), video_tiles=tiles, generate_slots=False, **call)
+
+
+class Refining(LTX2DFRTemporalRefinePipeline):
+    def __call__(self, num_inference_steps: int, **call: Any) -> Any:
+        """Takes a number of steps, as all others do."""
+        return super().__call__(sigmas=_sigmas(num_inference_steps), **call)
+
+
+def tiled() -> Tiled:
+    return ltx2(Tiled, scheduler=FlowMatchEulerDiscreteScheduler())
+
+
+def refining() -> Refining:
+    upsampler = seeded(
+        lambda: LTX2LatentUpsamplerModel(
+            in_channels=4, mid_channels=32, num_blocks_per_stage=1, spatial_upsample=False, temporal_upsample=True
+        )
+    )
+    transformer = ltx2_transformer(perturbed_attn=True, use_keyframes_abs_pos_embedding=True)
+    return ltx2(
+        Refining,
+        scheduler=LTXEulerAncestralRFScheduler(eta=0.5),
+        transformer=transformer,
+        temporal_latent_upsampler=upsampler,
     )
 
 
@@ -249,6 +308,24 @@ _CALM = {
     "modality_scale": 1.0,
     "audio_modality_scale": 1.0,
 }
+
+_HDR = {key: value for key, value in _LTX2.items() if key != "spatio_temporal_guidance_blocks"}
+_SIZE = {"height": 32, "width": 32}
+_WINDOWS = {
+    **_SIZE,
+    "guidance_scale": 3.0,
+    "prompt": "red|green",
+    "num_frames": 21,
+    "temporal_tile_size": 12,
+    "temporal_overlap": 4,
+    "cond_image": _pictures(32, 32),
+}
+
+
+def _frames(count: int) -> Tensor:
+    """[frames, 3, 32, 32]"""
+    return noise(count, 3, 32, 32, seed=5).sigmoid()
+
 
 PIPELINES = (
     Pipeline(
@@ -272,22 +349,67 @@ PIPELINES = (
         {**_LTX2, "image": _pictures(32, 32), "image_crf": 0},
         ("cond_uncond", "uncond_stg", "uncond_modality"),
     ),
-)
-
-SPECIAL = (
-    # A loop for each window of time, with timesteps set anew; the last window is shorter. Traced as a run for each
-    # window, of 9 steps that say they are of 10: the loop leaves out the schedule's last timestep.
+    # frames that are given, in the place of the first one and appended
+    Pipeline(
+        "LTX2ConditionPipeline",
+        lambda: ltx2(LTX2ConditionPipeline),
+        {**_LTX2, "conditions": [LTX2VideoCondition(_frames(1), index=i, crf=0) for i in (0, -1)]},
+        ("cond_uncond", "uncond_stg", "uncond_modality"),
+    ),
+    Pipeline(
+        "LTX2InContextPipeline",
+        lambda: ltx2(LTX2InContextPipeline),
+        {**_LTX2, "reference_conditions": [LTX2ReferenceCondition(_frames(5))]},
+        ("cond_uncond", "uncond_stg", "uncond_modality"),
+    ),
+    Pipeline(
+        "LTX2HDRPipeline",
+        lambda: ltx2(LTX2HDRPipeline),
+        {**_HDR, "reference_conditions": [LTX2HDRReferenceCondition(_frames(5))]},
+        ("cond_uncond",),
+    ),
+    # a forward for each tile in each step
+    Pipeline(
+        "LTX2DFRPipeline",
+        tiled,
+        {
+            **_SIZE,
+            "num_frames": 9,
+            "use_cross_timestep": False,
+            "prompt_embeds": noise(1, 8, 32, seed=1),
+            "prompt_attention_mask": torch.ones(1, 8, dtype=torch.long),
+        },
+        ("call0", "call1"),
+    ),
+    # a loop for each tile of time; of its schedule the last time, 0, is none that the denoiser is called with
+    Pipeline(
+        "LTX2DFRTemporalRefinePipeline",
+        refining,
+        {
+            **_SIZE,
+            "num_frames": 9,
+            "latents": noise(1, 4, 5, 16, 16, seed=6),
+            "keyframes_latents": noise(1, 4, 2, 16, 16, seed=7),
+            "keyframe_positions": [4, 8],
+            "audio_latents": noise(1, 2, 20, 2, seed=8),
+            "prompt_embeds": noise(1, 8, 32, seed=1),
+            "prompt_attention_mask": torch.ones(1, 8, dtype=torch.long),
+        },
+        ("call0",),
+        loops=2,
+    ),
+    # a loop for each window of time, with timesteps set anew; the last window is shorter, and so is the schedule
     Pipeline(
         "LTXI2VLongMultiPromptPipeline",
         ltx_long,
-        {
-            **{key: _LTX[key] for key in ("height", "width", "guidance_scale")},
-            "prompt": "red|green",
-            "num_frames": 21,
-            "temporal_tile_size": 12,
-            "temporal_overlap": 4,
-            "cond_image": _pictures(32, 32),
-        },
+        {**_WINDOWS, "sigmas": [*_sigmas(10), 0.0]},
         ("cond_uncond",),
+        loops=3,
     ),
+)
+
+SPECIAL = (
+    # Without sigmas of its own the loop leaves out the schedule's last step, which is a real one: 9 that say they are
+    # of 10.
+    Pipeline("LTXI2VLongMultiPromptPipeline nine of ten", ltx_long, _WINDOWS, ("cond_uncond",), loops=3),
 )

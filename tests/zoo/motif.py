@@ -10,6 +10,7 @@ from diffusers import (
     ClassifierFreeGuidance,
     FlowMatchEulerDiscreteScheduler,
     LayerSkipConfig,
+    MotifVideoImage2VideoPipeline,
     MotifVideoPipeline,
     MotifVideoTransformer3DModel,
     SkipLayerGuidance,
@@ -17,6 +18,7 @@ from diffusers import (
 from tiny import wan_vae
 
 from zoo.kinds import Model, Pipeline, noise, seeded
+from zoo.wan import pictures
 
 
 def motif_transformer(**changes: Any) -> Any:
@@ -63,14 +65,15 @@ MODELS = (
 )
 
 
-def motif(guider: Any) -> MotifVideoPipeline:
-    return MotifVideoPipeline(
+def motif(guider: Any, kind: type = MotifVideoPipeline, **changes: Any) -> Any:
+    return kind(
         scheduler=FlowMatchEulerDiscreteScheduler(),
         vae=wan_vae(),
         text_encoder=None,
         tokenizer=None,
         transformer=motif_transformer(),
         guider=guider,
+        **changes,
     )
 
 
@@ -89,6 +92,14 @@ PIPELINES = (
         "MotifVideoPipeline",
         lambda: motif(ClassifierFreeGuidance(guidance_scale=8.0)),
         _CALL,
+        ("pred_cond", "pred_uncond"),
+    ),
+    Pipeline(
+        "MotifVideoImage2VideoPipeline",
+        lambda: motif(
+            ClassifierFreeGuidance(guidance_scale=8.0), MotifVideoImage2VideoPipeline, feature_extractor=None
+        ),
+        {**_CALL, "prompt": None, "image": pictures(1)[0]},
         ("pred_cond", "pred_uncond"),
     ),
     Pipeline(

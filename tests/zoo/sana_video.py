@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import (
     DPMSolverMultistepScheduler,
@@ -11,11 +12,14 @@ from diffusers import (
     SanaImageToVideoPipeline,
     SanaVideoPipeline,
     SanaVideoTransformer3DModel,
+    SanaWMPipeline,
     SanaWMTransformer3DModel,
 )
 from tiny import wan_vae
 
+from zoo.flux import picture
 from zoo.kinds import Model, Pipeline, noise, seeded
+from zoo.ltx import ltx2_vae
 
 
 def sana_video_transformer() -> Any:
@@ -45,16 +49,16 @@ def _inputs(share: float) -> dict[str, Any]:
     }
 
 
-def sana_wm_transformer() -> Any:
+def sana_wm_transformer(rays: int = 6) -> Any:
     def build() -> Any:
         made = SanaWMTransformer3DModel(
             in_channels=4,
             num_layers=4,
-            hidden_size=24,
+            hidden_size=32,
             num_attention_heads=2,
             softmax_every_n=2,
-            linear_head_dim=12,
-            chunk_plucker_channels=6,
+            linear_head_dim=16,
+            chunk_plucker_channels=rays,
             caption_channels=16,
             mlp_ratio=2.0,
         )
@@ -112,6 +116,16 @@ def sana_video(pipeline: type, scheduler: Any) -> Any:
     )
 
 
+def sana_wm() -> SanaWMPipeline:
+    return SanaWMPipeline(
+        tokenizer=None,
+        text_encoder=None,
+        vae=ltx2_vae(),
+        transformer=sana_wm_transformer(12),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=8.0),
+    )
+
+
 _CALL = {
     "height": 32,
     "width": 32,
@@ -139,6 +153,24 @@ PIPELINES = (
         "SanaImageToVideoPipeline",
         lambda: sana_video(SanaImageToVideoPipeline, FlowMatchEulerDiscreteScheduler(shift=8.0)),
         {**_CALL, "image": noise(1, 3, 32, 32, seed=5).clamp(-1, 1)},
+        ("call0",),
+    ),
+    # a world with a camera that goes ahead
+    Pipeline(
+        "SanaWMPipeline",
+        sana_wm,
+        {
+            "image": picture(32),
+            "prompt": None,
+            "c2w": np.stack([np.diag([1.0, 1.0, 1.0, 1.0])] * 9).astype(np.float32),
+            "intrinsics": [32.0, 32.0, 16.0, 16.0],
+            "height": 32,
+            "width": 32,
+            "num_frames": 9,
+            "guidance_scale": 5.0,
+            **{key: _CALL[key] for key in ("prompt_embeds", "negative_prompt_embeds")},
+            **{key: _CALL[key] for key in ("prompt_attention_mask", "negative_prompt_attention_mask")},
+        },
         ("call0",),
     ),
 )

@@ -85,23 +85,14 @@ _FORCED = {**_FILM, "prompt": None, "base_num_frames": 5, "overlap_history": Non
 PIPELINES = (
     Pipeline("SkyReelsV2Pipeline", text_to_video, _FILM),
     Pipeline("SkyReelsV2ImageToVideoPipeline", image_to_video, {**_FILM, **wan_call(TEXT), "image": pictures(1)[0]}),
-)
-
-# Diffusion forcing: a copy of the scheduler for each frame, and the pipeline's own one never steps, so nobody says how
-# many steps there are.
-SPECIAL = (
+    # diffusion forcing: a copy of the scheduler for each frame, and the pipeline's own one never steps
     Pipeline("SkyReelsV2DiffusionForcingPipeline", lambda: forcing(SkyReelsV2DiffusionForcingPipeline), _FORCED),
-    # Frame after frame: more steps than asked for; the highest time stays for some steps, as the last frame waits.
-    Pipeline(
-        "SkyReelsV2DiffusionForcingPipeline in turn",
-        lambda: forcing(SkyReelsV2DiffusionForcingPipeline, num_frame_per_block=1),
-        {**_FORCED, "num_frames": 9, "base_num_frames": 9, "ar_step": 2},
-    ),
-    # A long film: a loop for each window, the first of all noise, the others after given frames.
+    # a long film: a loop for each window, the first of all noise, the others after given frames
     Pipeline(
         "SkyReelsV2DiffusionForcingPipeline long",
         lambda: forcing(SkyReelsV2DiffusionForcingPipeline),
         {**_FORCED, "num_frames": 13, "base_num_frames": 9, "overlap_history": 5},
+        loops=2,
     ),
     Pipeline(
         "SkyReelsV2DiffusionForcingImageToVideoPipeline",
@@ -112,5 +103,14 @@ SPECIAL = (
         "SkyReelsV2DiffusionForcingVideoToVideoPipeline",
         lambda: forcing(SkyReelsV2DiffusionForcingVideoToVideoPipeline),
         {**_FORCED, "video": pictures(5), "num_frames": 9, "base_num_frames": 9, "overlap_history": 5},
+    ),
+)
+
+SPECIAL = (
+    # Frame after frame: more steps than asked for; the highest time stays for some steps, as the last frame waits.
+    Pipeline(
+        "SkyReelsV2DiffusionForcingPipeline in turn",
+        lambda: forcing(SkyReelsV2DiffusionForcingPipeline, num_frame_per_block=1),
+        {**_FORCED, "num_frames": 9, "base_num_frames": 9, "ar_step": 2},
     ),
 )

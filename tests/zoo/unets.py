@@ -13,11 +13,17 @@ from diffusers import (
     AutoencoderKL,
     AutoencoderKLTemporalDecoder,
     ControlNetModel,
+    DDIMPipeline,
     DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
     DreamLiteUNetModel,
     EulerDiscreteScheduler,
     I2VGenXLPipeline,
     I2VGenXLUNet,
+    Kandinsky3Img2ImgPipeline,
+    Kandinsky3Pipeline,
+    Kandinsky3UNet,
     MotionAdapter,
     PNDMScheduler,
     StableDiffusionControlNetPipeline,
@@ -26,14 +32,16 @@ from diffusers import (
     StableVideoDiffusionPipeline,
     TextToVideoSDPipeline,
     UNet2DConditionModel,
+    UNet2DModel,
     UNet3DConditionModel,
     UNetMotionModel,
     UNetSpatioTemporalConditionModel,
+    VQModel,
 )
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from zoo.kinds import Model, Pipeline, noise, seeded
+from zoo.kinds import Model, Pipeline, noise, seeded, without_zeros
 
 _WIDTHS = (8, 8, 8)
 
@@ -128,6 +136,35 @@ def i2vgen_unet() -> I2VGenXLUNet:
             norm_num_groups=2, **{**_SMALL, **_blocks("3D")}
         )
     )  # fmt: skip
+
+
+def small_unet() -> UNet2DModel:
+    blocks = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
+    return seeded(
+        lambda: UNet2DModel(
+            sample_size=8,
+            block_out_channels=(8, 8),
+            layers_per_block=1,
+            norm_num_groups=2,
+            attention_head_dim=4,
+            **blocks,
+        )
+    )
+
+
+def kandinsky3_unet() -> Kandinsky3UNet:
+    return without_zeros(
+        lambda: Kandinsky3UNet(
+            time_embedding_dim=16,
+            groups=2,
+            attention_head_dim=4,
+            layers_per_block=2,
+            block_out_channels=(8, 16, 32, 64),
+            cross_attention_dim=8,
+            encoder_hid_dim=8,
+        ),
+        std=0.3,
+    )
 
 
 # Bare denoisers, as the pipelines call them: the time is a scalar tensor, and guidance one batch of two.
@@ -225,6 +262,10 @@ def _i2vgen(share: float) -> dict[str, Any]:
     }
 
 
+def _kandinsky3(share: float) -> dict[str, Any]:
+    return {**_sd(share), "sample": noise(2, 4, 16, 16), "encoder_attention_mask": torch.ones(2, 5)}
+
+
 def _freeu() -> UNet2DConditionModel:
     unet = sd_unet(block_out_channels=(8, 8, 16))
     unet.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
@@ -244,6 +285,8 @@ MODELS = (
     Model("DreamLiteUNetModel", dreamlite_unet, _dreamlite, "batched"),
     Model("UNet3DConditionModel", text_to_video_unet, _text_to_video, "batched"),
     Model("I2VGenXLUNet", i2vgen_unet, _i2vgen, "batched"),
+    Model("UNet2DModel", small_unet, lambda share: {"sample": noise(2, 3, 8, 8), "timestep": _time(share)}),
+    Model("Kandinsky3UNet", kandinsky3_unet, _kandinsky3, "batched"),
 )
 
 
@@ -414,6 +457,30 @@ def i2vgen() -> I2VGenXLPipeline:
     )
 
 
+def kandinsky3(kind: type) -> Any:
+    """What its text encoder says is made up; its autoencoder leaves an eighth, as it counts on."""
+    pipe = kind(tokenizer=None, text_encoder=None, unet=kandinsky3_unet(), scheduler=DDPMScheduler(), movq=_movq())
+
+    def encode_prompt(*given: Any, **named: Any) -> tuple[torch.Tensor, ...]:
+        return noise(1, 5, 8, seed=1), noise(1, 5, 8, seed=2), torch.ones(1, 5), torch.ones(1, 5)
+
+    pipe.encode_prompt = encode_prompt
+    return pipe
+
+
+def _movq() -> VQModel:
+    return seeded(
+        lambda: VQModel(
+            block_out_channels=(4,) * 4,
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            latent_channels=4,
+            norm_num_groups=2,
+            num_vq_embeddings=8,
+        )
+    )
+
+
 PICTURE = noise(1, 3, 16, 16, seed=5).sigmoid()
 IMAGE = Image.fromarray((PICTURE[0] * 255).byte().permute(1, 2, 0).numpy())
 EMBEDS = {"prompt_embeds": noise(1, 5, 8, seed=1), "negative_prompt_embeds": noise(1, 5, 8, seed=2)}
@@ -445,11 +512,23 @@ PIPELINES = (
     Pipeline("stable_diffusion_xl", stable_diffusion_xl, {**GUIDED, **POOLED}, ("call0",)),
     Pipeline("animatediff_xl", animatediff_xl, {**VIDEO, **POOLED}, ("call0",)),
     Pipeline("text_to_video", text_to_video, VIDEO, ("call0",)),
-)
-
-SPECIAL = (
-    # Draws the image's latents from torch's global generator: no two calls are alike.
+    # draws the image's latents from torch's global generator
     Pipeline("i2vgen", i2vgen, {**VIDEO, "image": IMAGE}, ("call0",)),
-    # Two sampling loops in one call, of 5 and of 10 steps: `set_timesteps` between them, one `unet`.
-    Pipeline("animatediff_free_init", animatediff_free_init, VIDEO, ("call0",)),
+    # two sampling loops in one call, of 5 and of 10 steps, with timesteps set anew between them
+    Pipeline("animatediff_free_init", animatediff_free_init, VIDEO, ("call0",), loops=2),
+    # pixels, of any number
+    Pipeline("DDIMPipeline", lambda: DDIMPipeline(small_unet(), DDIMScheduler()), {"output_type": "np"}, ("call0",)),
+    Pipeline("DDPMPipeline", lambda: DDPMPipeline(small_unet(), DDPMScheduler()), {"output_type": "np"}, ("call0",)),
+    Pipeline(
+        "Kandinsky3Pipeline",
+        lambda: kandinsky3(Kandinsky3Pipeline),
+        {"prompt": "a", "height": 128, "width": 128, "guidance_scale": 3.0},
+        ("call0",),
+    ),
+    Pipeline(
+        "Kandinsky3Img2ImgPipeline",
+        lambda: kandinsky3(Kandinsky3Img2ImgPipeline),
+        {"prompt": "a", "image": IMAGE.resize((128, 128)), "strength": 0.8, "guidance_scale": 3.0},
+        ("call0",),
+    ),
 )

@@ -25,9 +25,7 @@ REFUSED: dict[str, str] = {
     "TransformerTemporalModel": "it is a part of a block of a U-Net and no denoiser",
     "DreamLiteTransformer2DModel": "it is a part of a block of a U-Net and no denoiser",
     "MotionAdapter": "it holds weights that AnimateDiff puts into its U-Net, and is never run",
-    "UNet2DModel": "it is the unconditional U-Net of small images, fast as it is, and nothing was measured on it",
     "UNetControlNetXSModel": "its blocks are a U-Net's and a ControlNet's in one and hand on the streams of both",
-    "Kandinsky3UNet": "it is a U-Net of images with blocks of its own kind, and no row was tried",
     "StableCascadeUNet": "its stages are lists of blocks of three kinds that run several times each, by a map",
 }
 """Class name to the reason, one sentence, that goes on where "it has no row:" stops."""

@@ -287,6 +287,17 @@ ROWS: tuple[BlockSpec, ...] = (
             "StableDiffusionXLAdapterPipeline",
         ),
     ),
+    # unconditional, of small pictures
+    BlockSpec("UNet2DModel", _U_NET, guidance="none", pipelines=("DDIMPipeline", "DDPMPipeline")),
+    # Kandinsky 3: what a down block returns is its skip too
+    BlockSpec(
+        "Kandinsky3UNet",
+        (BlockList("down_blocks", _X, outlined=True), BlockList("up_blocks", _X, outlined=True)),
+        decoded=_X,
+        measured="x",
+        guidance="batched",
+        pipelines=("Kandinsky3Pipeline", "Kandinsky3Img2ImgPipeline"),
+    ),
     # Flux 1: text first in what a block returns, also in the single-stream blocks
     BlockSpec(
         "FluxTransformer2DModel",
