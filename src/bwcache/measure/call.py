@@ -66,11 +66,15 @@ class Call:
         frames: the decoded video, float32 [F, H, W, 3] in 0..1.
         seconds: the whole call, text encoding and decoding included.
         denoise_seconds: from the first denoiser forward to the last; None when none was seen.
+        before_seconds: what comes before it: text encoding, noise.
+        forward_seconds: of the denoising, what lies inside the denoiser's forwards.
     """
 
     frames: Frames
     seconds: float
     denoise_seconds: float | None
+    before_seconds: float | None = None
+    forward_seconds: float | None = None
 
 
 OnProgress = Callable[[Progress], None]
@@ -98,7 +102,7 @@ def call(pipe: Any, request: Request, what: str = "video", on_progress: OnProgre
     if not np.isfinite(frames).all():
         found = f"pixels that are not numbers in the decoded video ({what})"
         raise SettingError(complaint(found, "numbers", "try dtype float32 or other sizes"))
-    return Call(frames=frames, seconds=seconds, denoise_seconds=timer.seconds)
+    return Call(frames, seconds, timer.seconds, timer.before_seconds, timer.forward_seconds)
 
 
 def pipeline_arguments(pipe: Any, request: Request) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from bwcache.core.trace import Trace
@@ -161,8 +161,39 @@ def compare_one(
         lpips=measured.lpips,
         lpips_backbone=measured.backbone,
         unmeasured=measured.notes,
+        uncached_parts=_middle(_parts(one, _share(one.denoise_seconds, block_share)) for one in uncached),
+        cached_parts=_middle(
+            _parts(one, add(e.seconds for e in seen.events), add(e.indicator_seconds for e in seen.events))
+            for one, seen, _ in cached
+        ),
     )
     return run, pair
+
+
+def _parts(made: Call, blocks: float | None, indicator: float | None = None) -> dict[str, float] | None:
+    """Where the time of a call went, by the names of `PARTS`."""
+    before, inside, denoising = made.before_seconds, made.forward_seconds, made.denoise_seconds
+    if before is None or inside is None or denoising is None or blocks is None:
+        return None
+    return {
+        "before": before,
+        "blocks": blocks,
+        "indicator": indicator or 0.0,
+        "rest": max(inside - blocks - (indicator or 0.0), 0.0),
+        "between": max(denoising - inside, 0.0),
+        "after": max(made.seconds - before - denoising, 0.0),
+    }
+
+
+def _share(seconds: float | None, share: float | None) -> float | None:
+    return None if seconds is None or share is None else seconds * share
+
+
+def _middle(found: Iterable[dict[str, float] | None]) -> dict[str, float] | None:
+    """Of all repeats, the parts of the one that took the middle time; None where one of them is unknown."""
+    rows = list(found)
+    known = sorted((row for row in rows if row is not None), key=lambda row: sum(row.values()))
+    return known[len(known) // 2] if len(known) == len(rows) else None
 
 
 def call_cached(

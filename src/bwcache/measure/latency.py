@@ -17,7 +17,7 @@ class DenoiseTimer:
     """Seconds from the start of the first denoiser forward to the end of the last one, within one pipeline call.
 
     What lies between the forwards (guidance, the scheduler's step) is part of it; text encoding and decoding are not.
-    On a CUDA device two events on the stream are compared, so nothing is synchronised while the pipeline runs.
+    On a CUDA device events on the stream are compared, so nothing is synchronised once the first forward has begun.
 
         with DenoiseTimer(pipe) as timer:
             pipe("a red ball")
@@ -32,10 +32,15 @@ class DenoiseTimer:
         """Denoiser forwards seen."""
         self.seconds: float | None = None
         """Denoising time; None until the block is left, and when no forward was seen."""
+        self.before_seconds: float | None = None
+        """From the beginning to the first forward: text encoding and noise; None as `seconds`."""
+        self.forward_seconds: float | None = None
+        """Inside the forwards; the rest of the denoising is guidance and the scheduler; None as `seconds`."""
         self._modules = tuple(denoisers(pipe).values())
         self._device = computing_device(pipe)
-        self._start: Any = None
-        self._end: Any = None
+        self._begun = 0.0
+        self._marks: list[tuple[Any, Any]] = []
+        self._entered: Any = None
         self._hooks = contextlib.ExitStack()
 
     def __enter__(self) -> DenoiseTimer:
@@ -43,23 +48,26 @@ class DenoiseTimer:
         for module in self._modules:
             self._hooks.callback(module.register_forward_pre_hook(before).remove)
             self._hooks.callback(module.register_forward_hook(after).remove)
+        self._begun = time.perf_counter()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._hooks.close()
-        if self._end is not None and error is None:
-            self.seconds = self._between(self._start, self._end)
+        if self._marks and error is None:
+            self.seconds = self._between(self._marks[0][0], self._marks[-1][1])
+            self.forward_seconds = sum(self._between(*marks) for marks in self._marks)
 
     def _before(self, module: nn.Module, inputs: Any) -> None:
-        if self._start is None:
+        if self.before_seconds is None:
             finish_device_work(self._device)
-            self._start = self._now()
+            self.before_seconds = time.perf_counter() - self._begun
+        self._entered = self._now()
 
     def _after(self, module: nn.Module, inputs: Any, output: Any) -> None:
         self.forwards += 1
-        self._end = self._now()
+        self._marks.append((self._entered, self._now()))
 
     def _now(self) -> Any:
         """A moment: of the stream on a CUDA device, of the clock elsewhere."""

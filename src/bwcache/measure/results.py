@@ -12,6 +12,16 @@ from typing import Any
 from bwcache.core.trace import Trace
 from bwcache.measure.frames import Frames
 
+PARTS = {
+    "before": "text encoding, noise",
+    "blocks": "blocks",
+    "indicator": "indicator",
+    "rest": "rest of the denoiser",
+    "between": "guidance, scheduler",
+    "after": "decoding",
+}
+"""Where the time of a call goes, and how that is called."""
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -49,6 +59,8 @@ class Run:
         lpips: against the uncached video, lower is closer; None where it cannot be measured.
         lpips_backbone: whose features LPIPS compared.
         unmeasured: why one of these is None.
+        uncached_parts: where the uncached call's time went, seconds by the names of `PARTS`; None where it is unknown.
+        cached_parts: where the cached call's time went.
     """
 
     prompt: str
@@ -74,6 +86,8 @@ class Run:
     lpips: float | None = None
     lpips_backbone: str | None = None
     unmeasured: tuple[str, ...] = ()
+    uncached_parts: dict[str, float] | None = None
+    cached_parts: dict[str, float] | None = None
 
     @property
     def speedup(self) -> float:
