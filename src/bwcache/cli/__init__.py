@@ -8,6 +8,10 @@ progress   bars for loading, sampling and decoding
 compare    ``bwcache compare``
 generate   ``bwcache generate``
 models     ``bwcache models``
+vbench     ``bwcache vbench``
+studies    what the commands share that can be stopped and go on
+grids      the settings that a sweep tries, from words
+sweep      ``bwcache sweep``
 """
 
 from bwcache.cli.app import main

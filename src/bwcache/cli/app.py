@@ -11,7 +11,16 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.main
 
-from bwcache.cli.settings import CompareSettings, GenerateSettings, ModelsSettings, command_from
+from bwcache.cli.settings import (
+    BenchSettings,
+    CompareSettings,
+    GenerateSettings,
+    ModelsSettings,
+    ProfileSettings,
+    SweepSettings,
+    VBenchSettings,
+    command_from,
+)
 from bwcache.errors import BWCacheError, complaint
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
@@ -70,9 +79,51 @@ def _models(settings: ModelsSettings) -> None:
     run_models(settings)
 
 
+def _sweep(settings: SweepSettings) -> None:
+    """Try many settings of a policy on the same videos, beside fewer steps: which of them are worth having.
+
+    Without options: the paper's thresholds on the small model in the box. Stop it when you like, and go on later.
+    """
+    from bwcache.cli.sweep import run_sweep
+
+    run_sweep(settings)
+
+
+def _profile(settings: ProfileSettings) -> None:
+    """Watch the model compute everything: what changes by block and step, the indicator's curve, where the time goes.
+
+    Says whether the curve is a U, and how few blocks and entries are enough to measure it.
+    """
+    from bwcache.cli.profile import run_profile
+
+    run_profile(settings)
+
+
+def _bench(settings: BenchSettings) -> None:
+    """Race caching methods on the same videos: BWCache, the caches of diffusers and of cache-dit, and fewer steps.
+
+    Without options: all methods with all their settings on the small model in the box. Stop it when you like, and go
+    on later.
+    """
+    from bwcache.cli.bench import run_bench
+
+    run_bench(settings)
+
+
+def _vbench(settings: VBenchSettings) -> None:
+    """Score videos by VBench, cached and uncached alike, where it is installed in an environment of its own."""
+    from bwcache.cli.vbench import run_vbench
+
+    run_vbench(settings)
+
+
+app.command("bench")(command_from(BenchSettings, _bench))
 app.command("compare")(command_from(CompareSettings, _compare))
 app.command("generate")(command_from(GenerateSettings, _generate))
 app.command("models")(command_from(ModelsSettings, _models))
+app.command("profile")(command_from(ProfileSettings, _profile))
+app.command("sweep")(command_from(SweepSettings, _sweep))
+app.command("vbench")(command_from(VBenchSettings, _vbench))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import TaskID
 
     from bwcache.measure.call import Progress
 
@@ -39,6 +40,7 @@ class Bars:
         )
         self._task = self._bars.add_task("", total=None, visible=False, count="")
         self._shown = ("", "")
+        self._all: TaskID | None = None
 
     def __enter__(self) -> Bars:
         self._bars.start()
@@ -60,7 +62,7 @@ class Bars:
             self._shown = shown
             endless = progress.total == 1  # nothing is known of how far a decoder is
             self._restart(f"{progress.what}: {progress.stage}", None if endless else progress.total)
-            if not self._live and progress.stage == "sampling":
+            if not self._live and self._all is None and progress.stage == "sampling":
                 self._console.print(f"{progress.what}: {progress.total} steps", highlight=False, markup=False)
         count = f"{progress.done}/{progress.total} steps" if progress.total > 1 else ""
         self._bars.update(self._task, completed=progress.done, count=count)
@@ -68,6 +70,16 @@ class Bars:
     def writing(self, name: str) -> None:
         """A moving bar while files are written."""
         self._restart(f"writing {name}", None)
+
+    def overall(self, what: str, done: int, total: int) -> None:
+        """A second bar below: how much of everything is done. Calls are no longer told line by line from here on."""
+        if self._all is None:
+            self._all = self._bars.add_task(f"{what:<36}", total=total, count="")
+        self._bars.update(self._all, completed=done, count=f"{done}/{total}")
+
+    def say(self, line: str) -> None:
+        """A line that stays, above the bars."""
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _restart(self, text: str, total: int | None) -> None:
         self._bars.remove_task(self._task)

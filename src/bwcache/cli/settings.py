@@ -223,6 +223,139 @@ class StudySettings(Asked):
     ] = Path("bwcache-study")
 
 
+@dataclass(frozen=True)
+class SweepSettings(StudySettings, Caching):
+    """Options of ``bwcache sweep``."""
+
+    policy: Annotated[str, _option("--policy", "Whose settings are tried: the name of a policy.", CACHE)] = "BWCache"
+    grid: Annotated[
+        list[str],
+        _option(
+            "--grid",
+            "A field of the policy and the values to try, such as threshold=0.1,0.2 or predictor=last,linear; may be "
+            "given several times, and then all combinations are tried.",
+            CACHE,
+            show_default="the paper's thresholds, both predictors",
+            metavar="FIELD=V1,V2",
+        ),
+    ] = dataclasses.field(default_factory=list)
+    fewer_steps: Annotated[
+        str | None,
+        _option(
+            "--fewer-steps",
+            "Numbers of steps of the uncached runs that every setting is compared with, such as 10,15,20.",
+            WHAT,
+            show_default="six, from a quarter of the steps to nine tenths",
+            metavar="N1,N2",
+        ),
+    ] = None
+    out: Annotated[
+        Path,
+        _option("--out", "Folder for the results; runs that are finished there are not made again.", OUTPUT),
+    ] = Path("bwcache-sweep")
+
+
+@dataclass(frozen=True)
+class ProfileSettings(StudySettings):
+    """Options of ``bwcache profile``."""
+
+    shares_on: Annotated[
+        int,
+        _option(
+            "--shares-on",
+            "Videos that are made again with samples of the entries (four calls each); 0 leaves that out.",
+            WHAT,
+            whole_number,
+            metavar="N",
+        ),
+    ] = 2
+    repeats: Annotated[
+        int, _option("--repeats", "Timed calls of each of three kinds.", OUTPUT, whole_number, metavar="N")
+    ] = 3
+    out: Annotated[
+        Path,
+        _option("--out", "Folder for the results; runs that are finished there are not made again.", OUTPUT),
+    ] = Path("bwcache-profile")
+
+
+@dataclass(frozen=True)
+class BenchSettings(StudySettings):
+    """Options of ``bwcache bench``."""
+
+    methods: Annotated[
+        str | None,
+        _option(
+            "--methods",
+            "Who takes part, such as bwcache,seacache,fewer-steps; a wrong name shows all of them.",
+            CACHE,
+            show_default="all",
+            metavar="M1,M2",
+        ),
+    ] = None
+    warmup: Annotated[
+        int,
+        _option(
+            "--warmup",
+            "First steps that every method computes, where it can be told so; BWCache has its own rule.",
+            CACHE,
+            whole_number,
+            metavar="N",
+        ),
+    ] = 2
+    tail: Annotated[
+        int,
+        _option(
+            "--tail",
+            "Last steps that every method computes, where it can be told so; BWCache has its own rule.",
+            CACHE,
+            whole_number,
+            metavar="N",
+        ),
+    ] = 2
+    quick: Annotated[bool, _option("--quick", "Two settings of each method instead of all.", CACHE)] = False
+    out: Annotated[
+        Path,
+        _option("--out", "Folder for the results; runs that are finished there are not made again.", OUTPUT),
+    ] = Path("bwcache-bench")
+
+
+@dataclass(frozen=True)
+class VBenchSettings:
+    """Options of ``bwcache vbench``."""
+
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="What 'bwcache compare' or 'bwcache generate' wrote.", show_default=False),
+    ]
+    dimension: Annotated[
+        list[str],
+        typer.Option(
+            "--dimension",
+            help="What to score; may be given several times.",
+            show_default="all that the mode has",
+            metavar="NAME",
+        ),
+    ] = dataclasses.field(default_factory=list)
+    mode: Annotated[
+        str,
+        typer.Option("--mode", help="custom, for any prompts; or standard, where the prompts are VBench's own."),
+    ] = "custom"
+    python: Annotated[
+        str | None,
+        typer.Option(
+            "--python", help="The interpreter of VBench's environment.", show_default="that of the vbench on the PATH"
+        ),
+    ] = None
+    prepare: Annotated[bool, typer.Option("--prepare", help="Only lay out the videos, to score elsewhere.")] = False
+    out: Annotated[
+        Path | None,
+        _option("--out", "Folder for videos and scores.", OUTPUT, show_default="DIR-vbench"),
+    ] = None
+    overwrite: Annotated[
+        bool, _option("--overwrite", "Replace the scores that an earlier call left in --out.", OUTPUT)
+    ] = False
+
+
 def command_from(settings: type[Any], run: Callable[[Any], None]) -> Callable[..., None]:
     """A function for typer with one parameter per field of ``settings``; it calls ``run`` with the filled dataclass."""
     hints = get_type_hints(settings, include_extras=True)
@@ -243,4 +376,6 @@ def command_from(settings: type[Any], run: Callable[[Any], None]) -> Callable[..
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
-    return [] if field.default is dataclasses.MISSING else field.default
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    return inspect.Parameter.empty if field.default_factory is dataclasses.MISSING else field.default_factory()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from bwcache.cli.progress import Bars
 from bwcache.errors import SettingError, complaint
 
 INTERRUPTED = 130
@@ -27,6 +29,39 @@ def check_study(target: Path) -> Path:
         raise SettingError(complaint(found, "a folder of its own", "name a new one"))
     check_place(target)
     return target
+
+
+def check_twice(prompts: Sequence[str]) -> None:
+    """Raises `SettingError` for a prompt that is there twice: two videos of one prompt and seed are one."""
+    twice = next((text for place, text in enumerate(prompts) if text in prompts[:place]), None)
+    if twice is not None:
+        found = f"the prompt {twice!r} twice"
+        raise SettingError(complaint(found, "each prompt once", "use --seeds for more videos of one prompt"))
+
+
+def run_missing(pipe: Any, field: Any, folder: Any, bars: Bars) -> Any:
+    """Runs what a study's folder does not hold yet of a `Race`; each finished run becomes a line. Returns all cells."""
+    from bwcache.report.studies import cell_line
+    from bwcache.study.race import held, race
+
+    total, before = len(field), held(field, folder)
+    done = 0
+    bars.overall("all runs", 0, total)
+    bars.say(f"{len(field.contenders)} settings on {len(field.units)} videos: {total} runs, {before} of them finished")
+    for name in folder.damaged:
+        bars.say(f"{name} is damaged: that run is made again")
+
+    def found(cell: Any) -> None:
+        nonlocal done
+        done += 1
+        bars.overall("all runs", done, total)
+
+    def finished(cell: Any) -> None:
+        found(cell)
+        bars.say(f"{done:>{len(str(total))}}/{total}  {cell_line(cell)}")
+
+    with resumable(folder.path, lambda: f"{held(field, folder)} of {total} runs"):
+        return race(pipe, field, folder, on_progress=bars.show, on_cell=finished, on_found=found)
 
 
 @contextlib.contextmanager

@@ -146,12 +146,21 @@ class FewerSteps(Contender):
 
     @contextmanager
     def at_work(self, pipe: Any) -> Iterator[Seen]:
-        """With the other scheduler, if there is one."""
-        own = pipe.scheduler
-        try:
-            if self.replace is not None:
-                pipe.scheduler = self.replace(own)
+        """With the other scheduler, if there is one.
+
+        Raises:
+            SettingError: there is no such scheduler for this pipeline, or the pipeline cannot work with it.
+        """
+        if self.replace is None:
             yield Seen(kept_bytes=0)
+            return
+        own = pipe.scheduler
+        pipe.scheduler = self.replace(own)
+        try:
+            yield Seen(kept_bytes=0)
+        except ValueError as error:
+            found = f"{type(pipe).__name__} that does not work with {self.solver} ({error})"
+            raise SettingError(complaint(found, "a pipeline that does", "compare with its own steps")) from error
         finally:
             pipe.scheduler = own
 

@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +46,7 @@ class Cell:
         identical: whether no pixel differs.
         kept_bytes: held between steps; None where it cannot be told.
         notes: what a person should know.
+        unmeasured: why a measure is None.
         failed: why there is no result; the other figures are None then.
     """
 
@@ -67,6 +68,7 @@ class Cell:
     kept_bytes: int | None = None
     notes: tuple[str, ...] = ()
     failed: str | None = None
+    unmeasured: tuple[str, ...] = ()
 
     @property
     def saved(self) -> float | None:
@@ -76,14 +78,15 @@ class Cell:
     def to_json(self) -> dict[str, Any]:
         """Plain values, no infinities."""
         row = dataclasses.asdict(self)
-        row["notes"] = list(self.notes)
+        row |= {"notes": list(self.notes), "unmeasured": list(self.unmeasured)}
         row["quality"] = {name: _finite(value) for name, value in self.quality.items()}
         return row
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Cell:
         """The reverse. Raises `TypeError` for other fields than a cell's."""
-        return cls(**{**row, "notes": tuple(row.get("notes", ()))})
+        lists = {name: tuple(row.get(name, ())) for name in ("notes", "unmeasured")}
+        return cls(**{**row, **lists})
 
 
 class Folder:
@@ -232,9 +235,7 @@ def differences(there: Any, here: Any, name: str = "study") -> Iterator[tuple[st
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A path to write to, which takes the place of `path` if all goes well."""
-    handle, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
-    os.close(handle)
-    part = Path(name)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         yield part
         part.replace(path)

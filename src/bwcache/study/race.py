@@ -103,6 +103,12 @@ def _schedule(pipe: Any) -> dict[str, Any]:
     }
 
 
+def held(field: Race, folder: Folder) -> int:
+    """How many of the cells are in the folder already."""
+    keys = (_key(contender, unit) for contender in field.contenders for unit in field.units)
+    return sum(folder.cell(*key) is not None for key in keys)
+
+
 def race(
     pipe: Any,
     field: Race,
@@ -110,6 +116,7 @@ def race(
     *,
     on_progress: OnProgress | None = None,
     on_cell: OnCell | None = None,
+    on_found: OnCell | None = None,
 ) -> list[Cell]:
     """Runs what the folder does not hold yet; returns all cells, contender after contender.
 
@@ -118,7 +125,8 @@ def race(
         field: what takes part on which videos.
         folder: where finished cells are, and new ones go.
         on_progress: called at every step.
-        on_cell: called with each cell as it is found or finished.
+        on_cell: called with each cell as it is finished, and with those that were found.
+        on_found: called with these in its place.
 
     Raises:
         SettingError: the pipeline cannot make what is asked for.
@@ -132,9 +140,9 @@ def race(
             if found is None:
                 missing.append(contender)
                 continue
-            cells[contender.label, unit] = found
-            if on_cell:
-                on_cell(found)
+            cells[contender.label, unit] = dataclasses.replace(found, label=contender.label)
+            if tell := on_found or on_cell:
+                tell(cells[contender.label, unit])
         if not missing:
             continue
         work = work or _warm_up(pipe, field.asked(unit), on_progress)
@@ -222,6 +230,7 @@ class _Heat:
             "identical": measured.identical,
             "kept_bytes": seen.kept_bytes,
             "notes": seen.notes,
+            "unmeasured": measured.notes,
         }
 
 

@@ -78,6 +78,17 @@ class Standing:
         known = [cell.kept_bytes for cell in self.cells if cell.kept_bytes is not None]
         return max(known) if known else None
 
+    @property
+    def computed(self) -> float | None:
+        """Steps of which at least one branch was computed, mean; for fewer steps, all of them."""
+        asked = self.settings.get("steps") if self.family.startswith("fewer steps") else None
+        return asked if asked is not None else _mean(cell.computed for cell in self.cells)
+
+    @property
+    def unmeasured(self) -> tuple[str, ...]:
+        """Why a measure is missing."""
+        return tuple(dict.fromkeys(reason for cell in self.cells for reason in cell.unmeasured))
+
     def mean(self, measure: str) -> float | None:
         """Of a measure over the videos that differ, or None where none does or it was not measured."""
         return _mean(cell.quality.get(measure) for cell in self.cells if not cell.identical)
@@ -106,6 +117,8 @@ class Standing:
             "settings": self.settings,
             "videos": len(self.cells),
             "identical": self.identical,
+            "computed": self.computed,
+            "compute": self.compute,
             "saved": self.saved,
             "compute_speedup": self.compute_speedup,
             "speedup": self.speedup,
