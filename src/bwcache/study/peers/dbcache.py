@@ -36,17 +36,18 @@ class DBCache(Peer):
         """With cache-dit's version."""
         return {**super().settings(), PACKAGE: _version()}
 
+    def load(self) -> None:
+        """Raises `AttachError` where cache-dit is not installed."""
+        if importlib.util.find_spec("cache_dit") is None:
+            found = f"no {PACKAGE}, which {self.family} is part of"
+            raise AttachError(complaint(found, "it installed", "pip install 'bwcache[peers]'"))
+        importlib.import_module("cache_dit")
+
     def attach(self, pipe: Any, stacks: Mapping[str, BlockStack], undo: ExitStack) -> States:
         """By cache-dit's adapter alone: its `enable_cache` would also choose another attention kernel.
 
         Its `disable_cache` is not called: it breaks other pipelines of the class. All is put back by `restored`.
-
-        Raises:
-            AttachError: cache-dit is not installed.
         """
-        if importlib.util.find_spec("cache_dit") is None:
-            found = f"no {PACKAGE}, which {self.family} is part of"
-            raise AttachError(complaint(found, "it installed", "pip install 'bwcache[peers]'"))
         library = importlib.import_module("cache_dit")
         adapters = importlib.import_module("cache_dit.caching.cache_adapters")
         config, calibrator = self._config(library), self.calibrator(library)

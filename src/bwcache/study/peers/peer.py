@@ -64,22 +64,29 @@ class Guards:
 
 
 def remaining(pipe: Any) -> tuple[int, int]:
-    """Steps from this one to the end, this one included, and steps of the run, as the pipeline's scheduler counts.
+    """Steps from this one to the end, this one included, and steps of the run.
+
+    As the pipeline's scheduler counts; where it does not count (DDIM), by the place of the pipeline's present timestep.
 
     Raises:
-        AttachError: the scheduler does not count its steps.
+        AttachError: neither says which step this is.
     """
     scheduler: Any = getattr(pipe, "scheduler", None)
-    if not hasattr(scheduler, "step_index"):
+    timesteps = getattr(scheduler, "timesteps", ())
+    present = getattr(pipe, "_current_timestep", None)
+    if hasattr(scheduler, "step_index"):
+        index = scheduler.step_index or 0
+    elif present is not None and (places := (timesteps == present).nonzero()).numel():
+        index = int(places[0])
+    else:
         raise AttachError(
             complaint(
-                f"{type(scheduler).__name__}, which does not count its steps",
-                "a scheduler with a step_index",
+                f"{type(scheduler).__name__} and {type(pipe).__name__}, of which neither says which step it is",
+                "a scheduler with a step_index, or a pipeline that names its timestep",
                 "leave this method out, or choose another scheduler",
             )
         )
-    total = len(scheduler.timesteps)
-    return total - (scheduler.step_index or 0), total
+    return len(timesteps) - index, len(timesteps)
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,9 @@ class Peer(Contender):
         """What a person should know of how it was set on this pipeline."""
         return ()
 
+    def load(self) -> None:
+        """Loads its library: loggers that are made by then can be listened to."""
+
     @abstractmethod
     def attach(self, pipe: Any, stacks: Mapping[str, BlockStack], undo: ExitStack) -> States:
         """Puts the cache on the denoisers; what must be taken back is left in `undo`."""
@@ -128,6 +138,7 @@ class Peer(Contender):
         modules = denoisers(pipe)
         seen = Seen()
         try:
+            self.load()
             with restored(pipe, modules.values()), said() as lines, ExitStack() as undo:
                 stacks = {name: resolve(name, module) for name, module in modules.items()}
                 held = Held(self.attach(pipe, stacks, undo))
