@@ -1,0 +1,185 @@
+"""Who takes part in a bench: every method with a ladder of its own settings, from careful to bold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from bwcache.errors import SettingError, complaint
+from bwcache.features import Linear
+from bwcache.policies import BWCache, FixedInterval
+from bwcache.study.contenders import Contender, Seen, UnderPolicy
+from bwcache.study.peers.dbcache import DBCache, DBCacheTaylorSeer
+from bwcache.study.peers.faster import FasterCache
+from bwcache.study.peers.first_block import FirstBlockCache
+from bwcache.study.peers.magcache import MagCache
+from bwcache.study.peers.peer import Guards
+from bwcache.study.peers.pyramid import PyramidAttentionBroadcast
+from bwcache.study.peers.seacache import SeaCache
+from bwcache.study.peers.taylorseer import TaylorSeer, TaylorSeerLite
+from bwcache.study.solvers import compute_range, fewer_steps
+
+SHARES = (0.2, 0.27, 0.35, 0.45, 0.6, 0.75, 0.9)
+"""Numbers of steps without a cache, as shares of the full run."""
+
+BWCACHE = ((0.05, 0.1), (0.1, 0.1), (0.15, 0.1), (0.2, 0.1), (0.25, 0.1), (0.25, 0.2), (0.35, 0.2))
+"""Threshold and interval: the paper's three modes, and what lies on both sides of them."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What all contenders of a bench have in common.
+
+    Attributes:
+        steps: of the full run.
+        guards: steps that are always computed, where a method can be told so.
+        scheduler: the pipeline's own.
+        ratios: of MagCache, calibrated on this model; none where that failed.
+        uncalibrated: why it failed.
+    """
+
+    steps: int
+    guards: Guards
+    scheduler: Any
+    ratios: tuple[float, ...] = ()
+    uncalibrated: str = ""
+
+
+@dataclass(frozen=True)
+class Called(UnderPolicy):
+    """A policy under another name than its class, so that two of its kinds are two methods.
+
+    Args:
+        name: of the method.
+        remark: what a person should know of how it was set.
+    """
+
+    name: str = ""
+    remark: str = ""
+
+    @property
+    def family(self) -> str:
+        """`name`."""
+        return self.name
+
+    @contextmanager
+    def at_work(self, pipe: Any) -> Iterator[Seen]:
+        """As its base, with the remark."""
+        with super().at_work(pipe) as seen:
+            yield seen
+        if self.remark:
+            seen.notes = (self.remark, *seen.notes)
+
+
+def contenders(wanted: Sequence[str], terms: Terms, quick: bool = False) -> tuple[Contender, ...]:
+    """The chosen methods with all their settings.
+
+    Args:
+        wanted: names out of `METHODS`.
+        terms: what they have in common.
+        quick: two settings of each method instead of all.
+    """
+    found: list[Contender] = []
+    for name in wanted:
+        own = METHODS[name](terms)
+        for family in dict.fromkeys(one.family for one in own):
+            ladder = [one for one in own if one.family == family]
+            found += [ladder[len(ladder) // 3], ladder[-2]] if quick and len(ladder) > 2 else ladder
+    return tuple(found)
+
+
+def chosen(text: str | None) -> tuple[str, ...]:
+    """The methods that a text names, with commas between; all of them for None.
+
+    Raises:
+        SettingError: there is no such method.
+    """
+    if text is None:
+        return tuple(METHODS)
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in METHODS:
+            raise SettingError(
+                complaint(f"method {name!r}", f"some of {', '.join(METHODS)}", "name them with commas between")
+            )
+    return names
+
+
+def _bwcache(terms: Terms) -> list[Contender]:
+    return [
+        Called(
+            BWCache(threshold=threshold, reuse_interval=interval),
+            ("threshold", "reuse_interval"),
+            "BWCache as published",
+            "its own tail guard, half of the steps before the first reuse",
+        )
+        for threshold, interval in BWCACHE
+    ]
+
+
+def _bwcache_linear(terms: Terms) -> list[Contender]:
+    return [
+        Called(
+            BWCache(threshold=threshold, reuse_interval=interval, predictor=Linear()),
+            ("threshold", "reuse_interval"),
+            "BWCache, linear",
+            "its own tail guard, half of the steps before the first reuse",
+        )
+        for threshold, interval in BWCACHE
+    ]
+
+
+def _fixed(terms: Terms) -> list[Contender]:
+    warmup, tail = terms.guards.warmup, terms.guards.tail
+    policies = [FixedInterval(interval, warmup, tail) for interval in (2, 3, 4, 5, 6, 8)]
+    return [Called(policy, ("interval",), "fixed interval") for policy in policies]
+
+
+def _fixed_linear(terms: Terms) -> list[Contender]:
+    warmup, tail = terms.guards.warmup, terms.guards.tail
+    policies = [FixedInterval(interval, warmup, tail, Linear()) for interval in (2, 3, 4, 5, 6, 8)]
+    return [Called(policy, ("interval",), "fixed interval, linear") for policy in policies]
+
+
+def _fewer(terms: Terms) -> list[Contender]:
+    counts = compute_range(SHARES, terms.steps)
+    return [one for one in reversed(fewer_steps(counts, terms.scheduler)) if one.solver is None]
+
+
+def _multistep(terms: Terms) -> list[Contender]:
+    counts = compute_range(SHARES, terms.steps)
+    return [one for one in reversed(fewer_steps(counts, terms.scheduler)) if one.solver is not None]
+
+
+def _ladder(make: Callable[..., Contender], rungs: Sequence[tuple[Any, ...]]) -> Callable[[Terms], list[Contender]]:
+    return lambda terms: [make(terms.steps, terms.guards, *rung) for rung in rungs]
+
+
+def _magcache(terms: Terms) -> list[Contender]:
+    rungs = ((0.01, 1), (0.02, 1), (0.04, 2), (0.06, 2), (0.06, 3), (0.12, 4), (0.24, 6))
+    return [MagCache(terms.steps, terms.guards, *rung, terms.ratios, terms.uncalibrated) for rung in rungs]
+
+
+_INTERVALS = ((2, 1), (3, 2), (3, 1), (4, 1), (5, 2), (5, 1), (7, 1))
+_DB_THRESHOLDS = ((0.04,), (0.08,), (0.12,), (0.16,), (0.24,), (0.35,))
+
+METHODS: Mapping[str, Callable[[Terms], list[Contender]]] = {
+    "bwcache": _bwcache,
+    "bwcache-linear": _bwcache_linear,
+    "fixed": _fixed,
+    "fixed-linear": _fixed_linear,
+    "fewer-steps": _fewer,
+    "multistep": _multistep,
+    "first-block": _ladder(FirstBlockCache, ((0.03,), (0.05,), (0.08,), (0.12,), (0.2,), (0.3,))),
+    "magcache": _magcache,
+    "taylorseer": _ladder(TaylorSeer, _INTERVALS),
+    "taylorseer-lite": _ladder(TaylorSeerLite, _INTERVALS),
+    "seacache": _ladder(SeaCache, ((0.1, 1), (0.15, 2), (0.25, 2), (0.35, 3), (0.5, 4), (0.8, 6))),
+    "pab": _ladder(PyramidAttentionBroadcast, ((2, 2), (2, 4), (2, 6), (3, 6), (4, 8), (6, 12))),
+    "fastercache": _ladder(FasterCache, ((2,), (3,), (4,), (6,), (8,))),
+    "dbcache": _ladder(DBCache, _DB_THRESHOLDS),
+    "dbcache-taylorseer": _ladder(DBCacheTaylorSeer, _DB_THRESHOLDS),
+}
+"""Name for --methods -> its settings, from careful to bold."""
