@@ -8,6 +8,7 @@ quality   PSNR, SSIM, MS-SSIM and LPIPS of two videos
 lpips     the network of LPIPS, where its weights are on this disk
 motion    how much a video moves, and which of several are calm
 flops     operations of each block of a denoiser
+vbench    videos laid out for VBench, its command and its results
 compare   the same prompts and noise with and without a policy
 results   what that found
 load      a pipeline by name, on a device, in a dtype
