@@ -29,6 +29,14 @@ def test_facts_are_of_rows_and_of_their_pipelines() -> None:
         assert set(fact["pipelines"]) <= set(rows[name].pipelines), name
 
 
+def test_every_pipeline_of_diffusers_was_run() -> None:
+    """So that a row names none on trust. Those of native code need a GPU, their packages and their weights."""
+    own = [each for each in ROWS if each.home == "diffusers."]
+    assert {each.model: set(each.pipelines) - set(verified(each).pipelines) for each in own} == {
+        each.model: set() for each in own
+    }
+
+
 def test_what_a_row_can_say() -> None:
     known = row("WanTransformer3DModel")
     assert known is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,11 +18,13 @@ from diffusers import (
     FlowMatchHeunDiscreteScheduler,
     HeunDiscreteScheduler,
     KDPM2DiscreteScheduler,
+    MiniMaxH3Scheduler,
     PNDMScheduler,
 )
-from laws import CAREFREE, told, totals
+from laws import CAREFREE, same, told, totals
 from tiny import VIDEO_TO_VIDEO, Case, noise, wan_transformer
 from torch import Tensor
+from zoo import minimax
 
 import bwcache
 from bwcache.core.trace import reuse_line
@@ -194,6 +197,31 @@ def test_times_of_given_frames_above_the_steps_own() -> None:
     seen = told(BY_NAME["Cosmos2_5_PredictBasePipeline V2W"])
     assert seen.lengths == [30]
     assert seen.branches() == [("call0", "call1")] * 30
+
+
+KEY_FRAMES = minimax.LATER[0]
+"""MiniMax-H3 with given frames: these are the cleanest, time runs upwards, and the highest one stays in every step."""
+
+
+def test_a_highest_time_that_never_moves_on_a_bare_module_computes() -> None:
+    """Nothing tells one step from the next: all forwards look like branches of the first one."""
+    module = KEY_FRAMES.build()
+    plain = [KEY_FRAMES.run(module, i / 8) for i in range(8)]
+    with bwcache.attach(module, CAREFREE, steps=8) as session:
+        assert all(same(KEY_FRAMES.run(module, i / 8), plain[i]) for i in range(8))
+    assert {(event.action, event.reason) for event in session.trace.events} == {("compute", "first step")}
+
+
+def test_a_highest_time_that_never_moves_is_no_matter_where_a_scheduler_counts() -> None:
+    module, scheduler = KEY_FRAMES.build(), MiniMaxH3Scheduler()
+    pipe = SimpleNamespace(components={"transformer": module}, scheduler=scheduler)
+    latents = noise(1, 8, 16)
+    with bwcache.attach(pipe, CAREFREE) as session:
+        scheduler.set_timesteps(11)
+        for i, time in enumerate(scheduler.timesteps):
+            latents = scheduler.step(KEY_FRAMES.run(module, i / 10)[0], time, latents, return_dict=False)[0]
+    assert reuse_line(session.trace.events) == "CCrrCrrCCC"
+    assert totals(session.traces) == [10]
 
 
 # --- from the middle on, and back -------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ VERIFIED, KNOWN = "✓", "·"
 LEGEND = (
     f"{VERIFIED} passes the conformance suite with a tiny config and random weights; {KNOWN} read in the source only.",
     "Native code is no dependency: its ticks stand for modules that are called in the same way, written for the tests.",
+    "Its pipelines need a GPU and their own packages and weights: not run here. All of diffusers' were.",
     "Blocks: the lists (+ then, & in turn) and what a block returns, * what is read of the last one.",
     "Guidance: batched, in one forward; separate, in forwards of their own; either; none, distilled.",
     "Preset: threshold and interval published for BWCache; elsewhere its defaults are used.",
