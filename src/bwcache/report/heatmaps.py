@@ -45,7 +45,7 @@ def plot_heatmap(profile: Profile, path: Path) -> None:
 def plot_curve(profile: Profile, path: Path) -> None:
     """Write a PNG: the indicator over the steps, its spread over the videos, and the thresholds."""
     median, low, high = profile.spread
-    known = np.flatnonzero(np.isfinite(median))
+    known = np.flatnonzero(np.isfinite(median) & (median > 0))  # the axis is logarithmic
     figure, axes = _figure(9.6, 4.9)
     many = len(profile.videos) > 1
     for curve in profile.curves[:MOST_LINES] if many else ():
