@@ -13,7 +13,7 @@ from bwcache.measure.results import Comparison, Pair, Run
 from bwcache.report.pictures import save_storyboard
 from bwcache.report.plots import plot_similarity
 from bwcache.report.tables import decibels, times
-from bwcache.report.videos import write_side_by_side, write_video
+from bwcache.report.videos import write_difference, write_side_by_side, write_video
 
 SUMMARY = "summary.json"
 LONGEST_NAME = 48
@@ -32,6 +32,7 @@ def write_run(folder: Path, run: Run, pair: Pair, fps: int, threshold: float | N
     folder.mkdir(parents=True)
     write_video(folder / "uncached.mp4", pair.uncached, fps)
     write_video(folder / "cached.mp4", pair.cached, fps)
+    write_difference(folder / "difference.mp4", pair, fps)
     write_side_by_side(folder / "side_by_side.mp4", pair, fps)
     save_storyboard(pair.uncached, pair.cached, folder / "storyboard.png", run.prompt, caption(run))
     plot_similarity(run.trace, folder / "similarity.png", threshold, run.prompt)

@@ -29,6 +29,12 @@ def write_side_by_side(path: Path, pair: Pair, fps: int) -> None:
     write_pictures(path, labelled_row(columns), fps)
 
 
+def write_difference(path: Path, pair: Pair, fps: int) -> None:
+    """Write the amplified difference alone."""
+    factor = amplification(pair.uncached, pair.cached)
+    write_video(path, difference(pair.uncached, pair.cached, factor), fps)
+
+
 def write_pictures(path: Path, pictures: np.ndarray, fps: int) -> None:
     """Write pictures, uint8 [F, H, W, 3], as yuv420p at a quality that hides the compression."""
     import imageio_ffmpeg
