@@ -285,7 +285,7 @@ MODELS = (
     Model("DreamLiteUNetModel", dreamlite_unet, _dreamlite, "batched"),
     Model("UNet3DConditionModel", text_to_video_unet, _text_to_video, "batched"),
     Model("I2VGenXLUNet", i2vgen_unet, _i2vgen, "batched"),
-    Model("UNet2DModel", small_unet, lambda share: {"sample": noise(2, 3, 8, 8), "timestep": _time(share)}),
+    Model("UNet2DModel", small_unet, lambda share: {"sample": noise(1, 3, 8, 8), "timestep": _time(share)}),
     Model("Kandinsky3UNet", kandinsky3_unet, _kandinsky3, "batched"),
 )
 
