@@ -5,6 +5,7 @@ timeline   which steps were reused, and why, in words
 plots      the indicator over the steps
 pictures   frames, labels, amplified differences, the storyboard
 videos     H.264 files
+bench      every method in one picture
 files      what each file of an output folder is called, and what is in it
 """
 

@@ -1,6 +1,7 @@
 """Many runs of one model under many settings, kept cell by cell, so that a run that is finished is never repeated.
 
 contenders  what takes part: a policy, fewer steps
+peers       caches of other libraries, each in a file of its own
 blocks      how much of the blocks' work a call really did, counted from outside
 solvers     the multistep solvers that fewer steps are tried with too
 folder      the results on disk: a cell per run, the uncached videos by what they depend on
