@@ -54,6 +54,7 @@ def test_writes_says_and_goes_on(bwcache_command, tmp_path):
     rows = list(csv.reader((out / "profile.csv").open(newline="")))
     assert len(rows) == 1 + 3
     assert rows[0][-1] == "transformer/blocks.11"
+    assert "1/3  a red circle, seed 0: changes, all entries" in ended.err
     for words in ("blocks", "decoding", "guidance, scheduler", "GFLOP", "neither", "How few blocks", "save at most"):
         assert words in ended.out
     for name in ("heatmap.png", "curve.png", "latency.png"):

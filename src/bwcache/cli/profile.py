@@ -37,10 +37,11 @@ def run_profile(settings: ProfileSettings) -> None:
         folder = Folder(out, profile_identity(pipe, request, settings.model))
         kept = (0, 0)
 
-        def count(done: int, total: int) -> None:
+        def count(done: int, total: int, what: str) -> None:
             nonlocal kept
             kept = (done, total)
-            bars.overall("all figures", done, total)
+            bars.overall("all parts", done, total)
+            bars.say(f"{done:>{len(str(total))}}/{total}  {what}")
 
         with resumable(out, lambda: f"{kept[0]} of {kept[1]} parts"):
             made = profile(

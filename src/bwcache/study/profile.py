@@ -38,6 +38,8 @@ SHARES: tuple[Any, ...] = (0.5, 0.1, 0.01, "default")
 """Shares of the entries that are compared with all of them; "default" is what BWCache takes."""
 ALL = 1.0
 
+OnKept = Callable[[int, int, str], None]
+
 
 def profile_identity(pipe: Any, request: Request, name: str | None = None) -> dict[str, Any]:
     """What all figures of a profile's folder must have in common: as of any study."""
@@ -55,7 +57,7 @@ def profile(
     name: str | None = None,
     threshold: float | None = None,
     on_progress: OnProgress | None = None,
-    on_kept: Callable[[int, int], None] | None = None,
+    on_kept: OnKept | None = None,
 ) -> Profile:
     """Watches a pipeline compute these videos.
 
@@ -69,7 +71,7 @@ def profile(
         name: of the model, for the record.
         threshold: published for the model or the default, for the record.
         on_progress: called at every step.
-        on_kept: called with how many figures are in the folder of how many in all, whenever that changes.
+        on_kept: called with how many parts are in the folder, how many there are, and what the last one is.
 
     Raises:
         SettingError: no video, nothing to repeat, or something that the pipeline cannot make.
@@ -163,7 +165,7 @@ class _Watching:
     shares_on: int
     repeats: int
     on_progress: OnProgress | None
-    on_kept: Callable[[int, int], None] | None
+    on_kept: OnKept | None
 
     def __post_init__(self) -> None:
         self._stacks = [resolve(name, module) for name, module in denoisers(self.pipe).items()]
@@ -203,7 +205,7 @@ class _Watching:
             self.folder.keep_figures(KIND, found, *key)
         self._done.add(key)
         if self.on_kept:
-            self.on_kept(len(self._done), self._total)
+            self.on_kept(len(self._done), self._total, _named(key))
         return found
 
     def _asked(self, unit: Unit, most: int | None = None) -> Request:
@@ -267,6 +269,13 @@ class _Watching:
             return {"blocks": {}, "notes": [f"operations were not counted: {error}"]}
         blocks = {f"{name}/{block}": count for name, one in found.items() for block, count in one.blocks.items()}
         return {"blocks": blocks, "notes": []}
+
+
+def _named(key: tuple[Any, ...]) -> str:
+    if key[0] == "changes":
+        _, share, prompt, seed = key
+        return f"{prompt}, seed {seed}: changes, {_entries(share)}"
+    return {"time": "times", "flops": "operations"}[key[0]]
 
 
 def _entries(share: Any) -> str:
