@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bwcache.errors import SettingError, complaint
-from bwcache.features import Linear
+from bwcache.features import Last, Linear, Predictor
 from bwcache.policies import BWCache, FixedInterval
 from bwcache.study.contenders import Contender, Seen, UnderPolicy
 from bwcache.study.peers.dbcache import DBCache, DBCacheTaylorSeer
@@ -107,53 +107,32 @@ def chosen(text: str | None) -> tuple[str, ...]:
     return names
 
 
-def _bwcache(terms: Terms) -> list[Contender]:
-    return [
-        Called(
-            BWCache(threshold=threshold, reuse_interval=interval),
-            ("threshold", "reuse_interval"),
-            "BWCache as published",
-            "its own tail guard, half of the steps before the first reuse",
-        )
-        for threshold, interval in BWCACHE
-    ]
+Field = Callable[[Terms], list[Contender]]
 
 
-def _bwcache_linear(terms: Terms) -> list[Contender]:
-    return [
-        Called(
-            BWCache(threshold=threshold, reuse_interval=interval, predictor=Linear()),
-            ("threshold", "reuse_interval"),
-            "BWCache, linear",
-            "its own tail guard, half of the steps before the first reuse",
-        )
-        for threshold, interval in BWCACHE
-    ]
+def _bwcache(name: str, predictor: Predictor) -> Field:
+    remark = "its own tail guard, half of the steps before the first reuse"
+    policies = [BWCache(threshold, interval, predictor=predictor) for threshold, interval in BWCACHE]
+    return lambda terms: [Called(policy, ("threshold", "reuse_interval"), name, remark) for policy in policies]
 
 
-def _fixed(terms: Terms) -> list[Contender]:
-    warmup, tail = terms.guards.warmup, terms.guards.tail
-    policies = [FixedInterval(interval, warmup, tail) for interval in (2, 3, 4, 5, 6, 8)]
-    return [Called(policy, ("interval",), "fixed interval") for policy in policies]
+def _fixed(name: str, predictor: Predictor) -> Field:
+    def field(terms: Terms) -> list[Contender]:
+        warmup, tail = terms.guards.warmup, terms.guards.tail
+        return [Called(FixedInterval(n, warmup, tail, predictor), ("interval",), name) for n in (2, 3, 4, 5, 6, 8)]
+
+    return field
 
 
-def _fixed_linear(terms: Terms) -> list[Contender]:
-    warmup, tail = terms.guards.warmup, terms.guards.tail
-    policies = [FixedInterval(interval, warmup, tail, Linear()) for interval in (2, 3, 4, 5, 6, 8)]
-    return [Called(policy, ("interval",), "fixed interval, linear") for policy in policies]
+def _fewer_steps(multistep: bool) -> Field:
+    def field(terms: Terms) -> list[Contender]:
+        all_of_them = fewer_steps(compute_range(SHARES, terms.steps), terms.scheduler)
+        return [one for one in reversed(all_of_them) if (one.solver is not None) == multistep]
+
+    return field
 
 
-def _fewer(terms: Terms) -> list[Contender]:
-    counts = compute_range(SHARES, terms.steps)
-    return [one for one in reversed(fewer_steps(counts, terms.scheduler)) if one.solver is None]
-
-
-def _multistep(terms: Terms) -> list[Contender]:
-    counts = compute_range(SHARES, terms.steps)
-    return [one for one in reversed(fewer_steps(counts, terms.scheduler)) if one.solver is not None]
-
-
-def _ladder(make: Callable[..., Contender], rungs: Sequence[tuple[Any, ...]]) -> Callable[[Terms], list[Contender]]:
+def _ladder(make: Callable[..., Contender], rungs: Sequence[tuple[Any, ...]]) -> Field:
     return lambda terms: [make(terms.steps, terms.guards, *rung) for rung in rungs]
 
 
@@ -165,13 +144,13 @@ def _magcache(terms: Terms) -> list[Contender]:
 _INTERVALS = ((2, 1), (3, 2), (3, 1), (4, 1), (5, 2), (5, 1), (7, 1))
 _DB_THRESHOLDS = ((0.04,), (0.08,), (0.12,), (0.16,), (0.24,), (0.35,))
 
-METHODS: Mapping[str, Callable[[Terms], list[Contender]]] = {
-    "bwcache": _bwcache,
-    "bwcache-linear": _bwcache_linear,
-    "fixed": _fixed,
-    "fixed-linear": _fixed_linear,
-    "fewer-steps": _fewer,
-    "multistep": _multistep,
+METHODS: Mapping[str, Field] = {
+    "bwcache": _bwcache("BWCache as published", Last()),
+    "bwcache-linear": _bwcache("BWCache, linear", Linear()),
+    "fixed": _fixed("fixed interval", Last()),
+    "fixed-linear": _fixed("fixed interval, linear", Linear()),
+    "fewer-steps": _fewer_steps(multistep=False),
+    "multistep": _fewer_steps(multistep=True),
     "first-block": _ladder(FirstBlockCache, ((0.03,), (0.05,), (0.08,), (0.12,), (0.2,), (0.3,))),
     "magcache": _magcache,
     "taylorseer": _ladder(TaylorSeer, _INTERVALS),
