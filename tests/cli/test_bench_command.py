@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import importlib.util
 import json
 import sys
@@ -91,3 +92,27 @@ def test_a_folder_of_another_seed_is_refused(bwcache_command, tmp_path):
     ended = bwcache_command("bench", *few, "--seed", "1")
     assert ended.code == 2
     assert "another seed" in ended.err
+
+
+def test_ctrl_c_loses_only_the_running_cell(bwcache_command, tmp_path, monkeypatch):
+    few = [*SMALL, "--quick", "--methods", "fixed,pab", "--out", "b"]
+    race = sys.modules.get("bwcache.study.race") or importlib.import_module("bwcache.study.race")
+    call, made = race.call, []
+
+    def interrupted(pipe, request, what, *more):
+        if "PAB" in what:
+            raise KeyboardInterrupt
+        made.append(what)
+        return call(pipe, request, what, *more)
+
+    monkeypatch.setattr(race, "call", interrupted)
+    ended = bwcache_command("bench", *few)
+    assert ended.code == 130
+    assert "interrupted; 2 of 4 runs are kept in" in ended.lines[-1]
+    assert not (tmp_path / "b" / "results.json").exists()
+    before = cells(tmp_path / "b")
+    monkeypatch.setattr(race, "call", call)
+    assert bwcache_command("bench", *few).code == 0
+    after = cells(tmp_path / "b")
+    assert len(after) == 4
+    assert {name: after[name] for name in before} == before
