@@ -12,6 +12,7 @@ vbench     ``bwcache vbench``
 studies    what the commands share that can be stopped and go on
 grids      the settings that a sweep tries, from words
 sweep      ``bwcache sweep``
+profile    ``bwcache profile``
 bench      ``bwcache bench``
 """
 

@@ -6,6 +6,8 @@ plots      the indicator over the steps
 pictures   frames, labels, amplified differences, the storyboard
 videos     H.264 files
 bench      every method in one picture
+heatmaps   changes by block and step, curves with their spread, where the time goes
+profiles   a profile in tables, sentences and files
 files      what each file of an output folder is called, and what is in it
 """
 
