@@ -1,0 +1,76 @@
+"""Experiment 11, text to image: the shapes model at one frame, its indicator's curve, and what reuse costs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+import bwcache
+from bwcache import shapes
+from bwcache.study import Folder, Race, UnderPolicy, race, standings
+from bwcache.study.race import identity
+from experiments.common import (
+    RUNS,
+    captions,
+    exact_trace,
+    indicator,
+    load,
+    picture,
+    publish,
+    request,
+    standing_rows,
+    units,
+)
+
+VIDEOS = 24
+THRESHOLDS = (0.05, 0.10, 0.15, 0.20)
+
+
+def main() -> None:
+    """Runs and writes it."""
+    pipe = load()
+    found = {}
+    pictures = []
+    for name, frames in (("video", shapes.FRAMES), ("image", 1)):
+        curves = []
+        for seed, caption in enumerate(tqdm(captions(VIDEOS), name)):
+            asked = dataclasses.replace(request(caption.text, seed=seed), frames=frames)
+            made, trace = exact_trace(pipe, asked)
+            curves.append(indicator(trace))
+            if frames == 1:
+                pictures.append(made.frames[0])
+        found[name] = np.array(curves)
+    asked = dataclasses.replace(request(), frames=1)
+    contenders = tuple(UnderPolicy(bwcache.BWCache(threshold=t), ("threshold",)) for t in THRESHOLDS)
+    cells = race(pipe, Race(contenders, units(VIDEOS), asked), Folder(RUNS / "images", identity(pipe, asked, "shapes")))
+    rows = standing_rows(standings(cells), lambda row: f"threshold {row.settings['threshold']:g}")
+    quantiles = {name: np.nanquantile(runs[:, 1:], (0.1, 0.5, 0.9), axis=0).tolist() for name, runs in found.items()}
+    publish(
+        "images", {"videos": VIDEOS, "curves": quantiles, "rows": [s.to_json() for s in standings(cells)]}, pipe, rows
+    )
+    draw(found, pictures)
+
+
+def draw(found: dict[str, np.ndarray], pictures: list[Any]) -> None:
+    """Both curves, and the first pictures."""
+    with picture("images", 2, (11, 4)) as (left, right):
+        for name, runs in found.items():
+            low, middle, high = np.nanquantile(runs[:, 1:], (0.1, 0.5, 0.9), axis=0)
+            steps = np.arange(1, runs.shape[1])
+            (line,) = left.plot(steps, middle, label=name)
+            left.fill_between(steps, low, high, alpha=0.2, color=line.get_color(), lw=0)
+        left.set_xlabel("denoising step")
+        left.set_ylabel("indicator (median, 10 to 90 %)")
+        left.set_ylim(bottom=0)
+        left.legend(frameon=False)
+        sheet = np.concatenate([np.concatenate(pictures[i : i + 8], axis=1) for i in range(0, 24, 8)])
+        right.imshow(np.clip(sheet, 0, 1), interpolation="nearest")
+        right.set_axis_off()
+        right.set_title("what it makes of the first 24 captions", fontsize=10)
+
+
+if __name__ == "__main__":
+    main()
