@@ -1,5 +1,6 @@
 """A profile of tiny pipelines: against brute force, resumed, and leaving them as they were."""
 
+import dataclasses
 import json
 import time
 
@@ -14,6 +15,7 @@ from bwcache.models import denoisers, resolve
 from bwcache.study.folder import Folder
 from bwcache.study.profile import profile, profile_identity
 from bwcache.study.profile_results import PARTS, Profile, TimeSplit
+from bwcache.study.profile_times import Stopwatch
 from bwcache.study.race import Unit
 
 REQUEST = Request("", 5, 0, 3.0, 16, 16, 5)
@@ -129,6 +131,15 @@ def test_a_slow_block_and_a_slow_scheduler_are_found(tmp_path):
     assert max(seconds) == seconds[2]
     assert found.time.blocks >= 2 * REQUEST.steps * 0.03
     assert found.time.between >= (REQUEST.steps - 1) * 0.05
+
+
+def test_where_blocks_are_not_called_one_by_one_the_engine_says_what_they_took(pipe):
+    stacks = [resolve(name, module) for name, module in denoisers(pipe).items()]
+    with Stopwatch(pipe, stacks) as watch:
+        made = call(pipe, dataclasses.replace(REQUEST, prompt="a cat"))
+    known, told = watch.split(made.seconds), watch.split(made.seconds, known_blocks := 1e-6)
+    assert told["blocks"] == known_blocks < known["blocks"]
+    assert told["blocks"] + told["rest"] == pytest.approx(known["blocks"] + known["rest"])
 
 
 def test_operations_are_those_of_torch(pipe, found):

@@ -27,10 +27,10 @@ class Compute(Policy[None]):
     measures: float | Literal["default"] | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.measures, str) and self.measures != "default":
-            raise SettingError(complaint(f"measures {self.measures!r}", "a share, 'default' or None", "try 1"))
-        if isinstance(self.measures, (int, float)) and not 0 < self.measures <= 1:
-            raise SettingError(complaint(f"measures {self.measures!r}", "a share in (0, 1]", "use 1 for all entries"))
+        shared = isinstance(self.measures, (int, float)) and not isinstance(self.measures, bool)
+        if self.measures not in (None, "default") and not (shared and 0 < float(self.measures or 0) <= 1):
+            expected = "a share in (0, 1], 'default' or None"
+            raise SettingError(complaint(f"measures {self.measures!r}", expected, "use 1 for all entries"))
 
     @property
     def feature_predictor(self) -> None:

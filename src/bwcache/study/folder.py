@@ -137,7 +137,8 @@ class Folder:
         """What was kept under a kind and a key, or None where it is not there or damaged."""
         path = self._place(kind, parts, ".json")
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))["figures"]
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            found = kept["figures"] if kept["key"] == json.loads(json.dumps(parts)) else None
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError, OSError):

@@ -1,0 +1,50 @@
+"""`Compute` that measures: what BWCache would have measured, and nothing else changes."""
+
+import pytest
+import tiny
+import torch
+
+import bwcache
+from bwcache.errors import SettingError
+from bwcache.policies import Compute
+
+
+def run(model, policy=None):
+    latents, text = torch.ones(1, 4, 3, 4, 4), torch.ones(1, 4, 8)
+
+    def sample():
+        now = latents
+        for timestep in torch.linspace(900, 100, 5):
+            now = now - 0.1 * model(now, timestep.view(1), text, return_dict=False)[0]
+        return now
+
+    with torch.no_grad():
+        if policy is None:
+            return sample(), None
+        with bwcache.attach(model, policy, steps=5) as session:
+            return sample(), session.trace
+
+
+@pytest.mark.parametrize(("measures", "token_sample"), [(1, 1), (0.5, 0.5), ("default", None)])
+def test_measures_as_bwcache_does(measures, token_sample):
+    model = tiny.wan_transformer()
+    plain, _ = run(model)
+    computed, trace = run(model, Compute(measures))
+    _, expected = run(model, bwcache.BWCache(threshold=0, token_sample=token_sample))
+    assert torch.equal(computed, plain)
+    assert [event.distances for event in trace.events] == [event.distances for event in expected.events]
+    assert trace.events[1].indicator > 0
+    assert {event.reason for event in trace.events} == {"always"}
+    assert trace.meta["policy"] == {"name": "Compute", "measures": measures}
+
+
+def test_measures_nothing_if_not_asked():
+    _, trace = run(tiny.wan_transformer(), Compute())
+    assert all(event.indicator is None and event.distances is None for event in trace.events)
+    assert trace.peak_bytes == 0
+
+
+@pytest.mark.parametrize("measures", [0, -0.1, 1.5, "all", True, float("nan")])
+def test_shares_that_cannot_be(measures):
+    with pytest.raises(SettingError, match="expected a share"):
+        Compute(measures)
