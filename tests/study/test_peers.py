@@ -207,7 +207,7 @@ def test_a_peer_that_breaks_says_why_and_leaves_nothing_behind(plain: Any) -> No
     before = standing(pipe)
     with (
         pytest.raises(
-            AttachError, match=r"found RuntimeError from breaks \(\): the cache and the model disagree; expe"
+            AttachError, match=r"found RuntimeError from breaks \(warmup 2\): the cache and the model disagree; expe"
         ),
         Breaks(STEPS, Guards()).at_work(pipe),
     ):

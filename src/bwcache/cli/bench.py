@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bwcache.cli.choices import Choices, choose
+from bwcache.cli.grids import parse
 from bwcache.cli.loading import load, requests
 from bwcache.cli.progress import Bars
 from bwcache.cli.settings import BenchSettings
@@ -15,6 +16,8 @@ from bwcache.errors import BWCacheError
 
 NAME = "results"
 PICTURE = "bench.png"
+WARMUP_SHARE = 0.2
+"""Of the steps: what MagCache's paper has, and the longest of the peers' own."""
 
 
 def run_bench(settings: BenchSettings) -> None:
@@ -29,8 +32,9 @@ def run_bench(settings: BenchSettings) -> None:
     from bwcache.study.race import Race, Unit, identity
 
     methods = chosen(settings.methods)
-    guards = Guards(settings.warmup, settings.tail)
-    guards.check(choices.steps)
+    guards = tuple(Guards(warmup, settings.tail) for warmup in warmups(settings.warmup, choices.steps))
+    for one in guards:
+        one.check(choices.steps)
     with Bars() as bars:
         pipe, choices = load(settings, choices, bars)
         request = requests(settings, choices, Request)[0]
@@ -44,10 +48,21 @@ def run_bench(settings: BenchSettings) -> None:
     show(rows, folder.damaged, str(settings.out))
 
 
+def warmups(text: str | None, steps: int) -> tuple[int, ...]:
+    """The numbers of steps that a text names; for None, two and a fifth of the steps.
+
+    Raises:
+        SettingError: for other things than numbers.
+    """
+    if text is None:
+        return tuple(dict.fromkeys((2, max(2, round(steps * WARMUP_SHARE)))))
+    return tuple(dict.fromkeys(parse(one.strip(), int, "--warmup") for one in text.split(",")))
+
+
 def field(
     settings: BenchSettings,
     methods: tuple[str, ...],
-    guards: Any,
+    guards: tuple[Any, ...],
     choices: Choices,
     pipe: Any,
     request: Any,
@@ -66,10 +81,11 @@ def field(
             ratios = calibrated(folder.path, pipe, apart, bars.show)
         except BWCacheError as error:
             reason = str(error)
-    return contenders(methods, Terms(choices.steps, guards, pipe.scheduler, ratios, reason), settings.quick)
+    terms = [Terms(choices.steps, one, pipe.scheduler, ratios, reason) for one in guards]
+    return contenders(methods, terms, settings.quick)
 
 
-def _write(out: Path, cells: Any, methods: tuple[str, ...], guards: Any, pipe: Any, folder: Any) -> Any:
+def _write(out: Path, cells: Any, methods: tuple[str, ...], guards: tuple[Any, ...], pipe: Any, folder: Any) -> Any:
     from bwcache.measure.environment import environment
     from bwcache.report.bench import plot_methods, saved_nothing
     from bwcache.report.studies import write_study
@@ -81,7 +97,7 @@ def _write(out: Path, cells: Any, methods: tuple[str, ...], guards: Any, pipe: A
         "study": folder.identity,
         "environment": environment(pipe),
         "methods": list(methods),
-        "guards": dataclasses.asdict(guards),
+        "guards": [dataclasses.asdict(one) for one in guards],
         "best_multistep": best_multistep(rows),
         "saved_nothing": saved_nothing(rows),
         "damaged": list(folder.damaged),

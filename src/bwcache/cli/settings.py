@@ -293,20 +293,20 @@ class BenchSettings(StudySettings):
         ),
     ] = None
     warmup: Annotated[
-        int,
+        str | None,
         _option(
             "--warmup",
-            "First steps that every method computes, where it can be told so; BWCache has its own rule.",
+            "First steps that every method computes, where it can be told so; several numbers are all tried.",
             CACHE,
-            whole_number,
-            metavar="N",
+            show_default="2 and a fifth of the steps",
+            metavar="N1,N2",
         ),
-    ] = 2
+    ] = None
     tail: Annotated[
         int,
         _option(
             "--tail",
-            "Last steps that every method computes, where it can be told so; BWCache has its own rule.",
+            "Last steps that every method computes, where it can be told so.",
             CACHE,
             whole_number,
             metavar="N",

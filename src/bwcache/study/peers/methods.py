@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,21 +74,24 @@ class Called(UnderPolicy):
             seen.notes = (self.remark, *seen.notes)
 
 
-def contenders(wanted: Sequence[str], terms: Terms, quick: bool = False) -> tuple[Contender, ...]:
-    """The chosen methods with all their settings.
+def contenders(wanted: Sequence[str], terms: Sequence[Terms], quick: bool = False) -> tuple[Contender, ...]:
+    """The chosen methods with all their settings, under each of the terms.
 
     Args:
         wanted: names out of `METHODS`.
-        terms: what they have in common.
-        quick: two settings of each method instead of all.
+        terms: that differ in their guards; methods that do not depend on these are there once.
+        quick: two settings of each method instead of all: a careful one, and a bold one under the last terms.
     """
-    found: list[Contender] = []
+    found: dict[str, Contender] = {}
     for name in wanted:
-        own = METHODS[name](terms)
-        for family in dict.fromkeys(one.family for one in own):
-            ladder = [one for one in own if one.family == family]
-            found += [ladder[len(ladder) // 3], ladder[-2]] if quick and len(ladder) > 2 else ladder
-    return tuple(found)
+        ladders = [METHODS[name](one) for one in terms]
+        for family in dict.fromkeys(one.family for one in ladders[0]):
+            own = [[one for one in ladder if one.family == family] for ladder in ladders]
+            taken = list(itertools.chain(*own))
+            if quick and len(own[0]) > 2:
+                taken = [own[0][len(own[0]) // 3], own[-1][-2]]
+            found |= {one.label: one for one in taken}
+    return tuple(found.values())
 
 
 def chosen(text: str | None) -> tuple[str, ...]:
@@ -119,7 +123,9 @@ def _bwcache(name: str, predictor: Predictor) -> Field:
 def _fixed(name: str, predictor: Predictor) -> Field:
     def field(terms: Terms) -> list[Contender]:
         warmup, tail = terms.guards.warmup, terms.guards.tail
-        return [Called(FixedInterval(n, warmup, tail, predictor), ("interval",), name) for n in (2, 3, 4, 5, 6, 8)]
+        return [
+            Called(FixedInterval(n, warmup, tail, predictor), ("interval", "warmup"), name) for n in (2, 3, 4, 5, 6, 8)
+        ]
 
     return field
 

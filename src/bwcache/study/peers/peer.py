@@ -114,8 +114,8 @@ class Peer(Contender):
     def label(self) -> str:
         """The method and its main settings."""
         plain = asdict(self)
-        inside = ", ".join(f"{name} {plain[name]:g}" for name in self.shown)
-        return f"{self.family} ({inside})"
+        inside = [*(f"{name} {plain[name]:g}" for name in self.shown), f"warmup {self.guards.warmup}"]
+        return f"{self.family} ({', '.join(inside)})"
 
     def settings(self) -> dict[str, Any]:
         """All of them, ready for JSON."""
