@@ -25,7 +25,7 @@ from experiments.common import (
     units,
 )
 
-VIDEOS = 24
+VIDEOS = 16
 THRESHOLDS = (0.05, 0.10, 0.15, 0.20)
 
 
@@ -66,10 +66,10 @@ def draw(found: dict[str, np.ndarray], pictures: list[Any]) -> None:
         left.set_ylabel("indicator (median, 10 to 90 %)")
         left.set_ylim(bottom=0)
         left.legend(frameon=False)
-        sheet = np.concatenate([np.concatenate(pictures[i : i + 8], axis=1) for i in range(0, 24, 8)])
+        sheet = np.concatenate([np.concatenate(pictures[i : i + 8], axis=1) for i in range(0, 16, 8)])
         right.imshow(np.clip(sheet, 0, 1), interpolation="nearest")
         right.set_axis_off()
-        right.set_title("what it makes of the first 24 captions", fontsize=10)
+        right.set_title("what it makes of the first 16 captions", fontsize=10)
 
 
 if __name__ == "__main__":

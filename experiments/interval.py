@@ -23,7 +23,7 @@ from experiments.common import (
 )
 
 INTERVALS = (0.05, 0.10, 0.15, 0.20)
-VIDEOS, DRIFTING, REACH = 48, 12, 6
+VIDEOS, DRIFTING, REACH = 32, 8, 6
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from experiments.common import load, picture, policies, publish, standing_rows, 
 
 GUARDS = {"0": 0.0, "1/4": 0.25, "1/3": 1 / 3, "1/2": 0.5, "2/3": 2 / 3}
 THRESHOLDS = (0.10, 0.15, 0.20)
-VIDEOS = 24
+VIDEOS = 12
 
 
 def main() -> None:
