@@ -68,9 +68,9 @@ def test_fewer_steps_ask_for_fewer():
 
 def test_a_pipeline_that_refuses_a_solver_is_one_line(pipe):
     refusing = FewerSteps(3, "other", lambda own: own)
-    with pytest.raises(bwcache.SettingError, match=r"WanPipeline that does not work with other \(no sigmas\)"):
-        with refusing.at_work(pipe):
-            raise ValueError("no sigmas")
+    said = r"WanPipeline that does not work with other \(no sigmas\)"
+    with pytest.raises(bwcache.SettingError, match=said), refusing.at_work(pipe):
+        raise ValueError("no sigmas")
 
 
 def test_labels_show_what_differs_and_tell_every_value_apart():

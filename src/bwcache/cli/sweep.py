@@ -126,7 +126,11 @@ def _write(out: Path, cells: Any, planned: Plan, pipe: Any, folder: Any) -> Any:
     }
     videos = len({(cell.prompt, cell.seed) for cell in cells})
     title = f"{planned.policy.__name__} beside fewer steps, {videos} video{'s' if videos > 1 else ''}"
-    write_study(out, NAME, rows, content, {"pareto.png": lambda path: plot_fronts(rows, path, title)})
+    pictures = {
+        "pareto.png": lambda path: plot_fronts(rows, path, title),
+        "pareto-work.png": lambda path: plot_fronts(rows, path, title, "compute"),
+    }
+    write_study(out, NAME, rows, content, pictures)
     return rows
 
 
@@ -149,7 +153,8 @@ def show(rows: Any, planned: Plan, damaged: list[str], out: str) -> None:
         ),
         style="dim",
     )
-    console.print(levels_table(rows))
+    console.print(levels_table(rows, "time", "Denoising speedup"))
+    console.print(levels_table(rows, "compute", "Speedup if nothing but the blocks' work took time"))
     solver = best_multistep(rows)
     if solver is not None:
         console.print(Text(f"The best multistep solver here, by PSNR at equal steps: {solver}."))
@@ -160,7 +165,7 @@ def show(rows: Any, planned: Plan, damaged: list[str], out: str) -> None:
             console.print(Text(line), style="dim", soft_wrap=True)
     for name in damaged:
         console.print(Text(f"{name} was damaged and has been made again"), style="dim", soft_wrap=True)
-    console.print(Text(f"{NAME}.json, {NAME}.csv and pareto.png are in {out}"), soft_wrap=True)
+    console.print(Text(f"{NAME}.json, {NAME}.csv, pareto.png and pareto-work.png are in {out}"), soft_wrap=True)
 
 
 def _counts(text: str | None, total: int) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from bwcache.study.standings import CEILING, HIGHER_IS_BETTER, Axis, Standing, f
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6a51a3", "#8c564b")
 GREYS = ("#222222", "#777777", "#a8a8a8")
 MARKERS = "osD^vP*X"
+LINES = ("-", "-.", ":", (0, (5, 1, 1, 1)))
 FRONT = "#ffe08a"
 MOST_SERIES = 6
 AXES = {"time": "denoising speedup", "compute": "speedup if only the blocks' work took time"}
@@ -47,7 +48,7 @@ def plot_fronts(rows: Sequence[Standing], path: Path, title: str = "", axis: Axi
 
 
 def series(rows: Sequence[Standing]) -> dict[str, list[Standing]]:
-    """What one line connects: the rows of a family that differ in one number only, slowest first.
+    """What one line connects: the rows of a family that differ in one number only, most work first.
 
     The number with the most values is the ladder that a line goes along; what else varies tells the lines of a family
     apart, unless that makes too many of them.
@@ -60,7 +61,7 @@ def series(rows: Sequence[Standing]) -> dict[str, list[Standing]]:
             words = ", ".join(f"{name} {_plain(row.settings[name])}" for name in apart)
             lines.setdefault(f"{family} ({words})" if words else family, []).append(row)
         found |= lines if len(lines) <= MOST_SERIES else {family: own}
-    return {name: sorted(own, key=lambda row: row.denoise_speedup or 0.0) for name, own in found.items()}
+    return {name: sorted(own, key=lambda row: -(row.compute or 0.0)) for name, own in found.items()}
 
 
 def _apart(own: Sequence[Standing]) -> list[str]:
@@ -83,7 +84,7 @@ def _styles(rows: Sequence[Standing]) -> dict[str, dict[str, Any]]:
         if family not in of_family:
             of_family[family] = next(greys if family.startswith("fewer steps") else colours)
         place = seen[family] = seen.get(family, -1) + 1
-        dashes = "--" if family.startswith("fewer steps") else "-"
+        dashes = "--" if family.startswith("fewer steps") else LINES[place % len(LINES)]
         styles[name] = {"color": of_family[family], "marker": MARKERS[place % len(MARKERS)], "ls": dashes}
     return styles
 

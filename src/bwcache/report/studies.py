@@ -94,7 +94,7 @@ def levels_table(rows: Sequence[Standing], axis: Axis = "time", title: str = "")
     from rich.text import Text
 
     table = Table(header_style="bold", pad_edge=False, title=title or None, title_justify="left")
-    table.add_column("speedup at PSNR of")
+    table.add_column("at a mean PSNR of")
     for level in LEVELS:
         table.add_column(f"{level:.0f} dB", justify="right", no_wrap=True)
     found = levels(rows, axis)

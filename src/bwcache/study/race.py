@@ -73,11 +73,12 @@ def identity(pipe: Any, request: Request, name: str | None = None) -> dict[str, 
     asked = dataclasses.asdict(request)
     asked.pop("prompt")
     return {
-        "model": describe_pipeline(pipe, name) | {"schedule": _schedule(pipe), "weights": fingerprint(pipe)},
+        "model": describe_pipeline(pipe, name) | {"schedule": _schedule(pipe)},
         "packages": seen["packages"],
         "dtype": seen["dtype"],
         "device": seen["device"],
         "request": asked,
+        "weights": fingerprint(pipe),
     }
 
 

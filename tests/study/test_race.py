@@ -1,0 +1,134 @@
+"""A race runs what is missing and nothing else, beside the uncached call, and keeps what is finished."""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import pytest
+
+import bwcache
+from bwcache import shapes
+from bwcache.measure.call import Request
+from bwcache.study import FewerSteps, Folder, Race, UnderPolicy, Unit, race
+from bwcache.study.race import fingerprint, held, identity
+
+REQUEST = Request("", 5, 0, 4.0, 16, 16, 5)
+UNITS = (Unit("a red circle", 0), Unit("a blue square", 0))
+CONTENDERS = (UnderPolicy(bwcache.FixedInterval(2)), FewerSteps(3), UnderPolicy(bwcache.BWCache(threshold=0)))
+FIELD = Race(CONTENDERS, UNITS, REQUEST)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    made = shapes.load()
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """What was called, by its words after the video's."""
+    import sys
+
+    module = sys.modules["bwcache.study.race"]
+    seen, call = Counter(), module.call
+
+    def counting(pipe, request, what, *rest):
+        seen[what.partition(", ")[2] or what] += 1
+        return call(pipe, request, what, *rest)
+
+    monkeypatch.setattr(module, "call", counting)
+    return seen
+
+
+@pytest.fixture
+def folder(pipe, tmp_path):
+    return Folder(tmp_path / "study", identity(pipe, REQUEST, "shapes"))
+
+
+def test_runs_what_is_missing_and_nothing_twice(pipe, folder, called):
+    found = []
+    first = race(pipe, FIELD, folder, on_cell=found.append)
+    assert [(cell.label, cell.prompt) for cell in first] == [
+        (one.label, unit.prompt) for one in CONTENDERS for unit in UNITS
+    ]
+    assert called == {"warm-up": 2, "uncached": 2, **{one.label: 2 for one in CONTENDERS}}
+    assert len(found) == len(FIELD) == held(FIELD, folder)
+    fixed, fewer, never = (first[place] for place in (0, 2, 4))
+    assert fixed.compute == pytest.approx(3 / 5)
+    assert (fixed.steps, fixed.computed) == (5, 3)
+    assert fewer.compute == pytest.approx(3 / 5)
+    assert never.identical
+    assert never.compute == 1
+    assert not fixed.identical
+    assert 10 < fixed.quality["psnr"] < 100
+    assert all(reason.startswith(("LPIPS", "MS-SSIM")) for reason in fixed.unmeasured)
+    assert all(cell.uncached_denoise_seconds > 0 and cell.denoise_seconds > 0 for cell in first)
+
+    called.clear()
+    known = []
+    again = race(pipe, FIELD, Folder(folder.path, folder.identity), on_found=known.append)
+    assert again == first == sorted(known, key=again.index)
+    assert called == {}
+
+
+def test_one_that_is_damaged_runs_again_alone(pipe, folder, called):
+    first = race(pipe, FIELD, folder)
+    path = next(path for path in (folder.path / "cells").iterdir() if "FixedInterval" in path.read_text())
+    path.write_text(path.read_text()[:100])
+    called.clear()
+    later = Folder(folder.path, folder.identity)
+    again = race(pipe, FIELD, later)
+    assert called == {"warm-up": 2, "uncached": 1, CONTENDERS[0].label: 1}
+    assert later.damaged == [f"cells/{path.name}"]
+    assert [replace(cell, **times(cell)) for cell in again] == [replace(cell, **times(cell)) for cell in first]
+
+
+def times(cell):
+    return dict.fromkeys(("seconds", "denoise_seconds", "uncached_seconds", "uncached_denoise_seconds"))
+
+
+@dataclass(frozen=True)
+class Breaking(FewerSteps):
+    error: type[BaseException] = bwcache.SettingError
+
+    def at_work(self, pipe):
+        raise self.error("found nothing; expected something; go on")
+
+
+def test_what_cannot_work_becomes_a_row_and_the_others_go_on(pipe, folder):
+    cells = race(pipe, Race((Breaking(2), CONTENDERS[0]), UNITS[:1], REQUEST), folder)
+    assert cells[0].failed == "found nothing; expected something; go on"
+    assert cells[0].compute is None
+    assert cells[1].failed is None
+
+
+def test_ctrl_c_loses_the_running_cell_only(pipe, folder, called):
+    broken = Race((CONTENDERS[0], Breaking(2, error=KeyboardInterrupt)), UNITS[:1], REQUEST)
+    with pytest.raises(KeyboardInterrupt):
+        race(pipe, broken, folder)
+    assert held(broken, folder) == 1
+    called.clear()
+    race(pipe, Race(CONTENDERS[:1], UNITS[:1], REQUEST), folder)
+    assert called == {}
+
+
+def test_a_kept_cell_goes_by_its_present_label(pipe, folder, called):
+    race(pipe, Race(CONTENDERS[:1], UNITS[:1], REQUEST), folder)
+    called.clear()
+    other = UnderPolicy(CONTENDERS[0].policy, ("tail",))
+    (cell,) = race(pipe, Race((other,), UNITS[:1], REQUEST), folder)
+    assert cell.label == "FixedInterval (tail 1)"
+    assert called == {}
+
+
+def test_other_seeds_settings_and_weights_are_other_studies(pipe):
+    first = identity(pipe, REQUEST, "shapes")
+    assert first == identity(pipe, replace(REQUEST, prompt="another"), "shapes")
+    assert first != identity(pipe, replace(REQUEST, seed=1), "shapes")
+    assert first != identity(pipe, replace(REQUEST, steps=6), "shapes")
+    other = shapes.load()
+    assert fingerprint(other) == fingerprint(pipe)
+    other.transformer.proj_out.bias.data[0] += 0.01
+    assert fingerprint(other) != fingerprint(pipe)
+    other.scheduler.register_to_config(shift=3.0)
+    assert identity(other, REQUEST, "shapes")["model"]["schedule"] != first["model"]["schedule"]
