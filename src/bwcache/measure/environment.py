@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from collections import Counter
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ def environment(pipe: Any) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(where) if where.type == "cuda" else f"{where.type} ({_processor()})",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "dtype": str(tensor.dtype).removeprefix("torch.") if tensor is not None else None,
+        "dtype": _dtype(pipe),
         "packages": {name: _version(name) for name in PACKAGES},
     }
 
@@ -42,6 +43,15 @@ def describe_pipeline(pipe: Any, name: str | None) -> dict[str, Any]:
         "parameters": sum(weight.numel() for part in parts for weight in part.parameters()),
         "scheduler": type(getattr(pipe, "scheduler", None)).__name__,
     }
+
+
+def _dtype(pipe: Any) -> str | None:
+    """What most of the denoisers' weights are in; some stay in float32 in any case."""
+    counts: Counter[str] = Counter()
+    for part in denoisers(pipe).values():
+        for weight in part.parameters():
+            counts[str(weight.dtype).removeprefix("torch.")] += weight.numel()
+    return counts.most_common(1)[0][0] if counts else None
 
 
 def _version(package: str) -> str | None:
