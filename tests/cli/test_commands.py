@@ -13,7 +13,10 @@ import bwcache
 
 SMALL = ["--steps", "6", "--frames", "5"]
 COMMAND = [sys.executable, "-c", "from bwcache.cli import main; main()"]
-FILES = {"uncached.mp4", "cached.mp4", "side_by_side.mp4", "storyboard.png", "similarity.png", "trace.jsonl"}
+FILES = {
+    "uncached.mp4", "cached.mp4", "difference.mp4", "side_by_side.mp4", "storyboard.png", "similarity.png",
+    "trace.jsonl",
+}  # fmt: skip
 TOTAL = {
     "speedup", "denoise_speedup", "ideal_denoise_speedup", "reuse_rate", "psnr", "ssim", "indicator_share",
     "extra_memory_bytes",
@@ -30,7 +33,9 @@ def test_compare_writes_and_prints_everything(bwcache_command, tmp_path):
         assert {path.name for path in (out / folder).iterdir()} == FILES
         assert all(path.stat().st_size > 100 for path in (out / folder).iterdir())
     summary = json.loads((out / "summary.json").read_text(), parse_constant=pytest.fail)
-    assert set(summary) == {"model", "policy", "environment", "runs", "total"}
+    assert set(summary) == {"command", "model", "policy", "environment", "runs", "total"}
+    assert summary["command"].startswith("bwcache compare --steps 6 ")
+    assert "--out deep/out" in summary["command"]
     assert set(summary["total"]) >= TOTAL
     assert summary["policy"]["threshold"] == 9
     assert [run["prompt"] for run in summary["runs"]] == ["a red circle", "a blue square"]

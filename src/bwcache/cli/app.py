@@ -11,12 +11,14 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.main
 
+from bwcache.cli.output import CALLED
 from bwcache.cli.settings import (
     BenchSettings,
     CompareSettings,
     GenerateSettings,
     ModelsSettings,
     ProfileSettings,
+    ReportSettings,
     SweepSettings,
     VBenchSettings,
     command_from,
@@ -99,6 +101,13 @@ def _profile(settings: ProfileSettings) -> None:
     run_profile(settings)
 
 
+def _report(settings: ReportSettings) -> None:
+    """One HTML page of what compare found, with the videos: it opens from disk and fetches nothing."""
+    from bwcache.cli.report import run_report
+
+    run_report(settings)
+
+
 def _bench(settings: BenchSettings) -> None:
     """Race caching methods on the same videos: BWCache, the caches of diffusers and of cache-dit, and fewer steps.
 
@@ -122,6 +131,7 @@ app.command("compare")(command_from(CompareSettings, _compare))
 app.command("generate")(command_from(GenerateSettings, _generate))
 app.command("models")(command_from(ModelsSettings, _models))
 app.command("profile")(command_from(ProfileSettings, _profile))
+app.command("report")(command_from(ReportSettings, _report))
 app.command("sweep")(command_from(SweepSettings, _sweep))
 app.command("vbench")(command_from(VBenchSettings, _vbench))
 
@@ -129,6 +139,7 @@ app.command("vbench")(command_from(VBenchSettings, _vbench))
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the command; ``arguments`` are those of the process when not given."""
     signal.signal(signal.SIGTERM, _terminate)
+    CALLED.set(("bwcache", *(sys.argv[1:] if arguments is None else arguments)))
     try:
         code = typer.main.get_command(app).main(arguments, prog_name="bwcache", standalone_mode=False)
     except BWCacheError as error:

@@ -6,7 +6,7 @@ from typing import Any
 
 from bwcache.cli.choices import choose
 from bwcache.cli.loading import load
-from bwcache.cli.output import check_target, whole_folder
+from bwcache.cli.output import REPORT, check_target, command_line, whole_folder
 from bwcache.cli.progress import Bars
 from bwcache.cli.settings import CompareSettings
 
@@ -44,7 +44,12 @@ def run_compare(settings: CompareSettings) -> None:
             on_progress=bars.show,
             on_run=write,
         )
-        write_summary(folder, comparison)
+        write_summary(folder, {"command": command_line(), **comparison.to_json()})
+        if settings.report:
+            from bwcache.report.html import read, write_report
+
+            bars.writing(REPORT)
+            write_report(folder / REPORT, read(folder))
     show(comparison, str(settings.out))
 
 

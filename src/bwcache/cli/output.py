@@ -6,17 +6,28 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
 from bwcache.errors import SettingError, complaint
 
 SUMMARY = "summary.json"
+REPORT = "report.html"
 RUN_FOLDER = re.compile(r"\d{2,}-.+")
+
+CALLED: ContextVar[tuple[str, ...]] = ContextVar("CALLED", default=())
+"""The words of the running call; empty where functions are called without the command."""
+
+
+def command_line() -> str | None:
+    """The running call as one writes it in a shell; None where there is none."""
+    return shlex.join(CALLED.get()) or None
 
 
 def check_target(target: Path, overwrite: bool) -> None:
@@ -49,7 +60,15 @@ def foreign_entries(folder: Path) -> list[str]:
         ours = isinstance(summary, dict) and {"model", "policy", "runs"} <= set(summary)
     except (OSError, ValueError):
         ours = False
-    return [name for name in names if not ours or not (name == SUMMARY or RUN_FOLDER.fullmatch(name))]
+    return [name for name in names if not (ours and _written_here(folder, name))]
+
+
+def _written_here(folder: Path, name: str) -> bool:
+    if name == REPORT:
+        from bwcache.report.html import is_report
+
+        return is_report(folder / name)
+    return name == SUMMARY or RUN_FOLDER.fullmatch(name) is not None
 
 
 @contextlib.contextmanager

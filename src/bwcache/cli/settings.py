@@ -45,6 +45,7 @@ def _option(name: str, text: str, panel: str, parser: Callable[[Any], Any] | Non
 
 
 WHAT, MODEL, CACHE, OUTPUT = "What to make", "Model and machine", "Caching", "Output"
+WITH = "On the same page"
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,9 @@ class CompareSettings(Settings):
         int,
         _option("--repeats", "Pairs of calls per prompt; times are their medians.", OUTPUT, whole_number, metavar="N"),
     ] = 1
+    report: Annotated[
+        bool, _option("--report", "Write report.html too: everything on one page, with the videos.", OUTPUT)
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -354,6 +358,38 @@ class VBenchSettings:
     overwrite: Annotated[
         bool, _option("--overwrite", "Replace the scores that an earlier call left in --out.", OUTPUT)
     ] = False
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """Options of ``bwcache report``."""
+
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="What 'bwcache compare' wrote.", show_default=False),
+    ]
+    out: Annotated[Path | None, _option("--out", "The page.", OUTPUT, show_default="DIR/report.html")] = None
+    videos: Annotated[
+        int,
+        _option(
+            "--videos",
+            "Prompts whose videos are shown, those that differ most first.",
+            OUTPUT,
+            whole_number,
+            metavar="N",
+        ),
+    ] = 12
+    overwrite: Annotated[bool, _option("--overwrite", "Replace an earlier report.", OUTPUT)] = False
+    profile: Annotated[
+        Path | None,
+        _option("--profile", "What 'bwcache profile' wrote.", WITH, show_default="DIR/profile, if there"),
+    ] = None
+    sweep: Annotated[
+        Path | None, _option("--sweep", "What 'bwcache sweep' wrote.", WITH, show_default="DIR/sweep, if there")
+    ] = None
+    bench: Annotated[
+        Path | None, _option("--bench", "What 'bwcache bench' wrote.", WITH, show_default="DIR/bench, if there")
+    ] = None
 
 
 def command_from(settings: type[Any], run: Callable[[Any], None]) -> Callable[..., None]:

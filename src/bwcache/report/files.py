@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bwcache.core.trace import Trace
+from bwcache.errors import SettingError, complaint
 from bwcache.measure.frames import Frames
 from bwcache.measure.results import Comparison, Pair, Run
 from bwcache.report.pictures import save_storyboard
@@ -17,6 +18,23 @@ from bwcache.report.videos import write_difference, write_side_by_side, write_vi
 
 SUMMARY = "summary.json"
 LONGEST_NAME = 48
+
+_NUMBER, _MAYBE = (int, float), (int, float, type(None))
+_SUMMARY = {"model": dict, "policy": dict, "environment": dict, "runs": list, "total": dict}
+_RUN = {
+    "prompt": str,
+    "identical": bool,
+    "notes": list,
+    **dict.fromkeys(("psnr", "denoise_speedup"), _MAYBE),
+    **dict.fromkeys(("seed", "steps", "computed", "reused", "ssim", "speedup"), _NUMBER),
+    **dict.fromkeys(("uncached_seconds", "cached_seconds"), _NUMBER),
+}
+_TOTAL = {
+    **dict.fromkeys(("speedup", "reuse_rate", "ssim", "worst_ssim", "extra_memory_bytes"), _NUMBER),
+    **dict.fromkeys(("uncached_seconds", "cached_seconds"), _NUMBER),
+    **dict.fromkeys(("psnr", "worst_psnr", "denoise_speedup", "ideal_denoise_speedup", "indicator_share"), _MAYBE),
+}
+"""What a reader of `summary.json` relies on, and of which kind it is."""
 
 
 def run_folder(index: int, prompt: str) -> str:
@@ -57,8 +75,48 @@ def write_summary(folder: Path, summary: Comparison | dict[str, Any]) -> None:
     (folder / SUMMARY).write_text(text + "\n", encoding="utf-8")
 
 
+def read_summary(folder: Path) -> dict[str, Any]:
+    """What `bwcache compare` wrote into ``summary.json``.
+
+    Raises:
+        SettingError: there is none, it cannot be read, or it is not of a comparison or not of this version.
+    """
+    place, again = repr(str(folder)), "make it anew with 'bwcache compare'"
+    if not folder.is_dir():
+        raise _refused(f"no folder {place}", "one that 'bwcache compare' wrote", "run 'bwcache compare' first")
+    try:
+        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        found = f"no {SUMMARY} in {place}"
+        raise _refused(found, "a folder that 'bwcache compare' wrote", "name that folder") from None
+    except (OSError, ValueError) as error:
+        found = f"a {SUMMARY} in {place} that cannot be read ({error})"
+        raise _refused(found, "strict JSON", again) from None
+    lacking = _lacking(summary, _SUMMARY) or _lacking(summary["total"], _TOTAL, "total.")
+    lacking = lacking or next(filter(None, (_lacking(run, _RUN, "runs[].") for run in summary["runs"])), None)
+    if lacking is not None or not summary["runs"]:
+        found = f"a {SUMMARY} in {place} with {lacking or 'no runs'}"
+        raise _refused(found, "the whole record of a comparison by this version", again)
+    return summary
+
+
 def caption(run: Run) -> str:
     """The figures of a run in one line."""
     quality = "identical" if run.identical else f"PSNR {decibels(run.psnr)}, SSIM {run.ssim:.3f}"
     speed = run.denoise_speedup if run.denoise_speedup is not None else run.speedup
     return f"{run.computed} of {run.steps} steps computed, denoising {times(speed)} as fast, {quality}"
+
+
+def _lacking(content: Any, expected: dict[str, Any], where: str = "") -> str | None:
+    """The first thing that is not there or of another kind."""
+    if not isinstance(content, dict):
+        return f"{type(content).__name__} for {where.rstrip('.') or 'an object'}"
+    missing = next((name for name in expected if name not in content), None)
+    if missing is not None:
+        return f"no {where}{missing}"
+    wrong = next((name for name, kind in expected.items() if not isinstance(content[name], kind)), None)
+    return None if wrong is None else f"{where}{wrong} {content[wrong]!r}"
+
+
+def _refused(found: str, expected: str, action: str) -> SettingError:
+    return SettingError(complaint(found, expected, action))

@@ -1,26 +1,30 @@
 """One HTML file that shows what a comparison found: it opens from disk and fetches nothing.
 
 Videos and pictures are inside of it as data, text is escaped by jinja2, and the little script that plays the videos in
-step and sorts the tables is inline.
+step and sorts the tables is inline. A content security policy in the page forbids everything else.
 """
 
 from __future__ import annotations
 
 import base64
-import json
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bwcache.core.trace import Event, Trace
+from bwcache.core.trace import Trace
 from bwcache.errors import SettingError, TraceError, complaint
 from bwcache.measure.results import PARTS
-from bwcache.report.files import SUMMARY, run_folder
+from bwcache.report.files import read_summary, run_folder
+from bwcache.report.sections import SECTIONS, Section
+from bwcache.report.strips import Cell, Curve, Heatmap, branches, columns, curve, heatmap, step_ticks
 from bwcache.report.tables import decibels, percent, size, times
 from bwcache.report.timeline import reasons
+from bwcache.study.folder import whole_file
+
+NAME = "report.html"
+GENERATOR = "bwcache report"
+"""By this a page is known again."""
 
 VIDEOS = 12
 """Prompts whose videos are shown, the worst first, where nothing else is asked for: each weighs some megabytes."""
@@ -43,17 +47,24 @@ class Shown:
     Attributes:
         run: its row of the summary.
         trace: every decision.
-        files: of this prompt: names of videos and pictures to their contents.
+        videos: name -> MP4.
+        threshold: of the policy; None for policies without one.
     """
 
     run: dict[str, Any]
     trace: Trace
-    files: dict[str, bytes]
+    videos: dict[str, bytes]
+    threshold: float | None = None
 
-    def uri(self, name: str) -> str | None:
-        """A file as a data address, or None where it is not there."""
-        kind = {"mp4": "video/mp4", "png": "image/png"}[name.rsplit(".", 1)[1]]
-        return data_uri(self.files[name], kind) if name in self.files else None
+    @property
+    def steps(self) -> int:
+        """Width of the strips."""
+        return columns(self.trace)
+
+    @property
+    def ticks(self) -> list[int]:
+        """Steps that are named below them."""
+        return step_ticks(self.steps)
 
     @property
     def quality(self) -> str:
@@ -67,17 +78,19 @@ class Shown:
         """Why steps were computed or reused, in words."""
         return reasons(self.trace)
 
-    @property
-    def branches(self) -> list[tuple[str, list[dict[str, Any]]]]:
+    @cached_property
+    def branches(self) -> list[tuple[str, list[Cell]]]:
         """The timeline: for each branch its steps, with what was done and why."""
-        rows: dict[str, list[dict[str, Any]]] = {}
-        for event in self.trace.events:
-            rows.setdefault(_lane(event), []).append({"kind": _kind(event), "step": event.step, "why": _why(event)})
-        return list(rows.items())
+        return branches(self.trace)
 
     @cached_property
-    def heatmap(self) -> dict[str, Any] | None:
-        """Changes by block and step, with colours; None where the blocks were not measured."""
+    def curve(self) -> Curve | None:
+        """The indicator over the steps; None where it was never measured."""
+        return curve(self.trace, self.threshold)
+
+    @cached_property
+    def heatmap(self) -> Heatmap | None:
+        """Changes by block and step; None where the blocks were not measured."""
         return heatmap(self.trace)
 
 
@@ -88,14 +101,12 @@ class Report:
     Attributes:
         summary: of the comparison, as it was written.
         shown: the prompts whose videos are shown.
-        pictures: of a profile, a sweep or a bench: title, caption, PNG.
-        tables: of a sweep or a bench: title, header, rows.
+        sections: of a profile, a sweep and a bench.
     """
 
     summary: dict[str, Any]
     shown: tuple[Shown, ...]
-    pictures: tuple[tuple[str, str, bytes], ...] = ()
-    tables: tuple[tuple[str, tuple[str, ...], tuple[tuple[Any, ...], ...]], ...] = ()
+    sections: tuple[Section, ...] = ()
 
     @property
     def runs(self) -> list[dict[str, Any]]:
@@ -142,7 +153,9 @@ class Report:
         for name, label in (("ms_ssim", "MS-SSIM"), ("lpips", "LPIPS")):
             value = total.get(name)
             why = next((note for run in self.runs for note in run.get("unmeasured", ()) if label in note), "")
-            rows.append((label, "not measured" if value is None else f"{value:.3f}", why if value is None else ""))
+            worst_value = total.get(f"worst_{name}")
+            told = why if value is None else "" if worst_value is None else f"worst {worst_value:.3f}"
+            rows.append((label, "not measured" if value is None else f"{value:.3f}", told))
         rows.append(("Extra memory", size(total["extra_memory_bytes"]), "kept between steps"))
         rows.append(("Indicator", percent(total["indicator_share"]), "share of the cached denoising time"))
         return rows
@@ -152,8 +165,9 @@ class Report:
         """Seconds by part of the uncached and the cached calls, all prompts added; None where it is unknown."""
         sides: dict[str, dict[str, float]] = {}
         for side in ("uncached", "cached"):
-            rows = [row for run in self.runs if (row := run.get(f"{side}_parts")) is not None]
-            if len(rows) < len(self.runs):
+            found = [run.get(f"{side}_parts") for run in self.runs]
+            rows = [row for row in found if isinstance(row, dict) and set(PARTS) <= set(row)]
+            if len(rows) < len(found):
                 return None
             sides[side] = {part: sum(row[part] for row in rows) for part in PARTS}
         return sides
@@ -165,6 +179,17 @@ class Report:
         if split is None:
             return []
         return explained(split["uncached"], split["cached"], self.total["reuse_rate"])
+
+    @property
+    def made(self) -> list[tuple[str, str]]:
+        """Policy, model and machine: name, value."""
+        summary = self.summary
+        rows = {
+            ("policy" if name == "name" else name.replace("_", " ")): value for name, value in summary["policy"].items()
+        }
+        rows |= {("model" if name == "name" else name): value for name, value in summary["model"].items()}
+        rows |= {name.replace("_", " "): value for name, value in summary["environment"].items()}
+        return [(name, _plain(value)) for name, value in rows.items() if value is not None]
 
     @property
     def left_out(self) -> int:
@@ -186,8 +211,11 @@ def explained(uncached: dict[str, float], cached: dict[str, float], reuse_rate: 
     possible = 1 / (1 - reuse_rate * share)
     named = sorted((part for part in PARTS if part != "blocks"), key=lambda part: -uncached[part])
     largest = " and ".join(f"{PARTS[part]} ({seconds(uncached[part])})" for part in named[:2])
+    gain = f"{percent(1 - after / before)} of the time was saved"
+    if after > before:
+        gain = f"the calls took {percent(after / before - 1)} longer"
     lines = [
-        f"{percent(reuse_rate)} of the forwards were reused, and {percent(1 - after / before)} of the time was saved.",
+        f"{percent(reuse_rate)} of the forwards were reused, and {gain}.",
         f"Reuse saves the blocks' time alone. Uncached, the blocks took {percent(share)} of the call; "
         f"{percent(outside)} lies outside of them, above all {largest}, and is the same with caching.",
         f"So at this reuse a call can become {times(possible)} as fast at best; it became {times(before / after)}.",
@@ -202,21 +230,23 @@ def explained(uncached: dict[str, float], cached: dict[str, float], reuse_rate: 
     return lines
 
 
-def read(folder: Path, videos: int = VIDEOS) -> Report:
-    """What `bwcache compare` left in a folder.
+def read(folder: Path, videos: int = VIDEOS, studies: dict[str, Path] | None = None) -> Report:
+    """What `bwcache compare` left in a folder, and studies of the same model.
 
     Args:
         folder: as given to `--out`.
         videos: prompts whose videos are shown, those that differ most first.
+        studies: "profile", "sweep" or "bench" -> the folder that the command of this name left.
 
     Raises:
-        SettingError: the folder holds no comparison, or not all of it.
+        SettingError: the folder holds no comparison, or not all of it; a study is not whole, or of another model.
     """
-    summary = _summary(folder)
+    summary = read_summary(folder)
     runs = summary["runs"]
     worst_first = sorted(range(len(runs)), key=lambda i: (runs[i]["identical"], runs[i]["psnr"] or 0.0))
-    chosen = sorted(worst_first[:videos])
-    return Report(summary, tuple(_shown(folder, i, runs[i]) for i in chosen))
+    shown = tuple(_shown(folder, i, runs[i], summary["policy"]) for i in sorted(worst_first[:videos]))
+    sections = tuple(SECTIONS[name](place, summary) for name, place in (studies or {}).items())
+    return Report(summary, shown, sections)
 
 
 def render(report: Report) -> str:
@@ -224,41 +254,43 @@ def render(report: Report) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("bwcache.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("bwcache.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters |= {"seconds": seconds, "uri": lambda content: data_uri(content, "image/png")}
-    environment.filters |= {"percent": percent, "times": times, "decibels": decibels, "shown": _plain}
+    environment.filters |= {"seconds": seconds, "percent": percent, "times": times, "decibels": decibels}
+    environment.filters |= {"uri": data_uri, "shown": _plain}
     template = environment.get_template("report.html.jinja")
-    return template.render(report=report, parts=PARTS, colours=PART_COLOURS, columns=COLUMNS)
+    return template.render(report=report, parts=PARTS, colours=PART_COLOURS, columns=COLUMNS, generator=GENERATOR)
 
 
-def heatmap(trace: Trace) -> dict[str, Any] | None:
-    """Rows of colours by block, columns by step, branches averaged; None where nothing was measured."""
-    found: dict[int, list[tuple[float, ...]]] = {}
-    for event in trace.events:
-        if event.distances is not None and event.site.split("/")[0] == trace.events[0].site.split("/")[0]:
-            found.setdefault(event.step, []).append(event.distances)
-    widths = {len(one) for some in found.values() for one in some}
-    if len(widths) != 1:
-        return None
-    means = {step: [sum(column) / len(some) for column in zip(*some, strict=True)] for step, some in found.items()}
-    known = [value for row in means.values() for value in row if value > 0 and math.isfinite(value)]
-    if not known:
-        return None
-    low, high = min(known), max(known)
-    blocks = [
-        [_cell(means.get(step), block, low, high) for step in range(trace.steps)] for block in range(widths.pop())
-    ]
-    return {"rows": blocks, "low": low, "high": high}
+def write_report(path: Path, report: Report) -> None:
+    """Write the page, whole or not at all."""
+    text = render(report)
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
-def data_uri(content: bytes, kind: str) -> str:
+def is_report(path: Path) -> bool:
+    """Whether a file is a page that was written here."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return f'<meta name="generator" content="{GENERATOR}">' in file.read(1000)
+    except (OSError, ValueError):
+        return False
+
+
+def data_uri(content: bytes, kind: str = "image/png") -> str:
     """A file inside of the page."""
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def seconds(value: float) -> str:
     """A time as a person says it."""
+    if value == 0:
+        return "0 s"
     if value < 0.0995:
         return f"{value * 1000:.0f} ms"
     if value < 99.5:
@@ -267,73 +299,21 @@ def seconds(value: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{value / 3600:.1f} h"
 
 
-def _summary(folder: Path) -> dict[str, Any]:
-    place = repr(str(folder))
-    if not folder.is_dir():
-        raise _refused(f"no folder {place}", "what `bwcache compare --out` made", "run bwcache compare first")
-    try:
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise _refused(f"no {SUMMARY} in {place}", "what `bwcache compare --out` made", "name that folder") from None
-    except (OSError, ValueError) as error:
-        raise _refused(f"a {SUMMARY} in {place} that cannot be read ({error})", "strict JSON", "compare anew") from None
-    if not isinstance(summary, dict) or not {"model", "policy", "environment", "runs", "total"} <= set(summary):
-        raise _refused(
-            f"a {SUMMARY} in {place} that is not of a comparison", "one of `bwcache compare`", "name another"
-        )
-    if not summary["runs"] or any(row.keys() < {"prompt", "psnr", "identical"} for row in summary["runs"]):
-        raise _refused(f"a {SUMMARY} in {place} without complete runs", "one run per prompt", "compare anew")
-    return summary
-
-
-def _shown(folder: Path, index: int, run: dict[str, Any]) -> Shown:
+def _shown(folder: Path, index: int, run: dict[str, Any], policy: dict[str, Any]) -> Shown:
     place = folder / run_folder(index, run["prompt"])
+    again = "make it anew with 'bwcache compare'"
     try:
         trace = Trace.from_jsonl(place / "trace.jsonl")
-        names = [*(f"{name}.mp4" for name in COLUMNS), "similarity.png"]
-        files = {name: (place / name).read_bytes() for name in names if (place / name).is_file()}
+        found = {name: (place / f"{name}.mp4") for name in COLUMNS}
+        videos = {name: path.read_bytes() for name, path in found.items() if path.is_file()}
     except (OSError, TraceError) as error:
-        raise _refused(
-            f"no whole results of prompt {index + 1} in {str(place)!r} ({error})", "all files", "compare anew"
-        ) from None
-    missing = [name for name in ("uncached.mp4", "cached.mp4") if name not in files]
-    if missing:
-        raise _refused(f"no {missing[0]} in {str(place)!r}", "both videos", "compare anew")
-    return Shown(run, trace, files)
-
-
-def _kind(event: Event) -> str:
-    if event.action == "reuse":
-        return "reused"
-    return "guarded" if event.reason.startswith("tail guard") else "computed"
-
-
-def _why(event: Event) -> str:
-    words = "reused" if event.action == "reuse" else "computed"
-    return f"step {event.step}: {words}, {event.reason}"
-
-
-def _lane(event: Event) -> str:
-    denoiser = event.site.split("/")[0]
-    name = event.branch if event.sample is None else f"{event.branch}, sample {event.sample}"
-    return name if denoiser in ("transformer", "model", "unet") else f"{name} ({denoiser})"
-
-
-def _cell(row: Sequence[float] | None, block: int, low: float, high: float) -> dict[str, Any]:
-    if row is None:
-        return {"colour": None, "value": None}
-    value = row[block]
-    if not value > 0 or not math.isfinite(value):
-        return {"colour": "#000000", "value": value}
-    place = math.log(value / low) / math.log(high / low) if high > low else 0.5
-    return {"colour": _colour(place), "value": value}
-
-
-def _colour(place: float) -> str:
-    import matplotlib
-    from matplotlib.colors import to_hex
-
-    return to_hex(matplotlib.colormaps["viridis"](place))
+        what = f"no whole results of prompt {index + 1} in {str(place)!r} ({error})"
+        raise _refused(what, "trace and videos of every prompt", again) from error
+    missing = next((name for name in ("uncached", "cached") if not videos.get(name)), None)
+    if missing is not None:
+        raise _refused(f"no {missing}.mp4 in {str(place)!r}", "both videos of every prompt", again)
+    threshold = policy.get("threshold")
+    return Shown(run, trace, videos, threshold if isinstance(threshold, (int, float)) else None)
 
 
 def _psnr(value: float | None) -> str:
@@ -343,6 +323,10 @@ def _psnr(value: float | None) -> str:
 def _plain(value: Any) -> str:
     if value is None:
         return "–"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {version}" for name, version in value.items())
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

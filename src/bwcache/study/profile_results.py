@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bwcache.errors import SettingError, complaint
+from bwcache.measure import results
 from bwcache.study.profile_curves import THRESHOLDS, Array, Fewer, Shape, below, indicator, shape, spread
 
 FORMAT = "bwcache-profile-1"
@@ -19,14 +20,8 @@ FORMAT = "bwcache-profile-1"
 Table = tuple[tuple[float | None, ...], ...]
 """`[S][N]`: the change of each block at each step; None where it was not measured, or is not finite."""
 
-PARTS = {
-    "before": "text encoding, noise",
-    "blocks": "blocks",
-    "rest": "rest of the denoiser",
-    "between": "guidance, scheduler",
-    "after": "decoding",
-}
-"""Where the time of a call goes, in its order, and how that is called."""
+PARTS = {name: words for name, words in results.PARTS.items() if name != "indicator"}
+"""Where the time of a call that computes everything goes, in its order, and how that is called."""
 
 
 @dataclass(frozen=True)
