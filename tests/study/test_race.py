@@ -102,6 +102,14 @@ def test_what_cannot_work_becomes_a_row_and_the_others_go_on(pipe, folder):
     assert cells[1].failed is None
 
 
+def test_what_failed_is_tried_again(pipe, folder, monkeypatch):
+    field = Race((Breaking(2), CONTENDERS[0]), UNITS[:1], REQUEST)
+    race(pipe, field, folder)
+    assert held(field, folder) == 1
+    monkeypatch.setattr(Breaking, "at_work", FewerSteps.at_work)
+    assert [cell.failed for cell in race(pipe, field, folder)] == [None, None]
+
+
 def test_ctrl_c_loses_the_running_cell_only(pipe, folder, called):
     broken = Race((CONTENDERS[0], Breaking(2, error=KeyboardInterrupt)), UNITS[:1], REQUEST)
     with pytest.raises(KeyboardInterrupt):

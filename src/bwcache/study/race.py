@@ -105,9 +105,13 @@ def _schedule(pipe: Any) -> dict[str, Any]:
 
 
 def held(field: Race, folder: Folder) -> int:
-    """How many of the cells are in the folder already."""
-    keys = (_key(contender, unit) for contender in field.contenders for unit in field.units)
-    return sum(folder.cell(*key) is not None for key in keys)
+    """How many of the runs are in the folder already; those that failed are tried again."""
+    return sum(_finished(folder, contender, unit) is not None for contender in field.contenders for unit in field.units)
+
+
+def _finished(folder: Folder, contender: Contender, unit: Unit) -> Cell | None:
+    found = folder.cell(*_key(contender, unit))
+    return found if found is not None and found.failed is None else None
 
 
 def race(
@@ -137,7 +141,7 @@ def race(
     for turn, unit in enumerate(field.units):
         missing = []
         for contender in field.contenders:
-            found = folder.cell(*_key(contender, unit))
+            found = _finished(folder, contender, unit)
             if found is None:
                 missing.append(contender)
                 continue
