@@ -525,6 +525,7 @@ ROWS: tuple[BlockSpec, ...] = (
         pipelines=("NucleusMoEImagePipeline",),
     ),
     # native code of the papers' own repositories
+    # Open-Sora doubles the latents of a batch for guidance, and neither the text's mask nor the sizes: not to be cut
     BlockSpec(
         "STDiT",
         (BlockList("blocks", _X),),
@@ -532,6 +533,7 @@ ROWS: tuple[BlockSpec, ...] = (
         measured="x",
         entry="forward",
         guidance="batched",
+        per_sample=False,
         home="opensora.models.stdit",
         sources="hpcaitech/Open-Sora v1.0.0",
     ),
@@ -542,6 +544,7 @@ ROWS: tuple[BlockSpec, ...] = (
         measured="x",
         entry="forward",
         guidance="batched",
+        per_sample=False,
         home="opensora.models.stdit",
         sources="hpcaitech/Open-Sora v1.1.0",
     ),
@@ -552,6 +555,7 @@ ROWS: tuple[BlockSpec, ...] = (
         measured="x",
         zipped=True,
         guidance="batched",
+        per_sample=False,
         home="opensora.models.stdit",
         sources="hpcaitech/Open-Sora v1.2.0, v1.3",
     ),
@@ -728,6 +732,7 @@ ROWS: tuple[BlockSpec, ...] = (
         zipped=True,
         guidance="batched",
         pipelines=("OpenSoraPipeline",),
+        per_sample=False,
         home="videosys.models",
         sources="NUS-HPC-AI-Lab/VideoSys 4cce477",
     ),

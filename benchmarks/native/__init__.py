@@ -1,0 +1,1 @@
+"""The rows of native code, tried on the repositories themselves."""
