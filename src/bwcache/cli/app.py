@@ -161,7 +161,7 @@ def usage_complaint(error: Any) -> str:
     """One line for options that cannot be understood."""
     names = getattr(getattr(error, "param", None), "opts", None)
     where = getattr(getattr(error, "ctx", None), "command_path", None) or "bwcache"
-    text = error.message if names else error.format_message()
+    text = (error.message if names else "") or error.format_message()
     if names and text.startswith("found "):
         return f"found {names[0]} {text.removeprefix('found ')}"
     found = f"a call that cannot be understood ({text.rstrip('.')})"

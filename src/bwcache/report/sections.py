@@ -14,6 +14,13 @@ from bwcache.errors import SettingError, complaint
 from bwcache.study.folder import Cell
 from bwcache.study.standings import Standing
 
+ROWS_NOTE = (
+    "front: on the Pareto front of denoising speed against PSNR (P), SSIM (S), LPIPS (L). work saved: of the "
+    "operations inside the blocks. speedup: of the denoising. kept: memory between steps."
+)
+LEVELS_NOTE = (
+    "Along each family's own best settings; in brackets 95 % intervals over the videos; >=: even the fastest is better."
+)
 SAME_MODEL = ("pipeline", "denoisers", "parameters")
 SAME_SETTINGS = ("steps", "guidance_scale", "height", "width", "frames")
 
@@ -26,11 +33,13 @@ class Table:
         title: above it.
         heads: name of each column, and whether it holds numbers.
         rows: cells as text.
+        note: what the columns mean, where it has to be said.
     """
 
     title: str
     heads: tuple[tuple[str, bool], ...]
     rows: tuple[tuple[str, ...], ...]
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,7 @@ def profile_section(folder: Path, summary: dict[str, Any]) -> Section:
     pictures = {
         "Change of each block at each step": plot_heatmap,
         "The indicator over the steps, with its spread over the videos": plot_curve,
-        "Time of each block": plot_latency,
+        "Where the time goes, and what reuse can save of it": plot_latency,
     }
     tables = (
         table("Where the time of an uncached call goes", time_table(made)),
@@ -81,10 +90,9 @@ def profile_section(folder: Path, summary: dict[str, Any]) -> Section:
     )
     return Section(
         f"Profile: {_videos(len(made.videos))}, everything computed",
-        tuple(sentences(made)),
+        (*_differences(made.environment, summary), *sentences(made)),
         tuple((what, _drawn(functools.partial(plot, made))) for what, plot in pictures.items()),
         tables,
-        _differences(made.environment, summary),
     )
 
 
@@ -96,13 +104,13 @@ def sweep_section(folder: Path, summary: dict[str, Any]) -> Section:
     content, rows = _study(folder, "sweep", summary)
     return Section(
         f"Sweep: {len(rows)} settings on {_videos_of(rows)}",
-        (_best(rows),),
+        (*_differences(content["study"].get("request", {}), summary), _best(rows)),
         (("Speed against closeness to the uncached video", _drawn(lambda path: plot_fronts(rows, path))),),
         (
-            table("Every setting, the fastest first", rows_table(rows)),
-            table("Denoising speedup at a given PSNR", levels_table(rows, "time")),
+            table("Every setting, the fastest first", rows_table(rows), ROWS_NOTE),
+            table("Denoising speedup at a given PSNR", levels_table(rows, "time"), LEVELS_NOTE),
         ),
-        (*_differences(content["study"].get("request", {}), summary), *remarks(rows)),
+        tuple(remarks(rows)),
     )
 
 
@@ -115,14 +123,14 @@ def bench_section(folder: Path, summary: dict[str, Any]) -> Section:
     said = tuple(f"{text} [{'; '.join(names)}]" for text, names in remarks(rows).items())
     return Section(
         f"Bench: {len(dict.fromkeys(row.family for row in rows))} methods on {_videos_of(rows)}",
-        (_best(rows),),
+        (*_differences(content["study"].get("request", {}), summary), _best(rows)),
         (("Each method along its own best settings", _drawn(lambda path: plot_methods(rows, path))),),
         (
-            table("Denoising speedup at a given PSNR, as measured", levels_table(rows, "time")),
-            table("Speedup at a given PSNR if only the blocks' work took time", levels_table(rows, "compute")),
-            table("Every setting, the fastest first", rows_table(rows)),
+            table("Denoising speedup at a given PSNR, as measured", levels_table(rows, "time"), LEVELS_NOTE),
+            table("Speedup at a given PSNR by the blocks' work alone", levels_table(rows, "compute"), LEVELS_NOTE),
+            table("Every setting, the fastest first", rows_table(rows), ROWS_NOTE),
         ),
-        (*_differences(content["study"].get("request", {}), summary), *said),
+        said,
     )
 
 
@@ -134,11 +142,11 @@ SECTIONS: dict[str, Callable[[Path, dict[str, Any]], Section]] = {
 """Command -> reads what it left."""
 
 
-def table(title: str, rich: Any) -> Table:
-    """A rich table, as text."""
+def table(title: str, rich: Any, note: str = "") -> Table:
+    """A rich table, as text; its caption, or else `note`, below it."""
     columns = [[str(cell) for cell in column.cells] for column in rich.columns]
     heads = tuple((str(column.header), column.justify == "right") for column in rich.columns)
-    return Table(title, heads, tuple(zip(*columns, strict=True)))
+    return Table(title, heads, tuple(zip(*columns, strict=True)), str(rich.caption or note))
 
 
 def _study(folder: Path, command: str, summary: dict[str, Any]) -> tuple[dict[str, Any], list[Standing]]:
