@@ -48,6 +48,7 @@ class ImageRecipe(Recipe):
     batch: int = 32
     rate: float = 3e-3
     ema: float = 0.99
+    save_every: int = 25
     rotate_weight: float = 1.0
 
 

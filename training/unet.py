@@ -58,6 +58,7 @@ class UNetRecipe(Recipe):
     steps: int = 1000
     batch: int = 32
     ema: float = 0.995
+    save_every: int = 25
 
 
 def settings(recipe: UNetRecipe, kind: str) -> dict[str, Any]:
@@ -205,7 +206,7 @@ def train_moving(run: Run[UNetRecipe], still: UNet2DConditionModel, examples: Ex
     fit(run, "unet", unet, muon_and_adamw(recipe, unet, blocks_of(unet)), loss_at, recipe.steps, average)
 
 
-def blocks_of(unet: nn.Module) -> list[nn.Module]:
+def blocks_of(unet: UNet2DConditionModel | UNetMotionModel) -> list[nn.Module]:
     """Down, middle and up blocks."""
     return [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
 

@@ -1,6 +1,7 @@
 """The video U-Net and the model of images: training lowers the loss, runs resume exactly, weights load as trained."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -148,3 +149,11 @@ def test_a_session_on_the_unet_reuses_and_changes_nothing_when_it_never_does(tmp
     with bwcache.attach(pipeline, bwcache.BWCache(threshold=10.0, reuse_interval=2)) as session:
         assert not torch.equal(sample(), plain)
     assert session.trace.reused > 0
+
+
+@pytest.mark.parametrize(("open_model", "module"), [(load_unet, unet), (load_image_model, image)])
+def test_without_weights_the_command_that_trains_them_is_named(
+    open_model: Callable[[Path], object], module: ModuleType, tmp_path: Path
+) -> None:
+    with pytest.raises(FileNotFoundError, match=f"python -m {module.__name__}"):
+        open_model(tmp_path)
