@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from bwcache.cli.choices import choose
@@ -50,10 +51,10 @@ def run_compare(settings: CompareSettings) -> None:
 
             bars.writing(REPORT)
             write_report(folder / REPORT, read(folder))
-    show(comparison, str(settings.out))
+    show(comparison, str(settings.out), settings.report)
 
 
-def show(comparison: Any, out: str) -> None:
+def show(comparison: Any, out: str, report: bool = False) -> None:
     """Print the tables, the decisions in words, and where the files are."""
     from rich.console import Console
     from rich.text import Text
@@ -75,3 +76,5 @@ def show(comparison: Any, out: str) -> None:
             console.print(Text(f"   {line}"), style="dim", soft_wrap=True)
     console.print(headline(comparison), style="bold")
     console.print(Text(f"Videos, pictures and traces are in {out}"), soft_wrap=True)
+    line = f"{out}/{REPORT} shows all of it" if report else f"All of it on one page: bwcache report {shlex.quote(out)}"
+    console.print(Text(line), soft_wrap=True)

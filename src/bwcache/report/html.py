@@ -143,7 +143,7 @@ class Report:
         rows = [
             ("Speed, whole call", times(total["speedup"]), "uncached over cached seconds"),
             ("Speed, denoising", times(total["denoise_speedup"]), "first to last forward of the denoiser"),
-            ("Possible at this reuse", times(total["ideal_denoise_speedup"]), "if a reused step cost nothing"),
+            ("Possible in denoising", times(total["ideal_denoise_speedup"]), "if a reused step cost nothing"),
             ("Reused", percent(total["reuse_rate"]), "share of the denoiser's forwards"),
             ("PSNR", _psnr(total["psnr"]), "mean over the videos that differ; per frame, before compression"),
             ("SSIM", f"{total['ssim']:.3f}", f"worst {total['worst_ssim']:.3f}"),
