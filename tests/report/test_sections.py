@@ -63,6 +63,7 @@ def test_a_sweep(tmp_path):
     assert [name for name, _ in table.heads][:2] == ["front", "settings"]
     assert [row[1] for row in table.rows] == ["fewer steps (5)", "BWCache (<0.2>)", "Peer (1)"]
     assert [number for _, number in table.heads][:4] == [False, False, True, True]
+    assert table.kinds[:3] == ("short", "words", "number")
     assert "32.5 dB" in table.rows[1]
     assert found.pictures[0][1].startswith(b"\x89PNG")
     assert any("not installed" in note for note in found.notes)

@@ -9,6 +9,9 @@ bench      every method in one picture
 heatmaps   changes by block and step, curves with their spread, where the time goes
 profiles   a profile in tables, sentences and files
 files      what each file of an output folder is called, and what is in it
+html       all of it on one page that opens from disk
+strips     what the page draws itself, one column per step
+sections   what the page shows of a profile, a sweep and a bench
 """
 
 from bwcache.report.files import write_generated, write_run, write_summary

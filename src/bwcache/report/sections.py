@@ -21,6 +21,9 @@ ROWS_NOTE = (
 LEVELS_NOTE = (
     "Along each family's own best settings; in brackets 95 % intervals over the videos; >=: even the fastest is better."
 )
+SHORT = 12
+"""Letters in a cell that never breaks."""
+
 SAME_MODEL = ("pipeline", "denoisers", "parameters")
 SAME_SETTINGS = ("steps", "guidance_scale", "height", "width", "frames")
 
@@ -40,6 +43,15 @@ class Table:
     heads: tuple[tuple[str, bool], ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What each column holds: "number", "words" that may take several lines, or "short" ones."""
+        longest = [max((len(row[i]) for row in self.rows), default=0) for i in range(len(self.heads))]
+        return tuple(
+            "number" if number else "words" if length > SHORT else "short"
+            for (_, number), length in zip(self.heads, longest, strict=True)
+        )
 
 
 @dataclass(frozen=True)
