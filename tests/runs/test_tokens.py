@@ -121,12 +121,12 @@ LONG = {"num_frames": 13, "base_num_frames": 9, "overlap_history": 5}
 """Two loops: three frames, and then two more of which the first is given."""
 
 
-@pytest.mark.parametrize("changes", [{}, LONG], ids=["short", "long"])
-def test_frames_that_wait_for_their_turn(changes: dict[str, Any]) -> None:
-    """SkyReels-V2 with diffusion forcing: while a frame waits at the highest time, nothing in it tells a step.
+@pytest.mark.parametrize(("changes", "line"), [({}, "C" * 14), (LONG, "CCrrCrrCCC")], ids=["short", "long"])
+def test_frames_that_wait_for_their_turn(changes: dict[str, Any], line: str) -> None:
+    """SkyReels-V2 with diffusion forcing: while a frame waits at the highest time, the mean of all times tells a step.
 
-    So each of these steps counts as a run of its own and is computed; when the last frame moves, the rest is a run of
-    as many steps as were asked for.
+    There are more steps than the schedule has, so how many is unknown and all is computed. The loop over the last
+    frames, in which all move together, is a run of as many steps as were asked for.
     """
     pipe = IN_TURN.build()
     witness = Witness()
@@ -146,10 +146,8 @@ def test_frames_that_wait_for_their_turn(changes: dict[str, Any]) -> None:
             assert len(reused) == len(allowed)
             assert all(may for may, did in zip(allowed, reused, strict=True) if did)
             assert all(before.reason == "first step" for before in events if before.step == 0)
-    last = session.traces[-1]
-    assert {event.total for event in last.events} == {10}
-    assert reuse_line(last.events) == "CCrrCrrCCC"
-    assert len(witness.forwards) > 2 * 10
+    assert reuse_line(session.traces[-1].events) == line
+    assert sum(trace.steps for trace in session.traces) == len(witness.forwards) // 2 > 10
 
 
 FRAMES, SEEN, LAG = 5, 3, 4

@@ -225,10 +225,12 @@ class StepClock:
         return _close(value, schedule.timesteps[self._index])
 
     def _moved(self, timestep: Time) -> int:
-        """Sign of the change of the timestep since the last forward."""
+        """Sign of the change of the timestep since the last forward; of its mean where the maximum stands still."""
         new, old = timestep.value, self._timestep.value
         if new is None or old is None:
             return 0
+        if new == old and timestep.entries == self._timestep.entries > 1:
+            new, old = timestep.mean, self._timestep.mean
         return (new > old) - (new < old)
 
     def _scheduler_position(self) -> int | None:
@@ -297,6 +299,16 @@ class Time:
     def value(self) -> float | None:
         """The number."""
         return scalar(self._argument)
+
+    @property
+    def entries(self) -> int:
+        """How many numbers there are: samples, frames or tokens may have times of their own."""
+        return self._argument.numel() if isinstance(self._argument, torch.Tensor) else 1
+
+    @cached_property
+    def mean(self) -> float:
+        """Of all entries of a tensor."""
+        return float(self._argument.double().mean().item())
 
 
 _FORMS: tuple[Callable[[float], float], ...] = (
