@@ -31,7 +31,7 @@ SIDES: dict[str, bwcache.Policy[Any] | None] = {
     "no session": None,
     "default": DEFAULT,
     "never reuses": bwcache.BWCache(threshold=0),
-    "compute only": bwcache.Compute(),
+    "measures only": bwcache.Compute(measures="default"),
 }
 TIMED: dict[str, bwcache.Policy[Any]] = {
     "compute only": bwcache.Compute(),
@@ -143,7 +143,7 @@ def main(
         "default": default_policy(found) | indicator(found, "default"),
         "exact_indicator": indicator(found, "exact"),
         "never_reuses_over_no_session": over(found, "never reuses"),
-        "compute_only_over_no_session": over(found, "compute only"),
+        "measures_only_over_no_session": over(found, "measures only"),
     }
     publish(pipe, figures, out)
 

@@ -95,7 +95,7 @@ def policies() -> Iterator[tuple[str, bwcache.BWCache]]:
 
 def curve(pipe: Any, steps: int, prompts: list[str]) -> dict[str, Any]:
     """The exact indicator of every step of uncached runs, mean and range over the prompts."""
-    exact = bwcache.BWCache(threshold=0, token_sample=1)
+    exact = bwcache.Compute(measures=1)
     runs = []
     for prompt in tqdm(prompts, f"curve, {steps} steps"):
         _, trace = cached(pipe, exact, request(prompt, steps), timing=False)
@@ -119,8 +119,8 @@ def agreement(pipe: Any, prompts: list[str]) -> dict[str, Any]:
     for prompt in tqdm(prompts, "sample against exact"):
         asked = request(prompt)
         exact, sampled = (
-            pooled(cached(pipe, bwcache.BWCache(threshold=0, token_sample=share), asked, timing=False)[1])[1:]
-            for share in (1, None)
+            pooled(cached(pipe, bwcache.Compute(measures=share), asked, timing=False)[1])[1:]
+            for share in (1, "default")
         )
         errors += [abs(b / a - 1) for a, b in zip(exact, sampled, strict=True)]
         for threshold, counts in alike.items():

@@ -107,7 +107,7 @@ def exact_trace(pipe: Any, asked: Request) -> tuple[Any, bwcache.Trace]:
     """An uncached call with the paper's indicator, all tokens of all blocks, and its trace."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", category=bwcache.NeverReused)
-        with bwcache.attach(pipe, bwcache.BWCache(threshold=0, token_sample=1)) as session:
+        with bwcache.attach(pipe, bwcache.Compute(measures=1)) as session:
             made = call(pipe, asked)
     return made, session.trace
 

@@ -245,7 +245,7 @@ def _computed(report: Report, sampler: Sampler, stacks: Sequence[BlockStack], pl
     report.note(
         "steps, branches and runs are those of the sampler", rows(session) == [expected] * sampler.runs, rows(session)
     )
-    with warnings.catch_warnings(), sampler.attach(bwcache.BWCache(threshold=0)) as session:
+    with warnings.catch_warnings(), sampler.attach(bwcache.Compute(measures="default")) as session:
         warnings.simplefilter("ignore", category=bwcache.NeverReused)
         made = tensors(sampler.sample())
     numbers = [event.indicator for trace in session.traces for event in trace.events]

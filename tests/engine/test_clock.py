@@ -71,7 +71,7 @@ WITHOUT_NAMES = ("call0", "call1")
         (VIDEO_TO_VIDEO, {"strength": 1.0}, WITHOUT_NAMES),
         (VIDEO_TO_VIDEO, {"strength": 1.0, "guidance_scale": 1.0}, ("call0",)),
     ],
-    ids=str,
+    ids=lambda value: value.name if isinstance(value, Case) else ",".join(value),
 )
 def test_guidance_on_and_off(case: Case, changes: dict[str, Any], branches: tuple[str, ...]) -> None:
     trace = traced(case, case.build(), **changes)

@@ -75,7 +75,7 @@ def test_skip_layer_guidance_of_a_pipeline_is_replayed_as_brute_force_does() -> 
 
 def test_skip_layer_guidance_is_measured_at_the_blocks_that_run() -> None:
     pipe = SKIPPING.build()
-    with bwcache.attach(pipe, bwcache.BWCache(threshold=0)) as session:
+    with bwcache.attach(pipe, bwcache.Compute(measures="default")) as session:
         SKIPPING.run(pipe)
     third = [event for event in session.trace.events if event.branch == "call1"]
     assert [event.step for event in third] == [1, 2, 3]

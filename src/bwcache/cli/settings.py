@@ -106,7 +106,7 @@ class Caching(Asked):
         float | None,
         _option(
             "--threshold",
-            "Reuse while the blocks change by less than this; 0 never reuses.",
+            "Reuse while the blocks change by less than this; 0 never reuses, and measures nothing.",
             CACHE,
             real_number,
             show_default="published for the model, else 0.15",

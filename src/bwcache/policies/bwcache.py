@@ -60,7 +60,8 @@ class BWCache(Policy[State]):
     """Replays the whole stack of blocks while its outputs hardly change.
 
     Args:
-        threshold: delta, dimensionless, >= 0. 0 never reuses; the paper's modes are .15, .20 ("mid") and .25 ("fast").
+        threshold: delta, dimensionless, >= 0; the paper's modes are .15, .20 ("mid") and .25 ("fast"). 0 never reuses,
+            and so measures nothing: `Compute(measures="default")` measures without reusing.
         reuse_interval: R. Below 1 a share of the steps, from 1 on a number of steps.
         tail_guard: share of k that is always computed at the end, 0..1 (1/2 in the paper).
         token_sample: share of the entries of each block's output that are compared, 0..1; 1 compares all of them, as
@@ -142,7 +143,9 @@ class BWCache(Policy[State]):
         self.window(total)
 
     def taps(self, stack: BlockStack) -> tuple[Tap, ...]:
-        """All blocks, or the chosen ones, in the order of the forward."""
+        """All blocks, or the chosen ones, in the order of the forward; none where nothing could come of it."""
+        if not self.may_reuse:
+            return ()
         count = len(stack.blocks)
         chosen = range(count) if self.blocks is None else sorted({_index(block, count) for block in self.blocks})
         return tuple(stack.tap(block) for block in chosen)
@@ -154,6 +157,8 @@ class BWCache(Policy[State]):
     def decide(self, observation: Observation, state: State) -> Decision:
         """Eq. 7 and 8 and the tail guard. The branches of a group follow the first one's decision of each step."""
         step = observation.step
+        if not self.may_reuse:
+            return compute("threshold 0 never reuses")
         if step.total is None:
             return compute("number of steps unknown: pass steps= where nobody says it")
         group = self._group(step, state)
