@@ -1,4 +1,4 @@
-"""Experiment 11, text to image: the shapes model at one frame, its indicator's curve, and what reuse costs."""
+"""Experiment 11, text to image: the shapes model fine-tuned on single frames, its curve, and what reuse costs."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from experiments.common import (
     standing_rows,
     units,
 )
+from training.models import IMAGE_FRAMES, load_image_model
 
 VIDEOS = 16
 THRESHOLDS = (0.05, 0.10, 0.15, 0.20)
@@ -31,19 +32,20 @@ THRESHOLDS = (0.05, 0.10, 0.15, 0.20)
 
 def main() -> None:
     """Runs and writes it."""
-    pipe = load()
+    pipe = load_image_model()
+    pipe.set_progress_bar_config(disable=True)
     found = {}
     pictures = []
-    for name, frames in (("video", shapes.FRAMES), ("image", 1)):
+    for name, frames, made_by in (("video", shapes.FRAMES, load()), ("image", IMAGE_FRAMES, pipe)):
         curves = []
         for seed, caption in enumerate(tqdm(captions(VIDEOS), name)):
             asked = dataclasses.replace(request(caption.text, seed=seed), frames=frames)
-            made, trace = exact_trace(pipe, asked)
+            made, trace = exact_trace(made_by, asked)
             curves.append(indicator(trace))
             if frames == 1:
                 pictures.append(made.frames[0])
         found[name] = np.array(curves)
-    asked = dataclasses.replace(request(), frames=1)
+    asked = dataclasses.replace(request(), frames=IMAGE_FRAMES)
     contenders = tuple(UnderPolicy(bwcache.BWCache(threshold=t), ("threshold",)) for t in THRESHOLDS)
     cells = race(pipe, Race(contenders, units(VIDEOS), asked), Folder(RUNS / "images", identity(pipe, asked, "shapes")))
     rows = standing_rows(standings(cells), lambda row: f"threshold {row.settings['threshold']:g}")
