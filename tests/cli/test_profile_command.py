@@ -75,7 +75,14 @@ def test_writes_says_and_goes_on(bwcache_command, tmp_path):
 
 def test_ctrl_c_keeps_what_is_finished(tmp_path):
     command = [sys.executable, "-c", "from bwcache.cli import main; main()", "profile", "--out", "out", "--frames", "5"]
-    running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     until = time.monotonic() + 300
     while not list(tmp_path.glob("out/profile/*.json")) and time.monotonic() < until:
         assert running.poll() is None, running.communicate()

@@ -94,8 +94,9 @@ def pooled(row: dict[str, Numbers]) -> float:
     for block in range(blocks):
         numerator = sum(numbers[0][block] for numbers in row.values())
         denominator = sum(numbers[1][block] for numbers in row.values())
-        distances.append(numerator / denominator if denominator else (math.inf if numerator else 0.0))
-    return sum(distances) / blocks
+        if numerator or denominator:  # nothing at all is of a block that was not called
+            distances.append(numerator / denominator if denominator else math.inf)
+    return sum(distances) / len(distances) if distances else 0.0
 
 
 def expected(policy: BWCache, table: Sequence[dict[str, Numbers]]) -> dict[str, str]:
