@@ -7,31 +7,15 @@ from typing import Any
 import pytest
 import torch
 from attached import CAREFREE, COMPUTED, LINE, cached, lines, plain
+from compiling import _forget_what_was_compiled, close, never_again  # noqa: F401
 from tiny import BY_NAME, WAN, Case, wan
-from torch import Tensor, nn
+from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
 import bwcache
 from bwcache import BWCache
 from bwcache.models import resolve
-
-
-@pytest.fixture(autouse=True)
-def _forget_what_was_compiled() -> Any:
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
-
-
-def close(made: Tensor, wanted: Tensor) -> None:
-    torch.testing.assert_close(made, wanted, rtol=1e-4, atol=1e-5)
-
-
-def never_again() -> Any:
-    """In here, compiling anything once more is an error."""
-    return torch._dynamo.config.patch(error_on_recompile=True)
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])

@@ -14,6 +14,7 @@ import attached
 import pytest
 import torch
 from attached import CAREFREE, LINE, lines, same
+from compiling import _forget_what_was_compiled, close, never_again  # noqa: F401
 from diffusers.hooks import apply_group_offloading
 from engine.test_restore import everything_on
 from engine.test_samples import batch_of, made
@@ -28,23 +29,6 @@ from bwcache import AttachError, BWCache, NeverReused
 from bwcache.measure.latency import DenoiseTimer
 
 cached, plain = functools.cache(attached.cached), functools.cache(attached.plain)
-
-
-@pytest.fixture(autouse=True)
-def _forget_what_was_compiled() -> Any:
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
-
-
-def close(made: Tensor, wanted: Tensor) -> None:
-    torch.testing.assert_close(made, wanted, rtol=1e-4, atol=1e-5)
-
-
-def never_again() -> Any:
-    """In here, compiling anything once more is an error."""
-    return torch._dynamo.config.patch(error_on_recompile=True)
 
 
 def in_place(pipe: Any, **options: Any) -> None:
