@@ -131,6 +131,33 @@ def test_all_samples_together_weigh_less_than_a_quarter_of_a_hidden_state(blocks
     assert 0.17 <= tapped.nbytes / features[0].nbytes <= 0.24
 
 
+@pytest.mark.parametrize(
+    ("tokens", "width", "blocks"),
+    [(32_760, 1536, 30), (32_760, 5120, 40), (67_320, 3072, 60), (75_600, 5120, 40)],
+    ids=["wan_1.3b", "wan_14b", "hunyuan_video", "wan_14b_720p"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_of_large_hidden_states_a_small_share_is_enough(
+    tokens: int, width: int, blocks: int, dtype: torch.dtype
+) -> None:
+    """A number of entries bounds the noise; each block's exceeds the width, so that each channel is looked at."""
+    feature = torch.empty(2, tokens, width, dtype=dtype, device="meta")
+    walk = sampling.Walk.of(feature, blocks, None)
+    assert blocks * walk.entries * walk.dtype.itemsize < 0.01 * feature.nbytes
+    assert max(width, 4000) < walk.entries <= sampling.MOST_ENTRIES // blocks
+
+
+def test_a_small_share_is_close_to_all_of_it_though_few_channels_are_far_larger() -> None:
+    """As in real transformers, where some channels are a hundred times as large as the others."""
+    sizes = torch.ones(512).index_fill_(0, torch.arange(0, 512, 100), 100.0)
+    sampled, exact = SampledTaps(8, None), ExactTaps(8)
+    for step in range(2):
+        features = [(noise(1, 8192, 512, seed=i) + 0.1 * step * noise(1, 8192, 512, seed=9)) * sizes for i in range(8)]
+        a, b = record(sampled, features), record(exact, features)
+    assert sampled.nbytes < 0.05 * features[0].nbytes
+    torch.testing.assert_close((a[0] / a[1]).mean(), (b[0] / b[1]).mean(), rtol=0.01, atol=0)
+
+
 SIZES = st.tuples(st.integers(1, 3), st.integers(1, 60), st.integers(1, 24))
 
 

@@ -15,6 +15,10 @@ from torch import Tensor
 DEFAULT_BUDGET = 0.24
 """Where no share is asked for: the samples of all taps together may weigh this many hidden states."""
 
+MOST_ENTRIES = 2**18
+"""Nor are they more entries than this: how noisy a mean is depends on how many it is of, not on which share that is.
+With 60 taps each has 4,369, so that every channel of a hidden state of 3072 is looked at in every block."""
+
 FEWEST_ENTRIES = 128
 """Below this many entries per tap a mean of absolute values is too noisy to decide by."""
 
@@ -30,11 +34,12 @@ def stride(feature: Tensor, taps: int, share: float | None) -> int:
 
     Args:
         feature: a tapped block's output.
-        taps: number of tapped blocks, among which `DEFAULT_BUDGET` is divided where no share is given.
-        share: 0..1, the share of entries to keep, or None for the budget.
+        taps: number of tapped blocks, among which the budget is divided where no share is given.
+        share: 0..1, the share of entries to keep, or None for the budget: `DEFAULT_BUDGET`, at most `MOST_ENTRIES`.
     """
     if share is None:
-        share = DEFAULT_BUDGET / max(taps, 1) * feature.element_size() / precision(feature, share).itemsize
+        affordable = DEFAULT_BUDGET * feature.element_size() / precision(feature, share).itemsize
+        share = min(affordable, MOST_ENTRIES / max(feature.numel(), 1)) / max(taps, 1)
     longest = max(feature.numel() // FEWEST_ENTRIES, 1)
     wanted = min(max(math.ceil(1 / share - 1e-9), 1), longest)
     upwards = next(n for n in range(wanted, 2 * wanted + 99) if _walks_through(feature, n))

@@ -65,7 +65,8 @@ class BWCache(Policy[State]):
         reuse_interval: R. Below 1 a share of the steps, from 1 on a number of steps.
         tail_guard: share of k that is always computed at the end, 0..1 (1/2 in the paper).
         token_sample: share of the entries of each block's output that are compared, 0..1; 1 compares all of them, as
-            the paper does, and keeps N hidden states; None keeps samples that weigh less than a quarter of one in all.
+            the paper does, and keeps N hidden states; None keeps samples of at most 262,144 entries in all, and of less
+            than a quarter of one hidden state.
         blocks: indices of the blocks that are compared; None for all.
         decision: whether guidance branches in forwards of their own decide together ("shared") or each for itself
             ("per_branch").
