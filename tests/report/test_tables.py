@@ -77,6 +77,36 @@ def test_the_table_has_every_figure():
         assert part in text, part
 
 
+def rows(text):
+    """Name and cells of each row; rows of the same name, as "worst", in their order."""
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
+    return [(line[0], line[1:]) for line in lines]
+
+
+def test_lpips_and_ms_ssim_have_no_row_where_they_were_not_measured():
+    text = printed(comparison_table(comparison(run(), run())))
+    assert "LPIPS" not in text
+    assert "MS-SSIM" not in text
+
+
+def test_lpips_and_ms_ssim_have_a_mean_and_the_worst_where_they_were_measured():
+    first, second = {"ms_ssim": 0.93, "lpips": 0.042}, {"ms_ssim": 0.83, "lpips": 0.062}
+    some = comparison(run(**first, lpips_backbone="vgg"), run(**second, lpips_backbone="vgg"))
+    found = rows(printed(comparison_table(some)))
+    at = [name for name, _ in found].index("MS-SSIM")
+    assert found[at : at + 4] == [
+        ("MS-SSIM", ["0.9300", "0.8300", "0.8800"]),
+        ("worst", ["", "", "0.8300"]),
+        ("LPIPS (vgg)", ["0.0420", "0.0620", "0.0520"]),
+        ("worst", ["", "", "0.0620"]),
+    ]
+
+
+def test_one_run_without_lpips_leaves_no_mean():
+    some = comparison(run(lpips=0.042, lpips_backbone="alex"), run())
+    assert ("LPIPS (alex)", ["0.0420", "-", "-"]) in rows(printed(comparison_table(some)))
+
+
 def test_many_prompts_go_into_several_tables():
     many = comparison(*[run() for _ in range(6)])
     assert "prompt 4" in printed(comparison_table(many, 0))

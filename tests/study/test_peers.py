@@ -237,8 +237,6 @@ def test_what_cannot_work_is_refused_with_the_reason(plain: Any, monkeypatch: py
     assert "found 2 ratios; expected 10" in refusal(MagCache(STEPS, Guards(), 0.1, 2, (1.0, 1.0)), pipe)
     reason = "found no calibration; expected one; do it"
     assert refusal(MagCache(STEPS, Guards(), 0.1, 2, (), reason), pipe) == reason
-    experts = refusal(BOLD["magcache"](Guards()), tiny.wan(experts=2))
-    assert "found 2 denoisers (transformer, transformer_2)" in experts
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "pip install 'bwcache[peers]'" in refusal(BOLD["dbcache"](Guards()), pipe)
     with pytest.raises(SettingError, match="found tail -1"):
@@ -249,8 +247,6 @@ def test_what_cannot_work_is_refused_with_the_reason(plain: Any, monkeypatch: py
 
 
 REFUSED = {
-    ("wan_two_experts", "magcache"): "2 denoisers",
-    ("wan_two_experts", "fastercache"): "TypeError from FasterCache",  # the second expert's first step is no first step
     ("ltx", "fastercache"): "RuntimeError from FasterCache",  # it knows no latents of three dimensions
 }
 TOLD_NOTHING = {(case, "seacache") for case in ("cogvideox", "ltx", "mochi", "hunyuan")}
@@ -281,6 +277,55 @@ def test_on_other_models_it_saves_work_or_says_why_not(name: str, case: tiny.Cas
             assert done() < 0.95 * full
     assert standing(pipe) == before
     assert torch.equal(case.run(pipe), expected)
+
+
+@pytest.mark.parametrize("name", ["magcache", "fastercache"])
+@pytest.mark.parametrize("guards", [Guards(2, 2), Guards(7, 1), Guards(2, 6)], ids=str)
+def test_with_two_experts_guards_are_steps_of_the_run_and_each_expert_begins_by_computing(
+    name: str, guards: Guards
+) -> None:
+    case = tiny.BY_NAME["wan_two_experts"]
+    pipe = case.build()
+    ran: list[tuple[str, int]] = []
+    forwards = [0]
+    with BOLD[name](guards).at_work(pipe), ExitStack() as hooks:
+        for expert in ("transformer", "transformer_2"):
+            module = getattr(pipe, expert)
+            attention = module.blocks[2].attn1.to_q  # runs where this attention is computed
+
+            def note(*_: Any, expert: str = expert) -> None:
+                ran.append((expert, forwards[0] // 2))
+
+            hooks.callback(attention.register_forward_hook(note).remove)
+            hooks.callback(module.register_forward_hook(lambda *_: forwards.__setitem__(0, forwards[0] + 1)).remove)
+        case.run(pipe)
+    assert forwards == [2 * STEPS]
+    steps = [step for _, step in ran[::2]]
+    assert [step for _, step in ran[1::2]] == steps  # both branches alike
+    second = next(step for expert, step in ran if expert == "transformer_2")
+    assert second == next(index for index, t in enumerate(pipe.scheduler.timesteps) if t < 500)
+    always = {0, second, *range(guards.warmup), *range(STEPS - guards.tail, STEPS)}
+    assert always <= set(steps)
+    assert len(set(steps)) < STEPS
+
+
+def test_magcache_of_two_experts_skips_by_the_ratios_of_its_steps() -> None:
+    """Against the paper's sum of errors by hand: only the errors of steps 7 and 9 are above the threshold."""
+    case = tiny.BY_NAME["wan_two_experts"]
+    pipe = case.build()
+    growth = [1.0] * STEPS
+    growth[7] = growth[9] = 0.5
+    computed: list[int] = []
+    forwards = [0]
+    with MagCache(STEPS, Guards(2, 0), 0.4, 9, tuple(growth)).at_work(pipe), ExitStack() as hooks:
+        for module in (pipe.transformer, pipe.transformer_2):
+            layer = module.blocks[2].ffn
+            hooks.callback(layer.register_forward_hook(lambda *_: computed.append(forwards[0] // 2)).remove)
+            hooks.callback(module.register_forward_hook(lambda *_: forwards.__setitem__(0, forwards[0] + 1)).remove)
+        case.run(pipe)
+    second = next(index for index, t in enumerate(pipe.scheduler.timesteps) if t < 500)
+    assert second < 7
+    assert computed[::2] == computed[1::2] == [0, 1, second, 7, 9]
 
 
 def test_fastercache_leaves_the_unconditional_branch_out_where_both_share_a_forward() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from bwcache import AttachError, shapes
+from bwcache import shapes
 from bwcache.measure.call import Request, call
 from bwcache.study.peers import Guards, MagCache, calibrate, calibrated
 from bwcache.study.peers.magcache import FILE
@@ -76,9 +77,37 @@ def test_calibration_leaves_the_model_as_it_was(pipe: Any) -> None:
     assert not pipe.transformer.is_cache_enabled
 
 
-def test_two_denoisers_cannot_be_calibrated() -> None:
-    with pytest.raises(AttachError, match="found 2 denoisers"):
-        calibrate(tiny.wan(experts=2), REQUEST)
+def test_two_denoisers_are_calibrated_in_the_order_of_their_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = tiny.BY_NAME["wan_two_experts"]
+    pipe = case.build()
+    monkeypatch.setattr("bwcache.study.peers.magcache.call", lambda pipe, *_: case.run(pipe))  # it takes no prompts
+    added: list[torch.Tensor] = []
+    firsts: list[int] = []
+    with contextlib.ExitStack() as hooks:
+        for module in (pipe.transformer, pipe.transformer_2):
+            entered: list[torch.Tensor] = []
+            blocks = module.blocks
+
+            def enter(_: Any, args: Any, entered: list[torch.Tensor] = entered) -> None:
+                if not entered:
+                    firsts.append(len(added) // 2)
+                entered.append(args[0].clone())
+
+            def leave(_: Any, __: Any, out: torch.Tensor, entered: list[torch.Tensor] = entered) -> None:
+                added.append(out - entered[-1])
+
+            hooks.callback(blocks[0].register_forward_pre_hook(enter).remove)
+            hooks.callback(blocks[-1].register_forward_hook(leave).remove)
+        steps = 10
+        found = calibrate(pipe, dataclasses.replace(REQUEST, steps=steps))
+    assert len(added) == 2 * steps
+    expected = [1.0] * steps
+    for step in set(range(steps)) - set(firsts):
+        pairs = [(added[2 * step + branch], added[2 * step - 2 + branch]) for branch in (0, 1)]
+        expected[step] = sum((new.norm(dim=-1) / old.norm(dim=-1)).mean().item() for new, old in pairs) / 2
+    assert len(firsts) == 2
+    assert found == pytest.approx(expected, rel=1e-3)
+    assert not pipe.transformer_2.is_cache_enabled
 
 
 def test_real_ratios_skip_and_bolder_settings_skip_more(pipe: Any) -> None:

@@ -80,6 +80,7 @@ def groups(runs: Sequence[Run]) -> tuple[tuple[Row, ...], ...]:
             ("  worst", lambda run: "", lambda total: decibels(total.worst_psnr)),
             ("SSIM", lambda run: f"{run.ssim:.4f}", lambda total: f"{total.ssim:.4f}"),
             ("  worst", lambda run: "", lambda total: f"{total.worst_ssim:.4f}"),
+            *_where_measured(runs),
         ),
         (
             (
@@ -94,6 +95,21 @@ def groups(runs: Sequence[Run]) -> tuple[tuple[Row, ...], ...]:
             ),
             ("  hidden states per branch", _hidden_states, lambda total: _hidden_states(max(runs, key=_held))),
         ),
+    )
+
+
+def _where_measured(runs: Sequence[Run]) -> tuple[Row, ...]:
+    """MS-SSIM and LPIPS, if any run has them; a mean is there only where all runs have."""
+    backbone = next((run.lpips_backbone for run in runs if run.lpips_backbone), None)
+    names = {"ms_ssim": "MS-SSIM", "lpips": f"LPIPS ({backbone})"}
+    measured = {field: name for field, name in names.items() if any(getattr(run, field) is not None for run in runs)}
+    return tuple(
+        row
+        for field, name in measured.items()
+        for row in (
+            (name, _four_digits(field), _four_digits(field)),
+            ("  worst", lambda run: "", _four_digits(f"worst_{field}")),
+        )
     )
 
 
@@ -135,6 +151,14 @@ def _seconds(field: str) -> Callable[[Any], str]:
     def cell(row: Run | Total) -> str:
         value = getattr(row, field)
         return "-" if value is None else f"{value:.2f} s"
+
+    return cell
+
+
+def _four_digits(field: str) -> Callable[[Any], str]:
+    def cell(row: Run | Total) -> str:
+        value = getattr(row, field)
+        return "-" if value is None else f"{value:.4f}"
 
     return cell
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from torch import nn
@@ -24,7 +25,7 @@ class FasterCache(HookedPeer):
 
     The unconditional branch can only be approximated where both branches share a forward. Elsewhere, as in Wan, its
     part for attention remains, and each branch gets a state of its own. Guards as in `PyramidAttentionBroadcast`; the
-    first step is always computed, because its hooks cannot begin otherwise.
+    first step of each denoiser is always computed, because its hooks cannot begin otherwise.
 
     Args:
         every: self-attention is computed every so many steps.
@@ -54,12 +55,17 @@ class FasterCache(HookedPeer):
         )
 
     def prepare(self, pipe: Any, hooks: Sequence[Any], modules: Sequence[nn.Module], undo: ExitStack) -> None:
-        """A state per branch."""
+        """A state per branch, and no step that counts as one to skip while it is empty."""
         from diffusers.hooks.faster_cache import FasterCacheBlockHook, FasterCacheBlockState
 
         for hook in hooks:
             if isinstance(hook, FasterCacheBlockHook):
                 by_branch(hook, FasterCacheBlockState)
+                hook.current_timestep_callback = partial(self._within_reach, pipe, hook)
+
+    def _within_reach(self, pipe: Any, hook: Any) -> int:
+        """Steps that remain; before the window of its guards as long as the hook has nothing to continue."""
+        return self.steps + 1 if hook.state.cache is None else remaining(pipe)[0]
 
     def remarks(self, pipe: Any) -> tuple[str, ...]:
         """Which parts of the method could work."""

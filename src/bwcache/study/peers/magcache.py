@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ from bwcache.measure.call import OnProgress, Request, call
 from bwcache.models import BlockStack, denoisers
 from bwcache.study.folder import whole_file
 from bwcache.study.peers.hooked import HookedPeer, found_in_diffusers, hooks_of
-from bwcache.study.peers.peer import States
+from bwcache.study.peers.peer import States, before_each_forward, remaining
 from bwcache.study.peers.restored import restored
 from bwcache.study.peers.said import said
 
@@ -29,6 +30,9 @@ FILE = "magcache.json"
 @dataclass(frozen=True)
 class MagCache(HookedPeer):
     """diffusers' `MagCacheConfig`.
+
+    It counts the forwards of each denoiser. Where two share a run (Wan 2.2), both are told the step of the run instead,
+    so that ratios and warm-up are those of the step; each keeps its own residual, and begins by computing.
 
     Args:
         threshold: of the accumulated error, dimensionless.
@@ -56,38 +60,41 @@ class MagCache(HookedPeer):
         )
 
     def attach(self, pipe: Any, stacks: Mapping[str, BlockStack], undo: ExitStack) -> States:
-        """Also raises `AttachError` with two denoisers, of which each counts its own steps only, and without ratios."""
+        """Also raises `AttachError` without ratios for these steps."""
         if len(self.ratios) != self.steps:
             found = self.uncalibrated or complaint(f"{len(self.ratios)} ratios", f"{self.steps}", "calibrate it")
             raise AttachError(found)
-        _expect_one(stacks)
         return super().attach(pipe, stacks, undo)
 
     def prepare(self, pipe: Any, hooks: Sequence[Any], modules: Sequence[nn.Module], undo: ExitStack) -> None:
-        """A tail guard, which it does not have."""
+        """A tail guard, which it does not have, and the step of the run for denoisers that share one."""
         configs = list({id(hook.config): hook.config for hook in hooks}.values())
         self.guard_by_threshold(pipe, configs, self.threshold, modules, undo)
+        if len(modules) > 1:
+            for module in modules:
+                managers = list({id(hook.state_manager): hook.state_manager for _, hook in hooks_of(module)}.values())
+                before_each_forward([module], partial(_tell_step, pipe, managers), undo)
 
     def remarks(self, pipe: Any) -> tuple[str, ...]:
-        """Where its guards and ratios come from."""
-        return ("tail laid around it: it has none of its own", "calibrated on this model with one run")
+        """Where its guards, ratios and steps come from."""
+        told = ("told the step of the run: it counts those of each denoiser",) if len(denoisers(pipe)) > 1 else ()
+        return ("tail laid around it: it has none of its own", "calibrated on this model with one run", *told)
 
 
 def calibrate(pipe: Any, request: Request, on_progress: OnProgress | None = None) -> tuple[float, ...]:
     """One uncached run that measures how much the residual grows at each step, mean over the guidance branches.
 
     Returns:
-        One ratio per step, dimensionless; 1 for the first.
+        One ratio per step of the run, dimensionless; 1 for the first of each denoiser.
 
     Raises:
-        AttachError: diffusers' MagCache does not know this model, or there are two denoisers.
+        AttachError: diffusers' MagCache does not know this model.
     """
-    modules = denoisers(pipe)
-    _expect_one(modules)
-    (module,) = modules.values()
+    modules = list(denoisers(pipe).values())
     seen: dict[str, list[float]] = defaultdict(list)
-    with restored(pipe, [module]), said(), contextlib.redirect_stdout(io.StringIO()), ExitStack() as undo:
-        _watch(module, request.steps, seen, undo)
+    with restored(pipe, modules), said(), contextlib.redirect_stdout(io.StringIO()), ExitStack() as undo:
+        for module in modules:
+            _watch(module, request.steps, seen, undo)
         call(pipe, request, "calibrating MagCache", on_progress)
     branches = [ratios for ratios in seen.values() if len(ratios) == request.steps]
     if not branches:
@@ -121,6 +128,17 @@ def calibrated(folder: Path, pipe: Any, request: Request, on_progress: OnProgres
     return ratios
 
 
+def _tell_step(pipe: Any, managers: Sequence[Any]) -> None:
+    """The step of the run, for the states of the branch that is computed now."""
+    from diffusers.hooks.hooks import CacheContext
+
+    left, total = remaining(pipe)
+    for manager in managers:
+        if manager._context is None:
+            manager.set_context(CacheContext("all"))
+        manager.get_state().step_index = total - left
+
+
 def _watch(module: Any, steps: int, seen: dict[str, list[float]], undo: ExitStack) -> None:
     """Enables calibration and takes note of each ratio: diffusers prints them, and forgets them with the last step."""
     if not hasattr(module, "enable_cache"):
@@ -138,14 +156,3 @@ def _watch(module: Any, steps: int, seen: dict[str, list[float]], undo: ExitStac
                 seen[hook.state_manager.context.name].append(state.calibration_ratios[-1])
 
             hook._perform_calibration_step = measure_and_note
-
-
-def _expect_one(parts: Mapping[str, Any]) -> None:
-    if len(parts) > 1:
-        raise AttachError(
-            complaint(
-                f"{len(parts)} denoisers ({', '.join(parts)})",
-                "one: diffusers' MagCache counts the steps of each apart",
-                "leave MagCache out with --methods",
-            )
-        )
