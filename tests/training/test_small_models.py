@@ -13,7 +13,8 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 import bwcache
 from bwcache import shapes
 from training import image, unet
-from training.data import CAPTIONS, make_videos
+from training.check import generate, score
+from training.data import CAPTIONS, make_videos, split
 from training.model import Recipe, encode_whole, normalise
 from training.models import IMAGE_FRAMES, UNET_FRAMES, load_image_model, load_unet
 from training.train import Examples, Run, flow_loss, load, rate_at
@@ -157,3 +158,18 @@ def test_without_weights_the_command_that_trains_them_is_named(
 ) -> None:
     with pytest.raises(FileNotFoundError, match=f"python -m {module.__name__}"):
         open_model(tmp_path)
+
+
+@pytest.mark.parametrize(("open_model", "frames"), [(load_unet, UNET_FRAMES), (load_image_model, IMAGE_FRAMES)])
+def test_the_committed_weights_show_the_color_that_was_asked(open_model: Callable[[], object], frames: int) -> None:
+    captions = list(split()[1][:8])
+    videos = generate(open_model(), captions, shapes.GUIDANCE_SCALE, 12, frames, batch=8)
+    assert videos.shape == (8, 3, 9 if frames == UNET_FRAMES else 1, 32, 32)
+    assert score(captions, videos, ["color"])["color"] >= 0.75  # one of seven by chance
+
+
+def test_all_committed_weights_together_are_small() -> None:
+    folders = (shapes.PATH, unet.WEIGHTS, image.WEIGHTS)
+    files = [path for folder in folders for path in folder.rglob("*.safetensors")]
+    assert len(files) >= 5
+    assert sum(path.stat().st_size for path in files) <= 24 * 1024**2
