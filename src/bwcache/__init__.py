@@ -29,13 +29,23 @@ if TYPE_CHECKING:
         SpecMismatch,
         TraceError,
     )
-    from bwcache.features import Last, Linear, Predictor, Taylor
+    from bwcache.features import Damped, Last, Linear, Predictor, Taylor
     from bwcache.models import BlockList, BlockSpec
-    from bwcache.policies import BWCache, Compute, FixedInterval, Observation, Policy, preset
+    from bwcache.policies import (
+        Adaptive,
+        BWCache,
+        Compute,
+        FixedInterval,
+        Observation,
+        Policy,
+        Scheduled,
+        preset,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Adaptive",
     "AlreadyAttached",
     "AttachError",
     "BWCache",
@@ -44,6 +54,7 @@ __all__ = [
     "BlockSpec",
     "BlocksChanged",
     "Compute",
+    "Damped",
     "Decision",
     "Event",
     "FixedInterval",
@@ -55,6 +66,7 @@ __all__ = [
     "Observation",
     "Policy",
     "Predictor",
+    "Scheduled",
     "Session",
     "SettingError",
     "SpecMismatch",
@@ -73,9 +85,9 @@ __all__ = [
 _HOMES = {
     "core": ("Decision", "Event", "Step", "Summary", "Trace"),
     "engine": ("Session", "attach", "disable", "discover", "enable"),
-    "features": ("Last", "Linear", "Predictor", "Taylor"),
+    "features": ("Damped", "Last", "Linear", "Predictor", "Taylor"),
     "models": ("BlockList", "BlockSpec"),
-    "policies": ("BWCache", "Compute", "FixedInterval", "Observation", "Policy", "preset"),
+    "policies": ("Adaptive", "BWCache", "Compute", "FixedInterval", "Observation", "Policy", "Scheduled", "preset"),
 }
 
 

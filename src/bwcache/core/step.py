@@ -17,6 +17,9 @@ class Step:
         sigma: noise level, 1..0 in flow matching, or None where the scheduler has none.
         branch: name of the guidance branch ("cond", "uncond", "cond_uncond", or "call0", "call1", … if derived).
         sample: ordinal in the batch where every sample decides for itself; None where they decide as one.
+        noise: share of noise in the latents, 1..0 whatever the scheduler: sigma in flow matching, sigma / (1 + sigma)
+            elsewhere; by the index where nobody says it. None where the number of steps is unknown too.
+        next_noise: the same after this step.
     """
 
     run: int
@@ -26,6 +29,8 @@ class Step:
     sigma: float | None
     branch: str
     sample: int | None = None
+    noise: float | None = None
+    next_noise: float | None = None
 
     @property
     def lane(self) -> str:
@@ -39,3 +44,10 @@ class Step:
             if value is not None:
                 return value
         return float(self.index)
+
+    @property
+    def progress(self) -> float | None:
+        """How far the run is, 0..1: half by the index, half by the noise that is gone; None where either is unknown."""
+        if self.total is None or self.noise is None:
+            return None
+        return (self.index / self.total + 1 - self.noise) / 2

@@ -34,6 +34,8 @@ class Event:
         distances: relative L1 change of each tapped block (Eq. 5, dimensionless).
         seconds: time inside the site's blocks, with `timing=True`.
         indicator_seconds: time spent on the taps and their reduction, with `timing=True`.
+        error: relative L1 error that the prediction of this computed feature would have had (dimensionless), where
+            the policy asks for it.
     """
 
     run: int
@@ -50,6 +52,7 @@ class Event:
     seconds: float | None = None
     indicator_seconds: float | None = None
     sample: int | None = None
+    error: float | None = None
 
     @classmethod
     def at(cls, step: Step, **values: Any) -> Event:

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import torch
 
 from bwcache.core import Step
+from bwcache.engine import noise
 
 Source = Literal["context", "scheduler", "timestep"]
 
@@ -44,10 +45,12 @@ class Schedule:
     Attributes:
         timesteps: as the scheduler names them, in sampling order.
         sigmas: of the same steps, or None where it has none.
+        noises: share of noise at each step and after the last one, or None where the scheduler does not say it.
     """
 
     timesteps: tuple[float, ...]
     sigmas: tuple[float, ...] | None
+    noises: tuple[float, ...] | None = None
 
     @classmethod
     def read(cls, scheduler: Any, begin: int) -> Schedule | None:
@@ -60,10 +63,9 @@ class Schedule:
             sigmas = sigmas.tolist() if len(sigmas) >= len(timesteps) else None
         end = len(timesteps) - _ends_without_noise(scheduler, sigmas)
         end = max(end, begin + 1)
-        return cls(
-            tuple(float(t) for t in timesteps[begin:end].tolist()),
-            None if sigmas is None else tuple(float(s) for s in sigmas[begin:end]),
-        )
+        times = tuple(float(t) for t in timesteps[begin:end].tolist())
+        noises = noise.shares(scheduler, times, sigmas, begin)
+        return cls(times, None if sigmas is None else tuple(float(s) for s in sigmas[begin:end]), noises)
 
 
 class StepClock:
@@ -123,7 +125,8 @@ class StepClock:
         branch = name or f"call{len(self._branches)}"
         self._branches.append(branch)
         self._timestep = timestep
-        return Step(self.run, self._index, self._total, self._named_timestep(), self._sigma(), branch)
+        noises = self._noise(self._index), self._noise(self._index + 1)
+        return Step(self.run, self._index, self._total, self._named_timestep(), self._sigma(), branch, None, *noises)
 
     def _restarts(self, name: str | None, timestep: Time) -> bool:
         """Whether this forward belongs to a new run: timesteps set anew, time gone back, or the same call twice."""
@@ -257,6 +260,13 @@ class StepClock:
         if self._schedule and self._index < len(self._schedule.timesteps):
             return self._schedule.timesteps[self._index]
         return self._timestep.value
+
+    def _noise(self, index: int) -> float | None:
+        """Share of noise before a step; as if all steps were even where the scheduler does not say it."""
+        noises = self._schedule.noises if self._schedule else None
+        if noises is not None and index < len(noises):
+            return noises[index]
+        return None if self._total is None else max(0.0, 1 - index / self._total)
 
     def _sigma(self) -> float | None:
         if self.context and self.context.sigma is not None:

@@ -33,6 +33,7 @@ class Passage:
     entered: dict[str, Any]
     events: list[Event]
     sums: list[Tensor | None]
+    foretold: list[Tensor | None]
     inside: list[tuple[timing.Mark, timing.Mark]] = field(default_factory=list)
 
 
@@ -106,7 +107,16 @@ class Forward:
                 place = self.run.note(passage.events[j])
                 key = self._key(step, passage.site)
                 self.run.await_numbers(
-                    Pending(place, step, key, measured[j], passage.sums[j], passage.inside, self.indicator)
+                    Pending(
+                        place,
+                        step,
+                        key,
+                        measured[j],
+                        passage.sums[j],
+                        passage.foretold[j],
+                        passage.inside,
+                        self.indicator,
+                    )
                 )
         self.run.note_bytes(self.hidden)
         if self.steps[0].total is not None and self.steps[0].index >= self.steps[0].total - 1:
@@ -161,7 +171,9 @@ class Forward:
             Event.at(step, site=where, action="reuse" if reuses else "compute", reason=decision.reason)
             for step, decision in zip(self.steps, decisions, strict=True)
         ]
-        self.passages.append(Passage(site, reuses, signature, entered, events, [None] * len(events)))
+        self.passages.append(
+            Passage(site, reuses, signature, entered, events, [None] * len(events), [None] * len(events))
+        )
 
     def _decision(self, j: int, site: Site, signature: Signature, entered: dict[str, Any]) -> Decision:
         step = self.steps[j]
@@ -211,11 +223,12 @@ class Forward:
         for name in passage.site.streams:
             made = []
             for step in self.steps:
-                slot = self.run.store.get(self._key(step, passage.site))
+                key = self._key(step, passage.site)
+                slot = self.run.store.get(key)
                 assert slot is not None
                 past = slot.stream(name)
                 if past:
-                    made.append(predictor.predict(past, step.coordinate))
+                    made.append(predictor.predict(past, step.coordinate, self.run.damping(step, key)))
             if made:
                 feature = self.rows.joined(made)
                 streams[name] = feature + passage.entered[name] if passage.site.keeps == "residual" else feature
@@ -261,6 +274,17 @@ class Forward:
             key = self._key(step, passage.site)
             self.run.store.put(key, passage.signature, step.coordinate, features, predictor.history)
             passage.sums[j] = _sum(list(features.values()))
+            if self.run.policy.needs_errors:
+                passage.foretold[j] = self._foretold(step, key, features)
+
+    def _foretold(self, step: Step, key: Key, features: dict[str, Tensor]) -> Tensor | None:
+        """How close the predictor would have come, by the measured stream or else the first."""
+        measured = features.get(self.plan.stack.spec.measured)
+        start = timing.mark(_device(features)) if self.timed else None
+        told = self.run.foretold(step, key, next(iter(features.values())) if measured is None else measured)
+        if start is not None:
+            self.indicator.append((start, timing.mark(_device(features))))
+        return told
 
     @property
     def _counts(self) -> bool:

@@ -14,10 +14,11 @@ from bwcache.core import Event, Step, Trace
 from bwcache.engine import ranks, samples, timing
 from bwcache.engine.samples import Outline, Rows
 from bwcache.features import FeatureStore
+from bwcache.features.foretelling import Foretelling
 from bwcache.features.store import Key
 from bwcache.features.taps import ExactTaps, SampledTaps, taps
 from bwcache.models import BlockStack
-from bwcache.policies import Measured, Observation, Policy
+from bwcache.policies import Foretold, Measured, Observation, Policy
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Pending:
         step, key: where it was.
         measured: `[2, T]`, or None where there was nothing to compare with.
         sums: the sum of all kept features, finite only if they are; None if nothing was kept.
+        foretold: `[4]`, how close the predictor would have come, or None.
         blocks, indicator: time spent, if it is taken.
     """
 
@@ -37,6 +39,7 @@ class Pending:
     key: Key
     measured: Tensor | None
     sums: Tensor | None
+    foretold: Tensor | None = None
     blocks: list[tuple[timing.Mark, timing.Mark]] = field(default_factory=list)
     indicator: list[tuple[timing.Mark, timing.Mark]] = field(default_factory=list)
 
@@ -59,6 +62,8 @@ class RunState:
         self.store = FeatureStore()
         self.state = policy.init()
         self._taps: dict[Key, SampledTaps | ExactTaps] = {}
+        self._foretellings: dict[Key, Foretelling] = {}
+        self._dampings: dict[tuple[int | None, str], float] = {}
         self._pending: list[Pending] = []
         self._group = group
         self.spoilt: set[Key] = set()
@@ -78,6 +83,17 @@ class RunState:
             self._taps[key] = taps(count, self.policy.tap_share, first=ordinal * count)
         return self._taps[key]
 
+    def foretold(self, step: Step, key: Key, feature: Tensor) -> Tensor | None:
+        """How close the predictor would have come to a feature that was computed, on its way from the device."""
+        predictor = self.policy.feature_predictor
+        assert predictor is not None
+        foretelling = self._foretellings.setdefault(key, Foretelling(predictor))
+        return foretelling.compare(feature, step.coordinate, self.damping(step, key))
+
+    def damping(self, step: Step, key: Key) -> float:
+        """How far a damped predictor goes: as it would have been best at the last computed step of this sample."""
+        return self._dampings.get((step.sample, key[1]), 1.0)
+
     def note(self, event: Event) -> int:
         """Appends a row; returns its place."""
         self.trace.events.append(event)
@@ -89,7 +105,8 @@ class RunState:
 
     def note_bytes(self, hidden_bytes: int) -> None:
         """Takes note of what is held now, and of the size of one hidden state."""
-        held = self.store.nbytes + sum(tapped.nbytes for tapped in self._taps.values())
+        sampled = [*self._taps.values(), *self._foretellings.values()]
+        held = self.store.nbytes + sum(kept.nbytes for kept in sampled)
         self.trace.peak_bytes = max(self.trace.peak_bytes, held)
         self.trace.hidden_bytes = max(self.trace.hidden_bytes, hidden_bytes)
 
@@ -119,8 +136,10 @@ class RunState:
     def forget(self, lane: str) -> None:
         """Drops what is kept of a lane."""
         self.store.drop_lane(lane)
-        for key in [key for key in self._taps if key[0] == lane]:
-            del self._taps[key]
+        kept: tuple[dict[Key, Any], ...] = (self._taps, self._foretellings)
+        for sampled in kept:
+            for key in [key for key in sampled if key[0] == lane]:
+                del sampled[key]
 
     def run_by(self, denoiser: str, lane: str) -> None:
         """Which denoiser runs a lane: what another one left there is of no use any more."""
@@ -139,12 +158,17 @@ class RunState:
     def resolve(self) -> None:
         """Reads what the computed forwards measured, in one device-to-host copy, and tells policy and trace."""
         pending, self._pending = self._pending, []
-        for forward, (measured, finite) in zip(pending, self._read(pending), strict=True):
+        together: dict[tuple[int | None, str], Foretold] = {}
+        for forward, (measured, finite, foretold) in zip(pending, self._read(pending), strict=True):
             self.spoilt.discard(forward.key)
             if not finite:
                 self.store.drop(forward.key)
                 self.spoilt.add(forward.key)
-            self._tell(forward, measured)
+            if foretold is not None:
+                mine = (forward.step.sample, forward.key[1])
+                together[mine] = together[mine] + foretold if mine in together else foretold
+            self._tell(forward, measured, foretold)
+        self._dampings |= {mine: foretold.damping for mine, foretold in together.items() if foretold.square > 0}
 
     def resolve_before(self, step: Step) -> None:
         """As `resolve`, once per step: what other branches measured in this same step is for the next one."""
@@ -156,36 +180,42 @@ class RunState:
         self.resolve()
         self.store = FeatureStore()
         self._taps.clear()
+        self._foretellings.clear()
 
-    def _read(self, pending: list[Pending]) -> list[tuple[Measured | None, bool]]:
-        """What each forward measured, and whether what it kept is finite."""
+    def _read(self, pending: list[Pending]) -> list[tuple[Measured | None, bool, Foretold | None]]:
+        """What each forward measured, whether what it kept is finite, and how well that was foretold."""
         parts: list[Tensor] = []
         for forward in pending:
             if forward.measured is not None:
                 parts.append(ranks.agree(forward.measured, self._group).flatten())
             if forward.sums is not None:
                 parts.append(ranks.agree(forward.sums, self._group).flatten())
+            if forward.foretold is not None:
+                parts.append(ranks.agree(forward.foretold, self._group))
         numbers = iter(torch.cat([part.to(parts[0].device) for part in parts]).tolist() if parts else ())
-        read: list[tuple[Measured | None, bool]] = []
+        read: list[tuple[Measured | None, bool, Foretold | None]] = []
         for forward in pending:
             measured = None
             if forward.measured is not None:
                 taps = forward.measured.shape[1]
                 measured = Measured(tuple(islice(numbers, taps)), tuple(islice(numbers, taps)))
             finite = forward.sums is None or math.isfinite(next(numbers))
-            read.append((measured, finite))
+            foretold = None if forward.foretold is None else Foretold(*islice(numbers, 4))
+            read.append((measured, finite, foretold))
         return read
 
-    def _tell(self, forward: Pending, measured: Measured | None) -> None:
+    def _tell(self, forward: Pending, measured: Measured | None, foretold: Foretold | None) -> None:
         event = self.trace.events[forward.event]
         if measured:
             event = replace(event, indicator=measured.mean, distances=measured.distances)
+        if foretold:
+            event = replace(event, error=foretold.error)
         if forward.blocks:
             spent = timing.seconds(forward.blocks), timing.seconds(forward.indicator)
             event = replace(event, seconds=spent[0], indicator_seconds=spent[1])
         self.trace.events[forward.event] = event
         if event.action == "compute":
-            self.policy.refresh(Observation(forward.step, event.site, measured), self.state)
+            self.policy.refresh(Observation(forward.step, event.site, measured, foretold), self.state)
 
 
 def _made(stack: BlockStack) -> int | None:

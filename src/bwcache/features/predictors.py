@@ -26,9 +26,20 @@ class Predictor(ABC):
     def history(self) -> int:
         """How many computed features are kept (each one hidden state per branch)."""
 
+    @property
+    def damped(self) -> bool:
+        """Whether it is told how much of its last prediction was right."""
+        return False
+
     @abstractmethod
-    def predict(self, past: Past, coordinate: float) -> Tensor:
-        """The feature at `coordinate`; a new tensor, never one of the past ones."""
+    def predict(self, past: Past, coordinate: float, damping: float = 1.0) -> Tensor:
+        """The feature at `coordinate`; a new tensor, never one of the past ones.
+
+        Args:
+            past: computed features, newest first.
+            coordinate: of the feature wanted.
+            damping: 0..1, for predictors that are `damped`: how far to go from the newest feature to the predicted one.
+        """
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,7 @@ class Last(Predictor):
         """One."""
         return 1
 
-    def predict(self, past: Past, coordinate: float) -> Tensor:
+    def predict(self, past: Past, coordinate: float, damping: float = 1.0) -> Tensor:
         """A copy of the newest feature."""
         return past[0][1].clone()
 
@@ -64,7 +75,7 @@ class Taylor(Predictor):
         """One more than the order."""
         return self.order + 1
 
-    def predict(self, past: Past, coordinate: float) -> Tensor:
+    def predict(self, past: Past, coordinate: float, damping: float = 1.0) -> Tensor:
         """The polynomial's value at `coordinate`, computed in float32 and returned in the features' dtype."""
         nodes: dict[float, Tensor] = {}
         for node, feature in past[: self.history]:
@@ -87,12 +98,34 @@ class Linear(Predictor):
         """Two."""
         return 2
 
-    def predict(self, past: Past, coordinate: float) -> Tensor:
+    def predict(self, past: Past, coordinate: float, damping: float = 1.0) -> Tensor:
         """Extrapolates; replays where only one feature is known."""
         if len(past) < 2 or past[0][0] == past[1][0]:
             return past[0][1].clone()
         (near, newest), (far, older) = past[0], past[1]
         return torch.lerp(newest, older, (coordinate - near) / (far - near))
+
+
+@dataclass(frozen=True)
+class Damped(Linear):
+    """The straight line in sigma, shortened to what it was worth the last time.
+
+    At every computed step the line can be laid beside the truth: the share of it that would have come closest (least
+    squares, over all branches of guidance, cut to 0..1) is taken at the next skipped steps. Where the features go
+    straight on it is `Linear`, where they turn it is `Last`.
+    """
+
+    @property
+    def damped(self) -> bool:
+        """Yes."""
+        return True
+
+    def predict(self, past: Past, coordinate: float, damping: float = 1.0) -> Tensor:
+        """The newest feature, and `damping` of the way to where the line leads."""
+        if len(past) < 2 or past[0][0] == past[1][0] or damping == 0:
+            return past[0][1].clone()
+        (near, newest), (far, older) = past[0], past[1]
+        return torch.lerp(newest, older, damping * (coordinate - near) / (far - near))
 
 
 def _lagrange(nodes: list[float], at: float) -> list[float]:

@@ -1,10 +1,25 @@
 """When to compute and when to reuse. One paper, one file."""
 
-from bwcache.policies.base import Measured, Observation, Policy
+from bwcache.policies.adaptive import Adaptive
+from bwcache.policies.base import Foretold, Measured, Observation, Policy
 from bwcache.policies.bwcache import BWCache
 from bwcache.policies.compute import Compute
 from bwcache.policies.fixed_interval import FixedInterval
 from bwcache.policies.known import known, named
 from bwcache.policies.presets import preset
+from bwcache.policies.scheduled import Scheduled
 
-__all__ = ["BWCache", "Compute", "FixedInterval", "Measured", "Observation", "Policy", "known", "named", "preset"]
+__all__ = [
+    "Adaptive",
+    "BWCache",
+    "Compute",
+    "FixedInterval",
+    "Foretold",
+    "Measured",
+    "Observation",
+    "Policy",
+    "Scheduled",
+    "known",
+    "named",
+    "preset",
+]

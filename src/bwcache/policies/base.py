@@ -56,12 +56,46 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class Foretold:
+    """How close the predictor would have come to what was computed; sums, so that branches and ranks can be pooled.
+
+    Attributes:
+        missed: ||feature - predicted||_1.
+        size: ||feature||_1.
+        along, square: <d, e> and <d, d>, where d leads from the last feature to the predicted one (undamped), e to
+            the true one.
+    """
+
+    missed: float
+    size: float
+    along: float
+    square: float
+
+    def __add__(self, other: Foretold) -> Foretold:
+        return Foretold(
+            self.missed + other.missed, self.size + other.size, self.along + other.along, self.square + other.square
+        )
+
+    @property
+    def error(self) -> float:
+        """Relative L1 error of the prediction (dimensionless)."""
+        return _ratio(self.missed, self.size)
+
+    @property
+    def damping(self) -> float:
+        """The share of d that comes closest to e (least squares), cut to 0..1."""
+        share = self.along / self.square if self.square > 0 else 0.0
+        return min(max(share, 0.0), 1.0) if math.isfinite(share) else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """What a policy may know when it is asked: where we are, at which site, and what the last computation measured."""
 
     step: Step
     site: str
     measured: Measured | None = None
+    foretold: Foretold | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +129,12 @@ class Policy(ABC, Generic[State]):
     def needs_total(self) -> bool:
         """Whether it never reuses where the number of steps is unknown: then nothing is kept for it either."""
         return False
+
+    @property
+    def needs_errors(self) -> bool:
+        """Whether it wants to know at each computation how close the predictor would have come."""
+        predictor = self.feature_predictor
+        return predictor is not None and predictor.damped
 
     @abstractmethod
     def init(self) -> State:

@@ -1,0 +1,163 @@
+"""Adaptive: as long a window as the prediction error allows. A method of this project; no paper.
+
+BWCache asks how much the blocks' outputs change from one step to the next. That depends on how long the steps are, and
+says nothing of what reuse will cost. Two things do, and both are free:
+
+1. At every computed step the predictor's feature can be laid beside the true one. This *error*, over the stretch of
+   noise since the last computed step, says how fast predictions go wrong here.
+2. A wrong feature is a wrong velocity, and moves the latents by as much as it is wrong times the noise that the step
+   takes away. So the *damage* of a window is the sum, over its steps, of error times step in noise. Measured on single
+   windows of the shapes model, the true damage follows this sum within a factor of two from the sixth step to the last.
+
+A window goes on as long as its damage stays below the tolerance: the way in which the local error sets the step size of
+an embedded ODE solver. Equal damage in every window is also the cheapest way to a given total, since windows are long
+where little goes wrong.
+
+The error of a prediction that reaches from noise s0 to s is taken to grow as |ln(s / s0)| ** 1.4, which follows the
+features both in the middle and at the end, where they turn quickly. Early in the run, above a noise of .7, a deviation
+is amplified by all that follows, so damage weighs more there: (.3 / (1 - s)) ** 1.5. Both exponents were found on the
+shapes model, at a shift of 1 and of 3 with one set of values.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from bwcache.core import Decision, Step
+from bwcache.core.decision import compute, reuse
+from bwcache.errors import SettingError, complaint
+from bwcache.features import Damped, Predictor
+from bwcache.policies.base import Foretold, Observation, Policy
+
+GROWTH = 1.4
+EARLY, AMPLIFIED = 0.3, 1.5
+LEAST_NOISE = 0.002
+
+
+@dataclass
+class Group:
+    """What is known of the branches that decide together.
+
+    Attributes:
+        computed: the noise at the last computed step; before any, None.
+        reach: |ln| of the noise from the computed step before it to the last one.
+        told: how close the predictor would have come at the last computed step, pooled over the branches.
+        spent: damage of the window so far.
+    """
+
+    computed: float | None = None
+    computed_at: int = -1
+    reach: float = 0.0
+    told: Foretold | None = None
+    spent: float = 0.0
+    decided_at: int = -1
+    decision: Decision = field(default_factory=lambda: compute("first step"))
+
+
+@dataclass
+class State:
+    """The groups of one run: one for each sample that decides for itself."""
+
+    groups: dict[int | None, Group] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Adaptive(Policy[State]):
+    """Reuses the whole stack of blocks while the damage that this does, as foretold, stays within a tolerance.
+
+    Args:
+        tolerance: damage of one window (dimensionless: relative error of the blocks' last output times noise), >= 0.
+            The one number to choose: it means about the same quality with any scheduler, shift and number of steps.
+            0 never reuses.
+        warmup: share of the run that is always computed at its beginning, 0..1, counted half in steps and half in
+            noise (`Step.progress`). The first two steps always are.
+        predictor: how a skipped feature is made: `Damped()` goes as far along the line as was right the last time.
+
+    Raises:
+        SettingError: a value outside its range.
+    """
+
+    tolerance: float = 0.02
+    warmup: float = 0.1
+    predictor: Predictor = field(default_factory=Damped)
+
+    def __post_init__(self) -> None:
+        _expect(_number(self.tolerance) and self.tolerance >= 0, "tolerance", self.tolerance, "a number >= 0", "0.02")
+        _expect(_number(self.warmup) and 0 <= self.warmup <= 1, "warmup", self.warmup, "a share 0..1", "0.1")
+        _expect(isinstance(self.predictor, Predictor), "predictor", self.predictor, "a Predictor", "bwcache.Damped()")
+
+    @property
+    def feature_predictor(self) -> Predictor:
+        """`predictor`."""
+        return self.predictor
+
+    @property
+    def may_reuse(self) -> bool:
+        """Not with a tolerance of 0."""
+        return self.tolerance > 0
+
+    @property
+    def needs_errors(self) -> bool:
+        """They are what it decides by."""
+        return self.may_reuse
+
+    def init(self) -> State:
+        """Nothing computed, nothing spent."""
+        return State()
+
+    def decide(self, observation: Observation, state: State) -> Decision:
+        """The branches of a group follow the first one's decision of each step."""
+        step = observation.step
+        if not self.may_reuse:
+            return compute("tolerance 0 never reuses")
+        group = state.groups.setdefault(step.sample, Group())
+        if group.decided_at != step.index:
+            group.decided_at, group.decision = step.index, self._decide(step, group)
+        return group.decision
+
+    def refresh(self, observation: Observation, state: State) -> None:
+        """Takes note of a computed step: where it stood, and how close the predictor would have come."""
+        step, told = observation.step, observation.foretold
+        group = state.groups.setdefault(step.sample, Group())
+        if group.computed_at == step.index:
+            group.told = group.told + told if group.told and told else None
+            return
+        group.reach = 0.0 if group.computed is None or step.noise is None else _distance(group.computed, step.noise)
+        group.computed, group.computed_at = step.noise, step.index
+        group.told, group.spent = told, 0.0
+
+    def _decide(self, step: Step, group: Group) -> Decision:
+        if step.noise is None or step.next_noise is None or group.computed is None:
+            return compute("noise level unknown: pass steps= where nobody says it")
+        if (step.progress or 0.0) < self.warmup - 1e-9:
+            return compute(f"warm-up (the first {self.warmup:.0%} of the run)")
+        if group.told is None or group.reach == 0:
+            return compute("no prediction to compare with yet")
+        if not math.isfinite(group.told.error):
+            return compute("prediction error is not finite", group.told.error)
+        error = group.told.error * (_distance(group.computed, step.noise) / group.reach) ** GROWTH
+        damage = group.spent + error * _weight(step.noise, step.next_noise) * abs(step.noise - step.next_noise)
+        if damage > self.tolerance:
+            return compute(f"damage would exceed the tolerance ({damage:.4f} > {self.tolerance:g})", damage)
+        group.spent = damage
+        return reuse(f"within the tolerance (damage {damage:.4f} of {self.tolerance:g})", damage)
+
+
+def _distance(noise: float, other: float) -> float:
+    return abs(math.log(max(noise, LEAST_NOISE) / max(other, LEAST_NOISE)))
+
+
+def _weight(noise: float, next_noise: float) -> float:
+    """How much more a deviation counts that is made while there is so much noise; 1 where half of it is gone."""
+    clean = 1 - (noise + next_noise) / 2
+    return max(1.0, (EARLY / max(clean, 1e-3)) ** AMPLIFIED)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _expect(fine: bool, name: str, value: object, expected: str, instead: str) -> None:
+    if not fine:
+        raise SettingError(complaint(f"{name} {value!r}", expected, f"try {instead}"))
