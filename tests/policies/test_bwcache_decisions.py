@@ -306,3 +306,50 @@ def test_settings_cannot_be_changed() -> None:
 @pytest.mark.parametrize(("threshold", "may"), [(0, False), (0.15, True)])
 def test_says_whether_it_may_reuse_at_all(threshold: float, may: bool) -> None:
     assert BWCache(threshold=threshold).may_reuse is may
+
+
+def in_progress(noises: list[float], reuse_interval: float) -> str:
+    """A letter per step where every computed step changes little: windows follow one another."""
+    policy = BWCache(threshold=1.0, reuse_interval=reuse_interval, tail_guard=0, measure="progress")
+    state, line, total = policy.init(), "", len(noises)
+    for index, noise in enumerate(noises):
+        step = Step(0, index, total, None, None, "cond", None, noise)
+        computes = index == 0 or policy.decide(Observation(step, SITE), state).action == "compute"
+        line += "C" if computes else "r"
+        if computes:
+            policy.refresh(Observation(step, SITE, Measured((0.1,), (1.0,)) if index else None), state)
+    return line
+
+
+def test_windows_counted_in_progress_are_the_papers_where_steps_are_even() -> None:
+    even = [1 - i / 20 for i in range(20)]
+    assert in_progress(even, 0.10) == "CC" + "rrC" * 6
+    assert in_progress(even, 0.15) == ("CC" + "rrrC" * 5)[:20]
+
+
+def test_windows_counted_in_progress_are_longer_where_steps_are_small() -> None:
+    """Steps that first take away little noise, then much, as with a shift."""
+    noises = [3 * s / (1 + 2 * s) for s in (1 - i / 30 for i in range(30))]
+    line = in_progress(noises, 0.10)
+    windows = [len(window) for window in line.split("C") if window]
+    assert windows[0] > windows[-2]
+    for start in (i for i in range(29) if line[i] == "C" and line[i + 1] == "r"):
+        end = next((i for i in range(start + 1, 30) if line[i] == "C"), 30) - 1
+        assert (end - start) / 30 / 2 + (noises[start] - noises[end]) / 2 <= 0.10 + 1e-6
+
+
+def test_a_window_that_nothing_tells_the_progress_of_is_one_step() -> None:
+    policy = BWCache(threshold=1.0, reuse_interval=0.3, tail_guard=0, measure="progress")
+    state = policy.init()
+    for index in (0, 1):
+        step = Step(0, index, 10, None, None, "cond")
+        policy.refresh(Observation(step, SITE, Measured((0.1,), (1.0,)) if index else None), state)
+    actions = [policy.decide(Observation(Step(0, i, 10, None, None, "cond"), SITE), state).action for i in (2, 3)]
+    assert actions == ["reuse", "compute"]
+
+
+def test_progress_needs_a_share() -> None:
+    with pytest.raises(SettingError, match="found reuse_interval 3; expected a share of the run"):
+        BWCache(reuse_interval=3, measure="progress")
+    with pytest.raises(SettingError, match="found measure 'sigma'"):
+        BWCache(measure="sigma")  # type: ignore[arg-type]

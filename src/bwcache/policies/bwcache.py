@@ -41,6 +41,7 @@ class Group:
     first_trigger: int | None = None
     remaining: int = 0
     opened: int = 0
+    progress: float | None = None
     measured_at: int = -1
     measured: Measured | None = None
     complete: bool = False
@@ -64,6 +65,8 @@ class BWCache(Policy[State]):
             and so measures nothing: `Compute(measures="default")` measures without reusing.
         reuse_interval: R. Below 1 a share of the steps, from 1 on a number of steps.
         tail_guard: share of k that is always computed at the end, 0..1 (1/2 in the paper).
+        measure: in what R is counted: "steps", as in the paper, or "progress", half in steps and half in noise
+            (`Step.progress`); R is then a share of the run, and windows are longer where the steps are small.
         token_sample: share of the entries of each block's output that are compared, 0..1; 1 compares all of them, as
             the paper does, and keeps N hidden states; None keeps samples of at most 262,144 entries in all, and of less
             than a quarter of one hidden state.
@@ -79,6 +82,7 @@ class BWCache(Policy[State]):
     threshold: float = 0.15  # delta
     reuse_interval: float = 0.10  # R
     tail_guard: float = 0.5
+    measure: Literal["steps", "progress"] = "steps"
     token_sample: float | None = None
     blocks: tuple[int, ...] | None = None
     decision: Literal["shared", "per_branch"] = "shared"
@@ -103,6 +107,9 @@ class BWCache(Policy[State]):
         )
         sampled = self.token_sample is None or (_number(self.token_sample) and 0 < self.token_sample <= 1)
         _expect(sampled, "token_sample", self.token_sample, "a share in (0, 1], or None", "1 for all tokens")
+        _expect(self.measure in ("steps", "progress"), "measure", self.measure, "steps or progress", "steps")
+        share = self.measure == "steps" or self.reuse_interval < 1
+        _expect(share, "reuse_interval", self.reuse_interval, "a share of the run, if counted in progress", "0.10")
         _expect(self.decision in ("shared", "per_branch"), "decision", self.decision, "shared or per_branch", "shared")
         _expect(self.blocks is None or _indices(self.blocks), "blocks", self.blocks, "block indices, or None", "None")
         _expect(isinstance(self.predictor, Predictor), "predictor", self.predictor, "a Predictor", "bwcache.Last()")
@@ -171,7 +178,7 @@ class BWCache(Policy[State]):
         """Eq. 5 and 6: takes the distances of a computed step; a computation without any ends a window."""
         step, measured = observation.step, observation.measured
         group = self._group(step, state)
-        group.remaining = 0
+        group.remaining, group.progress = 0, step.progress
         if group.measured_at != step.index:
             group.measured_at, group.measured, group.complete = step.index, measured, measured is not None
         elif measured is None or group.measured is None:
@@ -186,19 +193,31 @@ class BWCache(Policy[State]):
     def _decide(self, step: Step, total: int, group: Group) -> Decision:
         if group.first_trigger is not None and step.index >= self._tail_start(group.first_trigger, total):
             return compute(f"tail guard (the last {total - self._tail_start(group.first_trigger, total)} steps)")
-        window = self.window(total)
         if group.remaining > 0:
-            group.remaining -= 1
-            return reuse(f"reuse window (step {window - group.remaining} of {window}, opened at step {group.opened})")
+            decision = self._goes_on(step, total, group)
+            if decision is not None:
+                return decision
         if group.measured_at < 0:
             return compute("first step")
         if group.measured_at != step.index - 1:
-            return compute(f"window over (after {window} reused steps)")
+            return compute(f"window over (after {step.index - group.opened} reused steps)")
         if not group.complete or group.measured is None:
             return compute("nothing to compare with yet")
-        return self._trigger(step, total, group, window, group.measured.mean)
+        return self._trigger(step, total, group, group.measured.mean)
 
-    def _trigger(self, step: Step, total: int, group: Group, window: int, indicator: float) -> Decision:
+    def _goes_on(self, step: Step, total: int, group: Group) -> Decision | None:
+        """The window's next step, or None where it is over."""
+        if self.measure == "steps":
+            window, group.remaining = self.window(total), group.remaining - 1
+            return reuse(f"reuse window (step {window - group.remaining} of {window}, opened at step {group.opened})")
+        if step.progress is None or group.progress is None:
+            return None
+        gone = step.progress - group.progress
+        if gone > self.reuse_interval + 1e-9:
+            return None
+        return reuse(f"reuse window ({gone:.3f} of {self.reuse_interval:g} of the run, opened at step {group.opened})")
+
+    def _trigger(self, step: Step, total: int, group: Group, indicator: float) -> Decision:
         if not math.isfinite(indicator):
             return compute("indicator is not finite", indicator)
         if not indicator < self.threshold:
@@ -207,8 +226,10 @@ class BWCache(Policy[State]):
             group.first_trigger = step.index
         if step.index >= self._tail_start(group.first_trigger, total):
             return compute("tail guard (reached with the first trigger)", indicator)
+        window = self.window(total) if self.measure == "steps" else total
         group.opened, group.remaining = step.index, window - 1
-        return reuse(f"opens a window (indicator {indicator:.4f} < {self.threshold:g}, {window} steps)", indicator)
+        length = f"{window} steps" if self.measure == "steps" else f"{self.reuse_interval:g} of the run"
+        return reuse(f"opens a window (indicator {indicator:.4f} < {self.threshold:g}, {length})", indicator)
 
     def _tail_start(self, first_trigger: int, total: int) -> int:
         return total - math.ceil(first_trigger * self.tail_guard - 1e-9)  # 100 * 0.07 is not quite 7
