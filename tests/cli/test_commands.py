@@ -55,6 +55,20 @@ def test_compare_writes_and_prints_everything(bwcache_command, tmp_path):
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
 
 
+def test_compare_with_another_policy(bwcache_command, tmp_path):
+    ended = bwcache_command(
+        "compare", "--steps", "10", "--frames", "5", "--prompt", "a red circle", "--policy", "adaptive",
+        "--tolerance", "5", "--predictor", "linear", "--report",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    out = tmp_path / "bwcache-out"
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["policy"] == {"name": "Adaptive", "tolerance": 5.0, "warmup": 0.1, "predictor": "Linear()"}
+    assert summary["runs"][0]["computed"] < 10
+    assert "within the tolerance" in ended.out
+    assert "prediction error" in (out / "report.html").read_text()
+
+
 def test_compare_again_needs_overwrite_and_then_replaces(bwcache_command, tmp_path):
     first = [*SMALL, "--prompt", "a red circle", "--prompt", "a blue square", "--predictor", "linear", "--seed", "3"]
     assert bwcache_command("generate", *first).code == 0

@@ -49,7 +49,7 @@ def test_other_kinds():
         ("shrink=1", "field 'shrink'; expected a field of BWCache (threshold, reuse_interval"),
         ("threshold=much", "--grid threshold 'much'; expected a number"),
         ("threshold=nan", "expected a number"),
-        ("predictor=cubic", "expected last or linear or taylor or taylor:2"),
+        ("predictor=cubic", "expected last or linear or taylor or damped or taylor:2"),
         ("predictor=linear:2", "expected last or linear"),
         ("predictor=taylor:x", "expected last or linear"),
         ("blocks=0+x", "expected block indices such as 0+4+8 or none"),
@@ -75,16 +75,17 @@ def test_the_default_grid_is_of_the_fields_that_are_left():
     assert set(default_grid(bwcache.BWCache, {"threshold": 1})) == {"predictor"}
     assert set(default_grid(bwcache.FixedInterval)) == {"interval", "predictor"}
     assert default_grid(bwcache.Compute) == {}
+    assert set(default_grid(bwcache.Adaptive)) == {"tolerance"}
 
 
 def test_every_policy_is_known_by_name_and_every_field_can_be_read():
     known = policies.known()
-    assert {"BWCache", "Compute", "FixedInterval"} <= set(known)
+    assert {"Adaptive", "BWCache", "Compute", "FixedInterval", "Scheduled"} <= set(known)
     assert "Policy" not in known
     for name, policy in known.items():
         assert policies.named(name.lower()) is policy
         for field, kind in field_types(policy).items():
             with pytest.raises(bwcache.SettingError, match=f"{field} '.*'"):
                 parse("no:such;thing", kind, field)
-    with pytest.raises(bwcache.SettingError, match="policy 'teacache'; expected BWCache or "):
+    with pytest.raises(bwcache.SettingError, match="policy 'teacache'; expected Adaptive or BWCache or "):
         policies.named("teacache")

@@ -51,7 +51,7 @@ def second(tolerance: float, warmup: float, noises: list[float], errors: list[fl
             if ln(before, here) > 0:
                 foretold = errors[computed[-1]] * (ln(here, noises[i]) / ln(before, here)) ** 1.4
                 clean = max(1 - (noises[i] + noises[i + 1]) / 2, 1e-3)
-                weight = max(1.0, (0.3 / clean) ** 1.5)
+                weight = max(1.0, (0.3 / clean) ** 2)
                 damage = spent + foretold * weight * abs(noises[i] - noises[i + 1])
                 reuses = damage <= tolerance
         if reuses:

@@ -1,3 +1,6 @@
+import dataclasses
+import math
+
 import av
 import numpy as np
 import pytest
@@ -16,7 +19,7 @@ from bwcache.report.pictures import (
     labelled_row,
     storyboard,
 )
-from bwcache.report.plots import curves, plot_similarity, step_kinds
+from bwcache.report.plots import curve_name, curves, plot_similarity, step_kinds
 from bwcache.report.videos import write_side_by_side, write_video
 
 
@@ -119,6 +122,17 @@ def test_the_plot_shows_what_the_trace_says(tmp_path):
     assert step_kinds(rows) == {0: "computed", 1: "computed", 2: "reused", 3: "computed"}
     plot_similarity(rows, tmp_path / "a.png", threshold=0.15, title="a $prompt$ with _signs_ " * 9)
     assert Image.open(tmp_path / "a.png").size[0] > 1000
+
+
+def test_where_only_errors_were_measured_they_are_the_curve():
+    told = [Event(0, i, 4, None, None, "cond", "transformer/stack", "compute", "always", error=e) for i, e in
+            enumerate((None, 0.3, math.nan, 0.1))]  # fmt: skip
+    assert curve_name(Trace(events=told)) == "prediction error"
+    assert curves(Trace(events=told)) == {"cond": [(1, 0.3), (3, 0.1)]}
+    measured = [dataclasses.replace(event, indicator=0.5) for event in told]
+    assert curve_name(Trace(events=measured)) == "indicator"
+    assert curves(Trace(events=measured))["cond"][1] == (1, 0.5)
+    assert curve_name(Trace()) == "indicator"
 
 
 def test_branches_with_one_indicator_are_one_line():

@@ -21,7 +21,7 @@ def test_all_methods_are_there_with_ladders() -> None:
     for one in everyone:
         families[one.family] = families.get(one.family, 0) + 1
     assert set(families) == {
-        "BWCache as published", "BWCache, linear", "fixed interval", "fixed interval, linear", "fewer steps",
+        "BWCache as published", "BWCache, linear", "Adaptive", "fixed interval", "fixed interval, linear", "fewer steps",
         "fewer steps, UniPC", "fewer steps, DPM++ 2M", "First-Block Cache", "MagCache", "TaylorSeer",
         "TaylorSeer lite", "SeaCache", "PAB", "FasterCache", "DBCache", "DBCache + TaylorSeer",
     }  # fmt: skip
@@ -43,7 +43,7 @@ def test_the_guards_reach_every_method_that_has_them() -> None:
 def test_quick_is_two_settings_of_each() -> None:
     families = [one.family for one in contenders(chosen(None), [TERMS], quick=True)]
     assert {families.count(family) for family in families} == {2}
-    assert len(set(families)) == 16
+    assert len(set(families)) == 17
 
 
 def test_several_guards_are_all_tried_where_a_method_has_them() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import dataclasses
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from bwcache.errors import SettingError, complaint
 DEFAULT_STEPS = 50
 DEFAULT_FPS = 16
 SHAPES_FPS = 8
-PREDICTORS = {"last": "Last", "linear": "Linear"}
+PREDICTORS = {"last": "Last", "linear": "Linear", "damped": "Damped"}
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class Choices:
             AttachError: nothing in the pipeline is known.
             SettingError: they cannot work on this number of steps.
         """
-        from bwcache.policies import preset
+        from bwcache.policies import BWCache, preset
 
-        policy = preset(pipe, **self.given)
+        policy = preset(pipe, **self.given) if type(self.policy) is BWCache else self.policy
         policy.check(self.steps)
         return replace(self, policy=policy)
 
@@ -55,7 +56,6 @@ def choose(settings: Asked) -> Choices:
     """
     from bwcache import shapes
     from bwcache.measure.load import DTYPES, OFFLOADS, SHAPES, check_device, check_source
-    from bwcache.policies import BWCache
 
     own = settings.model == SHAPES
     check_source(settings.model)
@@ -70,7 +70,7 @@ def choose(settings: Asked) -> Choices:
     _one_of(("shared", "per_branch"), decision=getattr(settings, "decision", None))
     _one_of(tuple(PREDICTORS), predictor=getattr(settings, "predictor", None))
     given = _given(settings)
-    policy = BWCache(**given)
+    policy = _policy(settings, given)
     policy.check(steps)
     return Choices(
         prompts=prompts,
@@ -132,11 +132,30 @@ def _given(settings: Asked) -> dict[str, Any]:
     """The policy's settings that the options name."""
     from bwcache import features
 
-    names = ("threshold", "reuse_interval", "tail_guard", "token_sample", "decision", "predictor")
+    names = ("tolerance", "threshold", "reuse_interval", "tail_guard", "token_sample", "decision", "predictor")
     given: dict[str, Any] = {name: getattr(settings, name, None) for name in names}
     if given["predictor"] is not None:
         given["predictor"] = getattr(features, PREDICTORS[given["predictor"]])()
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _policy(settings: Asked, given: dict[str, Any]) -> Any:
+    """The policy that is named, with what is given.
+
+    Raises:
+        SettingError: there is no such policy, it has no such field, or a value cannot work.
+    """
+    from bwcache.policies import named
+
+    policy = named(getattr(settings, "policy", "BWCache"))
+    fields = [field.name for field in dataclasses.fields(policy)]
+    for name in given:
+        if name not in fields:
+            option = "--" + name.replace("_", "-")
+            raise _refused(
+                f"{option} with policy {policy.__name__}", f"its fields ({', '.join(fields)})", "leave it out"
+            )
+    return policy(**given)
 
 
 def _at_least(least: int, **values: int | None) -> None:

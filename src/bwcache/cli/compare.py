@@ -27,7 +27,7 @@ def run_compare(settings: CompareSettings) -> None:
             nonlocal written
             name = run_folder(written, run.prompt)
             bars.writing(name)
-            write_run(folder / name, run, pair, choices.fps, choices.policy.threshold)
+            write_run(folder / name, run, pair, choices.fps, getattr(choices.policy, "threshold", None))
             written += 1
 
         comparison = compare(

@@ -52,7 +52,9 @@ def make_one(
         done = call(pipe, request, what, bars.show)
     name = run_folder(index, request.prompt)
     bars.writing(name)
-    write_generated(folder / name, request.prompt, done.frames, trace, choices.fps, choices.policy.threshold)
+    write_generated(
+        folder / name, request.prompt, done.frames, trace, choices.fps, getattr(choices.policy, "threshold", None)
+    )
     row: dict[str, Any] = {
         "prompt": request.prompt,
         "seed": request.seed,

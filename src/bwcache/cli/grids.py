@@ -17,6 +17,7 @@ Grid = Mapping[str, tuple[Any, ...]]
 DEFAULTS: dict[str, str] = {
     "threshold": "0.05,0.1,0.15,0.2,0.25,0.3",
     "interval": "2,3,4,5,6",
+    "tolerance": "0.005,0.01,0.02,0.03,0.045,0.07,0.11",
     "predictor": "last,linear",
 }
 """What is tried when no grid is given, of the fields that a policy has; the thresholds are the paper's."""
@@ -49,10 +50,13 @@ def read_grid(policy: type[Any], texts: Iterable[str]) -> dict[str, tuple[Any, .
 
 
 def default_grid(policy: type[Any], fixed: Iterable[str] = ()) -> dict[str, tuple[Any, ...]]:
-    """`DEFAULTS` for the fields that the policy has and that are not fixed."""
+    """`DEFAULTS` for the fields that the policy has and that are not fixed; predictors where replay is its own."""
+    from bwcache.features import Last
+
     fields = field_types(policy)
+    settled = {*fixed} if type(policy().feature_predictor) is Last else {*fixed, "predictor"}
     return read_grid(
-        policy, [f"{name}={text}" for name, text in DEFAULTS.items() if name in fields and name not in fixed]
+        policy, [f"{name}={text}" for name, text in DEFAULTS.items() if name in fields and name not in settled]
     )
 
 
@@ -131,9 +135,9 @@ def _blocks(text: str) -> Any:
 
 def predictors() -> dict[str, type[Any]]:
     """Name in lower case -> class."""
-    from bwcache.features import Last, Linear, Taylor
+    from bwcache.features import Damped, Last, Linear, Taylor
 
-    return {kind.__name__.lower(): kind for kind in (Last, Linear, Taylor)}
+    return {kind.__name__.lower(): kind for kind in (Last, Linear, Taylor, Damped)}
 
 
 def _predictor_types() -> tuple[type[Any], ...]:

@@ -102,6 +102,20 @@ class Asked:
 class Caching(Asked):
     """The options of a policy. None leaves a value to what is published for the model, or to the policy."""
 
+    policy: Annotated[
+        str, _option("--policy", "The method: BWCache, Adaptive or another policy's name.", CACHE, metavar="NAME")
+    ] = "BWCache"
+    tolerance: Annotated[
+        float | None,
+        _option(
+            "--tolerance",
+            "With --policy Adaptive: damage that one window of reused steps may do; 0 never reuses.",
+            CACHE,
+            real_number,
+            show_default="0.02",
+            metavar="X",
+        ),
+    ] = None
     threshold: Annotated[
         float | None,
         _option(
@@ -152,7 +166,12 @@ class Caching(Asked):
     ] = None
     predictor: Annotated[
         str | None,
-        _option("--predictor", "How a skipped step is made: last (the paper's) or linear.", CACHE, show_default="last"),
+        _option(
+            "--predictor",
+            "How a skipped step is made: last (the paper's), linear or damped.",
+            CACHE,
+            show_default="the policy's",
+        ),
     ] = None
 
 
@@ -231,7 +250,6 @@ class StudySettings(Asked):
 class SweepSettings(StudySettings, Caching):
     """Options of ``bwcache sweep``."""
 
-    policy: Annotated[str, _option("--policy", "Whose settings are tried: the name of a policy.", CACHE)] = "BWCache"
     grid: Annotated[
         list[str],
         _option(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bwcache.cli.choices import Choices, choose
-from bwcache.cli.grids import combinations, default_grid, field_types, parse, read_grid
+from bwcache.cli.grids import combinations, default_grid, parse, read_grid
 from bwcache.cli.loading import load, requests
 from bwcache.cli.progress import Bars
 from bwcache.cli.settings import SweepSettings
@@ -56,13 +56,6 @@ def plan(settings: SweepSettings, choices: Choices) -> Plan:
     from bwcache.policies import named
 
     policy = named(settings.policy)
-    fields = field_types(policy)
-    for name in choices.given:
-        if name not in fields:
-            option = "--" + name.replace("_", "-")
-            raise _refused(
-                f"{option} with policy {policy.__name__}", f"its fields ({', '.join(fields)})", "leave it out"
-            )
     grid = read_grid(policy, settings.grid) if settings.grid else default_grid(policy, choices.given)
     both = next((name for name in grid if name in choices.given), None)
     if both is not None:

@@ -15,7 +15,7 @@ where little goes wrong.
 
 The error of a prediction that reaches from noise s0 to s is taken to grow as |ln(s / s0)| ** 1.4, which follows the
 features both in the middle and at the end, where they turn quickly. Early in the run, above a noise of .7, a deviation
-is amplified by all that follows, so damage weighs more there: (.3 / (1 - s)) ** 1.5. Both exponents were found on the
+is amplified by all that follows, so damage weighs more there: (.3 / (1 - s)) ** 2. Both exponents were found on the
 shapes model, at a shift of 1 and of 3 with one set of values.
 """
 
@@ -31,7 +31,7 @@ from bwcache.features import Damped, Predictor
 from bwcache.policies.base import Foretold, Observation, Policy
 
 GROWTH = 1.4
-EARLY, AMPLIFIED = 0.3, 1.5
+EARLY, AMPLIFIED = 0.3, 2.0
 LEAST_NOISE = 0.002
 
 

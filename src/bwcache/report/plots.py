@@ -1,4 +1,4 @@
-"""The indicator over the steps: the curve that the decisions follow."""
+"""The indicator over the steps, or the prediction error: the curve that the decisions follow."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from bwcache.core.trace import Event, Trace
 
 BLUE, ORANGE, GREEN, GREY, RED = "#2a6fbb", "#e08a2e", "#cfe8cf", "#ececec", "#c0392b"
 INK = "#222222"
+INDICATOR, ERROR = "indicator", "prediction error"
+MEANING = {
+    INDICATOR: "change since the last computed step\n(relative, mean over the blocks)",
+    ERROR: "error that a prediction would have had\n(relative, of the last block's output)",
+}
 BRANCH_COLOURS = (BLUE, ORANGE, "#6a51a3", "#2f8f83")
 
 
 def plot_similarity(trace: Trace, path: Path, threshold: float | None = None, title: str = "") -> None:
-    """Write a PNG: indicator at each computed step, one line per branch, threshold, and what was done at each step.
+    """Write a PNG: the curve at each computed step, one line per branch, threshold, and what was done at each step.
 
     Args:
         trace: of one run.
@@ -46,16 +51,24 @@ def step_kinds(trace: Trace) -> dict[int, str]:
 
 
 def curves(trace: Trace) -> dict[str, list[tuple[int, float]]]:
-    """For each branch, its (step, indicator) points; branches with equal points are drawn as one."""
+    """For each branch, its (step, value) points of the curve; branches with equal points are drawn as one."""
     points: dict[str, list[tuple[int, float]]] = {}
+    name = "error" if curve_name(trace) == ERROR else "indicator"
     for event in trace.events:
-        if event.action == "compute" and event.indicator is not None and math.isfinite(event.indicator):
-            points.setdefault(event.branch, []).append((event.step, event.indicator))
+        value = getattr(event, name)
+        if event.action == "compute" and value is not None and math.isfinite(value):
+            points.setdefault(event.branch, []).append((event.step, value))
     distinct: dict[str, list[tuple[int, float]]] = {}
     for branch, line in points.items():
         if line not in distinct.values():
             distinct[branch] = line
     return distinct
+
+
+def curve_name(trace: Trace) -> str:
+    """What the decisions follow: the indicator; the prediction error where only that was measured."""
+    measured = any(event.indicator is not None for event in trace.events)
+    return INDICATOR if measured or all(event.error is None for event in trace.events) else ERROR
 
 
 def _kind(event: Event) -> str:
@@ -85,7 +98,8 @@ def _draw_curves(axes: Any, trace: Trace) -> None:
         for start in range(len(line) - 1):
             if steps[start + 1] == steps[start] + 1:
                 axes.plot(steps[start : start + 2], values[start : start + 2], color=colour, lw=1.4 + broad, zorder=3)
-        label = "indicator" if len(lines) == 1 else f"indicator, {branch}"
+        name = curve_name(trace)
+        label = name if len(lines) == 1 else f"{name}, {branch}"
         axes.plot(steps, values, "o", color=colour, ms=4.4 + 2.6 * broad, mec="white", mew=0.7, zorder=4, label=label)
 
 
@@ -111,7 +125,7 @@ def _dress(axes: Any, trace: Trace, kinds: dict[int, str], title: str) -> None:
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=16, integer=True))
     axes.set_xlabel("denoising step")
-    axes.set_ylabel("change since the last computed step\n(relative, mean over the blocks)")
+    axes.set_ylabel(MEANING[curve_name(trace)])
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#dddddd", lw=0.6, zorder=1)
     axes.set_axisbelow(True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from bwcache.core.trace import Event, Trace
-from bwcache.report.plots import curves, step_kinds
+from bwcache.report.plots import curve_name, curves, step_kinds
 
 MOST_TICKS = 10
 
@@ -30,15 +30,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Curve:
-    """The indicator, ready to be drawn in a box as wide as the steps and 100 high.
+    """Indicator or prediction error, ready to be drawn in a box as wide as the steps and 100 high.
 
     Attributes:
+        name: which of the two.
         lines: one per branch: name, and three SVG paths: solid, dotted (across reused steps) and points.
         shaded: first step, width and kind of what lies behind.
         threshold: height of the line, or None.
         ticks: height and label.
     """
 
+    name: str
     lines: tuple[tuple[str, str, str, str], ...]
     shaded: tuple[tuple[int, int, str], ...]
     threshold: float | None
@@ -88,7 +90,7 @@ def branches(trace: Trace) -> list[tuple[str, list[Cell]]]:
 
 
 def curve(trace: Trace, threshold: float | None) -> Curve | None:
-    """The indicator over the steps; None where it was never measured."""
+    """Indicator or prediction error over the steps; None where neither was measured."""
     lines = curves(trace)
     if not lines:
         return None
@@ -105,7 +107,7 @@ def curve(trace: Trace, threshold: float | None) -> Curve | None:
         drawn.append((branch, solid, dotted, "".join(f"{path([point])}h0" for point in line)))
     shaded = tuple((step, 1, kind) for step, kind in step_kinds(trace).items() if kind != "computed")
     ticks = tuple((100.0 * i / 4, f"{top * i / 4:.3g}") for i in range(5))
-    return Curve(tuple(drawn), shaded, 100 * threshold / top if threshold else None, ticks)
+    return Curve(curve_name(trace), tuple(drawn), shaded, 100 * threshold / top if threshold else None, ticks)
 
 
 def heatmap(trace: Trace) -> Heatmap | None:

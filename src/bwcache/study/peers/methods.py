@@ -10,7 +10,7 @@ from typing import Any
 
 from bwcache.errors import SettingError, complaint
 from bwcache.features import Last, Linear, Predictor
-from bwcache.policies import BWCache, FixedInterval
+from bwcache.policies import Adaptive, BWCache, FixedInterval
 from bwcache.study.contenders import Contender, Seen, UnderPolicy
 from bwcache.study.peers.dbcache import DBCache, DBCacheTaylorSeer
 from bwcache.study.peers.faster import FasterCache
@@ -27,6 +27,10 @@ SHARES = (0.2, 0.27, 0.35, 0.45, 0.6, 0.75, 0.9)
 
 BWCACHE = ((0.05, 0.1), (0.1, 0.1), (0.15, 0.1), (0.2, 0.1), (0.25, 0.1), (0.25, 0.2), (0.35, 0.2))
 """Threshold and interval: the paper's three modes, and what lies on both sides of them."""
+
+
+TOLERANCES = (0.005, 0.01, 0.02, 0.03, 0.045, 0.07, 0.11)
+"""Of Adaptive."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,11 @@ def _bwcache(name: str, predictor: Predictor) -> Field:
     return lambda terms: [Called(policy, ("threshold", "reuse_interval"), name, remark) for policy in policies]
 
 
+def _adaptive(terms: Terms) -> list[Contender]:
+    warmup, remark = terms.guards.warmup / terms.steps, "no tail guard of its own: the last steps cost what they do"
+    return [Called(Adaptive(one, warmup), ("tolerance", "warmup"), "Adaptive", remark) for one in TOLERANCES]
+
+
 def _fixed(name: str, predictor: Predictor) -> Field:
     def field(terms: Terms) -> list[Contender]:
         warmup, tail = terms.guards.warmup, terms.guards.tail
@@ -153,6 +162,7 @@ _DB_THRESHOLDS = ((0.04,), (0.08,), (0.12,), (0.16,), (0.24,), (0.35,))
 METHODS: Mapping[str, Field] = {
     "bwcache": _bwcache("BWCache as published", Last()),
     "bwcache-linear": _bwcache("BWCache, linear", Linear()),
+    "adaptive": _adaptive,
     "fixed": _fixed("fixed interval", Last()),
     "fixed-linear": _fixed("fixed interval, linear", Linear()),
     "fewer-steps": _fewer_steps(multistep=False),
