@@ -223,3 +223,34 @@ def test_two_experts_start_anew() -> None:
     for events in by_site.values():
         assert reuse_line(events).startswith("CC")
         assert events[0].error is None
+
+
+@tiny.each_case
+def test_every_pipeline_reuses_under_it_and_does_so_twice_alike(case: tiny.Case) -> None:
+    pipe = case.build()
+    with bwcache.attach(pipe, Adaptive(10.0, warmup=0.0)) as session:
+        first, second = case.run(pipe), case.run(pipe)
+    assert torch.equal(torch.as_tensor(first), torch.as_tensor(second))
+    one, two = session.traces
+    assert reuse_line(one.events) == reuse_line(two.events)
+    assert one.reuse_rate > 0.5
+    assert [event.error for event in one.events] == [event.error for event in two.events]
+    assert tuple(dict.fromkeys(event.branch for event in one.events)) == case.branches
+
+
+def test_in_a_batch_every_video_is_what_it_is_alone() -> None:
+    pipe = tiny.wan()
+    latents = torch.cat([tiny.noise(1, 4, 2, 4, 4), 3 * tiny.noise(1, 4, 2, 4, 4, seed=1)])
+    texts = {name: tiny.WAN.call[name].expand(2, -1, -1) for name in ("prompt_embeds", "negative_prompt_embeds")}
+    policy = Adaptive(0.006, warmup=0.0)
+    with bwcache.attach(pipe, policy) as session:
+        both = tiny.WAN.run(pipe, num_inference_steps=16, latents=latents.clone(), **texts)
+    lines = {
+        sample: reuse_line([event for event in session.trace.events if event.sample == sample]) for sample in (0, 1)
+    }
+    for sample in (0, 1):
+        with bwcache.attach(pipe, policy) as session:
+            alone = tiny.WAN.run(pipe, num_inference_steps=16, latents=latents[sample : sample + 1].clone())
+        assert reuse_line(session.trace.events) == lines[sample]
+        torch.testing.assert_close(both[sample : sample + 1], alone, rtol=1e-3, atol=1e-4)
+    assert lines[0] != lines[1]

@@ -21,8 +21,8 @@ def test_all_methods_are_there_with_ladders() -> None:
     for one in everyone:
         families[one.family] = families.get(one.family, 0) + 1
     assert set(families) == {
-        "BWCache as published", "BWCache, linear", "Adaptive", "fixed interval", "fixed interval, linear", "fewer steps",
-        "fewer steps, UniPC", "fewer steps, DPM++ 2M", "First-Block Cache", "MagCache", "TaylorSeer",
+        "BWCache as published", "BWCache, linear", "Adaptive", "fixed interval", "fixed interval, linear",
+        "fewer steps", "fewer steps, UniPC", "fewer steps, DPM++ 2M", "First-Block Cache", "MagCache", "TaylorSeer",
         "TaylorSeer lite", "SeaCache", "PAB", "FasterCache", "DBCache", "DBCache + TaylorSeer",
     }  # fmt: skip
     assert all(5 <= count <= 8 for count in families.values())
