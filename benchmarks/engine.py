@@ -30,12 +30,14 @@ DEFAULT = bwcache.BWCache()
 SIDES: dict[str, bwcache.Policy[Any] | None] = {
     "no session": None,
     "default": DEFAULT,
+    "adaptive": bwcache.Adaptive(),
     "never reuses": bwcache.BWCache(threshold=0),
     "measures only": bwcache.Compute(measures="default"),
 }
 TIMED: dict[str, bwcache.Policy[Any]] = {
     "compute only": bwcache.Compute(),
     "default": DEFAULT,
+    "adaptive": bwcache.Adaptive(),
     "exact": bwcache.BWCache(token_sample=1),
 }
 
@@ -104,11 +106,11 @@ def over(prompts: list[Prompt], side: str) -> dict[str, float]:
     return spread([prompt.seconds(side) / prompt.seconds("no session") for prompt in prompts])
 
 
-def default_policy(prompts: list[Prompt]) -> dict[str, Any]:
+def gained(prompts: list[Prompt], side: str) -> dict[str, Any]:
     """How much of what the reuse rate allows is really gained."""
     shares = [prompt.share_of_blocks() for prompt in prompts]
-    rates = [prompt.traces["default"][0].reuse_rate for prompt in prompts]
-    speedups = [prompt.seconds("no session") / prompt.seconds("default") for prompt in prompts]
+    rates = [prompt.traces[side][0].reuse_rate for prompt in prompts]
+    speedups = [prompt.seconds("no session") / prompt.seconds(side) for prompt in prompts]
     ideals = [1 / (1 - rate * share) for rate, share in zip(rates, shares, strict=True)]
     return {
         "block_share": statistics.median(shares),
@@ -140,7 +142,8 @@ def main(
     figures = {
         "prompts": prompts,
         "rounds": rounds,
-        "default": default_policy(found) | indicator(found, "default"),
+        "default": gained(found, "default") | indicator(found, "default"),
+        "adaptive": gained(found, "adaptive") | indicator(found, "adaptive"),
         "exact_indicator": indicator(found, "exact"),
         "never_reuses_over_no_session": over(found, "never reuses"),
         "measures_only_over_no_session": over(found, "measures only"),
