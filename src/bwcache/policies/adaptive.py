@@ -26,9 +26,9 @@ from dataclasses import dataclass, field
 
 from bwcache.core import Decision, Step
 from bwcache.core.decision import compute, reuse
-from bwcache.errors import SettingError, complaint
 from bwcache.features import Damped, Predictor
 from bwcache.policies.base import Foretold, Observation, Policy
+from bwcache.policies.checks import expect, expect_predictor, number
 
 GROWTH = 1.4
 EARLY, AMPLIFIED = 0.3, 2.0
@@ -83,9 +83,9 @@ class Adaptive(Policy[State]):
     predictor: Predictor = field(default_factory=Damped)
 
     def __post_init__(self) -> None:
-        _expect(_number(self.tolerance) and self.tolerance >= 0, "tolerance", self.tolerance, "a number >= 0", "0.02")
-        _expect(_number(self.warmup) and 0 <= self.warmup <= 1, "warmup", self.warmup, "a share 0..1", "0.1")
-        _expect(isinstance(self.predictor, Predictor), "predictor", self.predictor, "a Predictor", "bwcache.Damped()")
+        expect(number(self.tolerance) and self.tolerance >= 0, "tolerance", self.tolerance, "a number >= 0", "0.02")
+        expect(number(self.warmup) and 0 <= self.warmup <= 1, "warmup", self.warmup, "a share 0..1", "0.1")
+        expect_predictor(self.predictor, "bwcache.Damped()")
 
     @property
     def feature_predictor(self) -> Predictor:
@@ -152,12 +152,3 @@ def _weight(noise: float, next_noise: float) -> float:
     """How much more a deviation counts that is made while there is so much noise; 1 where half of it is gone."""
     clean = 1 - (noise + next_noise) / 2
     return max(1.0, (EARLY / max(clean, 1e-3)) ** AMPLIFIED)
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _expect(fine: bool, name: str, value: object, expected: str, instead: str) -> None:
-    if not fine:
-        raise SettingError(complaint(f"{name} {value!r}", expected, f"try {instead}"))

@@ -28,10 +28,10 @@ from typing import Literal
 
 from bwcache.core import Decision, Step
 from bwcache.core.decision import compute, reuse
-from bwcache.errors import SettingError, complaint
 from bwcache.features import Last, Predictor
 from bwcache.models import BlockStack, Tap
 from bwcache.policies.base import Measured, Observation, Policy
+from bwcache.policies.checks import expect, expect_predictor, number
 
 
 @dataclass
@@ -89,30 +89,30 @@ class BWCache(Policy[State]):
     predictor: Predictor = field(default_factory=Last)
 
     def __post_init__(self) -> None:
-        _expect(_number(self.threshold) and self.threshold >= 0, "threshold", self.threshold, "a number >= 0", "0.15")
-        whole = _number(self.reuse_interval) and (self.reuse_interval < 1 or self.reuse_interval % 1 == 0)
-        _expect(
+        expect(number(self.threshold) and self.threshold >= 0, "threshold", self.threshold, "a number >= 0", "0.15")
+        whole = number(self.reuse_interval) and (self.reuse_interval < 1 or self.reuse_interval % 1 == 0)
+        expect(
             whole and self.reuse_interval > 0,
             "reuse_interval",
             self.reuse_interval,
             "a share of the steps in (0, 1) or a whole number of steps >= 1",
             "0.10",
         )
-        _expect(
-            _number(self.tail_guard) and 0 <= self.tail_guard <= 1,
+        expect(
+            number(self.tail_guard) and 0 <= self.tail_guard <= 1,
             "tail_guard",
             self.tail_guard,
             "a number 0..1",
             "0.5",
         )
-        sampled = self.token_sample is None or (_number(self.token_sample) and 0 < self.token_sample <= 1)
-        _expect(sampled, "token_sample", self.token_sample, "a share in (0, 1], or None", "1 for all tokens")
-        _expect(self.measure in ("steps", "progress"), "measure", self.measure, "steps or progress", "steps")
+        sampled = self.token_sample is None or (number(self.token_sample) and 0 < self.token_sample <= 1)
+        expect(sampled, "token_sample", self.token_sample, "a share in (0, 1], or None", "1 for all tokens")
+        expect(self.measure in ("steps", "progress"), "measure", self.measure, "steps or progress", "steps")
         share = self.measure == "steps" or self.reuse_interval < 1
-        _expect(share, "reuse_interval", self.reuse_interval, "a share of the run, if counted in progress", "0.10")
-        _expect(self.decision in ("shared", "per_branch"), "decision", self.decision, "shared or per_branch", "shared")
-        _expect(self.blocks is None or _indices(self.blocks), "blocks", self.blocks, "block indices, or None", "None")
-        _expect(isinstance(self.predictor, Predictor), "predictor", self.predictor, "a Predictor", "bwcache.Last()")
+        expect(share, "reuse_interval", self.reuse_interval, "a share of the run, if counted in progress", "0.10")
+        expect(self.decision in ("shared", "per_branch"), "decision", self.decision, "shared or per_branch", "shared")
+        expect(self.blocks is None or _indices(self.blocks), "blocks", self.blocks, "block indices, or None", "None")
+        expect_predictor(self.predictor)
 
     @property
     def tap_share(self) -> float | None:
@@ -143,7 +143,7 @@ class BWCache(Policy[State]):
         if self.reuse_interval < 1:
             return max(1, math.floor(self.reuse_interval * total + 0.5))
         steps = int(self.reuse_interval)
-        _expect(steps <= total, "reuse_interval", steps, f"at most the {total} steps of the run", "a share such as 0.1")
+        expect(steps <= total, "reuse_interval", steps, f"at most the {total} steps of the run", "a share such as 0.1")
         return steps
 
     def check(self, total: int) -> None:
@@ -235,20 +235,11 @@ class BWCache(Policy[State]):
         return total - math.ceil(first_trigger * self.tail_guard - 1e-9)  # 100 * 0.07 is not quite 7
 
 
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _expect(fine: bool, name: str, value: object, expected: str, instead: str) -> None:
-    if not fine:
-        raise SettingError(complaint(f"{name} {value!r}", expected, f"try {instead}"))
-
-
 def _indices(value: object) -> bool:
     some = value if isinstance(value, (tuple, list)) else ()
     return len(some) > 0 and all(isinstance(i, int) and not isinstance(i, bool) for i in some)
 
 
 def _index(block: int, count: int) -> int:
-    _expect(-count <= block < count, "blocks", block, f"indices of the {count} blocks", f"0 to {count - 1}")
+    expect(-count <= block < count, "blocks", block, f"indices of the {count} blocks", f"0 to {count - 1}")
     return block % count

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from bwcache.core import Decision
 from bwcache.core.decision import compute, reuse
-from bwcache.errors import SettingError, complaint
 from bwcache.features import Last, Predictor
 from bwcache.policies.base import Observation, Policy
+from bwcache.policies.checks import expect, expect_predictor
 
 
 @dataclass
@@ -43,10 +43,9 @@ class FixedInterval(Policy[State]):
     def __post_init__(self) -> None:
         for name, least in (("interval", 1), ("warmup", 0), ("tail", 0)):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise SettingError(complaint(f"{name} {value!r}", f"a whole number >= {least}", f"try {least + 1}"))
-        if not isinstance(self.predictor, Predictor):
-            raise SettingError(complaint(f"predictor {self.predictor!r}", "a Predictor", "try bwcache.Last()"))
+            whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+            expect(whole, name, value, f"a whole number >= {least}", f"{least + 1}")
+        expect_predictor(self.predictor)
 
     @property
     def feature_predictor(self) -> Predictor:

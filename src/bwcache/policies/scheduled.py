@@ -11,9 +11,9 @@ from typing import Any, cast
 
 from bwcache.core import Decision
 from bwcache.core.decision import compute, reuse
-from bwcache.errors import SettingError, complaint
 from bwcache.features import Last, Predictor
 from bwcache.policies.base import Observation, Policy
+from bwcache.policies.checks import expect, expect_predictor
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,9 @@ class Scheduled(Policy[None]):
         lists = self._lists() if isinstance(self.steps, (tuple, list)) and self.steps else []
         indices = [step for some in lists for step in (some if isinstance(some, (tuple, list)) else (None,))]
         plain = all(isinstance(step, int) and not isinstance(step, bool) and step >= 0 for step in indices)
-        if not lists or not all(lists) or not plain:
-            raise SettingError(complaint(f"steps {self.steps!r}", "step indices from 0", "try (0, 1, 2, 5, 10)"))
-        if not isinstance(self.predictor, Predictor):
-            raise SettingError(complaint(f"predictor {self.predictor!r}", "a Predictor", "try bwcache.Last()"))
+        fine = bool(lists) and all(lists) and plain
+        expect(fine, "steps", self.steps, "step indices from 0", "(0, 1, 2, 5, 10)")
+        expect_predictor(self.predictor)
 
     @property
     def feature_predictor(self) -> Predictor:
