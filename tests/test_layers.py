@@ -90,8 +90,15 @@ def test_core_needs_the_standard_library_only(module: str) -> None:
 
 @pytest.mark.parametrize("module", [name for name in MODULES if layer(name) == "features"])
 def test_features_need_torch_only(module: str) -> None:
+    """The kernel needs Triton, which comes with torch where there is CUDA; nothing imports the kernel with itself."""
     foreign = {name.split(".")[0] for name in imported_by(module)} - set(sys.stdlib_module_names)
-    assert foreign <= {"bwcache", "torch"}
+    assert foreign <= {"bwcache", "torch"} | ({"triton"} if module == "bwcache.features.kernel" else set())
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "bwcache.features.kernel"])
+def test_nothing_imports_triton_with_itself(module: str) -> None:
+    loaded = imported_by(module, everywhere=False)
+    assert not any(name.split(".")[0] == "triton" or name.startswith("bwcache.features.kernel") for name in loaded)
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if layer(name) not in KNOW_DIFFUSERS])

@@ -345,7 +345,7 @@ def test_an_entry_outside_the_sample_that_is_not_finite_means_compute(value: flo
     module = wan_transformer()
     feature = torch.arange(32 * 24).reshape(1, 32, 24)  # tokens of an 8 x 8 latent in 2 frames, and the width
     n = sampling.stride(feature.float(), 4, None)
-    kept = sampling.Walk(n, feature.numel() // n, feature.dtype).sample(feature, first=3)
+    kept = sampling.every(n, feature, 3, feature.dtype)
     outside = min(set(range(feature.numel())) - set(kept.tolist()))
     policy = BWCache(threshold=1e6, reuse_interval=1, tail_guard=0)
     spoiling(module, 3, at_call=1, entry=outside, value=value)

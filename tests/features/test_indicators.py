@@ -142,7 +142,7 @@ def test_of_large_hidden_states_a_small_share_is_enough(
 ) -> None:
     """A number of entries bounds the noise; each block's exceeds the width, so that each channel is looked at."""
     feature = torch.empty(2, tokens, width, dtype=dtype, device="meta")
-    walk = sampling.Walk.of(feature, blocks, None)
+    walk = sampling.Walk.through(feature, blocks, None)
     assert blocks * walk.entries * walk.dtype.itemsize < 0.01 * feature.nbytes
     assert max(width, 4000) < walk.entries <= sampling.MOST_ENTRIES // blocks
 
@@ -173,7 +173,7 @@ def test_a_tap_keeps_what_was_asked_for_and_never_too_few(size, taps: int, share
 
 
 def sampled(feature: torch.Tensor, n: int, first: int = 0) -> torch.Tensor:
-    return sampling.Walk(n, feature.numel() // n, feature.dtype).sample(feature, first)
+    return sampling.every(n, feature, first, feature.dtype)
 
 
 @given(SIZES, st.integers(1, 99), st.integers(0, 200))

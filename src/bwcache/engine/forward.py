@@ -245,8 +245,11 @@ class Forward:
         if not self.tapped:
             self.tapped = [self.run.taps(step, self.plan.stack.name, self.plan.taps) for step in self.steps]
         start = timing.mark(feature.device) if self.timed else None
-        for j, tapped in enumerate(self.tapped):
-            tapped.record(ordinal, self.rows.of(feature, j))
+        if len(self.tapped) == 1:
+            self.tapped[0].record(ordinal, feature)
+        else:
+            for j, tapped in enumerate(self.tapped):
+                tapped.record(ordinal, self.rows.of(feature, j))
         if start is not None:
             self.indicator.append((start, timing.mark(feature.device)))
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bwcache.features.predictors import Predictor
-from bwcache.features.sampling import Walk, stride
+from bwcache.features.sampling import every, stride
 from bwcache.features.taps import comparable
 
 FEWEST, MOST = 512, 16384
@@ -64,4 +64,4 @@ def _sample(feature: Tensor) -> Tensor:
     """Some entries, float32, a copy."""
     entries = min(max(feature.numel() // 40, FEWEST), MOST)
     step = stride(feature, 1, min(entries / max(feature.numel(), 1), 1.0))
-    return Walk(step, feature.numel() // step, torch.float32).sample(feature, 0)
+    return every(step, feature, 0, torch.float32)

@@ -14,7 +14,7 @@ def relative_l1(new: Tensor, old: Tensor) -> Tensor:
     """Eq. 5 of BWCache (arXiv 2509.13789): ||new - old||_1 over ||old||_1; the older tensor divides.
 
     Args:
-        new: features of this step, `[T, B, S]`.
+        new: features of this step, `[T, …, S]`.
         old: features of the last computed step, same shape.
 
     Returns:

@@ -50,30 +50,44 @@ def _walks_through(feature: Tensor, n: int) -> bool:
     return all(math.gcd(n, size) == 1 for size in feature.shape[1:])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Walk:
-    """A walk through features of one shape and dtype: every n-th entry, `entries` in all, kept as `dtype`."""
+    """A walk through features of one kind.
 
+    Attributes:
+        shape, of, device: the features' shape `[B, …, C]`, dtype and device.
+        n: every n-th entry is kept.
+        dtype: in which they are kept.
+    """
+
+    shape: torch.Size
+    of: torch.dtype
+    device: torch.device
     n: int
-    entries: int
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, feature: Tensor, taps: int, share: float | None) -> Walk:
+    def through(cls, feature: Tensor, taps: int, share: float | None) -> Walk:
         """As `stride` and `precision` have it."""
         n = stride(feature, taps, share)
-        return cls(n, feature.numel() // n, precision(feature, share))
+        return cls(feature.shape, feature.dtype, feature.device, n, precision(feature, share))
 
-    def sample(self, feature: Tensor, first: int, row: Tensor | None = None) -> Tensor:
-        """Every n-th entry from the `first` modulo n, `[B, …, C]` -> `[entries]`; a copy.
+    @property
+    def entries(self) -> int:
+        """How many entries are kept."""
+        return self.shape.numel() // self.n
 
-        Args:
-            feature: of the shape and dtype that this walk was made for.
-            first: where to begin.
-            row: where to copy to, if it fits.
-        """
-        if row is None or len(row) != self.entries or row.dtype != self.dtype or row.device != feature.device:
-            row = torch.empty(self.entries, dtype=self.dtype, device=feature.device)
-        walked = feature.detach() if feature.requires_grad else feature
-        walked = walked if walked.is_contiguous() else walked.contiguous()
-        return row.copy_(walked.as_strided((self.entries,), (self.n,), walked.storage_offset() + first % self.n))
+    def suits(self, feature: Tensor) -> bool:
+        """Whether a feature is of the kind that this walk was made for."""
+        return feature.shape == self.shape and feature.dtype is self.of and feature.device == self.device
+
+    def sample(self, feature: Tensor, first: int) -> Tensor:
+        """Of a feature `[B, …, C]` of this kind, every n-th entry from the `first` modulo n: `[entries]`; a copy."""
+        return every(self.n, feature, first, self.dtype)
+
+
+def every(n: int, feature: Tensor, first: int, dtype: torch.dtype) -> Tensor:
+    """Every n-th entry from the `first` modulo n, as so many as there are whole n: `[…]` -> `[S]`; a copy."""
+    walked = feature.detach().contiguous()
+    taken = walked.as_strided((walked.numel() // n,), (n,), walked.storage_offset() + first % n)
+    return taken.to(dtype, copy=True)

@@ -1,4 +1,4 @@
-"""Samples of the tapped blocks' outputs, and how much they changed since the last computed step.
+"""Taps: what is kept of the tapped blocks' outputs, and how much they changed since the last computed step.
 
 Two ways, one answer. A sample is so small that old and new are both at hand, and all distances come out of one
 reduction at the end of the forward. All entries are so many that only the old ones are, and each block is compared and
@@ -7,10 +7,13 @@ overwritten where it stands.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from bwcache.features import indicators, sampling
+from bwcache.features.exchange import exchange
 
 
 def taps(count: int, share: float | None, first: int = 0) -> SampledTaps | ExactTaps:
@@ -22,66 +25,102 @@ def taps(count: int, share: float | None, first: int = 0) -> SampledTaps | Exact
     return ExactTaps(count) if share == 1 else SampledTaps(count, share, first)
 
 
+@dataclass(slots=True)
+class Sheet:
+    """The samples `[T, S]` that one walk took, and the tap that each row is of."""
+
+    walk: sampling.Walk
+    taps: list[int]
+    samples: Tensor
+
+    def follows(self, other: Sheet) -> bool:
+        """Whether the other one can be compared with it: the same taps, taken by the same walk."""
+        return self.walk is other.walk and self.taps == other.taps
+
+
 class SampledTaps:
     """A share of the entries of T blocks: T samples between steps, those of one step more during one.
 
-    Where all samples are alike, as they mostly are, they are the rows of one sheet `[T, S]` that is there before the
-    forward, and nothing is put together afterwards.
+    Features of one kind, which mostly all are of, have one sheet. It is laid out at a forward's first tap, and nothing
+    is put together afterwards. Samples of several kinds are taken one by one and gathered at the end.
     """
 
     def __init__(self, count: int, share: float | None, first: int = 0) -> None:
         self._count, self._share, self._first = count, share, first
-        self._old: list[Tensor] = []
-        self._places: list[int] = []
-        self._taken: dict[int, Tensor] = {}
-        self._sheet: list[Tensor] = []
+        self._walks: list[sampling.Walk] = []
+        self._old: list[Sheet] = []
+        self._new: Sheet | None = None
         self._rows: dict[int, Tensor] = {}
-        self._walks: dict[tuple[object, ...], sampling.Walk] = {}
+        self._taken: list[int] = []
+        self._apart: dict[int, tuple[sampling.Walk, Tensor]] = {}
 
     def record(self, tap: int, feature: Tensor) -> None:
         """Takes the output `[B, …, C]` of the `tap`-th tapped block, in the order of the forward."""
-        kind = (feature.shape, feature.dtype)
-        walk = self._walks.get(kind)
-        if walk is None:
-            walk = self._walks[kind] = sampling.Walk.of(feature, self._count, self._share)
-        if not self._taken:
-            self._lay_out()
         row = self._rows.get(tap)
-        self._taken[tap] = taken = walk.sample(feature, self._first + tap, row)
-        if taken is row:
-            del self._rows[tap]
+        if row is None or feature.shape != self._shape or feature.dtype is not self._dtype:
+            self._record_apart(tap, feature)
+            return
+        # As Walk.sample has it, written out: between two blocks, each call finds the processor's caches empty.
+        walked = feature if feature.is_contiguous() else feature.contiguous()
+        start = walked.storage_offset() + (self._first + tap) % self._n
+        row.copy_(walked.as_strided(self._size, (self._n,), start))
+        self._taken.append(tap)
 
     def measure(self) -> Tensor | None:
         """`[2, T]` numerators and denominators against the last computed step, or None where there is none yet.
 
         Blocks that were not called in either step have zeros.
         """
-        old, places, taken = self._old, self._places, self._taken
-        filled = bool(self._sheet) and not self._rows and len(taken) == len(places)
-        self._old = new = self._sheet if filled else _stacked(list(taken.values()))
-        self._places, self._taken = list(taken), {}
-        self._sheet, self._rows = [], {}
-        if not new or places != self._places or len(old) != len(new) or not all(map(comparable, old, new)):
+        old, new = self._old, self._new
+        if new is not None and len(self._taken) == len(self._rows) and not self._apart:
+            self._old, compared = [new], True
+        else:
+            self._old = self._gather()
+            compared = bool(old) and len(old) == len(self._old) and all(map(Sheet.follows, self._old, old))
+        self._new, self._rows, self._taken, self._apart = None, {}, [], {}
+        if not compared:
             return None
-        return spread([indicators.relative_l1(b, a) for a, b in zip(old, new, strict=True)], places, self._count)
+        distances = [indicators.relative_l1(b.samples, a.samples) for a, b in zip(old, self._old, strict=True)]
+        return spread(distances, [tap for sheet in old for tap in sheet.taps], self._count)
 
-    def _lay_out(self) -> None:
-        """An empty sheet like the last one, for the same blocks."""
-        if len(self._old) == 1:
-            self._sheet = [torch.empty_like(self._old[0])]
-            self._rows = dict(zip(self._places, self._sheet[0].unbind(), strict=True))
+    def _lay_out(self, last: Sheet) -> None:
+        """An empty sheet like the last one, and what `record` asks for at each tap."""
+        walk, samples = last.walk, torch.empty_like(last.samples)
+        self._new = Sheet(walk, last.taps, samples)
+        self._rows = dict(zip(last.taps, samples.unbind(), strict=True))
+        self._shape, self._dtype, self._n, self._size = walk.shape, walk.of, walk.n, (walk.entries,)
+
+    def _record_apart(self, tap: int, feature: Tensor) -> None:
+        """Where no sheet is laid out yet, or none can be, or this feature is of another kind."""
+        if not self._rows and not self._apart and len(self._old) == 1 and not torch.is_grad_enabled():
+            self._lay_out(self._old[0])
+            self.record(tap, feature)
+        else:
+            walk = self._walk(feature)
+            self._apart[tap] = (walk, walk.sample(feature, self._first + tap))
+
+    def _gather(self) -> list[Sheet]:
+        """All that was taken, on one sheet for each kind."""
+        taken = dict(self._apart)
+        if self._new is not None:
+            taken |= {tap: (self._new.walk, self._rows[tap]) for tap in self._taken}
+        sheets: dict[int, Sheet] = {}
+        for walk in {id(walk): walk for walk, _ in taken.values()}.values():
+            taps = sorted(tap for tap, (own, _) in taken.items() if own is walk)
+            sheets[taps[0]] = Sheet(walk, taps, torch.stack([taken[tap][1] for tap in taps]))
+        return [sheets[first] for first in sorted(sheets)]
+
+    def _walk(self, feature: Tensor) -> sampling.Walk:
+        for walk in self._walks:
+            if walk.suits(feature):
+                return walk
+        self._walks.append(sampling.Walk.through(feature, self._count, self._share))
+        return self._walks[-1]
 
     @property
     def nbytes(self) -> int:
         """Bytes held between steps."""
-        return sum(rows.nbytes for rows in self._old)
-
-
-def _stacked(rows: list[Tensor]) -> list[Tensor]:
-    """One `[T, S]` where all samples are alike; else each as `[1, S]`."""
-    if rows and all(comparable(rows[0], row) for row in rows):
-        return [torch.stack(rows)]
-    return [row[None] for row in rows]
+        return sum(sheet.samples.nbytes for sheet in self._old)
 
 
 class ExactTaps:
@@ -91,36 +130,38 @@ class ExactTaps:
         self._count = count
         self._kept: dict[int, Tensor] = {}
         self._seen: list[int] = []
-        self._distances: list[Tensor] = []
+        self._sums: list[Tensor] = []
 
     def record(self, tap: int, feature: Tensor) -> None:
         """Compares the output `[B, …, C]` of the `tap`-th tapped block with the kept one and overwrites that."""
         self._seen.append(tap)
-        entries, kept = feature.detach().flatten(), self._kept.get(tap)
-        if kept is not None and comparable(kept, entries):
-            self._distances.append(indicators.relative_l1(entries[None], kept[None]))
-            kept.copy_(entries)
+        new, kept = feature.detach(), self._kept.get(tap)
+        if kept is not None and comparable(kept, new):
+            self._sums += exchange(kept, new)
         else:
-            self._kept[tap] = entries.clone()
+            self._kept[tap] = new.clone()
 
     def measure(self) -> Tensor | None:
         """As `SampledTaps.measure`."""
-        seen, distances = self._seen, self._distances
-        complete = bool(seen) and seen == list(self._kept) and len(distances) == len(seen)
+        seen, sums = self._seen, self._sums
+        complete = bool(seen) and seen == list(self._kept) and len(sums) == 2 * len(seen)
         self._kept = {tap: self._kept[tap] for tap in seen}
-        self._seen, self._distances = [], []
-        return spread(distances, seen, self._count) if complete else None
+        self._seen, self._sums = [], []
+        if not complete:
+            return None
+        together = torch.stack([part.to(sums[0].device) for part in sums])
+        return spread([together.view(-1, 2).t()], seen, self._count)
 
     @property
     def nbytes(self) -> int:
         """Bytes held between steps."""
-        return sum(kept.nbytes for kept in self._kept.values())
+        return sum(entries.nbytes for entries in self._kept.values())
 
 
 def spread(measured: list[Tensor], places: list[int], count: int) -> Tensor:
     """What some of the taps measured, `[2, t]` each, as `[2, T]` of all: zeros for those that did not."""
     some = measured[0] if len(measured) == 1 else torch.cat([part.to(measured[0].device) for part in measured], dim=1)
-    if len(places) == count:
+    if len(measured) == 1 and len(places) == count:
         return some
     return some.new_zeros(2, count).index_copy_(1, torch.tensor(places, device=some.device), some)
 
