@@ -7,10 +7,12 @@ BWCacheError
 │   ├── NotProven          no row could be found for it whose replay is exact
 │   └── AlreadyAttached    another session holds it
 ├── BlocksChanged          a pipeline ran other blocks in a reused step than in the computed one
+├── OverBudget             a run would keep more between steps than `max_memory` allows
 ├── SettingError           a setting that cannot work (also a ValueError)
 └── TraceError             a trace file that cannot be read (also a ValueError)
 
 NeverReused                warning: a whole run passed and nothing was reused
+MuchKept                   warning: more than 1 GiB will be kept, most of it only to compare blocks
 
 Each message says what was found, what was expected and what to do next.
 """
@@ -46,6 +48,10 @@ class BlocksChanged(BWCacheError):
     """A pipeline ran other blocks in a reused step than in the computed one: the result is not to be trusted."""
 
 
+class OverBudget(BWCacheError):
+    """A run would keep more on the device between steps than `max_memory` allows."""
+
+
 class SettingError(BWCacheError, ValueError):
     """A setting that cannot work."""
 
@@ -56,6 +62,10 @@ class TraceError(BWCacheError, ValueError):
 
 class NeverReused(UserWarning):
     """A whole run passed and nothing was reused."""
+
+
+class MuchKept(UserWarning):
+    """A run will keep more than 1 GiB on the device between steps, and most of it only to compare blocks."""
 
 
 def complaint(found: str, expected: str, action: str) -> str:

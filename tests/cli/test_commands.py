@@ -69,6 +69,22 @@ def test_compare_with_another_policy(bwcache_command, tmp_path):
     assert "prediction error" in (out / "report.html").read_text()
 
 
+def test_where_features_wait_and_how_much_may_be_held(bwcache_command, tmp_path):
+    asked = ["compare", *SMALL, "--prompt", "a red circle", "--threshold", "9"]
+    ended = bwcache_command(*asked, "--memory", "offload", "--max-memory", "64 KiB")
+    assert ended.code == 0, ended.err
+    run = json.loads((tmp_path / "bwcache-out" / "summary.json").read_text())["runs"][0]
+    assert run["host_bytes"] == 2 * run["hidden_bytes"] > 0
+    assert run["planned_bytes"] == run["extra_memory_bytes"] < run["hidden_bytes"]
+    assert "planned in advance" in ended.out
+    assert "in main memory" in ended.out
+    for command in ("compare", "generate"):
+        ended = bwcache_command(command, *asked[1:], "--max-memory", "20KiB", "--out", "other")
+        assert ended.code == 2
+        assert 'memory="offload"' in ended.err
+        assert not (tmp_path / "other").exists()
+
+
 def test_compare_again_needs_overwrite_and_then_replaces(bwcache_command, tmp_path):
     first = [*SMALL, "--prompt", "a red circle", "--prompt", "a blue square", "--predictor", "linear", "--seed", "3"]
     assert bwcache_command("generate", *first).code == 0

@@ -40,6 +40,9 @@ traces = st.builds(
     events=st.lists(events, max_size=5),
     peak_bytes=count,
     hidden_bytes=count,
+    planned_bytes=count,
+    host_bytes=count,
+    planned_host_bytes=count,
 )
 
 

@@ -20,8 +20,8 @@ def test_what_is_stored_is_never_what_was_given() -> None:
     for coordinate, tensor in zip((0.9, 0.8, 0.7), given_tensors, strict=True):
         store.put(KEY, SIGNATURE, coordinate, {"x": tensor}, history=2)
         tensor.fill_(99)
-    assert [(c, t.mean().item()) for c, t in store.get(KEY).stream("x")] == [(0.7, 3.0), (0.8, 2.0)]
-    kept = {tensor.data_ptr() for _, tensor in store.get(KEY).stream("x")}
+    assert [(c, t.mean().item()) for c, t in store.past(KEY)["x"]] == [(0.7, 3.0), (0.8, 2.0)]
+    kept = {tensor.data_ptr() for _, tensor in store.past(KEY)["x"]}
     assert len(kept) == 2
     assert kept.isdisjoint(tensor.data_ptr() for tensor in given_tensors)
 
@@ -33,7 +33,7 @@ def test_the_newest_come_first_and_no_more_than_the_history(history: int, values
         store.put(KEY, SIGNATURE, -float(step), {"x": feature(value), "y": feature(-value)}, history)
     newest_first = list(enumerate(values))[::-1][:history]
     for stream, sign in (("x", 1), ("y", -1)):
-        held = store.get(KEY).stream(stream)
+        held = store.past(KEY)[stream]
         assert [(c, t.mean().item()) for c, t in held] == [(-float(step), sign * value) for step, value in newest_first]
     assert store.nbytes == 2 * len(newest_first) * feature(0).nbytes
 
@@ -42,7 +42,7 @@ def test_another_signature_drops_the_past() -> None:
     store = FeatureStore()
     store.put(KEY, SIGNATURE, 0.9, {"x": feature(1)}, history=2)
     store.put(KEY, ("another",), 0.8, {"x": torch.ones(1, 6, 2)}, history=2)
-    assert [c for c, _ in store.get(KEY).stream("x")] == [0.8]
+    assert [c for c, _ in store.past(KEY)["x"]] == [0.8]
     assert store.nbytes == 12 * 4
 
 
@@ -55,7 +55,7 @@ def test_branches_and_sites_are_kept_apart() -> None:
     store.drop(KEY)
     store.drop(KEY)
     assert store.get(KEY) is None
-    assert store.get(other).stream("x")[0][1].mean() == 2
+    assert store.past(other)["x"][0][1].mean() == 2
     assert store.nbytes == feature(0).nbytes
     store.drop_lane(other[0])
     assert store.nbytes == 0
@@ -70,4 +70,4 @@ def test_what_is_kept_carries_no_gradient() -> None:
     store = FeatureStore()
     grown = feature(1).requires_grad_() * 2
     store.put(KEY, SIGNATURE, 0.9, {"x": grown}, history=1)
-    assert not store.get(KEY).stream("x")[0][1].requires_grad
+    assert not store.past(KEY)["x"][0][1].requires_grad

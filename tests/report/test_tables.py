@@ -8,7 +8,7 @@ from rich.console import Console
 from bwcache.core.trace import Trace
 from bwcache.measure.results import Comparison, Run
 from bwcache.report.files import run_folder, write_summary
-from bwcache.report.tables import comparison_table, decibels, headline, percent, size, times
+from bwcache.report.tables import comparison_table, decibels, headline, percent, times
 
 
 def run(prompt="a red circle", **values):
@@ -125,7 +125,6 @@ def test_words_for_figures():
     assert (percent(0.5), percent(None)) == ("50.0 %", "-")
     assert (times(1.534), times(None)) == ("1.53x", "-")
     assert (decibels(30.21), decibels(None)) == ("30.2 dB", "identical")
-    assert (size(0), size(1536), size(5 * 2**30)) == ("0 B", "1.5 KiB", "5.0 GiB")
 
 
 @pytest.mark.parametrize(

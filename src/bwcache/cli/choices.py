@@ -68,6 +68,7 @@ def choose(settings: Asked) -> Choices:
     _one_of(DTYPES, dtype=settings.dtype)
     _one_of(OFFLOADS, offload=settings.offload)
     _one_of(("shared", "per_branch"), decision=getattr(settings, "decision", None))
+    _one_of(("device", "offload"), memory=getattr(settings, "memory", None))
     _one_of(tuple(PREDICTORS), predictor=getattr(settings, "predictor", None))
     given = _given(settings)
     policy = _policy(settings, given)

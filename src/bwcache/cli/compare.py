@@ -41,6 +41,8 @@ def run_compare(settings: CompareSettings) -> None:
             width=choices.width,
             frames=choices.frames,
             repeats=settings.repeats,
+            memory=settings.memory,
+            max_memory=settings.max_memory,
             name=settings.model,
             on_progress=bars.show,
             on_run=write,

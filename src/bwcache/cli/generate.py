@@ -47,7 +47,9 @@ def make_one(
     trace: Any = None
     notes: tuple[str, ...] = ()
     if settings.cache:
-        done, trace, notes = call_cached(pipe, choices.policy, request, what, bars.show)
+        done, trace, notes = call_cached(
+            pipe, choices.policy, request, what, bars.show, memory=settings.memory, max_memory=settings.max_memory
+        )
     else:
         done = call(pipe, request, what, bars.show)
     name = run_folder(index, request.prompt)

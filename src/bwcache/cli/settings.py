@@ -12,7 +12,8 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from bwcache.errors import complaint
+from bwcache.core.amounts import in_bytes
+from bwcache.errors import SettingError, complaint
 
 
 def whole_number(text: str | int) -> int:
@@ -38,6 +39,14 @@ def share_or_count(text: str | float) -> float:
     """Parse ``0.1`` as a share and ``3`` as a number of steps."""
     value = real_number(text)
     return int(value) if value >= 1 and value.is_integer() else value
+
+
+def amount_of_memory(text: str | int) -> int:
+    """Parse bytes, or a number with a unit."""
+    try:
+        return in_bytes(int(text) if str(text).isdigit() else text)
+    except SettingError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _option(name: str, text: str, panel: str, parser: Callable[[Any], Any] | None = None, **more: Any) -> Any:
@@ -179,6 +188,21 @@ class Caching(Asked):
 class Settings(Caching):
     """The options that `compare` and `generate` share."""
 
+    memory: Annotated[
+        str,
+        _option("--memory", "Where kept features wait between steps: device, or offload for main memory.", CACHE),
+    ] = "device"
+    max_memory: Annotated[
+        int | None,
+        _option(
+            "--max-memory",
+            "What may be held on the device between steps; a run that needs more is refused before it begins.",
+            CACHE,
+            amount_of_memory,
+            show_default="no limit",
+            metavar="2GiB",
+        ),
+    ] = None
     out: Annotated[Path, _option("--out", "Folder for the results; made whole or not at all.", OUTPUT)] = Path(
         "bwcache-out"
     )

@@ -20,6 +20,8 @@ from bwcache.errors import TraceError, complaint
 
 FORMAT = "bwcache-trace-1"
 
+_BYTES = ("peak_bytes", "hidden_bytes", "planned_bytes", "host_bytes", "planned_host_bytes")
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -75,6 +77,9 @@ class Summary:
     indicator_max: float | None
     peak_bytes: int
     hidden_bytes: int
+    planned_bytes: int = 0
+    host_bytes: int = 0
+    planned_host_bytes: int = 0
 
     def __str__(self) -> str:
         lines = [f"{self.steps} steps: {self.computed} computed, {self.reused} reused ({self.reuse_rate:.1%})."]
@@ -84,19 +89,32 @@ class Summary:
             lines.append(f"The indicator went from {self.indicator_min:.4f} to {self.indicator_max:.4f}.")
         if self.hidden_bytes:
             held = self.peak_bytes / self.hidden_bytes
-            lines.append(f"Kept between steps: {self.peak_bytes:,} bytes, {held:.2f} hidden states.")
+            planned = f"; planned before the first: {self.planned_bytes:,}" if self.planned_bytes else ""
+            lines.append(f"Kept between steps: {self.peak_bytes:,} bytes, {held:.2f} hidden states{planned}.")
+        if self.host_bytes or self.planned_host_bytes:
+            lines.append(f"In main memory: {self.host_bytes:,} bytes; planned: {self.planned_host_bytes:,}.")
         lines += [f"  {count:4d} x {reason}" for reason, count in self.reasons.items()]
         return "\n".join(lines)
 
 
 @dataclass
 class Trace:
-    """Append-only rows of one run and what was known about it (`meta`)."""
+    """Append-only rows of one run and what was known about it (`meta`).
+
+    Attributes:
+        peak_bytes: held on the device between steps, at most.
+        hidden_bytes: one hidden state.
+        planned_bytes: what `peak_bytes` was expected to be, before the first block ran.
+        host_bytes, planned_host_bytes: the same of main memory, with `memory="offload"`.
+    """
 
     meta: dict[str, Any] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     peak_bytes: int = 0
     hidden_bytes: int = 0
+    planned_bytes: int = 0
+    host_bytes: int = 0
+    planned_host_bytes: int = 0
 
     def _reused_by_step(self) -> dict[int, bool]:
         """For each step, whether all its branches and sites were reused."""
@@ -143,18 +161,16 @@ class Trace:
             reasons=dict(Counter(f"{e.action}: {_without_numbers(e.reason)}" for e in self.events).most_common()),
             indicator_min=min(indicators, default=None),
             indicator_max=max(indicators, default=None),
-            peak_bytes=self.peak_bytes,
-            hidden_bytes=self.hidden_bytes,
+            **self._bytes,
         )
+
+    @property
+    def _bytes(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in _BYTES}
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
         """Writes one JSON object per line, the head first; the file appears whole or not at all."""
-        head = {
-            "format": FORMAT,
-            "meta": self.meta,
-            "peak_bytes": self.peak_bytes,
-            "hidden_bytes": self.hidden_bytes,
-        }
+        head = {"format": FORMAT, "meta": self.meta, **self._bytes}
         rows = [head, *(asdict(event) for event in self.events)]
         target = Path(path)
         partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -175,7 +191,9 @@ class Trace:
             head, *rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
             if head["format"] != FORMAT:
                 raise ValueError(f"format {head['format']!r}")
-            return cls(head["meta"], [_event(row) for row in rows], head["peak_bytes"], head["hidden_bytes"])
+            since = {name: head.get(name, 0) for name in _BYTES[2:]}  # which older files do not have
+            events = [_event(row) for row in rows]
+            return cls(head["meta"], events, head["peak_bytes"], head["hidden_bytes"], **since)
         except (ValueError, KeyError, TypeError) as error:
             raise TraceError(
                 complaint(

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from bwcache.engine import hooks
+from bwcache.engine.memory import Memory
 from bwcache.engine.session import Session
 from bwcache.errors import AttachError, complaint
 from bwcache.models import BlockSpec, uncompiled
@@ -23,6 +24,8 @@ def attach(
     spec: BlockSpec | None = None,
     group: Any = None,
     per_sample: bool = True,
+    memory: str = "device",
+    max_memory: int | str | None = None,
 ) -> Session:
     """Attaches a policy to a pipeline or a module, until the session is left or closed.
 
@@ -37,15 +40,23 @@ def attach(
         per_sample: whether each sample of a batch decides for itself, so that its video is what it is when made alone:
             where they differ, the denoiser runs twice, on those that compute and on those that reuse. Without effect on
             policies with more sites than one and on models whose row says so.
+        memory: where kept features wait between steps: on the "device", or in main memory ("offload"), from where they
+            are brought back as soon as a step is known to be reused.
+        max_memory: how much may be held on the device from one step to the next, in bytes or such as "2GiB". A run that
+            would need more is refused before its first block runs (`OverBudget`).
 
     Raises:
         NoBlocksFound: nothing in the target is known.
         SpecMismatch: the module is not as its row says.
         AlreadyAttached: another session holds it.
+        SettingError: no such place, or no amount of memory.
     """
+    kept = Memory.of(memory, max_memory)
     if policy is None:
         policy = BWCache() if spec else preset(target)
-    return Session(target, policy, steps=steps, timing=timing, spec=spec, group=group, per_sample=per_sample)
+    return Session(
+        target, policy, steps=steps, timing=timing, spec=spec, group=group, per_sample=per_sample, memory=kept
+    )
 
 
 def enable(target: Any, policy: Policy[Any] | None = None, **settings: Any) -> Session:

@@ -13,6 +13,7 @@ from torch import Tensor
 from bwcache.core import Decision, Event, Step
 from bwcache.core.decision import compute
 from bwcache.engine import timing
+from bwcache.engine.memory import need
 from bwcache.engine.plan import Place, Plan
 from bwcache.engine.run import Pending, RunState
 from bwcache.engine.samples import Outline, Rows
@@ -48,6 +49,7 @@ class Forward:
         timed: whether to take the time.
         decided: what was decided for each lane before the forward; None: it is asked for at each site.
         filling: the sign that it fills a cache of the model's own, or None.
+        refusal: why nothing is kept of it, or None.
     """
 
     plan: Plan
@@ -57,6 +59,7 @@ class Forward:
     timed: bool
     decided: tuple[Decision, ...] | None = None
     filling: str | None = None
+    refusal: str | None = None
     passages: list[Passage] = field(default_factory=list)
     indicator: list[tuple[timing.Mark, timing.Mark]] = field(default_factory=list)
     tapped: list[SampledTaps | ExactTaps] = field(default_factory=list)
@@ -67,6 +70,8 @@ class Forward:
     def block(self, i: int, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The call of the i-th block: computed, or answered from what is kept."""
         place = self.plan.places[i]
+        if not self.route:
+            self._count_memory(place, args, kwargs)
         self.route.append(i)
         passage = None
         if place.site is not None:
@@ -118,7 +123,7 @@ class Forward:
                         self.indicator,
                     )
                 )
-        self.run.note_bytes(self.hidden)
+        self.run.note_bytes(self.steps, self.hidden)
         if self.steps[0].total is not None and self.steps[0].index >= self.steps[0].total - 1:
             self._forget()
 
@@ -158,6 +163,20 @@ class Forward:
         for step in self.steps:
             self.run.forget(step.lane)
 
+    def _count_memory(self, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before the first block runs: what will be kept of new lanes must have room.
+
+        Raises:
+            OverBudget: it has none, and this is the run's first step.
+        """
+        account, denoiser = self.run.account, self.plan.stack.name
+        new = [step.lane for step in self.steps if not account.knows(step.lane, denoiser)] if self._counts else []
+        if new:
+            each = need(self.plan, self.run.policy, place.block.inputs(args, kwargs), self.rows)
+            branches = 2 if self.run.guided and self.plan.stack.spec.guidance == "separate" else 1
+            account.expect(new, denoiser, each, branches, self.run.in_first_step)
+        self.refusal = next((why for step in self.steps if (why := account.refusal(step.lane))), None)
+
     def _enter(self, site: Site, entered: dict[str, Any]) -> None:
         """Asks for the site's decision; where there is any doubt, the answer is to compute."""
         signature = tuple(_signature(value, self.rows) for value in entered.values())
@@ -174,6 +193,8 @@ class Forward:
         self.passages.append(
             Passage(site, reuses, signature, entered, events, [None] * len(events), [None] * len(events))
         )
+        if reuses:
+            self.run.store.expect(self._key(self.steps[0], site))
 
     def _decision(self, j: int, site: Site, signature: Signature, entered: dict[str, Any]) -> Decision:
         step = self.steps[j]
@@ -190,6 +211,8 @@ class Forward:
             return "a gradient is being recorded (run it under torch.no_grad())"
         if self.filling is not None and self.run.policy.may_reuse:
             return f"fills a cache of the model's own ({self.filling})"
+        if self.refusal is not None:
+            return self.refusal
         if not self._keeps:
             return None
         doubt = self.run.nothing_kept(step, self._key(step, site))
@@ -220,18 +243,17 @@ class Forward:
     def _replayed(self, passage: Passage, place: Place, streams: dict[str, Any]) -> Any:
         predictor = self.run.policy.feature_predictor
         assert predictor is not None
-        for name in passage.site.streams:
-            made = []
-            for step in self.steps:
-                key = self._key(step, passage.site)
-                slot = self.run.store.get(key)
-                assert slot is not None
-                past = slot.stream(name)
-                if past:
-                    made.append(predictor.predict(past, step.coordinate, self.run.damping(step, key)))
-            if made:
-                feature = self.rows.joined(made)
-                streams[name] = feature + passage.entered[name] if passage.site.keeps == "residual" else feature
+        made: dict[str, list[Tensor]] = {}
+        for step, following in zip(self.steps, [*self.steps[1:], None], strict=True):
+            key = self._key(step, passage.site)
+            if following is not None:  # while one lane's features are read, the next one's are on their way
+                self.run.store.expect(self._key(following, passage.site))
+            for name, past in self.run.store.past(key).items():
+                feature = predictor.predict(past, step.coordinate, self.run.damping(step, key))
+                made.setdefault(name, []).append(feature)
+        for name, features in made.items():
+            feature = self.rows.joined(features)
+            streams[name] = feature + passage.entered[name] if passage.site.keeps == "residual" else feature
         return place.block.packed(streams)
 
     def _timed(self, passage: Passage, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -275,7 +297,8 @@ class Forward:
         for j, step in enumerate(self.steps):
             features = {name: self.rows.of(feature.detach(), j) for name, feature in kept.items()}
             key = self._key(step, passage.site)
-            self.run.store.put(key, passage.signature, step.coordinate, features, predictor.history)
+            if not self.run.keep(step, key, passage.signature, features, predictor.history):
+                continue
             passage.sums[j] = _sum(list(features.values()))
             if self.run.policy.needs_errors:
                 passage.foretold[j] = self._foretold(step, key, features)
@@ -292,7 +315,7 @@ class Forward:
     @property
     def _counts(self) -> bool:
         """Whether the policy can do anything with what it is told here."""
-        return self.steps[0].total is not None or not self.run.policy.needs_total
+        return self.refusal is None and (self.steps[0].total is not None or not self.run.policy.needs_total)
 
     @property
     def _keeps(self) -> bool:

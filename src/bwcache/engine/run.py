@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from bwcache.core import Event, Step, Trace
 from bwcache.engine import ranks, samples, timing
+from bwcache.engine.memory import DEFAULT, Account, Memory, Need
 from bwcache.engine.samples import Outline, Rows
 from bwcache.features import FeatureStore
 from bwcache.features.foretelling import Foretelling
-from bwcache.features.store import Key
+from bwcache.features.store import Key, Signature
 from bwcache.features.taps import ExactTaps, SampledTaps, taps
 from bwcache.models import BlockStack
 from bwcache.policies import Foretold, Measured, Observation, Policy
@@ -51,15 +53,21 @@ class RunState:
         policy: the settings.
         meta: what is known of the run, for its trace.
         group: process group of the ranks that work on this video, or None.
+        memory: where features wait, and how much may be held.
+        guided: whether the pipeline guides, as far as it says so.
 
     `spoilt` says of what the last computed feature was not finite, `outlines` what blocks returned, by branch and
     block, where that cannot be told from what entered them, and `routes` which blocks a lane last ran through.
     """
 
-    def __init__(self, policy: Policy[Any], meta: dict[str, Any], group: Any) -> None:
+    def __init__(
+        self, policy: Policy[Any], meta: dict[str, Any], group: Any, memory: Memory = DEFAULT, guided: bool = False
+    ) -> None:
         self.policy = policy
         self.trace = Trace(meta)
-        self.store = FeatureStore()
+        self.store = FeatureStore(memory.offload)
+        self.account = Account(memory, self.trace, policy)
+        self.guided = guided
         self.state = policy.init()
         self._taps: dict[Key, SampledTaps | ExactTaps] = {}
         self._foretellings: dict[Key, Foretelling] = {}
@@ -103,12 +111,44 @@ class RunState:
         """Keeps a computed forward until its numbers are wanted: they are read when the next decision needs them."""
         self._pending.append(pending)
 
-    def note_bytes(self, hidden_bytes: int) -> None:
-        """Takes note of what is held now, and of the size of one hidden state."""
-        sampled = [*self._taps.values(), *self._foretellings.values()]
-        held = self.store.nbytes + sum(kept.nbytes for kept in sampled)
-        self.trace.peak_bytes = max(self.trace.peak_bytes, held)
+    def note_bytes(self, steps: Sequence[Step], hidden_bytes: int) -> None:
+        """Takes note of what is held after a forward, and of the size of one hidden state.
+
+        Raises:
+            OverBudget: as `keep`.
+        """
+        held = Need(self.store.nbytes, self._sampled_bytes)
+        if not self.account.fits(held):
+            self.account.refuse([step.lane for step in steps], held, self.in_first_step)
+            for step in steps:
+                self.forget(step.lane)
+        self.trace.peak_bytes = max(self.trace.peak_bytes, self.store.nbytes + self._sampled_bytes)
+        self.trace.host_bytes = max(self.trace.host_bytes, self.store.host_bytes)
         self.trace.hidden_bytes = max(self.trace.hidden_bytes, hidden_bytes)
+
+    @property
+    def _sampled_bytes(self) -> int:
+        return sum(kept.nbytes for kept in [*self._taps.values(), *self._foretellings.values()])
+
+    def keep(self, step: Step, key: Key, signature: Signature, streams: dict[str, Tensor], history: int) -> bool:
+        """Keeps a computed feature, if there is room: a stack may return more than what entered it, and was planned.
+
+        Raises:
+            OverBudget: there is none, and this is the run's first step.
+        """
+        more = self.store.growth(key, signature, streams, history) if self.account.limited else 0
+        held = Need(self.store.nbytes + more, self._sampled_bytes)
+        if more > 0 and not self.account.fits(held):
+            self.account.refuse([step.lane], held, self.in_first_step)
+            self.forget(step.lane)
+            return False
+        self.store.put(key, signature, step.coordinate, streams, history)
+        return True
+
+    @property
+    def in_first_step(self) -> bool:
+        """Whether no step came before the present one."""
+        return self._steps[0] < 0
 
     def nothing_kept(self, step: Step, key: Key) -> str | None:
         """Why there is nothing to reuse at a site, or None."""

@@ -18,6 +18,7 @@ from bwcache.engine.clock import Context, StepClock
 from bwcache.engine.compiled import Whole
 from bwcache.engine.forward import Forward
 from bwcache.engine.groups import grouped
+from bwcache.engine.memory import DEFAULT, Memory
 from bwcache.engine.plan import Plan
 from bwcache.engine.run import RunState
 from bwcache.engine.samples import Rows
@@ -40,8 +41,11 @@ class Session:
         spec: BlockSpec | None = None,
         group: Any = None,
         per_sample: bool = True,
+        memory: Memory = DEFAULT,
     ) -> None:
         self.policy = policy
+        self._memory = memory
+        self._guided: Callable[[], bool] = partial(_guides, target)
         self._name = type(uncompiled(target)).__name__
         self._preset = None if spec else source(target, policy)
         self._timing = timing
@@ -111,7 +115,7 @@ class Session:
         if self._asides and not self._finished and self.policy.may_reuse:
             self._warn(f"nothing can be reused: each forward of {self._name} fills a cache ({', '.join(self._asides)})")
         self._forward = None
-        self._clock = StepClock(lambda: None)  # the old one knows the pipeline
+        self._clock, self._guided = StepClock(lambda: None), bool  # the old ones know the pipeline
 
     def _install(self, undo: ExitStack, stack: BlockStack, look: Callable[[], Any]) -> None:
         plan = Plan.of(self.policy, stack)
@@ -226,8 +230,11 @@ class Session:
             "total": total,
             "source": self._clock.source,
             "preset": self._preset,
+            "memory": "offload" if self._memory.offload else "device",
+            "max_memory": self._memory.limit,
         }
-        self._run_index, self._run = index, RunState(self.policy, meta, self._group)
+        run = RunState(self.policy, meta, self._group, self._memory, self._guided())
+        self._run_index, self._run = index, run
 
     def _end_run(self, tell_clock: bool = True) -> None:
         if tell_clock:
@@ -258,6 +265,14 @@ class Session:
         if not self._warned:
             self._warned = True
             warnings.warn(text, NeverReused, stacklevel=2)
+
+
+def _guides(target: Any) -> bool:
+    """Whether a pipeline that is being called says that it guides."""
+    try:
+        return bool(getattr(target, "do_classifier_free_guidance", False))
+    except Exception:  # a property of somebody else's: whatever is wrong with it, a run must not fail for it
+        return False
 
 
 def _in_use(target: Any, name: str) -> Any:

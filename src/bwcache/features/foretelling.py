@@ -60,8 +60,17 @@ class Foretelling:
         return sum(sample.nbytes for _, sample in self._past)
 
 
+def planned_bytes(feature: Tensor, predictor: Predictor) -> int:
+    """Bytes that the samples of one site and lane will weigh, if its features are like this one."""
+    return predictor.history * (feature.numel() // _step(feature)) * torch.float32.itemsize
+
+
+def _step(feature: Tensor) -> int:
+    """n, of which every n-th entry is compared."""
+    entries = min(max(feature.numel() // 40, FEWEST), MOST)
+    return stride(feature, 1, min(entries / max(feature.numel(), 1), 1.0))
+
+
 def _sample(feature: Tensor) -> Tensor:
     """Some entries, float32, a copy."""
-    entries = min(max(feature.numel() // 40, FEWEST), MOST)
-    step = stride(feature, 1, min(entries / max(feature.numel(), 1), 1.0))
-    return every(step, feature, 0, torch.float32)
+    return every(_step(feature), feature, 0, torch.float32)

@@ -25,6 +25,14 @@ def taps(count: int, share: float | None, first: int = 0) -> SampledTaps | Exact
     return ExactTaps(count) if share == 1 else SampledTaps(count, share, first)
 
 
+def planned_bytes(feature: Tensor, count: int, share: float | None) -> int:
+    """Bytes that the taps of one branch will hold between steps, if each of their blocks returns what is like this."""
+    if share == 1:
+        return count * feature.nbytes
+    walk = sampling.Walk.through(feature, count, share)
+    return count * walk.entries * walk.dtype.itemsize
+
+
 @dataclass(slots=True)
 class Sheet:
     """The samples `[T, S]` that one walk took, and the tap that each row is of."""

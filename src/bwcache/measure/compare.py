@@ -11,11 +11,12 @@ import dataclasses
 import statistics
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from bwcache.core.trace import Trace
-from bwcache.engine import attach
-from bwcache.errors import NeverReused
+from bwcache.engine import Session, attach
+from bwcache.errors import MuchKept, NeverReused
 from bwcache.measure.call import Call, OnProgress, Request, call
 from bwcache.measure.environment import describe_pipeline, environment
 from bwcache.measure.latency import computing_device
@@ -26,6 +27,9 @@ from bwcache.policies import Compute, Policy
 WARMUP_STEPS = 4
 
 OnRun = Callable[[Run, Pair], None]
+
+Attached = Callable[..., Session]
+"""Attaches the policy; takes what else `attach` is to be told."""
 
 
 def compare(
@@ -40,6 +44,8 @@ def compare(
     width: int | None = None,
     frames: int | None = None,
     repeats: int = 1,
+    memory: str = "device",
+    max_memory: int | str | None = None,
     name: str | None = None,
     on_progress: OnProgress | None = None,
     on_run: OnRun | None = None,
@@ -57,6 +63,8 @@ def compare(
         width: pixels.
         frames: number of frames.
         repeats: pairs of calls per prompt; times are their medians.
+        memory: as in `attach`.
+        max_memory: as in `attach`.
         name: of the model, for the record.
         on_progress: called at every step.
         on_run: called with each finished run and its two videos; they are not kept afterwards.
@@ -64,13 +72,15 @@ def compare(
     Raises:
         SettingError: for settings that the pipeline or the policy cannot take.
         AttachError: when the pipeline has no blocks that could be reused.
+        OverBudget: when more than ``max_memory`` would be kept.
     """
+    attached = partial(attach, pipe, policy, memory=memory, max_memory=max_memory)
     requests = [Request(text, steps, seed, guidance_scale, height, width, frames) for text in prompts]
-    block_share = warm_up(pipe, policy, requests[0], on_progress)
+    block_share = warm_up(pipe, policy, attached, requests[0], on_progress)
     runs = []
     for index, request in enumerate(requests):
         label = f"prompt {index + 1}/{len(requests)}"
-        run, pair = compare_one(pipe, policy, request, block_share, repeats, label, on_progress)
+        run, pair = compare_one(pipe, attached, request, block_share, repeats, label, on_progress)
         runs.append(run)
         if on_run is not None:
             on_run(run, pair)
@@ -92,7 +102,9 @@ def compare(
     )
 
 
-def warm_up(pipe: Any, policy: Policy[Any], request: Request, on_progress: OnProgress | None = None) -> float | None:
+def warm_up(
+    pipe: Any, policy: Policy[Any], attached: Attached, request: Request, on_progress: OnProgress | None = None
+) -> float | None:
     """Run both sides once, briefly; returns the share of the denoising time inside the blocks, 0..1."""
     few = dataclasses.replace(request, steps=min(request.steps, WARMUP_STEPS))
     window = getattr(policy, "window", None)
@@ -100,7 +112,7 @@ def warm_up(pipe: Any, policy: Policy[Any], request: Request, on_progress: OnPro
     some = dataclasses.replace(request, steps=min(request.steps, max(WARMUP_STEPS, enough)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a few steps say nothing about whether the policy fits
-        with attach(pipe, policy):
+        with attached():
             call(pipe, some, "warm-up, cached", on_progress)
         call(pipe, few, "warm-up, uncached", on_progress)
         with attach(pipe, Compute(), timing=True) as session:
@@ -110,7 +122,7 @@ def warm_up(pipe: Any, policy: Policy[Any], request: Request, on_progress: OnPro
 
 def compare_one(
     pipe: Any,
-    policy: Policy[Any],
+    attached: Attached,
     request: Request,
     block_share: float | None,
     repeats: int = 1,
@@ -127,7 +139,7 @@ def compare_one(
             if side == "uncached":
                 uncached.append(call(pipe, request, what, on_progress))
             else:
-                cached.append(call_cached(pipe, policy, request, what, on_progress))
+                cached.append(_recorded(pipe, attached, request, what, on_progress))
     first, trace, notes = cached[0]
     pair = Pair(uncached[0].frames, first.frames)
     device = computing_device(pipe)
@@ -197,12 +209,27 @@ def _middle(found: Iterable[dict[str, float] | None]) -> dict[str, float] | None
 
 
 def call_cached(
-    pipe: Any, policy: Policy[Any], request: Request, what: str = "video", on_progress: OnProgress | None = None
+    pipe: Any,
+    policy: Policy[Any],
+    request: Request,
+    what: str = "video",
+    on_progress: OnProgress | None = None,
+    **settings: Any,
 ) -> tuple[Call, Trace, tuple[str, ...]]:
-    """One call with ``policy`` attached: the call, its trace, and what the session warned about."""
+    """One call with ``policy`` attached: the call, its trace, and what the session warned about.
+
+    Further settings are those of `attach`.
+    """
+    return _recorded(pipe, partial(attach, pipe, policy, **settings), request, what, on_progress)
+
+
+def _recorded(
+    pipe: Any, attached: Attached, request: Request, what: str, on_progress: OnProgress | None
+) -> tuple[Call, Trace, tuple[str, ...]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
-        warnings.simplefilter("always", category=NeverReused)
-        with attach(pipe, policy, timing=True) as session:
+        for category in (NeverReused, MuchKept):
+            warnings.simplefilter("always", category=category)
+        with attached(timing=True) as session:
             done = call(pipe, request, what, on_progress)
     return done, session.trace, tuple(dict.fromkeys(str(one.message) for one in caught))

@@ -120,6 +120,8 @@ class Run:
             "speedup": self.speedup,
             "denoise_speedup": self.denoise_speedup,
             "hidden_states_per_branch": self.hidden_states_per_branch,
+            "planned_bytes": self.trace.planned_bytes,
+            "host_bytes": self.trace.host_bytes,
         }
 
 

@@ -12,13 +12,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from bwcache.core.amounts import size
 from bwcache.core.trace import Trace
 from bwcache.errors import SettingError, TraceError, complaint
 from bwcache.measure.results import PARTS
 from bwcache.report.files import read_summary, run_folder
 from bwcache.report.sections import SECTIONS, Section
 from bwcache.report.strips import Cell, Curve, Heatmap, branches, columns, curve, heatmap, step_ticks
-from bwcache.report.tables import decibels, percent, size, times
+from bwcache.report.tables import decibels, percent, times
 from bwcache.report.timeline import reasons
 from bwcache.study.folder import whole_file
 

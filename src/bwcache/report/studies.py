@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bwcache.report.tables import decibels, percent, size, times
+from bwcache.core.amounts import size
+from bwcache.report.tables import decibels, percent, times
 from bwcache.study.folder import Cell, whole_file
 from bwcache.study.standings import Axis, Standing, front, speedup_at, speedup_interval
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from bwcache.core import Trace
+from bwcache.core.amounts import size
 from bwcache.measure.results import Comparison, Run, Total, ratio
 
 PROMPTS_PER_TABLE = 4
@@ -93,6 +95,7 @@ def groups(runs: Sequence[Run]) -> tuple[tuple[Row, ...], ...]:
                 lambda run: size(run.extra_memory_bytes),
                 lambda total: size(total.extra_memory_bytes),
             ),
+            *_planned(runs),
             ("  hidden states per branch", _hidden_states, lambda total: _hidden_states(max(runs, key=_held))),
         ),
     )
@@ -113,6 +116,19 @@ def _where_measured(runs: Sequence[Run]) -> tuple[Row, ...]:
     )
 
 
+def _planned(runs: Sequence[Run]) -> list[Row]:
+    """What the plan said in advance, and what waited in main memory: rows only where there is something to say."""
+
+    def row(name: str, of_trace: Callable[[Trace], int]) -> Row:
+        return name, lambda run: size(of_trace(run.trace)), lambda total: size(max(of_trace(run.trace) for run in runs))
+
+    wanted: dict[str, Callable[[Trace], int]] = {
+        "  planned in advance": lambda trace: trace.planned_bytes,
+        "  beside it, in main memory": lambda trace: trace.host_bytes,
+    }
+    return [row(name, of) for name, of in wanted.items() if any(of(run.trace) for run in runs)]
+
+
 def percent(share: float | None, digits: int = 1) -> str:
     """0.412 as ``41.2 %``."""
     return "-" if share is None else f"{100 * share:.{digits}f} %"
@@ -126,16 +142,6 @@ def times(factor: float | None) -> str:
 def decibels(value: float | None) -> str:
     """30.21 as ``30.2 dB``; None, for videos without any difference, as ``identical``."""
     return "identical" if value is None else f"{value:.1f} dB"
-
-
-def size(count: int) -> str:
-    """Bytes in the unit that reads best."""
-    amount, unit = float(count), "B"
-    for larger in ("KiB", "MiB", "GiB"):
-        if amount < 1024:
-            break
-        amount, unit = amount / 1024, larger
-    return f"{amount:.0f} {unit}" if amount >= 100 or unit == "B" else f"{amount:.1f} {unit}"
 
 
 def _held(run: Run) -> int:

@@ -1,0 +1,112 @@
+"""What is kept between steps on models of real size: `python -m benchmarks.memory`.
+
+Nothing is run and no weights are needed: the engine plans a run of each model, built without memory of its own, as it
+does before the first block of a real run. `docs/memory.md` shows the table.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import bwcache
+from bwcache.core.amounts import size
+from bwcache.engine.memory import Need, need
+from bwcache.engine.plan import Plan
+from bwcache.engine.samples import Rows
+from bwcache.models import BlockStack, resolve
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A model and the size of a video.
+
+    Attributes:
+        name: as the table calls it.
+        model: its class in diffusers, and what its configuration has other than the class's defaults.
+        tokens: of latents and of text.
+        width: of a hidden state.
+        branches: guidance in forwards of their own.
+    """
+
+    name: str
+    model: tuple[str, dict[str, int]]
+    tokens: tuple[int, int]
+    width: int
+    branches: int
+
+    def stack(self) -> BlockStack:
+        """Its blocks, on the device without memory."""
+        import diffusers
+
+        name, settings = self.model
+        with torch.device("meta"):
+            return resolve("transformer", getattr(diffusers, name)(**settings))
+
+    def streams(self) -> dict[str, Any]:
+        """What enters the first block: bfloat16, one video."""
+        names = ("hidden_states", "encoder_hidden_states")
+        return {
+            name: torch.empty(1, count, self.width, dtype=torch.bfloat16, device="meta")
+            for name, count in zip(names, self.tokens, strict=True)
+        }
+
+
+def video(frames: int, height: int, width: int) -> int:
+    """Tokens of a video: four frames and 16 x 16 pixels each, and the first frame for itself."""
+    return ((frames - 1) // 4 + 1) * (height // 16) * (width // 16)
+
+
+_WAN = "WanTransformer3DModel"
+_SMALL = {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}
+
+GEOMETRIES = (
+    Geometry("Wan 2.1 1.3B, 480p, 81 frames", (_WAN, _SMALL), (video(81, 480, 832), 512), 1536, 2),
+    Geometry("Wan 2.1 14B, 480p, 81 frames", (_WAN, {}), (video(81, 480, 832), 512), 5120, 2),
+    Geometry("Wan 2.1 14B, 720p, 81 frames", (_WAN, {}), (video(81, 720, 1280), 512), 5120, 2),
+    Geometry(
+        "HunyuanVideo, 544p, 129 frames",
+        ("HunyuanVideoTransformer3DModel", {}),
+        (video(129, 544, 960), 256),
+        3072,
+        1,
+    ),
+)
+
+SETTINGS: dict[str, tuple[bwcache.Policy[Any], Callable[[Need], int]]] = {
+    "`BWCache()`": (bwcache.BWCache(), lambda held: held.features + held.taps),
+    "of that, samples": (bwcache.BWCache(), lambda held: held.taps),
+    '`memory="offload"`, on the device': (bwcache.BWCache(), lambda held: held.taps),
+    '`memory="offload"`, in main memory': (bwcache.BWCache(), lambda held: held.features),
+    "`predictor=Linear()`": (bwcache.BWCache(predictor=bwcache.Linear()), lambda held: held.features + held.taps),
+    "`Adaptive()`": (bwcache.Adaptive(), lambda held: held.features + held.taps),
+    "`token_sample=1`": (bwcache.BWCache(token_sample=1), lambda held: held.features + held.taps),
+}
+
+
+def table() -> str:
+    """What each setting keeps of each model, in Markdown."""
+    stacks = [geometry.stack() for geometry in GEOMETRIES]
+    lines = [
+        "| | " + " | ".join(geometry.name for geometry in GEOMETRIES) + " |",
+        "|---|" + "---|" * len(GEOMETRIES),
+        "| one hidden state | " + " | ".join(size(one.streams()["hidden_states"].nbytes) for one in GEOMETRIES) + " |",
+        "| blocks; branches in forwards of their own | "
+        + " | ".join(f"{len(s.blocks)}; {one.branches}" for one, s in zip(GEOMETRIES, stacks, strict=True))
+        + " |",
+    ]
+    for name, (policy, part) in SETTINGS.items():
+        cells = []
+        for one, stack in zip(GEOMETRIES, stacks, strict=True):
+            held = need(Plan.of(policy, stack), policy, one.streams(), Rows()) * one.branches
+            cells.append(size(part(held)))
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(table() + "\n")

@@ -1,0 +1,39 @@
+"""Amounts of memory: read from what a person writes, and written so that a person can read them."""
+
+from __future__ import annotations
+
+import re
+
+from bwcache.errors import SettingError, complaint
+
+_UNITS = {"": 1, "B": 1} | {
+    f"{letter}{unit}": base ** (i + 1) for i, letter in enumerate("KMGT") for unit, base in (("B", 1000), ("iB", 1024))
+}
+
+
+def in_bytes(amount: int | str) -> int:
+    """The bytes of 1073741824, "1GiB" (1024³) or "1.5 GB" (1000³).
+
+    Raises:
+        SettingError: it is no such amount, or nothing.
+    """
+    if isinstance(amount, int) and not isinstance(amount, bool) and amount > 0:
+        return amount
+    if isinstance(amount, str) and (found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", amount.strip())):
+        number, unit = found.groups()
+        size = {name.lower(): size for name, size in _UNITS.items()}.get(unit.lower())
+        if size is not None and int(float(number) * size) > 0:
+            return int(float(number) * size)
+    raise SettingError(
+        complaint(f"{amount!r} as an amount of memory", "bytes, or a number with B to TiB", "try '2GiB'")
+    )
+
+
+def size(count: int) -> str:
+    """Bytes in the unit that reads best."""
+    amount, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB"):
+        if amount < 1024:
+            break
+        amount, unit = amount / 1024, larger
+    return f"{amount:.0f} {unit}" if amount >= 100 or unit == "B" else f"{amount:.1f} {unit}"

@@ -1,0 +1,156 @@
+"""Features that wait in main memory are what they were, whatever the model does with its own meanwhile."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import noise
+
+from bwcache.features import FeatureStore
+from bwcache.features.offload import Offload
+
+KEY = ("cond", "transformer/stack")
+SIGNATURE = ((1, 4, 2), torch.float32)
+
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")),
+]
+on_each_device = pytest.mark.parametrize("device", DEVICES)
+
+LAYOUTS = {
+    "contiguous": lambda x: x,
+    "transposed": lambda x: x.transpose(1, 2),
+    "strided": lambda x: x[..., ::2],
+    "expanded": lambda x: x[:, :1].expand_as(x),
+}
+
+
+@on_each_device
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_there_and_back(device: str, layout: str, dtype: torch.dtype) -> None:
+    """Also a second time over the same memory."""
+    offload, home = Offload(), None
+    for seed in range(3):
+        feature = LAYOUTS[layout](noise(2, 33, 16, seed=seed).to(device, dtype))
+        expected = feature.clone()
+        before, home = home, offload.out(feature, home)
+        assert home.device.type == "cpu"
+        assert home.is_pinned() == (device == "cuda")
+        assert before is None or home is before
+        back = offload.back(home, feature.device).taken()
+        assert back.device == feature.device
+        assert back.stride() == expected.stride()
+        assert back.data_ptr() not in (home.data_ptr(), feature.data_ptr())
+        assert torch.equal(back, expected)
+
+
+@on_each_device
+def test_what_the_model_writes_into_its_own_tensor_afterwards_is_not_kept(device: str) -> None:
+    """On CUDA the feature is so large that the copy is still under way."""
+    feature = torch.ones(64 if device == "cuda" else 1, 2**20, device=device)
+    offload = Offload()
+    home = offload.out(feature)
+    feature.fill_(2)
+    assert (offload.back(home, feature.device).taken() == 1).all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_many_features_in_flight_stay_apart() -> None:
+    """Out over memory that is being read, back before it is out, and memory that the allocator hands on at once."""
+    offload = Offload()
+    size = 2**24
+    homes: list[torch.Tensor | None] = [None, None]
+    for round in range(8):
+        arrivals = []
+        for i in range(2):
+            homes[i] = offload.out(torch.full((size,), float(10 * round + i), device="cuda"), homes[i])
+            arrivals.append(offload.back(homes[i], torch.device("cuda", torch.cuda.current_device())))
+        scratch = [torch.full((size,), -1.0, device="cuda") for _ in range(4)]
+        dropped = offload.back(homes[0], scratch[0].device)
+        del dropped, scratch  # nobody waited for it
+        for i, arrival in enumerate(arrivals):
+            taken = arrival.taken()
+            assert (taken == 10 * round + i).all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_host_waits_for_nothing() -> None:
+    offload, feature = Offload(), torch.ones(2**24, device="cuda")
+    home = offload.out(feature)  # the first pinned memory takes its time
+    torch.cuda.synchronize()
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            home = offload.out(feature, home)
+            offload.back(home, feature.device).taken()
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_between_steps_the_device_holds_nothing() -> None:
+    store = FeatureStore(offload=True)
+    feature = torch.ones(2**24, device="cuda")
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    for step in range(4):
+        store.put(KEY, SIGNATURE, -float(step), {"x": feature}, history=2)
+    assert len(store.past(KEY)["x"]) == 2
+    torch.cuda.synchronize()
+    assert torch.cuda.memory_allocated() == before
+    assert (store.nbytes, store.host_bytes) == (0, 2 * feature.nbytes)
+
+
+def feature(value: float) -> torch.Tensor:
+    return torch.full((1, 4, 2), float(value))
+
+
+@given(st.integers(1, 4), st.lists(st.tuples(st.integers(0, 100), st.booleans()), min_size=1, max_size=12))
+def test_a_store_in_main_memory_gives_what_one_on_the_device_does(history: int, values: list[tuple[int, bool]]) -> None:
+    here, away = FeatureStore(), FeatureStore(offload=True)
+    for step, (value, expected) in enumerate(values):
+        for store in (here, away):
+            store.put(KEY, SIGNATURE, -float(step), {"x": feature(value), "y": feature(-value)}, history)
+            if expected:
+                store.expect(KEY)
+        assert (away.host_bytes, away.nbytes) == (here.nbytes, here.nbytes * expected)
+        assert here.host_bytes == 0
+        found, same = here.past(KEY), away.past(KEY)
+        assert found.keys() == same.keys()
+        for name, entries in found.items():
+            assert [at for at, _ in entries] == [at for at, _ in same[name]]
+            assert all(torch.equal(a, b) for (_, a), (_, b) in zip(entries, same[name], strict=True))
+        assert away.nbytes == 0
+
+
+def test_what_is_expected_is_let_go_of_when_it_is_forgotten() -> None:
+    store = FeatureStore(offload=True)
+    for forget in (lambda: store.drop(KEY), lambda: store.drop_lane(KEY[0])):
+        store.put(KEY, SIGNATURE, 0.9, {"x": feature(1)}, history=1)
+        store.expect(KEY)
+        assert store.nbytes == store.host_bytes == feature(1).nbytes
+        forget()
+        assert (store.nbytes, store.host_bytes) == (0, 0)
+        assert store.past(KEY) == {}
+
+
+def test_what_was_expected_before_a_new_feature_came_is_not_handed_out() -> None:
+    store = FeatureStore(offload=True)
+    store.put(KEY, SIGNATURE, 0.9, {"x": feature(1)}, history=1)
+    store.expect(KEY)
+    store.put(KEY, SIGNATURE, 0.8, {"x": feature(2)}, history=1)
+    assert [(at, x.mean().item()) for at, x in store.past(KEY)["x"]] == [(0.8, 2.0)]
+
+
+@pytest.mark.parametrize("offload", [False, True])
+def test_growth_is_what_a_feature_adds(offload: bool) -> None:
+    store = FeatureStore(offload)
+    puts = [(SIGNATURE, {"x": feature(i)}) for i in range(3)]
+    puts += [(("another",), {"x": torch.ones(1, 6, 2)}), (SIGNATURE, {"x": feature(1), "y": feature(2)})]
+    for signature, streams in puts:
+        before, growth = store.nbytes, store.growth(KEY, signature, streams, history=2)
+        store.put(KEY, signature, 0.5, streams, history=2)
+        assert store.nbytes - before == growth
