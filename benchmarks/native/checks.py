@@ -28,6 +28,7 @@ class Sampler:
         branches: names of the branches of a step, as the trace has them, in the order of its rows.
         forwards: how many forwards of the denoiser a step makes.
         runs: how many runs a call of `sample` makes.
+        anew: in how many forwards, beside the first of each branch, there is nothing that fits to compare with.
         told: whether `attach` is told the number of steps; a pipeline says it.
         alone: of a batch: samplers of each of its samples by itself.
     """
@@ -38,6 +39,7 @@ class Sampler:
     branches: tuple[str, ...]
     forwards: int = 1
     runs: int = 1
+    anew: int = 0
     told: bool = True
     alone: tuple[Sampler, ...] = ()
 
@@ -249,7 +251,7 @@ def _computed(report: Report, sampler: Sampler, stacks: Sequence[BlockStack], pl
         warnings.simplefilter("ignore", category=bwcache.NeverReused)
         made = tensors(sampler.sample())
     numbers = [event.indicator for trace in session.traces for event in trace.events]
-    first = sampler.runs * len(stacks) * len(sampler.branches)  # where there is nothing to compare with
+    first = sampler.runs * len(stacks) * len(sampler.branches) + sampler.anew  # where there is nothing to compare with
     measured = numbers.count(None) == first < len(numbers) and all(number is None or number > 0 for number in numbers)
     report.note("threshold 0: bit-identical, and measured", equal(made, plain) and measured, numbers)
 

@@ -18,8 +18,8 @@ STEPS = 8
 WORDS, WIDTH = 6, 12
 
 
-def opened(folder: Path, count: int, **call: Any) -> Sampler:
-    """Imports what is needed from the checkout, with stubs for the rest."""
+def opened(folder: Path, count: int, anew: int = 0, **call: Any) -> Sampler:
+    """Imports what is needed from the checkout, with stubs for the rest; `anew` as in `Sampler`."""
     stub_absent("torchvision", "imageio", "av", "sentencepiece", "cv2")
     found = importlib.import_module("ltx_video.pipelines.pipeline_ltx_video")
     schedulers = importlib.import_module("ltx_video.schedulers.rf")
@@ -62,19 +62,22 @@ def opened(folder: Path, count: int, **call: Any) -> Sampler:
         mask = torch.ones(len(which), WORDS)
         pipe.prepare_latents = lambda **given: noise((2, *given["latent_shape"][1:]))[which]
         return pipe(
-            height=64, width=64, num_frames=17, frame_rate=24.0, num_inference_steps=STEPS, guidance_scale=3.0,
-            prompt_embeds=embeds, negative_prompt=None, negative_prompt_embeds=0 * embeds, prompt_attention_mask=mask,
+            height=64, width=64, num_frames=17, frame_rate=24.0, num_inference_steps=STEPS,
+            **{"guidance_scale": 3.0} | call, prompt_embeds=embeds, negative_prompt=None,
+            negative_prompt_embeds=0 * embeds, prompt_attention_mask=mask,
             negative_prompt_attention_mask=mask, output_type="latent", is_video=True, return_dict=False,
-            generator=torch.Generator().manual_seed(0), **call,
+            generator=torch.Generator().manual_seed(0),
         )[0]  # fmt: skip
 
-    alone = tuple(Sampler(pipe, partial(sample, [i]), STEPS, ("call0",), told=False) for i in range(count))
+    alone = tuple(Sampler(pipe, partial(sample, [i]), STEPS, ("call0",), anew=anew, told=False) for i in range(count))
     if count == 1:
         return alone[0]
     return Sampler(pipe, lambda: sample([0, 1]), STEPS, ("call0",) * count, told=False, alone=alone)
 
 
 STG = {"stg_scale": 1.0, "rescaling_scale": 0.7, "skip_block_list": [2]}
+CHANGING = {**STG, "guidance_timesteps": [1.0, 0.6], "stg_scale": [1.0, 1.0], "skip_block_list": [[1, 2], [2]],
+            "rescaling_scale": [0.7, 0.7], "guidance_scale": [3.0, 3.0]}  # fmt: skip
 REPOSITORY, DENOISER = "Lightricks/LTX-Video", "ltx_video.models.transformers.transformer3d.Transformer3DModel"
 STUBBED = "text encoder, VAE, initial latents"
 NO_STG = {"stg_scale": 0.0}
@@ -85,6 +88,8 @@ CASES = (
          lambda folder: opened(folder, 1, **STG), STUBBED),
     Case("ltx-batch", REPOSITORY, DENOISER, "LTXVideoPipeline, two prompts",
          lambda folder: opened(folder, 2, **NO_STG), STUBBED),
+    Case("ltx-stg-changing", REPOSITORY, DENOISER, "LTXVideoPipeline, three branches, other blocks skipped in time",
+         lambda folder: opened(folder, 1, anew=1, **CHANGING), STUBBED),
     Case("ltx-stg-batch", REPOSITORY, DENOISER, "LTXVideoPipeline, three branches, two prompts",
          lambda folder: opened(folder, 2, **STG), STUBBED),
 )  # fmt: skip

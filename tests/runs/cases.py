@@ -11,6 +11,7 @@ import zoo
 from diffusers import (
     AdaptiveProjectedMixGuidance,
     ClassifierFreeGuidance,
+    EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     HunyuanImagePipeline,
     Lumina2Pipeline,
@@ -19,12 +20,15 @@ from diffusers import (
     UniPCMultistepScheduler,
     ZImagePipeline,
 )
+from diffusers.modular_pipelines.stable_diffusion_xl.modular_blocks_stable_diffusion_xl import (
+    StableDiffusionXLCoreDenoiseStep,
+)
 from diffusers.modular_pipelines.wan.modular_blocks_wan import WanCoreDenoiseStep
 from tiny import CASES, Case, noise, wan_transformer
 from zoo.hunyuan_image import hunyuan_image
 from zoo.lumina import lumina2, z_image
 from zoo.sd3 import sd3
-from zoo.unets import image_vae
+from zoo.unets import EMBEDS, POOLED, SIZE, image_vae, large
 
 _LISTS = ("PIPELINES", "LATER_PIPELINES", "SPECIAL")
 
@@ -159,6 +163,33 @@ MODULAR_WAN = Modular(
         "prompt_embeds": noise(1, 6, 8, seed=1),
         "negative_prompt_embeds": noise(1, 6, 8, seed=2),
         "latents": noise(1, 4, 2, 4, 4, seed=3),
+    },
+    ("call0", "call1"),
+)
+
+
+def modular_large() -> Any:
+    parts = large()
+    pipe = StableDiffusionXLCoreDenoiseStep().init_pipeline()
+    pipe.update_components(
+        unet=parts["unet"],
+        vae=parts["vae"],
+        scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear"),
+        guider=ClassifierFreeGuidance(guidance_scale=5.0),
+    )
+    return pipe
+
+
+MODULAR_LARGE = Modular(
+    "StableDiffusionXLModularPipeline",
+    modular_large,
+    {
+        **SIZE,
+        **EMBEDS,
+        **POOLED,
+        "original_size": (16, 16),
+        "target_size": (16, 16),
+        "crops_coords_top_left": (0, 0),
     },
     ("call0", "call1"),
 )

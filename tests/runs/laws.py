@@ -75,7 +75,6 @@ def told(
     *,
     aside: Callable[[dict[str, Any]], bool] = lambda kwargs: False,
     spec: BlockSpec | None = None,
-    announced: list[int | None] | None = None,
     **changes: Any,
 ) -> Told:
     """Runs a pipeline four times and checks what a session says and does against a witness.
@@ -84,9 +83,6 @@ def told(
     2. Always computing: the same video, bit for bit, and its steps, branches and totals.
     3. Reusing wherever the engine allows it: everywhere but in another loop, size or denoiser, or after an absence.
     4. A policy that looks at the number of steps: nothing where 3. may not.
-
-    Args:
-        announced: totals in the trace, where they are not the lengths of the loops.
     """
     pipe = pipe or case.build()
     first, again = Witness(), Witness()
@@ -97,7 +93,7 @@ def told(
     with bwcache.attach(pipe, BWCache(threshold=0), spec=spec) as session:
         assert same(run(case, pipe, **changes), plain)
     assert rows(session.traces) == first.rows()
-    assert totals(session.traces) == (announced or first.lengths())
+    assert totals(session.traces) == first.lengths()
 
     with again.watching(pipe, aside), bwcache.attach(pipe, GREEDY, spec=spec) as session:
         run(case, pipe, **changes)

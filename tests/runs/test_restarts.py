@@ -70,14 +70,6 @@ def test_a_schedule_whose_last_time_is_only_where_it_leads_to(name: str) -> None
     assert seen.lines == [FULL] * len(seen.lengths)
 
 
-def test_windows_that_leave_out_the_last_step() -> None:
-    """LTX's long film without sigmas: nine steps of ten. The total is the schedule's, and the tail one step shorter."""
-    seen = told(BY_NAME["LTXI2VLongMultiPromptPipeline nine of ten"], announced=[10, 10, 10])
-    assert seen.lengths == [9, 9, 9]
-    assert len({forward.shape for forward in seen.forwards}) == 2  # the last window is shorter
-    assert seen.lines == [FULL[:9]] * 3
-
-
 def test_iterations_of_other_lengths() -> None:
     """AnimateDiff's FreeInit: five steps, then ten, from noise of which the low frequencies are the last video's."""
     seen = told(BY_NAME["animatediff_free_init"])

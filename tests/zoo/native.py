@@ -810,7 +810,11 @@ class LTXBlock(Core):
         skip_layer_mask=None,
         skip_layer_strategy=None,
     ):
-        return self.mix(hidden_states, encoder_hidden_states, timestep)
+        mixed = self.mix(hidden_states, encoder_hidden_states, timestep)
+        if skip_layer_mask is None:
+            return mixed
+        runs = skip_layer_mask.reshape(len(hidden_states), 1, 1)
+        return mixed * runs + hidden_states * (1 - runs)
 
 
 @defined_in("ltx_video.models.transformers.transformer3d")
@@ -836,7 +840,7 @@ class Transformer3DModel(nn.Module):
     ):
         hidden_states, e = self.patchify_proj(hidden_states), self.adaln_single(1000 * timestep)
         seen = self.caption_projection(encoder_hidden_states)
-        for block in self.transformer_blocks:
+        for i, block in enumerate(self.transformer_blocks):
             hidden_states = block(
                 hidden_states,
                 freqs_cis=indices_grid,
@@ -846,7 +850,7 @@ class Transformer3DModel(nn.Module):
                 timestep=e,
                 cross_attention_kwargs=cross_attention_kwargs,
                 class_labels=class_labels,
-                skip_layer_mask=skip_layer_mask,
+                skip_layer_mask=None if skip_layer_mask is None else skip_layer_mask[i],
                 skip_layer_strategy=skip_layer_strategy,
             )
         hidden_states = self.proj_out(hidden_states, e)

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 
 from bwcache.core import Step
-from bwcache.engine import noise
+from bwcache.engine.schedule import Loop, Schedule
 
 Source = Literal["context", "scheduler", "timestep"]
 
@@ -38,36 +38,6 @@ class Context:
     sigma: float | None = None
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """What a scheduler says before a run: timesteps and sigmas from the position where sampling begins.
-
-    Attributes:
-        timesteps: as the scheduler names them, in sampling order.
-        sigmas: of the same steps, or None where it has none.
-        noises: share of noise at each step and after the last one, or None where the scheduler does not say it.
-    """
-
-    timesteps: tuple[float, ...]
-    sigmas: tuple[float, ...] | None
-    noises: tuple[float, ...] | None = None
-
-    @classmethod
-    def read(cls, scheduler: Any, begin: int) -> Schedule | None:
-        """The schedule from `begin` on; None where the scheduler holds none (or one row per frame)."""
-        timesteps = getattr(scheduler, "timesteps", None)
-        if timesteps is None or getattr(timesteps, "ndim", 1) != 1 or len(timesteps) <= begin:
-            return None
-        sigmas: Any = getattr(scheduler, "sigmas", None)
-        if sigmas is not None:
-            sigmas = sigmas.tolist() if len(sigmas) >= len(timesteps) else None
-        end = len(timesteps) - _ends_without_noise(scheduler, sigmas)
-        end = max(end, begin + 1)
-        times = tuple(float(t) for t in timesteps[begin:end].tolist())
-        noises = noise.shares(scheduler, times, sigmas, begin)
-        return cls(times, None if sigmas is None else tuple(float(s) for s in sigmas[begin:end]), noises)
-
-
 class StepClock:
     """Counts runs, steps and branches of the denoisers of one session.
 
@@ -80,6 +50,7 @@ class StepClock:
         self._scheduler = scheduler
         self._steps = steps
         self.context: Context | None = None
+        self.loop: Loop | None = None
         self.run = -1
         self._running = False
         self._source: Source = "timestep"
@@ -122,6 +93,7 @@ class StepClock:
             self._start(timestep)
         else:
             self._follow(name, timestep)
+            self._outlive()
         branch = name or f"call{len(self._branches)}"
         self._branches.append(branch)
         self._timestep = timestep
@@ -168,7 +140,13 @@ class StepClock:
             self._schedule = None
         self._total = self.context.num_inference_steps if self.context else None
         if self._total is None:
-            self._total = len(self._schedule.timesteps) if self._schedule else self._steps
+            self._total = self._length(scheduler)
+
+    def _length(self, scheduler: Any) -> int | None:
+        """How many steps the run has that begins now."""
+        if self._schedule is None:
+            return self._steps
+        return self.loop.steps(scheduler, self._schedule) if self.loop else len(self._schedule.timesteps)
 
     def _follow(self, name: str | None, timestep: Time) -> None:
         """Moves on to the next step where the signal says so."""
@@ -196,6 +174,11 @@ class StepClock:
             self._index, self._branches = self._index + 1, []
             if self._schedule and not self._fits_schedule(timestep):
                 self._schedule, self._total = None, None
+
+    def _outlive(self) -> None:
+        """A loop that goes on after the steps that were said to be all is as long as its schedule."""
+        if self.loop and self._schedule and self._total is not None and self._index >= self._total:
+            self._total = len(self._schedule.timesteps)
 
     def _stands(self, name: str | None) -> bool:
         """Whether the next step has the time of this one, as the schedule says, and all branches have been here."""
@@ -273,19 +256,6 @@ class StepClock:
             return float(self.context.sigma)
         sigmas = self._schedule.sigmas if self._schedule else None
         return sigmas[self._index] if sigmas and self._index < len(sigmas) else None
-
-
-def _ends_without_noise(scheduler: Any, sigmas: Sequence[float] | None) -> bool:
-    """Whether the last timestep is no step, but where the last one leads to: nothing is left there to remove.
-
-    Told by its sigma. Without sigmas: a time of 0 that is one more than the steps asked for, and no count of training
-    steps, of which 0 is a real one.
-    """
-    timesteps = scheduler.timesteps
-    if sigmas is not None:
-        return sigmas[len(timesteps) - 1] == 0
-    asked = getattr(scheduler, "num_inference_steps", None)
-    return bool(asked == len(timesteps) - 1 and timesteps.is_floating_point() and timesteps[-1] == 0)
 
 
 def scalar(timestep: Any) -> float | None:

@@ -9,6 +9,7 @@ By what torch, diffusers or the model itself look up on every call:
   `module.compile()` overwrites it: `Shadow.intact` tells.
 - Where blocks are never called, but a function in a mapping for each of them, that entry is set.
 - `cache_context` and `_reset_stateful_cache` are how pipelines tell a model the branch, the step and the end of a run.
+- `progress_bar` is where a pipeline says how many steps its loop has.
 
 The denoiser itself is watched by torch's own forward hooks.
 """
@@ -211,7 +212,14 @@ def forbid(undo: ExitStack, module: nn.Module, name: str, refuse: Callable[..., 
     stand_before(undo, module, name, lambda inner: refuse)
 
 
-def stand_before(undo: ExitStack, module: nn.Module, name: str, make: Interceptor) -> None:
+def shows_bars(target: Any) -> list[Any]:
+    """What shows a bar over a loop: a pipeline, or those blocks of a modular one that are loops."""
+    shown = [target] if hasattr(target, "progress_bar") else []
+    parts = getattr(getattr(target, "_blocks", target), "sub_blocks", None)
+    return shown + [found for part in (parts or {}).values() for found in shows_bars(part)]
+
+
+def stand_before(undo: ExitStack, module: Any, name: str, make: Interceptor) -> None:
     """Runs `make(method)` in place of one of the module's methods, if it has it."""
     if hasattr(module, name):
         undo.callback(Shadow(module, name, functools.partial(_Listener, module, name, make)).restore)
@@ -261,7 +269,7 @@ def _itself(value: Any) -> Any:
 class _Listener:
     """A method set over one of the module's own; a copy of the module has its own method back."""
 
-    def __init__(self, module: nn.Module, name: str, make: Callable[[Any], Any], inner: Callable[..., Any]) -> None:
+    def __init__(self, module: Any, name: str, make: Callable[[Any], Any], inner: Callable[..., Any]) -> None:
         functools.update_wrapper(self, inner)
         self._module, self._name, self._call = module, name, make(inner)
 

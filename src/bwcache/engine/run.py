@@ -80,6 +80,7 @@ class RunState:
         self._ordinals: dict[str, int] = {}
         self._branches: dict[tuple[str, int], int] = {}
         self._denoisers: dict[str, str] = {}
+        self._skipped: dict[str, object] = {}
         self._visited: dict[str, int] = {}
         self._steps = (-1, -1)
 
@@ -186,6 +187,14 @@ class RunState:
         if self._denoisers.setdefault(lane, denoiser) != denoiser:
             self.forget(lane)
             self._denoisers[lane] = denoiser
+
+    def pass_over(self, branch: str, skipped: Tensor | None) -> None:
+        """Which rows pass over which blocks, `[blocks, batch]`: what is kept of a branch holds for the same alone."""
+        found = None if skipped is None else skipped.tolist()
+        if self._skipped.setdefault(branch, found) != found:
+            for lane in [lane for lane in self._visited if lane.split("#")[0] == branch]:
+                self.forget(lane)
+            self._skipped[branch] = found
 
     def visit(self, step: Step) -> None:
         """A lane comes by; if it stayed away for a step (guidance that pauses), what is kept of it is too old."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
@@ -22,6 +22,7 @@ from bwcache.engine.memory import DEFAULT, Memory
 from bwcache.engine.plan import Plan
 from bwcache.engine.run import RunState
 from bwcache.engine.samples import Rows
+from bwcache.engine.schedule import Loop
 from bwcache.errors import AlreadyAttached, AttachError, BWCacheError, NeverReused, complaint
 from bwcache.models import BlockSpec, BlockStack, denoisers, resolve, uncompiled
 from bwcache.policies import Policy
@@ -65,6 +66,8 @@ class Session:
             for name, module in denoisers(target, spec).items():
                 _refuse_unless_free(name, module)
                 self._install(undo, resolve(name, module, spec), partial(_in_use, target, name))
+            for part in hooks.shows_bars(target):
+                hooks.stand_before(undo, part, "progress_bar", self._at_bar(target))
             self._undo = undo.pop_all()
 
     def __repr__(self) -> str:
@@ -160,7 +163,7 @@ class Session:
                 for group in groups:
                     own = Rows(len(group.steps), rows.branches, rows.axis)
                     self._given = Forward(plan, run, group.steps, own, self._timing, group.decided)
-                    some = (args, kwargs) if len(groups) == 1 else samples.chosen((args, kwargs), group.samples, rows)
+                    some = (args, kwargs) if len(groups) == 1 else _on(group.samples, rows, plan.stack, args, kwargs)
                     outputs.append(inner(*some[0], **some[1]))
                 if len(groups) == 1:
                     return outputs[0]
@@ -197,6 +200,7 @@ class Session:
         if step.run != self._run_index or self._run is None:
             self._begin_run(step.run, step.total)
         assert self._run is not None
+        self._run.pass_over(step.branch, plan.stack.skipped(args, kwargs))
         return self._run, step
 
     def _after(self, returned: bool) -> None:
@@ -219,6 +223,19 @@ class Session:
 
     def _told(self, context: Context | None) -> None:
         self._clock.context = context
+
+    def _at_bar(self, pipeline: Any) -> hooks.Interceptor:
+        """Notes what a pipeline says of its loop as it shows a bar over it."""
+
+        def noting(inner: Callable[..., Any]) -> Callable[..., Any]:
+            def progress_bar(*args: Any, **kwargs: Any) -> Any:
+                given = dict(zip(("iterable", "total"), args, strict=False)) | kwargs
+                self._clock.loop = Loop.shown(pipeline, given.get("iterable"), given.get("total"))
+                return inner(*args, **kwargs)
+
+            return progress_bar
+
+        return noting
 
     def _begin_run(self, index: int, total: int | None) -> None:
         self._end_run(tell_clock=False)
@@ -273,6 +290,15 @@ def _guides(target: Any) -> bool:
         return bool(getattr(target, "do_classifier_free_guidance", False))
     except Exception:  # a property of somebody else's: whatever is wrong with it, a run must not fail for it
         return False
+
+
+def _on(some: Sequence[int], rows: Rows, stack: BlockStack, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A forward's arguments with the rows of some samples only."""
+    skipped = stack.skipped(args, kwargs)
+    chosen = samples.chosen((args, kwargs), some, rows)
+    if skipped is None or stack.skips is None:
+        return chosen
+    return stack.skips.replaced(samples.chosen(skipped.T, some, rows).T, *chosen)
 
 
 def _in_use(target: Any, name: str) -> Any:

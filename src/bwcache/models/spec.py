@@ -50,6 +50,8 @@ class BlockSpec:
             `name=value`: a forward in which one of these is set fills a cache that others read, so it always runs, and
             is no step.
         filling: the same of a forward that fills a cache and is a step too: it is always computed.
+        skips: the argument of the denoiser's forward, a tensor `[blocks, batch]`, that says which rows of the batch
+            pass over which blocks (skip-layer guidance within a batch); replayed only where it stays the same.
         entry: what its callers call: the module, or its `forward`.
         per_sample: whether a forward can be run on some samples of its batch: all its tensors have the batch first.
         batch_axis: along which axis of the streams inside the blocks the batch lies.
@@ -67,6 +69,7 @@ class BlockSpec:
     timestep: str = "timestep"
     aside: tuple[str, ...] = ()
     filling: tuple[str, ...] = ()
+    skips: str | None = None
     entry: Literal["call", "forward"] = "call"
     per_sample: bool = True
     batch_axis: int = 0

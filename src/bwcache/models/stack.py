@@ -31,6 +31,12 @@ class Stream:
             return kwargs[self.name]
         return args[self.position] if self.position is not None and self.position < len(args) else None
 
+    def replaced(self, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """The arguments of a call with another value of the stream."""
+        if self.name in kwargs or self.position is None:
+            return args, {**kwargs, self.name: value}
+        return (*args[: self.position], value, *args[self.position + 1 :]), kwargs
+
 
 @dataclass(frozen=True)
 class Aside:
@@ -172,7 +178,7 @@ class BlockStack:
         blocks: in the order of the forward.
         spec: the row.
         timestep: the argument of the denoiser's forward that carries the time.
-        asides, fillings: the row's `aside` and `filling`, found in the forward's arguments.
+        asides, fillings, skips: the row's `aside`, `filling` and `skips`, found in the forward's arguments.
     """
 
     name: str
@@ -182,6 +188,7 @@ class BlockStack:
     timestep: Stream
     asides: tuple[Aside, ...] = ()
     fillings: tuple[Aside, ...] = ()
+    skips: Stream | None = None
 
     def aside(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
         """The sign by which a forward is none of the run's, in words, or None."""
@@ -190,6 +197,11 @@ class BlockStack:
     def filling(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
         """The sign by which a forward fills a cache and is a step all the same, in words, or None."""
         return _sign(self.spec.filling, self.fillings, args, kwargs)
+
+    def skipped(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+        """Which rows of a forward's batch pass over which blocks, `[blocks, batch]`; None where it does not say."""
+        found = None if self.skips is None else self.skips.read(args, kwargs)
+        return found if isinstance(found, Tensor) else None
 
     def whole(self, keeps: Literal["output", "residual"] = "output") -> Site:
         """All blocks as one site."""
@@ -291,7 +303,8 @@ def resolve(name: str, module: nn.Module, spec: BlockSpec | None = None) -> Bloc
     kind = type(module).__name__
     asides = tuple(_aside(module, said, kind) for said in spec.aside)
     fillings = tuple(_aside(module, said, kind) for said in spec.filling)
-    return BlockStack(name, module, blocks, spec, _stream(module, spec.timestep, kind), asides, fillings)
+    skips = None if spec.skips is None else _stream(module, spec.skips, kind)
+    return BlockStack(name, module, blocks, spec, _stream(module, spec.timestep, kind), asides, fillings, skips)
 
 
 def _aside(module: nn.Module, said: str, kind: str) -> Aside:

@@ -686,6 +686,7 @@ ROWS: tuple[BlockSpec, ...] = (
     BlockSpec(
         "Transformer3DModel",
         (BlockList("transformer_blocks"),),
+        skips="skip_layer_mask",
         guidance="batched",
         pipelines=("LTXVideoPipeline", "LTXMultiScalePipeline"),
         home="ltx_video.models",

@@ -1,0 +1,100 @@
+"""How many steps a run has, and at which times: what a scheduler says, and what the pipeline says of its loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bwcache.engine import noise
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What a scheduler says before a run: timesteps and sigmas from the position where sampling begins.
+
+    Attributes:
+        timesteps: as the scheduler names them, in sampling order.
+        sigmas: of the same steps, or None where it has none.
+        noises: share of noise at each step and after the last one, or None where the scheduler does not say it.
+    """
+
+    timesteps: tuple[float, ...]
+    sigmas: tuple[float, ...] | None
+    noises: tuple[float, ...] | None = None
+
+    @classmethod
+    def read(cls, scheduler: Any, begin: int) -> Schedule | None:
+        """The schedule from `begin` on; None where the scheduler holds none (or one row per frame)."""
+        timesteps = getattr(scheduler, "timesteps", None)
+        if timesteps is None or getattr(timesteps, "ndim", 1) != 1 or len(timesteps) <= begin:
+            return None
+        sigmas: Any = getattr(scheduler, "sigmas", None)
+        if sigmas is not None:
+            sigmas = sigmas.tolist() if len(sigmas) >= len(timesteps) else None
+        end = len(timesteps) - _ends_without_noise(scheduler, sigmas)
+        end = max(end, begin + 1)
+        times = tuple(float(t) for t in timesteps[begin:end].tolist())
+        noises = noise.shares(scheduler, times, sigmas, begin)
+        return cls(times, None if sigmas is None else tuple(float(s) for s in sigmas[begin:end]), noises)
+
+
+def _ends_without_noise(scheduler: Any, sigmas: Sequence[float] | None) -> bool:
+    """Whether the last timestep is no step, but where the last one leads to: nothing is left there to remove.
+
+    Told by its sigma. Without sigmas: a time of 0 that is one more than the steps asked for, and no count of training
+    steps, of which 0 is a real one.
+    """
+    timesteps = scheduler.timesteps
+    if sigmas is not None:
+        return sigmas[len(timesteps) - 1] == 0
+    asked = getattr(scheduler, "num_inference_steps", None)
+    return bool(asked == len(timesteps) - 1 and timesteps.is_floating_point() and timesteps[-1] == 0)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What a pipeline says of the loop that it is about to run, as it shows a bar over it.
+
+    Some loops stop before their schedule ends, with noise left: an ensemble of experts hands over (`denoising_end` of
+    Stable Diffusion XL), or the last timestep is left out (LTX's long films). The scheduler knows nothing of it.
+
+    Attributes:
+        timesteps: the very tensor that the scheduler held when the bar was made.
+        over: the times that the bar goes over, where it was given them.
+        turns: of the bar, where it was given a number.
+        evaluations: what the pipeline itself names as its number of timesteps.
+    """
+
+    timesteps: Any
+    over: tuple[float, ...] | None = None
+    turns: int | None = None
+    evaluations: int | None = None
+
+    @classmethod
+    def shown(cls, pipeline: Any, iterable: Any, total: Any) -> Loop:
+        """What is said as `pipeline` makes a bar over `iterable`, or of `total` turns."""
+        timesteps = getattr(getattr(pipeline, "scheduler", None), "timesteps", None)
+        if isinstance(iterable, torch.Tensor) and iterable.ndim == 1:
+            return cls(timesteps, over=tuple(float(t) for t in iterable.tolist()))
+        return cls(timesteps, None, total, getattr(pipeline, "num_timesteps", None))
+
+    def steps(self, scheduler: Any, schedule: Schedule) -> int:
+        """How many steps of the schedule the loop goes through: all, unless it is certain that they are fewer.
+
+        A bar over times of the schedule up to one of them is. So is a number of turns, where each of the steps asked
+        for has one timestep; elsewhere (Heun, PNDM) bars count steps and not evaluations, and the pipeline's number of
+        timesteps counts. The bar must be of this very schedule.
+        """
+        whole = len(schedule.timesteps)
+        if self.timesteps is not scheduler.timesteps:
+            return whole
+        if self.over is not None:
+            first = schedule.timesteps[0]
+            left = self.over[self.over.index(first) :] if first in self.over else ()
+            return len(left) if left and left == schedule.timesteps[: len(left)] else whole
+        asked = getattr(scheduler, "num_inference_steps", None)
+        said = self.turns if asked == len(scheduler.timesteps) else self.evaluations
+        return said if isinstance(said, int) and 0 < said < whole else whole
