@@ -17,12 +17,27 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.native import hunyuan, latte, ltx, open_sora, skyreels, wan
+from benchmarks.native import (
+    cogvideo_sat,
+    hunyuan,
+    latte,
+    ltx,
+    mochi,
+    open_sora,
+    open_sora_plan,
+    skyreels,
+    videosys,
+    wan,
+)
 from benchmarks.native.case import Case
 from benchmarks.native.checks import check
 from bwcache.measure.environment import environment
 
-CASES = {case.name: case for module in (hunyuan, latte, ltx, open_sora, skyreels, wan) for case in module.CASES}
+CASES = {
+    case.name: case
+    for module in (cogvideo_sat, hunyuan, latte, ltx, mochi, open_sora, open_sora_plan, skyreels, videosys, wan)
+    for case in module.CASES
+}
 
 
 def commit(folder: Path) -> str | None:

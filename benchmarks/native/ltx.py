@@ -75,12 +75,14 @@ def opened(folder: Path, count: int, anew: int = 0, **call: Any) -> Sampler:
     return Sampler(pipe, lambda: sample([0, 1]), STEPS, ("call0",) * count, told=False, alone=alone)
 
 
-STG = {"stg_scale": 1.0, "rescaling_scale": 0.7, "skip_block_list": [2]}
-CHANGING = {**STG, "guidance_timesteps": [1.0, 0.6], "stg_scale": [1.0, 1.0], "skip_block_list": [[1, 2], [2]],
-            "rescaling_scale": [0.7, 0.7], "guidance_scale": [3.0, 3.0]}  # fmt: skip
+STG: dict[str, Any] = {"stg_scale": 1.0, "rescaling_scale": 0.7, "skip_block_list": [2]}
+CHANGING: dict[str, Any] = {
+    "guidance_timesteps": [1.0, 0.6], "stg_scale": [1.0, 1.0], "skip_block_list": [[1, 2], [2]],
+    "rescaling_scale": [0.7, 0.7], "guidance_scale": [3.0, 3.0],
+}  # fmt: skip
 REPOSITORY, DENOISER = "Lightricks/LTX-Video", "ltx_video.models.transformers.transformer3d.Transformer3DModel"
 STUBBED = "text encoder, VAE, initial latents"
-NO_STG = {"stg_scale": 0.0}
+NO_STG: dict[str, Any] = {"stg_scale": 0.0}
 CASES = (
     Case("ltx", REPOSITORY, DENOISER, "LTXVideoPipeline, guidance",
          lambda folder: opened(folder, 1, **NO_STG), STUBBED),

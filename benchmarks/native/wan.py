@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from benchmarks.native.case import Case
@@ -17,6 +18,7 @@ from benchmarks.native.stubs import attention, shell, stub, stub_absent
 STEPS = 8
 TINY = {"text_len": 6, "dim": 24, "ffn_dim": 32, "freq_dim": 16, "text_dim": 12, "num_heads": 2, "num_layers": 4}
 CPU = torch.device("cpu")
+STUBBED = "flash_attn (plain attention), text encoder, VAE"
 
 
 class Texts:
@@ -38,10 +40,19 @@ class Latents:
         """Keeps or passes on the latents."""
         return latents
 
+    def encode(self, pictures: list[Tensor]) -> list[Tensor]:
+        """Latents `[4, 1, H/8, W/8]` of each picture."""
+        return [torch.randn(4, 1, *(side // 8 for side in p.shape[-2:]), generator=seeded(7)) for p in pictures]
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A generator of its own."""
+    return torch.Generator().manual_seed(seed)
+
 
 def opened(folder: Path, module: str) -> Any:
     """A module of the package, which without CUDA cannot be imported as a whole."""
-    stub_absent("flash_attn", "easydict", "torchvision", "decord", "librosa", "cv2", "xfuser", "torchaudio")
+    stub_absent("flash_attn", "easydict", "torchvision", "decord", "librosa", "cv2", "xfuser", "torchaudio", "imageio")
     stub("wan.modules.t5", "wan.modules.vae", "wan.modules.clip", "wan.modules.vae2_1", "wan.modules.vae2_2")
     stub("wan.distributed.fsdp")
     for name in ("wan", "wan.modules", "wan.distributed", "wan.utils"):
@@ -95,11 +106,41 @@ def two_experts(folder: Path) -> Sampler:
     return Sampler(both, lambda: wan.generate("a cat", **asked_for), STEPS, ("call0", "call1"), forwards=2)
 
 
+def video_creation(folder: Path) -> Sampler:
+    """VACE: hints for some blocks are made of a video that is given, before the blocks run."""
+    found = opened(folder, "wan.vace")
+    made = model(found.VaceWanModel, vace_layers=[0, 2], vace_in_dim=6)
+    wan = task(found.WanVace, model=made)
+    wan.vace_encode_frames = lambda frames, *_, **__: [torch.randn(8, 3, 8, 8, generator=seeded(5))]
+    wan.vace_encode_masks = lambda *_: [torch.randn(2, 3, 8, 8, generator=seeded(6))]
+    wan.vace_latent = lambda frames, masks: [torch.cat([frames[0][:4], masks[0]])]
+    wan.decode_latent = lambda latents, _: latents
+    call = {key: value for key, value in asked().items() if key != "seed"}
+    return Sampler(
+        made, lambda: wan.generate("a cat", None, None, None, seed=0, **call), STEPS, ("call0", "call1"), forwards=2
+    )
+
+
+def text_and_image(folder: Path, picture: bool) -> Sampler:
+    """Wan 2.2 5B: a time per token; those of a given picture stand at 0."""
+    found = opened(folder, "wan.textimage2video")
+    found.TF.to_tensor = lambda image: torch.rand(3, image.height, image.width, generator=seeded(8))
+    wan = task(found.WanTI2V, model=model(found.WanModel, model_type="ti2v"))
+    given = {"img": Image.new("RGB", (64, 64)), "max_area": 64 * 64} if picture else {}
+    return Sampler(wan.model, lambda: wan.generate("a cat", **given, **asked()), STEPS, ("call0", "call1"), forwards=2)
+
+
 CASES = (
     Case("wan2.1", "Wan-Video/Wan2.1", "wan.modules.model.WanModel", "WanT2V.generate, UniPC",
          lambda folder: text_to_video(folder, "unipc")),
     Case("wan2.1-dpm", "Wan-Video/Wan2.1", "wan.modules.model.WanModel", "WanT2V.generate, DPM++",
          lambda folder: text_to_video(folder, "dpm++")),
+    Case("wan2.1-vace", "Wan-Video/Wan2.1", "wan.modules.vace_model.VaceWanModel", "WanVace.generate", video_creation,
+         f"{STUBBED}, latents of the given video"),
+    Case("wan2.2-ti2v", "Wan-Video/Wan2.2", "wan.modules.model.WanModel", "WanTI2V.generate",
+         lambda folder: text_and_image(folder, picture=False)),
+    Case("wan2.2-ti2v-picture", "Wan-Video/Wan2.2", "wan.modules.model.WanModel", "WanTI2V.generate, a picture given",
+         lambda folder: text_and_image(folder, picture=True), f"{STUBBED}, latents of the picture"),
     Case("wan2.2-a14b", "Wan-Video/Wan2.2", "wan.modules.model.WanModel, two experts", "WanT2V.generate",
          two_experts),
 )  # fmt: skip

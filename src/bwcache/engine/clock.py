@@ -5,7 +5,8 @@ The best signal there is wins, in this order:
 1. `context`: diffusers' cache context names the step index itself (Wan).
 2. `scheduler`: the context names the branch at most; the pipeline's scheduler counts its own steps. Right with
    repeated, integer and rounded timesteps.
-3. `timestep`: nobody counts; a step is a change of the timestep argument (DDIM, bare modules).
+3. `timestep`: nobody counts; a step is a change of the timestep argument (DDIM, bare modules), or, where times are
+   rounded, of the latents alone.
 
 A signal that contradicts itself is dropped for a weaker one. The number of steps stays known as long as the forwards
 come at the schedule's times; when it goes, policies compute.
@@ -13,17 +14,20 @@ come at the schedule's times; when it goes, policies compute.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 
 from bwcache.core import Step
 from bwcache.engine.schedule import Loop, Schedule
+from bwcache.engine.standstill import Given, rounds
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 Source = Literal["context", "scheduler", "timestep"]
 
 
@@ -65,6 +69,7 @@ class StepClock:
         self._direction = 0
         self._branches: list[str] = []
         self._widths: list[int] = []
+        self._given: Given | None = None
 
     @property
     def source(self) -> Source:
@@ -81,19 +86,23 @@ class StepClock:
         if steps is not None:
             self._steps = steps
 
-    def tick(self, timestep: Any) -> Step:
+    def tick(self, timestep: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] = NOTHING) -> Step:
         """The step of a forward that begins now.
 
         Args:
             timestep: the denoiser's timestep argument: a number, or a tensor of any shape (its maximum counts).
+            args, kwargs: all its arguments.
         """
         name = self.context.name if self.context else None
+        coarse = name is None and rounds(timestep)
         timestep = Time(timestep)
         if not self._running or self._restarts(name, timestep):
             self._start(timestep)
         else:
-            self._follow(name, timestep)
+            self._follow(name, timestep, self._went_on(timestep, args, kwargs))
             self._outlive()
+        if not self._branches:
+            self._given = Given(args, kwargs) if coarse and self._counts_times else None
         branch = name or f"call{len(self._branches)}"
         self._branches.append(branch)
         self._timestep = timestep
@@ -148,7 +157,17 @@ class StepClock:
             return self._steps
         return self.loop.steps(scheduler, self._schedule) if self.loop else len(self._schedule.timesteps)
 
-    def _follow(self, name: str | None, timestep: Time) -> None:
+    @property
+    def _counts_times(self) -> bool:
+        """Whether nothing but the times tells the steps of this run."""
+        return self._source == "timestep" and self._schedule is None
+
+    def _went_on(self, timestep: Time, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether this is the next step though its time, rounded, is that of the step before."""
+        given = self._given if self._counts_times and not self._moved(timestep) else None
+        return given is not None and given.is_followed_by(args, kwargs)
+
+    def _follow(self, name: str | None, timestep: Time, went_on: bool) -> None:
         """Moves on to the next step where the signal says so."""
         if self._source == "context":
             index = self.context.step_index if self.context else None
@@ -168,7 +187,7 @@ class StepClock:
             # Time moves and the scheduler does not: a copy of it or another one drives this run.
             self._source = "timestep"
         moved = self._moved(timestep)
-        if moved or self._stands(name):
+        if moved or went_on or self._stands(name):
             self._direction = moved or self._direction
             self._note_width(name)
             self._index, self._branches = self._index + 1, []

@@ -196,7 +196,7 @@ class Session:
 
     def _arrive(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[RunState, Step]:
         """The run and step of a forward that begins now."""
-        step = self._clock.tick(plan.stack.timestep.read(args, kwargs))
+        step = self._clock.tick(plan.stack.timestep.read(args, kwargs), args, kwargs)
         if step.run != self._run_index or self._run is None:
             self._begin_run(step.run, step.total)
         assert self._run is not None
