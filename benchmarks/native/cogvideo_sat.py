@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.native.case import Case
 from benchmarks.native.checks import Sampler, lively
-from benchmarks.native.stubs import stub_absent
+from benchmarks.native.stubs import stub, stub_absent
 
 STEPS = 8
 WORDS, WIDTH, TEXT = 6, 32, 12
@@ -55,7 +55,9 @@ def opened(folder: Path, count: int = 1) -> Sampler:
     """Imports what is needed from the checkout, with stubs for the rest."""
     sys.path.insert(0, str(folder / "sat"))
     stub_absent("deepspeed", "fsspec", "kornia", "torchvision", "pytorch_lightning", "decord", "imageio", "wandb",
-                "beartype", "boto3", "triton", "tensorboardX", "scipy", "bitsandbytes")  # fmt: skip
+                "beartype", "boto3", "triton", "tensorboardX", "datasets", "webdataset", "scipy",
+                "bitsandbytes")  # fmt: skip
+    stub("sat.data_utils")
     make = importlib.import_module("sgm.util").instantiate_from_config
     importlib.import_module(f"{PARTS}.sampling")
     args = SimpleNamespace(

@@ -18,9 +18,9 @@ STEPS = 8
 WIDTH, TEXT, WORDS = 24, 12, 6
 
 
-def opened(folder: Path, count: int = 1) -> Sampler:
-    """Imports what is needed from the checkout, with stubs for the rest."""
-    stub_absent("colossalai", "imageio", "torchvision", "flash_attn", "apex", "av", "cv2", "pandas")
+def opened(folder: Path) -> Sampler:
+    """Imports what is needed from the checkout, with stubs for the rest; its sampler takes one video at a time."""
+    stub_absent("colossalai", "imageio", "torchvision", "flash_attn", "av", "cv2", "pandas")
     for name in ("videosys", "videosys.core", "videosys.core.dcp", "videosys.core.pab", "videosys.core.distributed",
                  "videosys.models", "videosys.models.transformers", "videosys.schedulers"):  # fmt: skip
         shell(name, folder / name.replace(".", "/"))
@@ -38,17 +38,15 @@ def opened(folder: Path, count: int = 1) -> Sampler:
     )
 
     def given(*shape: int, seed: int) -> Tensor:
-        return torch.stack(
-            [torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(count)]
-        )
+        return torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
 
     def sample() -> Any:
         torch.manual_seed(0)
         sizes = {"height": 32.0, "width": 32.0, "num_frames": 51.0, "ar": 1.0, "fps": 24.0}
-        told: dict[str, Any] = {name: torch.tensor([value]).repeat(count) for name, value in sizes.items()}
-        told["mask"] = torch.tensor([[i < 3 + sample for i in range(WORDS)] for sample in range(count)]).long()
+        told: dict[str, Any] = {name: torch.tensor([value]) for name, value in sizes.items()}
+        told["mask"] = torch.tensor([[1, 1, 1, 0, 0, 0]])
         told["y"] = given(1, WORDS, TEXT, seed=10)
-        null = model.y_embedder.y_embedding[None].repeat(count, 1, 1)[:, None]
+        null = model.y_embedder.y_embedding[None, None]
         with torch.no_grad():
             return loop.sample(model, given(4, 2, 4, 4, seed=0), told, null, "cpu", progress=False)
 
@@ -59,6 +57,4 @@ REPOSITORY, STUBBED = "NUS-HPC-AI-Lab/VideoSys", "colossalai, text encoder, VAE"
 DENOISER = "videosys.models.transformers.open_sora_transformer_3d.STDiT3"
 CASES = (
     Case("videosys", REPOSITORY, DENOISER, "RFLOW.sample", opened, STUBBED),
-    Case("videosys-batch", REPOSITORY, DENOISER, "RFLOW.sample, two prompts", lambda folder: opened(folder, 2),
-         STUBBED),
 )  # fmt: skip

@@ -44,7 +44,7 @@ def test_leaving_restores_the_mapping_and_everything_else() -> None:
         assert inspect.signature(module.hooks["layer_forward"]) == inspect.signature(found["layer_forward"])
         assert module.hooks != found
         assert not equal(runs(module), expected)
-    assert module.hooks == found
+    assert module.hooks == module.transformer.hooks == found
     assert reuse_line(session.trace.events) == "CCrrCC"
     assert equal(runs(module), expected)
     assert everything_on(module) == before

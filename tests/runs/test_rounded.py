@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from laws import GREEDY
+from laws import CAREFREE, GREEDY
 from tiny import noise, wan_transformer
 from torch import Tensor
 
@@ -130,7 +130,7 @@ def test_nothing_but_the_latents_may_differ() -> None:
 def test_where_it_cannot_be_told_the_number_of_steps_is_given_up() -> None:
     """Something else differs as well: it could be another branch."""
     sampler = OtherTexts()
-    trace = traced(sampler, GREEDY)
+    trace = traced(sampler, CAREFREE)
     assert rows(trace) != sampler.seen()
     first = next(i for i, event in enumerate(trace.events) if event.total is None)
     assert {event.action for event in trace.events[first:]} == {"compute"}

@@ -90,9 +90,18 @@ class Entry(Shadow):
     def _set(self, value: Any) -> None:
         self._target[self._name] = value
 
+    def restore_in(self, module: nn.Module) -> None:
+        """Puts back what was there in other mappings of the module too, into which it was copied meanwhile."""
+        held = (value for part in module.modules() for value in vars(part).values() if isinstance(value, dict))
+        for mapping in held:
+            if mapping.get(self._name) is self._value:
+                mapping[self._name] = self._own
 
-def intercept_blocks(undo: ExitStack, blocks: Sequence[Block], arounds: Sequence[Interceptor]) -> list[Shadow]:
-    """Runs `around(inner)` in place of each call of a block, or of what is called in its place."""
+
+def intercept_blocks(
+    undo: ExitStack, module: nn.Module, blocks: Sequence[Block], arounds: Sequence[Interceptor]
+) -> list[Shadow]:
+    """Runs `around(inner)` in place of each call of a block of this module, or of what is called in its place."""
     shadows: list[Shadow] = []
     entries: dict[tuple[int, str], tuple[Hook, dict[int, Interceptor]]] = {}
     for block, around in zip(blocks, arounds, strict=True):
@@ -104,8 +113,10 @@ def intercept_blocks(undo: ExitStack, blocks: Sequence[Block], arounds: Sequence
             entries.setdefault(key, (block.hook, {}))[1][block.hook.number] = around
     for hook, numbered in entries.values():
         make = functools.partial(_Stand, functools.partial(_by_number, hook.index, numbered))
-        shadows.append(Entry(hook.owner, hook.name, make))
-        undo.callback(shadows[-1].restore)
+        entry = Entry(hook.owner, hook.name, make)
+        shadows.append(entry)
+        undo.callback(entry.restore_in, module)
+        undo.callback(entry.restore)
     return shadows
 
 

@@ -124,7 +124,7 @@ class Session:
         plan = Plan.of(self.policy, stack)
         whole = Whole(undo, stack, look)
         arounds = [self._at_block(plan, i) for i in range(len(stack.blocks))]
-        shadows = hooks.intercept_blocks(undo, stack.blocks, arounds)
+        shadows = hooks.intercept_blocks(undo, stack.module, stack.blocks, arounds)
         if self._per_sample and len(plan.leaving) == 1:
             undo.callback(hooks.intercept(stack.module, self._at_batch(plan)).restore)
         hooks.watch(undo, self, stack.module, self._before(plan, shadows), self._after, stack.spec.entry)
