@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import sys
@@ -51,11 +52,16 @@ def units(count: int) -> tuple[Unit, ...]:
 
 
 def study(
-    name: str, contenders: Sequence[Contender], count: int, steps: int = shapes.STEPS, pipe: Any = None
+    name: str,
+    contenders: Sequence[Contender],
+    count: int,
+    steps: int = shapes.STEPS,
+    pipe: Any = None,
+    frames: int = shapes.FRAMES,
 ) -> tuple[list[Cell], list[Standing]]:
     """Races contenders on so many videos; what is there from an earlier call is not run again."""
     pipe = pipe or load()
-    asked = request(steps=steps)
+    asked = dataclasses.replace(request(steps=steps), frames=frames)
     folder = Folder(RUNS / name, identity(pipe, asked, "shapes"))
     field = Race(tuple(contenders), units(count), asked)
     with tqdm(total=len(field), desc=name) as bar:

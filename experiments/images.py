@@ -8,21 +8,18 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-import bwcache
 from bwcache import shapes
-from bwcache.study import Folder, Race, UnderPolicy, race, standings
-from bwcache.study.race import identity
 from experiments.common import (
-    RUNS,
     captions,
     exact_trace,
     indicator,
     load,
     picture,
+    policies,
     publish,
     request,
     standing_rows,
-    units,
+    study,
 )
 from training.models import IMAGE_FRAMES, load_image_model
 
@@ -45,14 +42,12 @@ def main() -> None:
             if frames == 1:
                 pictures.append(made.frames[0])
         found[name] = np.array(curves)
-    asked = dataclasses.replace(request(), frames=IMAGE_FRAMES)
-    contenders = tuple(UnderPolicy(bwcache.BWCache(threshold=t), ("threshold",)) for t in THRESHOLDS)
-    cells = race(pipe, Race(contenders, units(VIDEOS), asked), Folder(RUNS / "images", identity(pipe, asked, "shapes")))
-    rows = standing_rows(standings(cells), lambda row: f"threshold {row.settings['threshold']:g}")
+    grid = ({"threshold": t} for t in THRESHOLDS)
+    _, found_rows = study("images", policies(grid, ("threshold",)), VIDEOS, pipe=pipe, frames=IMAGE_FRAMES)
+    rows = standing_rows(found_rows, lambda row: f"threshold {row.settings['threshold']:g}")
     quantiles = {name: np.nanquantile(runs[:, 1:], (0.1, 0.5, 0.9), axis=0).tolist() for name, runs in found.items()}
-    publish(
-        "images", {"videos": VIDEOS, "curves": quantiles, "rows": [s.to_json() for s in standings(cells)]}, pipe, rows
-    )
+    figures = {"videos": VIDEOS, "curves": quantiles, "rows": [row.to_json() for row in found_rows]}
+    publish("images", figures, pipe, rows)
     draw(found, pictures)
 
 
