@@ -146,11 +146,17 @@ def test_what_was_expected_before_a_new_feature_came_is_not_handed_out() -> None
 
 
 @pytest.mark.parametrize("offload", [False, True])
-def test_growth_is_what_a_feature_adds(offload: bool) -> None:
+@pytest.mark.parametrize("history", [1, 2, 3])
+def test_growth_is_what_a_feature_and_those_to_come_add(offload: bool, history: int) -> None:
     store = FeatureStore(offload)
-    puts = [(SIGNATURE, {"x": feature(i)}) for i in range(3)]
-    puts += [(("another",), {"x": torch.ones(1, 6, 2)}), (SIGNATURE, {"x": feature(1), "y": feature(2)})]
-    for signature, streams in puts:
-        before, growth = store.nbytes, store.growth(KEY, signature, streams, history=2)
-        store.put(KEY, signature, 0.5, streams, history=2)
-        assert store.nbytes - before == growth
+    for signature, streams in [
+        (SIGNATURE, {"x": feature(1)}),
+        (("another",), {"x": torch.ones(1, 6, 2)}),
+        (SIGNATURE, {"x": feature(1), "y": feature(2)}),
+    ]:
+        foreseen = [store.nbytes + store.growth(KEY, signature, streams, history)]
+        for _ in range(history + 1):
+            store.put(KEY, signature, 0.5, streams, history)
+            foreseen.append(store.nbytes + store.growth(KEY, signature, streams, history))
+            assert store.full_bytes(history) == foreseen[0]
+        assert foreseen == [store.nbytes] * (history + 2)

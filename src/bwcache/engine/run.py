@@ -118,14 +118,19 @@ class RunState:
         Raises:
             OverBudget: as `keep`.
         """
-        held = Need(self.store.nbytes, self._sampled_bytes)
+        if self.account.limited:
+            self._hold_to_limit(steps)
+        self.trace.peak_bytes = max(self.trace.peak_bytes, self.store.nbytes + self._sampled_bytes)
+        self.trace.host_bytes = max(self.trace.host_bytes, self.store.host_bytes)
+        self.trace.hidden_bytes = max(self.trace.hidden_bytes, hidden_bytes)
+
+    def _hold_to_limit(self, steps: Sequence[Step]) -> None:
+        predictor = self.policy.feature_predictor
+        held = Need(self.store.full_bytes(predictor.history if predictor else 0), self._sampled_bytes)
         if not self.account.fits(held):
             self.account.refuse([step.lane for step in steps], held, self.in_first_step)
             for step in steps:
                 self.forget(step.lane)
-        self.trace.peak_bytes = max(self.trace.peak_bytes, self.store.nbytes + self._sampled_bytes)
-        self.trace.host_bytes = max(self.trace.host_bytes, self.store.host_bytes)
-        self.trace.hidden_bytes = max(self.trace.hidden_bytes, hidden_bytes)
 
     @property
     def _sampled_bytes(self) -> int:

@@ -125,17 +125,21 @@ class FeatureStore:
     def _held(self) -> int:
         return sum(slot.nbytes for slot in self._slots.values())
 
+    def full_bytes(self, history: int) -> int:
+        """What `nbytes` will be when each site holds `history` features like those it has."""
+        if self._offload is not None:
+            return 0
+        return sum(slot.nbytes // len(slot.past) * max(history, len(slot.past)) for slot in self._slots.values())
+
     def growth(self, key: Key, signature: Signature, streams: dict[str, Tensor], history: int) -> int:
-        """Bytes by which `put` would add to `nbytes`; below 0 where it frees more than it takes."""
+        """Bytes by which `nbytes` grows with this feature and those to come until `history` are held; may be < 0."""
         if self._offload is not None:
             return 0
         new = sum(stream.nbytes for stream in streams.values())
         slot = self._slots.get(key)
-        if slot is None:
-            return new
-        if slot.signature != signature:
-            return new - slot.nbytes
-        return new if len(slot.past) < history else 0
+        if slot is None or slot.signature != signature:
+            return new * history - (0 if slot is None else slot.nbytes)
+        return new * max(history - len(slot.past), 0)
 
 
 def _copied(feature: Tensor, over: Tensor | None = None) -> Tensor:
