@@ -1,7 +1,7 @@
 """Writes docs/figures.md and its plots from benchmarks/results: `python -m benchmarks.page`.
 
-So the page says what was measured, and nothing else. Run it after `benchmarks.engine`, `benchmarks.quality` and
-`benchmarks.samples`.
+So the page says what was measured, and nothing else. Run it after `benchmarks.engine`, `benchmarks.quality`,
+`benchmarks.samples` and `benchmarks.sufficient`.
 """
 
 from __future__ import annotations
