@@ -492,7 +492,7 @@ def test_numbers_are_read_once_per_computed_step_whatever_the_branches(monkeypat
     reads, read = [], RunState._read
 
     def counted(run: RunState, pending: list[Any]) -> Any:
-        measured = [forward for forward in pending if forward.sums is not None]
+        measured = [forward for forward, _ in pending if forward.sums is not None]
         if measured:
             reads.append(sorted({forward.step.index for forward in measured}))
         return read(run, pending)

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from bwcache.core import Event, Step, Trace
 from bwcache.engine import ranks, samples, timing
 from bwcache.engine.memory import DEFAULT, Account, Memory, Need
+from bwcache.engine.reading import Reading, arrived
 from bwcache.engine.samples import Outline, Rows
 from bwcache.features import FeatureStore
 from bwcache.features.foretelling import Foretelling
@@ -45,6 +45,10 @@ class Pending:
     blocks: list[tuple[timing.Mark, timing.Mark]] = field(default_factory=list)
     indicator: list[tuple[timing.Mark, timing.Mark]] = field(default_factory=list)
 
+    def numbers(self) -> list[Tensor]:
+        """All that is there, in the order of the fields."""
+        return [part for part in (self.measured, self.sums, self.foretold) if part is not None]
+
 
 class RunState:
     """Trace, features, taps and policy state of one run.
@@ -72,7 +76,7 @@ class RunState:
         self._taps: dict[Key, SampledTaps | ExactTaps] = {}
         self._foretellings: dict[Key, Foretelling] = {}
         self._dampings: dict[tuple[int | None, str], float] = {}
-        self._pending: list[Pending] = []
+        self._pending: list[tuple[Pending, Reading]] = []
         self._group = group
         self.spoilt: set[Key] = set()
         self.outlines: dict[tuple[str, int], Outline] = {}
@@ -109,8 +113,9 @@ class RunState:
         return len(self.trace.events) - 1
 
     def await_numbers(self, pending: Pending) -> None:
-        """Keeps a computed forward until its numbers are wanted: they are read when the next decision needs them."""
-        self._pending.append(pending)
+        """Sends a computed forward's numbers on their way: they are wanted when the next decision is due."""
+        agreed = [ranks.agree(part, self._group).flatten() for part in pending.numbers()]
+        self._pending.append((pending, Reading(agreed)))
 
     def note_bytes(self, steps: Sequence[Step], hidden_bytes: int) -> None:
         """Takes note of what is held after a forward, and of the size of one hidden state.
@@ -210,10 +215,10 @@ class RunState:
         self._visited[step.lane] = step.index
 
     def resolve(self) -> None:
-        """Reads what the computed forwards measured, in one device-to-host copy, and tells policy and trace."""
+        """Takes what the computed forwards measured, and tells policy and trace."""
         pending, self._pending = self._pending, []
         together: dict[tuple[int | None, str], Foretold] = {}
-        for forward, (measured, finite, foretold) in zip(pending, self._read(pending), strict=True):
+        for (forward, _), (measured, finite, foretold) in zip(pending, self._read(pending), strict=True):
             self.spoilt.discard(forward.key)
             if not finite:
                 self.store.drop(forward.key)
@@ -226,7 +231,7 @@ class RunState:
 
     def resolve_before(self, step: Step) -> None:
         """As `resolve`, once per step: what other branches measured in this same step is for the next one."""
-        if self._pending and self._pending[0].step.index != step.index:
+        if self._pending and self._pending[0][0].step.index != step.index:
             self.resolve()
 
     def close(self) -> None:
@@ -236,19 +241,11 @@ class RunState:
         self._taps.clear()
         self._foretellings.clear()
 
-    def _read(self, pending: list[Pending]) -> list[tuple[Measured | None, bool, Foretold | None]]:
+    def _read(self, pending: list[tuple[Pending, Reading]]) -> list[tuple[Measured | None, bool, Foretold | None]]:
         """What each forward measured, whether what it kept is finite, and how well that was foretold."""
-        parts: list[Tensor] = []
-        for forward in pending:
-            if forward.measured is not None:
-                parts.append(ranks.agree(forward.measured, self._group).flatten())
-            if forward.sums is not None:
-                parts.append(ranks.agree(forward.sums, self._group).flatten())
-            if forward.foretold is not None:
-                parts.append(ranks.agree(forward.foretold, self._group))
-        numbers = iter(torch.cat([part.to(parts[0].device) for part in parts]).tolist() if parts else ())
+        numbers = iter(arrived([reading for _, reading in pending]))
         read: list[tuple[Measured | None, bool, Foretold | None]] = []
-        for forward in pending:
+        for forward, _ in pending:
             measured = None
             if forward.measured is not None:
                 taps = forward.measured.shape[1]

@@ -157,8 +157,8 @@ class ExactTaps:
         self._seen, self._sums = [], []
         if not complete:
             return None
-        together = torch.stack([part.to(sums[0].device) for part in sums])
-        return spread([together.view(-1, 2).t()], seen, self._count)
+        together = torch.stack([part.to(sums[0].device) for part in (*sums[::2], *sums[1::2])])
+        return spread([together.view(2, -1)], seen, self._count)
 
     @property
     def nbytes(self) -> int:
