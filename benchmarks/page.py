@@ -27,6 +27,12 @@ def result(name: str) -> dict[str, Any]:
     return found
 
 
+def on_gpus() -> list[dict[str, Any]]:
+    """What `benchmarks.gpu` wrote on each GPU."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
+    return [figures for figures in found if figures.get("benchmark") == "gpu" and not figures["small"]]
+
+
 def shape_of(curve: list[float]) -> str:
     """The curve in words: its middle half against its first and last steps, a third apart at least to count."""
     quarter = max(1, len(curve) // 4)
@@ -89,7 +95,9 @@ def main() -> None:
     plot_front(quality, images / "front.png")
     jinja = Environment(loader=FileSystemLoader(HERE), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     jinja.filters["shape"] = shape_of
-    page = jinja.get_template("page.md.jinja").render(engine=engine, quality=quality, samples=samples)
+    page = jinja.get_template("page.md.jinja").render(
+        engine=engine, quality=quality, samples=samples, sufficient=result("sufficient"), gpus=on_gpus()
+    )
     (DOCS / "figures.md").write_text(page.rstrip() + "\n", encoding="utf-8")
 
 
