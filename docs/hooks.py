@@ -1,7 +1,7 @@
 """What the pages take from the code when they are built, so that they cannot say anything else.
 
 A marker on a line of its own is replaced. `<!-- matrix -->` and `<!-- native -->`: the models with what was verified.
-`<!-- models -->`: the rows of the model table. `<!-- presets -->`: what is published for some. `<!-- refused -->`: why
+`<!-- models -->`: the rows of the model table. `<!-- idle -->`: what a replay skips outside of the blocks. `<!-- presets -->`: what is published for some. `<!-- refused -->`: why
 others have no row. `<!-- policies -->`: the policies. `<!-- cli -->`: every command and option.
 CONTRIBUTING.md and CHANGELOG.md become pages.
 """
@@ -34,6 +34,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         "matrix": matrix,
         "native": native,
         "models": models,
+        "idle": idle,
         "presets": presets,
         "refused": refused,
         "policies": policies,
@@ -155,6 +156,17 @@ def models() -> str:
             returns = ", ".join(f"`{stream}`" for stream in part.returns)
             last = kept if part is row.lists[-1] else ""
             lines.append(f"| {name} | `{part.path}` | {returns} | {last} |")
+    return "\n".join(lines)
+
+
+def idle() -> str:
+    """What a replay skips outside of the blocks, one line per row that names something."""
+    from bwcache.models.table import ROWS
+
+    lines = ["| denoiser | skipped too |", "|---|---|"]
+    for row in ROWS:
+        if row.idle:
+            lines.append(f"| `{row.model}` | {', '.join(f'`{path}`' for path in row.idle)} |")
     return "\n".join(lines)
 
 

@@ -20,6 +20,7 @@ LEGEND = (
     "Native code is no dependency: its ticks stand for modules that are called in the same way, written for the tests.",
     "Its pipelines need a GPU and their own packages and weights: not run here. All of diffusers' were.",
     "Blocks: the lists (+ then, & in turn) and what a block returns, * what is read of the last one.",
+    "What else a replay skips, outside of the blocks, is in --json.",
     "Guidance: batched, in one forward; separate, in forwards of their own; either; none, distilled.",
     "Preset: threshold and interval published for BWCache; elsewhere its defaults are used.",
 )
@@ -71,6 +72,7 @@ def described(row: BlockSpec) -> dict[str, Any]:
         "zipped": row.zipped,
         "decoded": list(row.decoded),
         "timestep": row.timestep,
+        "idle": list(row.idle),
         "guidance": row.guidance,
         "preset": preset and {"method": preset.method, "settings": dict(preset.settings), "source": preset.source},
         "verified": {"model": shown.model, "pipelines": list(shown.pipelines)},

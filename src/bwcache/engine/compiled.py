@@ -158,6 +158,17 @@ class Whole:
             self._module._compiled_call_impl = self._call
 
 
+def is_within(module: nn.Module, path: str) -> bool:
+    """Whether the module at that path lies in a part of the denoiser that is compiled as one: a graph is left alone."""
+    part: Any = module
+    for name in path.split(".")[:-1]:
+        part = getattr(part, name)
+        compiled = getattr(part, hooks.CALL, None) is not None or hasattr(part, "_orig_mod")
+        if compiled or _context(vars(part).get("forward")) is not None:
+            return True
+    return False
+
+
 class _Stand:
     """Stands in the place of a compiled call, and calls what it compiled; once idle, or in a copy, it is that call."""
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from bwcache.core import Decision, Event, Step
 from bwcache.core.decision import compute
 from bwcache.engine import timing
+from bwcache.engine.idle import Inputs, Spared
 from bwcache.engine.memory import need
 from bwcache.engine.plan import Place, Plan
 from bwcache.engine.run import Pending, RunState
@@ -49,6 +50,7 @@ class Forward:
         timed: whether to take the time.
         decided: what was decided for each lane before the forward; None: it is asked for at each site.
         filling: the sign that it fills a cache of the model's own, or None.
+        spared: the idle modules, where they may be skipped.
         refusal: why nothing is kept of it, or None.
     """
 
@@ -59,6 +61,7 @@ class Forward:
     timed: bool
     decided: tuple[Decision, ...] | None = None
     filling: str | None = None
+    spared: Spared | None = None
     refusal: str | None = None
     passages: list[Passage] = field(default_factory=list)
     indicator: list[tuple[timing.Mark, timing.Mark]] = field(default_factory=list)
@@ -66,6 +69,37 @@ class Forward:
     route: list[int] = field(default_factory=list)
     computed: int = 0
     hidden: int = 0
+
+    def foresee(self, given: Inputs | None) -> None:
+        """Skips the idle modules if this is going to be a replay: asks for the decision, where no doubt can be left.
+
+        Args:
+            given: what is told of the forward's arguments.
+        """
+        spared, site = self.spared, self.plan.alone
+        if spared is None or site is None or given is None:
+            return
+        spared.inputs = given
+        known = self.run.idle.get(given)
+        spared.notes = known is None
+        if known is None or torch.is_grad_enabled() or self.filling is not None or not self._keeps:
+            return
+        if spared.idle.is_watched:
+            return
+        for step in self.steps:
+            self.run.run_by(self.plan.stack.name, step.lane)
+        self.run.resolve_before(self.steps[0])
+        for step in self.steps:
+            if self.run.nothing_kept(step, self._key(step, site)) or self.run.given.get(step.lane) != given:
+                return
+        if self.decided is None:
+            asked = (Observation(step, site.name) for step in self.steps)
+            self.decided = tuple(self.run.policy.decide(each, self.run.state) for each in asked)
+        spared.outlines, spared.skips = known, all(decision.reuses for decision in self.decided)
+
+    def again(self) -> Forward:
+        """The same forward from its start, with all its modules."""
+        return Forward(self.plan, self.run, self.steps, self.rows, self.timed, self.decided)
 
     def block(self, i: int, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The call of the i-th block: computed, or answered from what is kept."""
@@ -105,6 +139,8 @@ class Forward:
             self._forget()
             self._note_without_last_block()
             return
+        if self.spared is not None and self.computed:
+            self._keep_outlines(self.spared)
         measured = self._measure() if self.computed else [None] * len(self.steps)
         for j, step in enumerate(self.steps):
             self._keep_route(step)
@@ -126,6 +162,12 @@ class Forward:
         self.run.note_bytes(self.steps, self.hidden)
         if self.steps[0].total is not None and self.steps[0].index >= self.steps[0].total - 1:
             self._forget()
+
+    def _keep_outlines(self, spared: Spared) -> None:
+        for step in self.steps:
+            self.run.given[step.lane] = spared.inputs
+        if spared.notes and spared.inputs is not None:
+            self.run.idle[spared.inputs] = spared.outlines
 
     def _note_without_last_block(self) -> None:
         """Nothing was kept of this forward, and its rows say why."""
@@ -190,6 +232,8 @@ class Forward:
             Event.at(step, site=where, action="reuse" if reuses else "compute", reason=decision.reason)
             for step, decision in zip(self.steps, decisions, strict=True)
         ]
+        if self.spared is not None and not reuses:
+            self.spared.compute(events[0].reason)
         self.passages.append(
             Passage(site, reuses, signature, entered, events, [None] * len(events), [None] * len(events))
         )

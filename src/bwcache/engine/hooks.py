@@ -149,15 +149,25 @@ def intercept(module: nn.Module, around: Interceptor) -> Shadow:
     return Shadow(module, CALL, make)
 
 
+def intercept_all(
+    undo: ExitStack, modules: Mapping[str, nn.Module], around: Callable[[str], Interceptor]
+) -> list[Shadow]:
+    """Intercepts modules, each by what stands around it: told by its name."""
+    shadows = [intercept(module, around(name)) for name, module in modules.items()]
+    for shadow in shadows:
+        undo.callback(shadow.restore)
+    return shadows
+
+
 def watch(
     undo: ExitStack,
     session: Any,
     module: nn.Module,
     before: Callable[..., None],
-    after: Callable[[bool], None],
+    after: Callable[[Any], None],
     entry: str = "call",
 ) -> None:
-    """Calls `before(args, kwargs)` and `after(returned)` around each forward of this one module; False if it raised.
+    """Calls `before(args, kwargs)` and `after(output)` around each forward of this one module; None if it raised.
 
     Args:
         entry: "forward" where callers call `module.forward(...)`, which no hook of torch sees.
@@ -172,7 +182,7 @@ def watch(
             try:
                 returned = inner(*args, **kwargs)
             finally:
-                told(returned is not None)
+                told(returned)
             return returned
 
         return watched
@@ -181,7 +191,7 @@ def watch(
         undo.callback(Shadow(module, "forward", functools.partial(_Listener, module, "forward", around)).restore)
         before, after = _nothing, _nothing
     enter = _Watcher(lambda module, args, kwargs: before(args, kwargs), session)
-    leave = _Watcher(lambda module, args, output: after(output is not None), session)
+    leave = _Watcher(lambda module, args, output: after(output), session)
     undo.callback(module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True).remove)
     undo.callback(module.register_forward_hook(leave, always_call=True).remove)
 

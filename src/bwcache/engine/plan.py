@@ -29,12 +29,15 @@ class Plan:
         places: one for each block, in call order.
         taps: how many blocks are tapped.
         leaving: the last block of each site.
+        alone: the site, where it is the only one, has all blocks and keeps their output: nothing else has a say in what
+            a forward of it returns.
     """
 
     stack: BlockStack
     places: tuple[Place, ...]
     taps: int
     leaving: frozenset[int]
+    alone: Site | None
 
     @classmethod
     def of(cls, policy: Policy[Any], stack: BlockStack) -> Plan:
@@ -53,7 +56,8 @@ class Plan:
             ordinal, stream = taps.get(i, (None, block.streams[0].name))
             places.append(Place(block, at, at is not None and i == at.last, ordinal, block.position(stream)))
         leaving = frozenset(site.last for site in sites if site is not None)
-        return cls(stack, tuple(places), len(taps), leaving)
+        alone = sites[0] if len(set(sites)) == 1 and sites[0] is not None and sites[0].keeps == "output" else None
+        return cls(stack, tuple(places), len(taps), leaving, alone)
 
 
 def _expect_residual(site: Site, stack: BlockStack) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bwcache.core import Event, Step, Trace
 from bwcache.engine import ranks, samples, timing
+from bwcache.engine.idle import Inputs, Outlines
 from bwcache.engine.memory import DEFAULT, Account, Memory, Need
 from bwcache.engine.reading import Reading, arrived
 from bwcache.engine.samples import Outline, Rows
@@ -62,6 +63,7 @@ class RunState:
 
     `spoilt` says of what the last computed feature was not finite, `outlines` what blocks returned, by branch and
     block, where that cannot be told from what entered them, and `routes` which blocks a lane last ran through.
+    `given` says with which inputs what is kept of a lane was made, `idle` what the idle modules returned with them.
     """
 
     def __init__(
@@ -81,6 +83,8 @@ class RunState:
         self.spoilt: set[Key] = set()
         self.outlines: dict[tuple[str, int], Outline] = {}
         self.routes: dict[str, list[int]] = {}
+        self.given: dict[str, Inputs | None] = {}
+        self.idle: dict[Inputs, Outlines] = {}
         self._ordinals: dict[str, int] = {}
         self._branches: dict[tuple[str, int], int] = {}
         self._denoisers: dict[str, str] = {}

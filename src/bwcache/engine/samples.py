@@ -125,10 +125,11 @@ class Outline:
             return cls(type(value), items=tuple(cls.of(item, samples) for item in value))
         return cls(object, value=value)
 
-    def filled(self, samples: int = 1) -> Any:
-        """A value of this outline; what its tensors hold is of no meaning."""
+    def filled(self, samples: int = 1, value: float | None = None) -> Any:
+        """A value of this outline; what its tensors hold is of no meaning, or everywhere `value`."""
         if self.kind is Tensor:
-            return torch.empty((self.size[0] * samples, *self.size[1:]), dtype=self.dtype, device=self.device)
+            made = torch.empty((self.size[0] * samples, *self.size[1:]), dtype=self.dtype, device=self.device)
+            return made if value is None else made.fill_(value)
         if self.kind in (list, tuple):
-            return self.kind(item.filled(samples) for item in self.items)
+            return self.kind(item.filled(samples, value) for item in self.items)
         return self.value

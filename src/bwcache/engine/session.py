@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -15,9 +15,10 @@ from torch import nn
 from bwcache.core import Step, Trace
 from bwcache.engine import hooks, samples
 from bwcache.engine.clock import Context, StepClock
-from bwcache.engine.compiled import Whole
+from bwcache.engine.compiled import Whole, is_within
 from bwcache.engine.forward import Forward
 from bwcache.engine.groups import grouped
+from bwcache.engine.idle import Doubt, Idle, Spared, inputs
 from bwcache.engine.memory import DEFAULT, Memory
 from bwcache.engine.plan import Plan
 from bwcache.engine.run import RunState
@@ -125,9 +126,11 @@ class Session:
         whole = Whole(undo, stack, look)
         arounds = [self._at_block(plan, i) for i in range(len(stack.blocks))]
         shadows = hooks.intercept_blocks(undo, stack.module, stack.blocks, arounds)
-        if self._per_sample and len(plan.leaving) == 1:
-            undo.callback(hooks.intercept(stack.module, self._at_batch(plan)).restore)
-        hooks.watch(undo, self, stack.module, self._before(plan, shadows), self._after, stack.spec.entry)
+        idle = self._idle(plan)
+        everywhere = [*shadows, *hooks.intercept_all(undo, idle.modules, partial(self._at_idle, plan))]
+        if len(plan.leaving) == 1 and (self._per_sample or idle.modules):
+            undo.callback(hooks.intercept(stack.module, self._at_batch(plan, idle)).restore)
+        hooks.watch(undo, self, stack.module, self._before(plan, everywhere), self._after, stack.spec.entry)
         hooks.listen(undo, stack.module, self._told, self._end_run)
         whole.watch(undo, shadows)
         hooks.forbid(undo, stack.module, "enable_cache", _no_other_cache(stack.name))
@@ -148,7 +151,27 @@ class Session:
 
         return around
 
-    def _at_batch(self, plan: Plan) -> hooks.Interceptor:
+    def _idle(self, plan: Plan) -> Idle:
+        """The modules that can be skipped in a replay of this plan."""
+        stack = plan.stack
+        surprising = plan.alone is None or stack.spec.entry != "call" or self._group is not None
+        if surprising or not self.policy.may_reuse:
+            return Idle({})
+        return Idle({path: part for path, part in stack.idle.items() if not is_within(stack.module, path)})
+
+    def _at_idle(self, plan: Plan, path: str) -> hooks.Interceptor:
+        def around(inner: Callable[..., Any]) -> Callable[..., Any]:
+            def intercepted(*args: Any, **kwargs: Any) -> Any:
+                forward = self._forward
+                if forward is None or forward.spared is None or forward.plan is not plan:
+                    return inner(*args, **kwargs)
+                return forward.spared.call(path, inner, args, kwargs)
+
+            return intercepted
+
+        return around
+
+    def _at_batch(self, plan: Plan, idle: Idle) -> hooks.Interceptor:
         """Runs a batch whose samples decide differently in two forwards, one for each decision."""
 
         def around(inner: Callable[..., Any]) -> Callable[..., Any]:
@@ -157,14 +180,14 @@ class Session:
                 if plan.stack.aside(args, kwargs):
                     return inner(*args, **kwargs)
                 run, step = self._arrive(plan, args, kwargs)
-                rows = run.rows(plan.stack, step.branch, args, kwargs)
+                rows = run.rows(plan.stack, step.branch, args, kwargs) if self._per_sample else Rows()
                 groups = grouped(run, plan, step, rows)
                 outputs = []
                 for group in groups:
                     own = Rows(len(group.steps), rows.branches, rows.axis)
-                    self._given = Forward(plan, run, group.steps, own, self._timing, group.decided)
+                    forward = Forward(plan, run, group.steps, own, self._timing, group.decided)
                     some = (args, kwargs) if len(groups) == 1 else _on(group.samples, rows, plan.stack, args, kwargs)
-                    outputs.append(inner(*some[0], **some[1]))
+                    outputs.append(self._ran(forward, idle, inner, *some))
                 if len(groups) == 1:
                     return outputs[0]
                 return samples.merged(outputs, [group.samples for group in groups], rows)
@@ -172,6 +195,27 @@ class Session:
             return intercepted
 
         return around
+
+    def _ran(
+        self, forward: Forward, idle: Idle, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """One forward; again, with all its modules, where it turned out that it needed one that it skipped."""
+        self._given = forward
+        if not idle.modules or idle.read:
+            return inner(*args, **kwargs)
+        forward.spared = Spared(idle)
+        with suppress(Doubt):
+            returned = inner(*args, **kwargs)
+        if not forward.spared.broken:
+            return returned
+        if idle.read:
+            warnings.warn(
+                f"{self._name} reads {', '.join(idle.modules)} after its blocks: computed in every step. Is the row "
+                f"of {forward.plan.stack.spec.model} right?",
+                stacklevel=2,
+            )
+        self._given = forward.again()
+        return inner(*args, **kwargs)
 
     def _before(self, plan: Plan, shadows: list[hooks.Shadow]) -> Callable[..., None]:
         def before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -191,6 +235,8 @@ class Session:
                 self._given = Forward(plan, run, (step,), Rows(), self._timing)
             self._forward, self._given = self._given, None
             self._forward.filling = plan.stack.filling(args, kwargs)
+            if self._forward.spared is not None:
+                self._forward.foresee(inputs(plan.stack, args, kwargs))
 
         return before
 
@@ -203,9 +249,12 @@ class Session:
         self._run.pass_over(step.branch, plan.stack.skipped(args, kwargs))
         return self._run, step
 
-    def _after(self, returned: bool) -> None:
+    def _after(self, output: Any) -> None:
         forward, self._forward, self._aside, self._given = self._forward, None, None, None
-        if not returned:
+        spared = None if forward is None else forward.spared
+        if forward is not None and spared is not None and spared.needs_again(output, blocks=bool(forward.route)):
+            return
+        if output is None:
             self._end_run()
         elif forward is not None and forward.route:
             try:
@@ -219,7 +268,7 @@ class Session:
     def _end_what_broke_off(self) -> None:
         """A forward that began and never ended was broken off by Ctrl-C, of which torch tells no hook."""
         if self._forward is not None or self._aside is not None:
-            self._after(False)
+            self._after(None)
 
     def _told(self, context: Context | None) -> None:
         self._clock.context = context

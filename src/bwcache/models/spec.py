@@ -56,6 +56,8 @@ class BlockSpec:
         per_sample: whether a forward can be run on some samples of its batch: all its tensors have the batch first.
         batch_axis: along which axis of the streams inside the blocks the batch lies.
         zipped: whether the forward takes one block of each list in turn, and not one list after the other.
+        idle: modules outside of the blocks whose output nothing but blocks reads, by path; a list or a dictionary
+            stands for all of its modules. They are skipped in a replay too. A variant of the class may lack some.
         guidance: how its pipelines run classifier-free guidance.
         pipelines: class names of the pipelines it was read in.
         home: how the module that defines the class begins; a class of the same name from elsewhere is another model.
@@ -74,6 +76,7 @@ class BlockSpec:
     per_sample: bool = True
     batch_axis: int = 0
     zipped: bool = False
+    idle: tuple[str, ...] = ()
     guidance: Guidance = "separate"
     pipelines: tuple[str, ...] = ()
     home: str = "diffusers."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -179,6 +179,7 @@ class BlockStack:
         spec: the row.
         timestep: the argument of the denoiser's forward that carries the time.
         asides, fillings, skips: the row's `aside`, `filling` and `skips`, found in the forward's arguments.
+        idle: the row's idle modules that this denoiser has, by path.
     """
 
     name: str
@@ -189,6 +190,7 @@ class BlockStack:
     asides: tuple[Aside, ...] = ()
     fillings: tuple[Aside, ...] = ()
     skips: Stream | None = None
+    idle: Mapping[str, nn.Module] = field(default_factory=dict)
 
     def aside(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
         """The sign by which a forward is none of the run's, in words, or None."""
@@ -303,8 +305,23 @@ def resolve(name: str, module: nn.Module, spec: BlockSpec | None = None) -> Bloc
     kind = type(module).__name__
     asides = tuple(_aside(module, said, kind) for said in spec.aside)
     fillings = tuple(_aside(module, said, kind) for said in spec.filling)
+    time = _stream(module, spec.timestep, kind)
     skips = None if spec.skips is None else _stream(module, spec.skips, kind)
-    return BlockStack(name, module, blocks, spec, _stream(module, spec.timestep, kind), asides, fillings, skips)
+    return BlockStack(name, module, blocks, spec, time, asides, fillings, skips, _idle(module, spec))
+
+
+def _idle(module: nn.Module, spec: BlockSpec) -> dict[str, nn.Module]:
+    """The idle modules that there are; a variant without one has nothing to skip there."""
+    found: dict[str, nn.Module] = {}
+    for path in spec.idle:
+        part: Any = module
+        for attribute in path.split("."):
+            part = getattr(part, attribute, None)
+        if isinstance(part, (nn.ModuleList, nn.ModuleDict)):
+            found |= {f"{path}.{name}": each for name, each in part.named_children()}
+        elif isinstance(part, nn.Module):
+            found[path] = part
+    return found
 
 
 def _aside(module: nn.Module, said: str, kind: str) -> Aside:

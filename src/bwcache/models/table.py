@@ -19,12 +19,64 @@ ROWS: tuple[BlockSpec, ...] = (
         "WanTransformer3DModel",
         (BlockList("blocks"),),
         pipelines=("WanPipeline", "WanImageToVideoPipeline", "WanVideoToVideoPipeline", "LucyEditPipeline"),
+        idle=(
+            "rope",
+            "patch_embedding",
+            "condition_embedder.time_proj",
+            "condition_embedder.text_embedder",
+            "condition_embedder.image_embedder",
+        ),
     ),
     # `vace_blocks` run before and are no part of the stack: they make hints that are added between the blocks
-    BlockSpec("WanVACETransformer3DModel", (BlockList("blocks"),), pipelines=("WanVACEPipeline",), per_sample=False),
-    BlockSpec("WanAnimateTransformer3DModel", (BlockList("blocks"),), pipelines=("WanAnimatePipeline",)),
-    BlockSpec("ChronoEditTransformer3DModel", (BlockList("blocks"),), pipelines=("ChronoEditPipeline",)),
-    BlockSpec("AnyFlowTransformer3DModel", (BlockList("blocks"),), guidance="batched", pipelines=("AnyFlowPipeline",)),
+    BlockSpec(
+        "WanVACETransformer3DModel",
+        (BlockList("blocks"),),
+        pipelines=("WanVACEPipeline",),
+        per_sample=False,
+        idle=(
+            "rope",
+            "patch_embedding",
+            "vace_patch_embedding",
+            "condition_embedder.time_proj",
+            "condition_embedder.text_embedder",
+            "vace_blocks",
+        ),
+    ),
+    BlockSpec(
+        "WanAnimateTransformer3DModel",
+        (BlockList("blocks"),),
+        pipelines=("WanAnimatePipeline",),
+        idle=(
+            "rope",
+            "patch_embedding",
+            "pose_patch_embedding",
+            "condition_embedder.time_proj",
+            "condition_embedder.text_embedder",
+            "condition_embedder.image_embedder",
+            "motion_encoder",
+            "face_encoder",
+            "face_adapter",
+        ),
+    ),
+    BlockSpec(
+        "ChronoEditTransformer3DModel",
+        (BlockList("blocks"),),
+        pipelines=("ChronoEditPipeline",),
+        idle=(
+            "rope",
+            "patch_embedding",
+            "condition_embedder.time_proj",
+            "condition_embedder.text_embedder",
+            "condition_embedder.image_embedder",
+        ),
+    ),
+    BlockSpec(
+        "AnyFlowTransformer3DModel",
+        (BlockList("blocks"),),
+        guidance="batched",
+        pipelines=("AnyFlowPipeline",),
+        idle=("patch_embedding", "condition_embedder.time_proj", "condition_embedder.text_embedder"),
+    ),
     # One forward for the segment of the driving video, and one for each chunk of a film, keeps keys and values of all
     # blocks. Without the prompt, Animate 2 leaves out block 9.
     BlockSpec(
@@ -40,6 +92,7 @@ ROWS: tuple[BlockSpec, ...] = (
         per_sample=False,
         guidance="batched",
         pipelines=("AnyFlowFARPipeline",),
+        idle=("patch_embedding", "condition_embedder.time_proj", "condition_embedder.text_embedder"),
     ),
     # SkyReels-V2
     BlockSpec(
@@ -52,6 +105,15 @@ ROWS: tuple[BlockSpec, ...] = (
             "SkyReelsV2DiffusionForcingImageToVideoPipeline",
             "SkyReelsV2DiffusionForcingVideoToVideoPipeline",
         ),
+        idle=(
+            "rope",
+            "patch_embedding",
+            "condition_embedder.time_proj",
+            "condition_embedder.text_embedder",
+            "condition_embedder.image_embedder",
+            "fps_embedding",
+            "fps_projection",
+        ),
     ),
     # Hunyuan Video: dual-stream blocks, then single-stream ones that still carry both streams apart
     BlockSpec(
@@ -62,6 +124,7 @@ ROWS: tuple[BlockSpec, ...] = (
             "HunyuanVideoImageToVideoPipeline",
             "HunyuanSkyreelsImageToVideoPipeline",
         ),
+        idle=("x_embedder", "context_embedder", "rope"),
     ),
     BlockSpec(
         "HunyuanVideoFramepackTransformer3DModel",
@@ -85,16 +148,29 @@ ROWS: tuple[BlockSpec, ...] = (
             "CogVideoXVideoToVideoPipeline",
             "CogVideoXFunControlPipeline",
         ),
+        idle=("patch_embed",),
     ),
     BlockSpec(
         "ConsisIDTransformer3DModel",
         (BlockList("transformer_blocks", _HIDDEN_TEXT),),
         guidance="batched",
         pipelines=("ConsisIDPipeline",),
+        idle=("patch_embed", "local_facial_extractor", "perceiver_cross_attention"),
     ),
     # Helios: the history's tokens run along in the same stream
     BlockSpec(
-        "HeliosTransformer3DModel", (BlockList("blocks"),), pipelines=("HeliosPipeline", "HeliosPyramidPipeline")
+        "HeliosTransformer3DModel",
+        (BlockList("blocks"),),
+        pipelines=("HeliosPipeline", "HeliosPyramidPipeline"),
+        idle=(
+            "rope",
+            "patch_embedding",
+            "patch_short",
+            "patch_mid",
+            "patch_long",
+            "condition_embedder.time_proj",
+            "condition_embedder.text_embedder",
+        ),
     ),
     # LTX-Video and LTX-2
     BlockSpec(
@@ -107,6 +183,7 @@ ROWS: tuple[BlockSpec, ...] = (
             "LTXConditionPipeline",
             "LTXI2VLongMultiPromptPipeline",
         ),
+        idle=("proj_in", "time_embed.linear", "caption_projection", "rope"),
     ),
     # video and audio: both are read after the last block
     BlockSpec(
@@ -123,6 +200,24 @@ ROWS: tuple[BlockSpec, ...] = (
             "LTX2DFRPipeline",
             "LTX2DFRTemporalRefinePipeline",
         ),
+        idle=(
+            "proj_in",
+            "audio_proj_in",
+            "caption_projection",
+            "audio_caption_projection",
+            "time_embed.linear",
+            "audio_time_embed.linear",
+            "av_cross_attn_video_scale_shift",
+            "av_cross_attn_audio_scale_shift",
+            "av_cross_attn_video_a2v_gate",
+            "av_cross_attn_audio_v2a_gate",
+            "rope",
+            "audio_rope",
+            "cross_attn_rope",
+            "cross_attn_audio_rope",
+            "prompt_adaln",
+            "audio_prompt_adaln",
+        ),
     ),
     # Mochi
     BlockSpec(
@@ -130,6 +225,7 @@ ROWS: tuple[BlockSpec, ...] = (
         (BlockList("transformer_blocks", _HIDDEN_TEXT),),
         guidance="batched",
         pipelines=("MochiPipeline",),
+        idle=("patch_embed", "time_embed.caption_proj", "rope"),
     ),
     # Latte: a spatial block, then a temporal one, in turn
     BlockSpec(
@@ -138,6 +234,7 @@ ROWS: tuple[BlockSpec, ...] = (
         zipped=True,
         guidance="batched",
         pipelines=("LattePipeline",),
+        idle=("pos_embed", "adaln_single.linear", "caption_projection"),
     ),
     # Cosmos: all of 1, Predict 2 and Predict 2.5
     BlockSpec(
@@ -151,6 +248,7 @@ ROWS: tuple[BlockSpec, ...] = (
             "Cosmos2_5_PredictBasePipeline",
             "Cosmos2_5_TransferPipeline",
         ),
+        idle=("patch_embed", "rope", "learnable_pos_embed", "crossattn_proj", "img_context_proj"),
     ),
     # one packed row of tokens: text in `und_seq`, all that is generated in `gen_seq`, and only that is read
     BlockSpec(
@@ -161,6 +259,7 @@ ROWS: tuple[BlockSpec, ...] = (
         timestep="vision_timesteps",
         pipelines=("Cosmos3OmniPipeline",),
         per_sample=False,
+        idle=("embed_tokens", "norm", "rotary_emb", "proj_in", "time_proj", "time_embedder", "audio_proj_in"),
     ),
     # EasyAnimate
     BlockSpec(
@@ -168,6 +267,7 @@ ROWS: tuple[BlockSpec, ...] = (
         (BlockList("transformer_blocks", _HIDDEN_TEXT),),
         guidance="batched",
         pipelines=("EasyAnimatePipeline", "EasyAnimateInpaintPipeline", "EasyAnimateControlPipeline"),
+        idle=("rope_embedding", "proj", "text_proj"),
     ),
     # Kandinsky: the few text blocks before are no part of the stack, they run in every step
     BlockSpec(
@@ -182,6 +282,13 @@ ROWS: tuple[BlockSpec, ...] = (
             "Kandinsky5I2IPipeline",
         ),
         per_sample=False,
+        idle=(
+            "text_embeddings",
+            "visual_embeddings",
+            "text_rope_embeddings",
+            "visual_rope_embeddings",
+            "text_transformer_blocks",
+        ),
     ),
     BlockSpec(
         "Kandinsky6Transformer3DModel",
@@ -189,12 +296,26 @@ ROWS: tuple[BlockSpec, ...] = (
         decoded=("vis", "aud"),
         measured="vis",
         pipelines=("Kandinsky6TI2VAPipeline",),
+        idle=(
+            "visual_embeddings",
+            "visual_rope_embeddings",
+            "audio_embeddings",
+            "audio_rope_embeddings",
+            "video_text_embeddings",
+            "video_text_rope_embeddings",
+            "video_text_transformer_blocks",
+            "audio_text_embeddings",
+            "audio_text_rope_embeddings",
+            "audio_text_transformer_blocks",
+            "visual_token_type_embeddings",
+        ),
     ),
     BlockSpec(
         "Kandinsky6SRTransformer3DModel",
         (BlockList("visual_transformer_blocks"),),
         guidance="none",
         pipelines=("Kandinsky6SRPipeline",),
+        idle=("visual_embeddings", "visual_rope_embeddings"),
     ),
     # SANA-Video and the first stage of SANA-WM (its refiner fills a key-value cache inside the blocks: no row)
     BlockSpec(
@@ -202,6 +323,7 @@ ROWS: tuple[BlockSpec, ...] = (
         (BlockList("transformer_blocks"),),
         guidance="batched",
         pipelines=("SanaVideoPipeline", "SanaImageToVideoPipeline"),
+        idle=("rope", "patch_embedding", "time_embed.linear", "caption_projection", "caption_norm"),
     ),
     BlockSpec(
         "SanaWMTransformer3DModel",
@@ -210,20 +332,29 @@ ROWS: tuple[BlockSpec, ...] = (
         measured="x",
         guidance="batched",
         pipelines=("SanaWMPipeline",),
+        idle=("attention_y_norm", "t_block", "x_embedder", "y_embedder", "plucker_embedder", "rope"),
     ),
     # Motif-Video: the last single-stream blocks begin anew and read the others' result in the place of the text
     BlockSpec(
         "MotifVideoTransformer3DModel",
         (BlockList("transformer_blocks", _HIDDEN_TEXT), BlockList("single_transformer_blocks", _HIDDEN_TEXT)),
         pipelines=("MotifVideoPipeline", "MotifVideoImage2VideoPipeline"),
+        idle=("x_embedder", "context_embedder", "rope", "image_embedder"),
     ),
     # MiniMax-H3, of modular pipelines only
-    BlockSpec("MiniMaxH3Transformer3DModel", (BlockList("transformer_blocks"),), guidance="none", per_sample=False),
+    BlockSpec(
+        "MiniMaxH3Transformer3DModel",
+        (BlockList("transformer_blocks"),),
+        guidance="none",
+        per_sample=False,
+        idle=("proj_in", "audio_proj_in", "context_embedder", "rope", "token_refiner"),
+    ),
     # JoyImage Edit
     BlockSpec(
         "JoyImageEditTransformer3DModel",
         (BlockList("double_blocks", _HIDDEN_TEXT),),
         pipelines=("JoyImageEditPipeline",),
+        idle=("img_in", "condition_embedder"),
     ),
     BlockSpec(
         "JoyImageEditPlusTransformer3DModel",
@@ -231,6 +362,7 @@ ROWS: tuple[BlockSpec, ...] = (
         guidance="batched",
         pipelines=("JoyImageEditPlusPipeline",),
         per_sample=False,
+        idle=("img_in", "condition_embedder"),
     ),
     # Allegro
     BlockSpec(
@@ -239,6 +371,7 @@ ROWS: tuple[BlockSpec, ...] = (
         guidance="batched",
         pipelines=("AllegroPipeline",),
         per_sample=False,
+        idle=("pos_embed", "adaln_single.linear", "caption_projection"),
     ),
     # U-Nets: a down block returns its residuals too, for the up blocks; what runs inside a block is no stack of its own
     # SVD's latents carry the picture, which the unconditional branch has not: the branches do not look alike
@@ -248,6 +381,7 @@ ROWS: tuple[BlockSpec, ...] = (
         guidance="batched",
         per_sample=False,
         pipelines=("StableVideoDiffusionPipeline",),
+        idle=("conv_in", "time_proj", "time_embedding", "add_time_proj", "add_embedding"),
     ),
     BlockSpec(
         "UNetMotionModel",
@@ -262,14 +396,32 @@ ROWS: tuple[BlockSpec, ...] = (
             "AnimateDiffVideoToVideoControlNetPipeline",
         ),
         per_sample=False,
+        idle=("conv_in", "time_proj", "time_embedding"),
     ),
     BlockSpec(
         "UNet3DConditionModel",
         _U_NET,
         guidance="batched",
         pipelines=("TextToVideoSDPipeline", "VideoToVideoSDPipeline"),
+        idle=("conv_in", "time_proj", "time_embedding", "transformer_in"),
     ),
-    BlockSpec("I2VGenXLUNet", _U_NET, guidance="batched", pipelines=("I2VGenXLPipeline",)),
+    BlockSpec(
+        "I2VGenXLUNet",
+        _U_NET,
+        guidance="batched",
+        pipelines=("I2VGenXLPipeline",),
+        idle=(
+            "conv_in",
+            "transformer_in",
+            "image_latents_proj_in",
+            "image_latents_temporal_encoder",
+            "image_latents_context_embedding",
+            "time_proj",
+            "time_embedding",
+            "context_embedding",
+            "fps_embedding",
+        ),
+    ),
     BlockSpec(
         "UNet2DConditionModel",
         _U_NET,
@@ -286,9 +438,16 @@ ROWS: tuple[BlockSpec, ...] = (
             "StableDiffusionXLControlNetPipeline",
             "StableDiffusionXLAdapterPipeline",
         ),
+        idle=("conv_in", "time_proj", "time_embedding", "add_time_proj", "add_embedding"),
     ),
     # unconditional, of small pictures
-    BlockSpec("UNet2DModel", _U_NET, guidance="none", pipelines=("DDIMPipeline", "DDPMPipeline")),
+    BlockSpec(
+        "UNet2DModel",
+        _U_NET,
+        guidance="none",
+        pipelines=("DDIMPipeline", "DDPMPipeline"),
+        idle=("conv_in", "time_proj", "time_embedding"),
+    ),
     # Kandinsky 3: what a down block returns is its skip too
     BlockSpec(
         "Kandinsky3UNet",
@@ -297,6 +456,7 @@ ROWS: tuple[BlockSpec, ...] = (
         measured="x",
         guidance="batched",
         pipelines=("Kandinsky3Pipeline", "Kandinsky3Img2ImgPipeline"),
+        idle=("time_proj", "time_embedding", "add_time_condition", "conv_in", "encoder_hid_proj"),
     ),
     # Flux 1: text first in what a block returns, also in the single-stream blocks
     BlockSpec(
@@ -317,6 +477,7 @@ ROWS: tuple[BlockSpec, ...] = (
             "FluxKontextInpaintPipeline",
             "VisualClozeGenerationPipeline",
         ),
+        idle=("pos_embed", "context_embedder", "x_embedder"),
     ),
     # Flux 2: text and image in one row of tokens in the single-stream blocks
     BlockSpec(
@@ -324,22 +485,41 @@ ROWS: tuple[BlockSpec, ...] = (
         (BlockList("transformer_blocks", _TEXT_HIDDEN), BlockList("single_transformer_blocks")),
         filling=("kv_cache_mode=extract",),
         pipelines=("Flux2Pipeline", "Flux2KleinPipeline", "Flux2KleinInpaintPipeline", "Flux2KleinKVPipeline"),
+        idle=(
+            "pos_embed",
+            "double_stream_modulation_img",
+            "double_stream_modulation_txt",
+            "single_stream_modulation",
+            "x_embedder",
+            "context_embedder",
+        ),
     ),
     # Flux 3, of modular pipelines only: the few blocks on the text and on a reference, before, are no part of the stack
     BlockSpec(
         "Flux3Transformer2DModel",
         (BlockList("mode_blocks.image"), BlockList("single_transformer_blocks", _TEXT_HIDDEN)),
+        idle=(
+            "pos_embed",
+            "early_stream_modulations",
+            "single_stream_modulations",
+            "x_embedders",
+            "context_embedder",
+            "txt_mode_blocks",
+            "mode_blocks.image_cond",
+        ),
     ),
     BlockSpec(
         "ChromaTransformer2DModel",
         (BlockList("transformer_blocks", _TEXT_HIDDEN), BlockList("single_transformer_blocks")),
         pipelines=("ChromaPipeline", "ChromaImg2ImgPipeline", "ChromaInpaintPipeline"),
+        idle=("pos_embed", "context_embedder", "x_embedder"),
     ),
     BlockSpec(
         "BriaTransformer2DModel",
         (BlockList("transformer_blocks", _TEXT_HIDDEN), BlockList("single_transformer_blocks", _TEXT_HIDDEN)),
         guidance="batched",
         pipelines=("BriaPipeline",),
+        idle=("pos_embed", "context_embedder", "x_embedder"),
     ),
     # half of the text's width is put in anew before every block
     BlockSpec(
@@ -347,6 +527,7 @@ ROWS: tuple[BlockSpec, ...] = (
         (BlockList("transformer_blocks", _TEXT_HIDDEN), BlockList("single_transformer_blocks")),
         guidance="batched",
         pipelines=("BriaFiboPipeline", "BriaFiboEditPipeline"),
+        idle=("pos_embed", "context_embedder", "x_embedder", "caption_projection"),
     ),
     BlockSpec(
         "BriaFibo2Transformer2DModel",
@@ -359,11 +540,13 @@ ROWS: tuple[BlockSpec, ...] = (
         "LongCatImageTransformer2DModel",
         (BlockList("transformer_blocks", _TEXT_HIDDEN), BlockList("single_transformer_blocks", _TEXT_HIDDEN)),
         pipelines=("LongCatImagePipeline", "LongCatImageEditPipeline"),
+        idle=("pos_embed", "context_embedder", "x_embedder"),
     ),
     BlockSpec(
         "OvisImageTransformer2DModel",
         (BlockList("transformer_blocks", _TEXT_HIDDEN), BlockList("single_transformer_blocks", _TEXT_HIDDEN)),
         pipelines=("OvisImagePipeline",),
+        idle=("pos_embed", "context_embedder_norm", "context_embedder", "x_embedder"),
     ),
     # Qwen-Image
     BlockSpec(
@@ -380,6 +563,7 @@ ROWS: tuple[BlockSpec, ...] = (
             "QwenImageControlNetPipeline",
             "QwenImageControlNetInpaintPipeline",
         ),
+        idle=("pos_embed", "txt_norm", "img_in", "txt_in"),
     ),
     # the first step of a branch also fills a key-value cache, and has more tokens than the others
     BlockSpec(
@@ -402,6 +586,7 @@ ROWS: tuple[BlockSpec, ...] = (
             "StableDiffusion3ControlNetPipeline",
             "StableDiffusion3ControlNetInpaintingPipeline",
         ),
+        idle=("pos_embed", "context_embedder"),
     ),
     # AuraFlow
     BlockSpec(
@@ -409,6 +594,7 @@ ROWS: tuple[BlockSpec, ...] = (
         (BlockList("joint_transformer_blocks", _TEXT_HIDDEN), BlockList("single_transformer_blocks")),
         guidance="batched",
         pipelines=("AuraFlowPipeline",),
+        idle=("pos_embed", "context_embedder"),
     ),
     # Sana
     BlockSpec(
@@ -422,10 +608,15 @@ ROWS: tuple[BlockSpec, ...] = (
             "SanaSprintPipeline",
             "SanaSprintImg2ImgPipeline",
         ),
+        idle=("patch_embed", "time_embed.linear", "caption_projection", "caption_norm"),
     ),
     # DiT: after the blocks the first one's own `norm1.emb` is read, which is no call of the block
     BlockSpec(
-        "DiTTransformer2DModel", (BlockList("transformer_blocks"),), guidance="batched", pipelines=("DiTPipeline",)
+        "DiTTransformer2DModel",
+        (BlockList("transformer_blocks"),),
+        guidance="batched",
+        pipelines=("DiTPipeline",),
+        idle=("pos_embed",),
     ),
     # PixArt
     BlockSpec(
@@ -433,6 +624,7 @@ ROWS: tuple[BlockSpec, ...] = (
         (BlockList("transformer_blocks"),),
         guidance="batched",
         pipelines=("PixArtAlphaPipeline", "PixArtSigmaPipeline", "PixArtSigmaPAGPipeline"),
+        idle=("pos_embed", "adaln_single.linear", "caption_projection"),
     ),
     # Hunyuan-DiT: what the first half of the blocks returned is an argument (`skip`) of the second half
     BlockSpec(
@@ -441,9 +633,16 @@ ROWS: tuple[BlockSpec, ...] = (
         guidance="batched",
         pipelines=("HunyuanDiTPipeline", "HunyuanDiTPAGPipeline", "HunyuanDiTControlNetPipeline"),
         per_sample=False,
+        idle=("text_embedder", "pos_embed"),
     ),
     # Lumina and what was made like it: refiners of text and image run before and are no part of the stack
-    BlockSpec("LuminaNextDiT2DModel", (BlockList("layers"),), guidance="batched", pipelines=("LuminaPipeline",)),
+    BlockSpec(
+        "LuminaNextDiT2DModel",
+        (BlockList("layers"),),
+        guidance="batched",
+        pipelines=("LuminaPipeline",),
+        idle=("patch_embedder.proj",),
+    ),
     BlockSpec("Lumina2Transformer2DModel", (BlockList("layers"),), pipelines=("Lumina2Pipeline",)),
     BlockSpec(
         "ZImageTransformer2DModel",
@@ -461,6 +660,14 @@ ROWS: tuple[BlockSpec, ...] = (
             "ZImageControlNetInpaintPipeline",
         ),
         per_sample=False,
+        idle=(
+            "all_x_embedder",
+            "noise_refiner",
+            "context_refiner",
+            "cap_embedder",
+            "siglip_embedder",
+            "siglip_refiner",
+        ),
     ),
     # OmniGen
     BlockSpec("OmniGenTransformer2DModel", (BlockList("layers"),), guidance="batched", pipelines=("OmniGenPipeline",)),
@@ -470,11 +677,13 @@ ROWS: tuple[BlockSpec, ...] = (
         (BlockList("transformer_blocks", _HIDDEN_TEXT),),
         guidance="batched",
         pipelines=("CogView3PlusPipeline",),
+        idle=("patch_embed",),
     ),
     BlockSpec(
         "CogView4Transformer2DModel",
         (BlockList("transformer_blocks", _HIDDEN_TEXT),),
         pipelines=("CogView4Pipeline", "CogView4ControlPipeline"),
+        idle=("rope", "patch_embed"),
     ),
     BlockSpec(
         "GlmImageTransformer2DModel",
@@ -496,6 +705,7 @@ ROWS: tuple[BlockSpec, ...] = (
         guidance="batched",
         pipelines=("HiDreamImagePipeline",),
         per_sample=False,
+        idle=("x_embedder", "pe_embedder", "caption_projection"),
     ),
     # PRX
     BlockSpec(
@@ -503,6 +713,7 @@ ROWS: tuple[BlockSpec, ...] = (
         (BlockList("blocks"),),
         guidance="batched",
         pipelines=("PRXPipeline", "PRXPixelPipeline"),
+        idle=("pe_embedder", "img_in", "txt_in"),
     ),
     # Ernie-Image: tokens come before the batch
     BlockSpec(
@@ -513,16 +724,28 @@ ROWS: tuple[BlockSpec, ...] = (
         batch_axis=1,
         guidance="batched",
         pipelines=("ErnieImagePipeline",),
+        idle=("x_embedder", "text_proj", "pos_embed", "adaLN_modulation"),
     ),
     # Krea 2
-    BlockSpec("Krea2Transformer2DModel", (BlockList("transformer_blocks"),), pipelines=("Krea2Pipeline",)),
+    BlockSpec(
+        "Krea2Transformer2DModel",
+        (BlockList("transformer_blocks"),),
+        pipelines=("Krea2Pipeline",),
+        idle=("img_in", "time_mod_proj", "text_fusion", "txt_in", "rotary_emb"),
+    ),
     # Ideogram 4: a denoiser of its own for the unconditional branch
-    BlockSpec("Ideogram4Transformer2DModel", (BlockList("layers"),), pipelines=("Ideogram4Pipeline",)),
+    BlockSpec(
+        "Ideogram4Transformer2DModel",
+        (BlockList("layers"),),
+        pipelines=("Ideogram4Pipeline",),
+        idle=("input_proj", "llm_cond_norm", "llm_cond_proj", "embed_image_indicator", "rotary_emb"),
+    ),
     # Nucleus
     BlockSpec(
         "NucleusMoEImageTransformer2DModel",
         (BlockList("transformer_blocks"),),
         pipelines=("NucleusMoEImagePipeline",),
+        idle=("pos_embed", "txt_norm", "img_in"),
     ),
     # native code of the papers' own repositories
     # Open-Sora doubles the latents of a batch for guidance, and neither the text's mask nor the sizes: not to be cut

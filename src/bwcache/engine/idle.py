@@ -1,0 +1,176 @@
+"""Modules whose output nothing but blocks reads: in a replay they are skipped as well.
+
+They run before the first block, where the decision is usually asked for. So it is asked for at the start of the
+forward, but only where no doubt is left that could come up later: the arguments of the denoiser are those of the
+forward that filled what is kept, in shape, dtype and device, and everything else is known. A skipped module hands back
+empty tensors of the shapes that it last returned.
+
+Should there be a doubt after all at the first block, the forward is broken off and runs again with all its modules. The
+same happens if somebody does read such a module: the first replay of its kind in a session is made with NaN in the
+place of every skipped output, and the result is looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bwcache.engine.samples import Outline
+from bwcache.models import BlockStack
+
+Inputs = tuple[object, ...]
+"""What is told of a forward's arguments: all but the numbers in its tensors."""
+
+Outlines = dict[tuple[str, int], Outline]
+"""What the idle modules returned in one forward, by path and ordinal of the call."""
+
+_PLAIN = (bool, int, float, str, torch.dtype, torch.device, type(None))
+
+
+class Doubt(Exception):
+    """A forward in which modules were skipped cannot go on: it has to run again with all of them."""
+
+
+class _Unknown(Exception):
+    """An argument of which it cannot be said what it is."""
+
+
+@dataclass(eq=False)
+class Idle:
+    """The idle modules of one denoiser in one session.
+
+    Attributes:
+        modules: by path.
+        proven: of which inputs a replay was seen to be the same without them.
+        read: whether somebody was seen to read one: then none is skipped any more.
+    """
+
+    modules: Mapping[str, nn.Module]
+    proven: set[Inputs] = field(default_factory=set)
+    read: bool = False
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody's forward hook waits at one of them to be called."""
+        return any(part._forward_hooks or part._forward_pre_hooks for part in self.modules.values())
+
+
+@dataclass(eq=False, slots=True)
+class Spared:
+    """The idle modules in one forward.
+
+    Attributes:
+        idle: which there are.
+        inputs: what is told of the forward's arguments; None: not enough, so nothing is skipped.
+        outlines: what they returned; filled in a forward that computes.
+        notes: whether that is wanted of this one.
+        skips: whether they are skipped here.
+        skipped: whether one was.
+        broken: whether this forward has to run again.
+    """
+
+    idle: Idle
+    inputs: Inputs | None = None
+    outlines: Outlines = field(default_factory=dict)
+    notes: bool = False
+    skips: bool = False
+    skipped: bool = False
+    broken: bool = False
+    _calls: dict[str, int] = field(default_factory=dict)
+
+    def call(self, path: str, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The call of an idle module: run, or answered by its outline."""
+        if not self.skips and not self.notes:
+            return inner(*args, **kwargs)
+        key = (path, self._calls.get(path, 0))
+        self._calls[path] = key[1] + 1
+        if self.notes:
+            returned = inner(*args, **kwargs)
+            self.outlines[key] = Outline.of(returned)
+            return returned
+        outline = self.outlines.get(key)
+        if outline is None:
+            return inner(*args, **kwargs)
+        self.skipped = True
+        return outline.filled(value=None if self.inputs in self.idle.proven else float("nan"))
+
+    def compute(self, reason: str) -> None:
+        """The blocks run after all.
+
+        Raises:
+            Doubt: a module that they read was skipped.
+        """
+        self.skips = False
+        if self.skipped:
+            self.broken = True
+            raise Doubt(reason)
+
+    def needs_again(self, output: Any, blocks: bool) -> bool:
+        """Whether the forward that ends has to run again; reads the device, in the first replay of its kind only.
+
+        Args:
+            output: what it returned, or None if it raised.
+            blocks: whether it called any.
+        """
+        if not self.skipped or self.broken or output is None:
+            return self.broken
+        if not blocks:
+            self.broken = True
+        elif self.inputs is not None and self.inputs not in self.idle.proven:
+            if is_finite(output):
+                self.idle.proven.add(self.inputs)
+            else:
+                self.idle.read = self.broken = True
+        return self.broken
+
+
+def inputs(stack: BlockStack, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Inputs | None:
+    """All that shapes and dtypes inside the denoiser can depend on; None where that cannot be said.
+
+    The time's own value is left out: it moves with every step.
+    """
+    name, position = stack.timestep.name, stack.timestep.position
+    try:
+        given = [_timeless(value) if i == position else _told(value) for i, value in enumerate(args)]
+        named = [(key, _timeless(value) if key == name else _told(value)) for key, value in kwargs.items()]
+    except _Unknown:
+        return None
+    weight = next(stack.module.parameters(), None)
+    cast = torch.is_autocast_enabled(), None if weight is None else weight.dtype
+    return (stack.name, cast, *given, *named)
+
+
+def _timeless(value: Any) -> object:
+    return _told(value) if isinstance(value, Tensor) else type(value)
+
+
+def _told(value: Any) -> object:
+    if isinstance(value, Tensor):
+        return (value.shape, value.dtype, value.device)
+    if isinstance(value, _PLAIN):
+        return (type(value), value)
+    if type(value) in (list, tuple):
+        return (type(value), *map(_told, value))
+    if type(value) is dict:
+        return tuple((key, _told(item)) for key, item in value.items())
+    raise _Unknown
+
+
+def is_finite(output: Any) -> bool:
+    """Whether all numbers in a denoiser's output are; not where it cannot be looked into."""
+    found = list(_tensors(output))
+    return bool(found) and all(part is not None and bool(part.isfinite().all()) for part in found)
+
+
+def _tensors(value: Any) -> Iterator[Tensor | None]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item)
+    elif not isinstance(value, _PLAIN):
+        yield None

@@ -1,0 +1,144 @@
+"""What a row says is idle in a replay is so, and nothing else is: on every denoiser class of diffusers."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from conformance.idle import POISONS, Replays, reads_values
+from tiny import Scripted
+from torch import Tensor, nn
+from zoo import MODELS
+from zoo.kinds import Model, tensors
+
+import bwcache
+from bwcache.models import resolve
+from bwcache.models.table import row_of
+
+STEPS, REUSED = 7, frozenset({2, 3, 5})
+
+UNLIKE_ANY_CHECKPOINT = {
+    "WanVACETransformer3DModel last": "a hint is added after the last block",
+    "ConsisIDTransformer3DModel each": "the face is looked at after the last block",
+}
+"""Variants in which what a row calls idle is read after the blocks: the engine has to find out by itself."""
+
+VALUES = {
+    "BriaFibo2Transformer2DModel": "cuts the text off where its mask ends",
+    "GlmImageTransformer2DModel": "indexes by a mask",
+    "HunyuanImageTransformer2DModel": "sorts the tokens of the text by their masks",
+    "HunyuanVideo15Transformer3DModel": "asks whether the image is all zeros",
+    "HunyuanVideoFramepackTransformer3DModel": "cuts the text off where its mask ends",
+    "Lumina2Transformer2DModel": "cuts the text off where its mask ends",
+    "OmniGenTransformer2DModel": "asks how long the prompt is by its highest position",
+    "QwenImage21Transformer2DModel": "repeats tokens as often as their masks say",
+    "WanAnimate2Transformer3DModel": "reads the size of the reference from a tensor",
+}
+"""Classes in which shapes depend on numbers: equal shapes of the arguments do not mean equal shapes inside."""
+
+UNTOLD = {"Flux2Transformer2DModel Klein KV": "its cache of keys and values is an object of a class of its own"}
+"""Variants with an argument of which it cannot be said whether it is the same as before: nothing is skipped."""
+
+SOMETIMES = {"Kandinsky6Transformer3DModel silent": {"audio_time_embeddings", "audio_pooled_text_embeddings"}}
+"""Idle in a variant and not in others of its class, whose row so does not name them."""
+
+NO_WORK = (nn.SiLU, nn.Dropout)
+"""A pointwise function costs about as much as making an empty tensor."""
+
+OWN = tuple(model for model in MODELS if row_of(type(model.build())).home == "diffusers.")  # type: ignore[union-attr]
+"""Native code is looked-alike only (`zoo.native`): nothing is proven of it, and its rows name nothing."""
+
+each_model = pytest.mark.parametrize("model", OWN, ids=lambda model: model.name.replace(" ", "-"))
+
+
+def counted(part: nn.Module, calls: list[nn.Module]) -> None:
+    forward = part.forward
+
+    @functools.wraps(forward)
+    def count(*args: Any, **kwargs: Any) -> Any:
+        calls.append(part)
+        return forward(*args, **kwargs)
+
+    part.forward = count
+
+
+def made(model: Model, idle: bool) -> tuple[list[list[Tensor]], list[int]]:
+    """A run in which three steps are reused: its outputs, and how many calls of idle modules each step took."""
+    module = model.build()
+    stack = resolve("model", module)
+    calls: list[nn.Module] = []
+    for part in stack.idle.values():
+        counted(part, calls)
+    spec = stack.spec if idle else replace(stack.spec, idle=())
+    outputs, ran = [], []
+    with bwcache.attach(module, Scripted(REUSED), steps=STEPS, spec=spec) as session, torch.no_grad():
+        for i in range(STEPS):
+            inputs, again = model.inputs(i / STEPS), model.inputs(i / STEPS)
+            calls.clear()
+            outputs.append(tensors(module(**inputs)))
+            ran.append(len(calls))
+            assert all(map(torch.equal, tensors(inputs), tensors(again))), "writes into its arguments"
+    assert {event.step for event in session.trace.events if event.action == "reuse"} == REUSED
+    return outputs, ran
+
+
+@each_model
+@pytest.mark.filterwarnings("ignore:.*computed in every step")
+def test_a_replay_without_them_is_the_same_bit_for_bit(model: Model) -> None:
+    if not resolve("model", model.build()).idle:
+        pytest.skip("its row names none")
+    (expected, all_of_them), (outputs, ran) = made(model, idle=False), made(model, idle=True)
+    assert all(map(torch.equal, [t for step in outputs for t in step], [t for step in expected for t in step]))
+    assert len(set(all_of_them)) == 1
+    assert all_of_them[0] > 0
+    skipped = model.name not in UNLIKE_ANY_CHECKPOINT and model.name not in UNTOLD
+    assert ran == [0 if skipped and i in REUSED else count for i, count in enumerate(all_of_them)]
+
+
+@each_model
+def test_the_row_names_all_that_are_idle_and_no_other(model: Model) -> None:
+    replays = Replays(model)
+    with replays.session:
+        named = [path for path in replays.stack.idle if path in replays.called]
+        alike = all(replays.stays(named, poison) for poison in POISONS)
+        assert alike == (model.name not in UNLIKE_ANY_CHECKPOINT)
+        if not alike or replays.stack.spec.model in VALUES:
+            return
+        found = {path for path in replays.idle() if not isinstance(replays.outside[path], NO_WORK)}
+    assert found - SOMETIMES.get(model.name, set()) == set(named), "what the row names is not what is idle"
+
+
+@each_model
+def test_no_shape_depends_on_a_number(model: Model) -> None:
+    """Else equal shapes of the arguments would not tell that what is kept fits: such a row may name nothing."""
+    spec = resolve("model", model.build()).spec
+    found = reads_values(model)
+    if spec.model in VALUES:
+        assert found is not None, "can be looked at again"
+        assert not spec.idle, found
+    else:
+        assert found is None
+        assert spec.idle
+
+
+def test_every_name_in_a_row_is_one_of_some_variant() -> None:
+    for kind, variants in _by_row().items():
+        names = {path for model in variants for path in resolve("model", model.build()).idle}
+        unknown = [name for name in kind.idle if not any(f"{path}.".startswith(f"{name}.") for path in names)]
+        assert not unknown, f"{kind.model} has no such module in any of its variants"
+
+
+def test_rows_of_native_code_name_nothing() -> None:
+    from bwcache.models.table import ROWS
+
+    assert not [row.model for row in ROWS if row.home != "diffusers." and row.idle]
+
+
+def _by_row() -> dict[Any, list[Model]]:
+    found: dict[Any, list[Model]] = {}
+    for model in OWN:
+        found.setdefault(row_of(type(model.build())), []).append(model)
+    return found
