@@ -1,8 +1,9 @@
 """What the pages take from the code when they are built, so that they cannot say anything else.
 
 A marker on a line of its own is replaced. `<!-- matrix -->` and `<!-- native -->`: the models with what was verified.
-`<!-- models -->`: the rows of the model table. `<!-- idle -->`: what a replay skips outside of the blocks. `<!-- presets -->`: what is published for some. `<!-- refused -->`: why
-others have no row. `<!-- policies -->`: the policies. `<!-- cli -->`: every command and option.
+`<!-- models -->`: the rows of the model table. `<!-- idle -->`: what a replay skips outside of the blocks.
+`<!-- presets -->`: what is published for some. `<!-- refused -->`: why others have no row. `<!-- policies -->`: the
+policies. `<!-- cli -->`: every command and option.
 CONTRIBUTING.md and CHANGELOG.md become pages.
 """
 

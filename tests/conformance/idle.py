@@ -90,9 +90,9 @@ class Replays:
     def idle(self) -> list[str]:
         """The outermost idle modules."""
         found: list[str] = []
-        for path in self.called:
+        for path in self.outside:
             inner = any(path.startswith(f"{outer}.") for outer in found)
-            if not inner and self.called[path] and all(self.stays([path], poison) for poison in POISONS):
+            if not inner and self.called.get(path) and all(self.stays([path], poison) for poison in POISONS):
                 found.append(path)
         return found
 

@@ -115,13 +115,17 @@ def test_the_row_names_all_that_are_idle_and_no_other(model: Model) -> None:
 def test_no_shape_depends_on_a_number(model: Model) -> None:
     """Else equal shapes of the arguments would not tell that what is kept fits: such a row may name nothing."""
     spec = resolve("model", model.build()).spec
-    found = reads_values(model)
     if spec.model in VALUES:
-        assert found is not None, "can be looked at again"
-        assert not spec.idle, found
-    else:
-        assert found is None
-        assert spec.idle
+        assert not spec.idle
+        pytest.skip(VALUES[spec.model])
+    assert reads_values(model) is None
+    assert spec.idle
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_classes_that_are_left_out_do_read_numbers(name: str) -> None:
+    """If this fails, such a class can be looked at again."""
+    assert any(reads_values(model) for model in OWN if model.name.split()[0] == name)
 
 
 def test_every_name_in_a_row_is_one_of_some_variant() -> None:

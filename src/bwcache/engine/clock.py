@@ -24,6 +24,7 @@ from typing import Any, Literal
 import torch
 
 from bwcache.core import Step
+from bwcache.engine.listed import Listed
 from bwcache.engine.schedule import Loop, Schedule
 from bwcache.engine.standstill import Given, rounds
 
@@ -65,6 +66,7 @@ class StepClock:
         self._entered = 0
         self._position: int | None = None
         self._timesteps: Any = None
+        self._listed = Listed(None)
         self._timestep = Time(None)
         self._direction = 0
         self._branches: list[str] = []
@@ -95,7 +97,7 @@ class StepClock:
         """
         name = self.context.name if self.context else None
         coarse = name is None and rounds(timestep)
-        timestep = Time(timestep)
+        timestep = Time(timestep, self._listed)
         if not self._running or self._restarts(name, timestep):
             self._start(timestep)
         else:
@@ -134,6 +136,7 @@ class StepClock:
         self._index, self._direction, self._branches, self._widths = 0, 0, [], []
         scheduler = self._scheduler()
         self._timesteps = getattr(scheduler, "timesteps", None)
+        self._listed = Listed(self._timesteps)
         self._entered = _exact_place(timestep, scheduler)
         self._position = self._scheduler_position()
         announced = self.context.step_index if self.context else None
@@ -291,13 +294,14 @@ def scalar(timestep: Any) -> float | None:
 class Time:
     """A timestep argument, read from the device at most once, and only if somebody asks."""
 
-    def __init__(self, argument: Any) -> None:
-        self._argument = argument
+    def __init__(self, argument: Any, listed: Listed | None = None) -> None:
+        self._argument, self._listed = argument, listed
 
     @cached_property
     def value(self) -> float | None:
-        """The number."""
-        return scalar(self._argument)
+        """The number; not read at all where the pipeline handed on one of the scheduler's."""
+        known = None if self._listed is None else self._listed.value(self._argument)
+        return scalar(self._argument) if known is None else known
 
     @property
     def entries(self) -> int:
