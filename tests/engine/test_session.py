@@ -314,7 +314,7 @@ def spoiling(module: nn.Module, block: int, at_call: int, entry: int, value: flo
     def spoil(called: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor | None:
         if next(calls) != at_call:
             return None
-        output = output.clone()
+        output = output.clone(memory_format=torch.contiguous_format)
         output.view(-1)[entry] = value
         return output
 
