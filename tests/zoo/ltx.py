@@ -409,7 +409,6 @@ PIPELINES = (
 )
 
 SPECIAL = (
-    # Without sigmas of its own the loop leaves out the schedule's last step, which is a real one: 9 that say they are
-    # of 10.
+    # without sigmas of its own the loop leaves out the schedule's last step, which is a real one: 9 of 10
     Pipeline("LTXI2VLongMultiPromptPipeline nine of ten", ltx_long, _WINDOWS, ("cond_uncond",), loops=3),
 )
