@@ -44,9 +44,10 @@ def exchange(kept: Tensor, new: Tensor) -> Sums:
 
 def by_pieces(kept: Tensor, new: Tensor) -> Sums:
     """As `exchange`, by torch's own operations on any device."""
-    sums = [_exchange_piece(*piece) for piece in _pieces(kept, new, PIECE.get(new.device.type, LARGE_PIECE))]
-    if len(sums) == 1:
-        return sums[0]
+    entries = PIECE.get(new.device.type, LARGE_PIECE)
+    if new.numel() <= entries:
+        return _exchange_piece(kept, new)
+    sums = [_exchange_piece(*piece) for piece in _pieces(kept, new, entries)]
     changed, before = zip(*sums, strict=True)
     return torch.stack(changed).sum(), torch.stack(before).sum()
 
@@ -63,9 +64,6 @@ def _pieces(kept: Tensor, new: Tensor, entries: int) -> Iterator[tuple[Tensor, T
     """Views of both, of about so many entries: along memory where both lie alike, else along the longest axis."""
     if kept.stride() == new.stride() and _fills_its_memory(kept):
         kept, new = (t.as_strided((t.numel(),), (1,), t.storage_offset()) for t in (kept, new))
-    if kept.numel() <= entries:
-        yield kept, new
-        return
     axis = max(range(kept.ndim), key=kept.size)
     length = max(1, entries * kept.size(axis) // kept.numel())
     yield from zip(kept.split(length, axis), new.split(length, axis), strict=True)
