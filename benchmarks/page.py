@@ -96,7 +96,12 @@ def main() -> None:
     jinja = Environment(loader=FileSystemLoader(HERE), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     jinja.filters["shape"] = shape_of
     page = jinja.get_template("page.md.jinja").render(
-        engine=engine, quality=quality, samples=samples, sufficient=result("sufficient"), gpus=on_gpus()
+        engine=engine,
+        quality=quality,
+        samples=samples,
+        sufficient=result("sufficient"),
+        gpus=on_gpus(),
+        growing=result("growing"),
     )
     (DOCS / "figures.md").write_text(page.rstrip() + "\n", encoding="utf-8")
 
