@@ -46,9 +46,9 @@ def request(prompt: str = "", steps: int = shapes.STEPS, seed: int = 0) -> Reque
     return Request(prompt, steps, seed, shapes.GUIDANCE_SCALE, shapes.HEIGHT, shapes.WIDTH, shapes.FRAMES)
 
 
-def units(count: int) -> tuple[Unit, ...]:
-    """So many held-out captions, each with a seed of its own."""
-    return tuple(Unit(caption.text, seed) for seed, caption in enumerate(captions(count)))
+def units(count: int, first: int = 0) -> tuple[Unit, ...]:
+    """So many held-out captions from the `first` on, each with a seed of its own."""
+    return tuple(Unit(caption.text, seed) for seed, caption in enumerate(captions(first + count)))[first:]
 
 
 def study(
@@ -58,12 +58,13 @@ def study(
     steps: int = shapes.STEPS,
     pipe: Any = None,
     frames: int = shapes.FRAMES,
+    first: int = 0,
 ) -> tuple[list[Cell], list[Standing]]:
-    """Races contenders on so many videos; what is there from an earlier call is not run again."""
+    """Races contenders on so many videos, from the `first` on; what is there from an earlier call is not run again."""
     pipe = pipe or load()
     asked = dataclasses.replace(request(steps=steps), frames=frames)
     folder = Folder(RUNS / name, identity(pipe, asked, "shapes"))
-    field = Race(tuple(contenders), units(count), asked)
+    field = Race(tuple(contenders), units(count, first), asked)
     with tqdm(total=len(field), desc=name) as bar:
         cells = race(pipe, field, folder, on_cell=lambda cell: bar.update())
     return cells, standings(cells)

@@ -152,7 +152,7 @@ def _ladder(make: Callable[..., Contender], rungs: Sequence[tuple[Any, ...]]) ->
 
 
 def _magcache(terms: Terms) -> list[Contender]:
-    rungs = ((0.01, 1), (0.02, 1), (0.04, 2), (0.06, 2), (0.06, 3), (0.12, 4), (0.24, 6))
+    rungs = ((0.01, 1), (0.02, 1), (0.04, 2), (0.06, 2), (0.06, 3), (0.12, 4), (0.24, 6), (0.5, 10))
     return [MagCache(terms.steps, terms.guards, *rung, terms.ratios, terms.uncalibrated) for rung in rungs]
 
 
