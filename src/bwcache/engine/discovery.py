@@ -71,7 +71,7 @@ def discover(module: nn.Module, inputs: Inputs, timestep: str | None = None) -> 
         reason = doubt(module, spec, recording)
         if reason is None:
             return spec
-        reasons.append(f"{reason}; guessed {spec!r}")
+        reasons.append(f"{reason.removeprefix('found ')}; guessed {spec!r}")
     raise NotProven(
         complaint(
             reasons[0] if reasons else f"no list of blocks that {type(module).__name__} calls one after the other",
