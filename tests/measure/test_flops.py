@@ -96,7 +96,7 @@ def test_both_experts():
 
 
 def test_blocks_that_are_reused_count_as_nothing():
-    """With a second step reused, the count that starts there sees the rest of the denoiser alone."""
+    """With a second step reused, the count that starts there sees a part of the rest of the denoiser alone."""
     pipe = WAN.build()
     with FlopCount(pipe) as uncached:
         WAN.run(pipe, num_inference_steps=2)
@@ -112,7 +112,7 @@ def test_blocks_that_are_reused_count_as_nothing():
     counts[0].__exit__(None, None, None)
     found = counts[0].denoisers["transformer"]
     assert set(found.blocks.values()) == {0}
-    assert found.rest == uncached.denoisers["transformer"].rest > 0
+    assert 0 < found.rest < uncached.denoisers["transformer"].rest  # what only blocks read is skipped too
 
 
 def test_the_shapes_model():
