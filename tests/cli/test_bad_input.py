@@ -25,6 +25,7 @@ BEFORE_LOADING = [
     (["compare", "--decision", "none"], "--decision none"),
     (["compare", "--predictor", "cubic"], "--predictor cubic"),
     (["compare", "--policy", "teacache"], "policy 'teacache'"),
+    (["compare", "--policy", "scheduled"], "policy Scheduled, of which steps must be said"),
     (["compare", "--policy", "adaptive", "--tolerance", "-1"], "tolerance -1"),
     (["compare", "--policy", "adaptive", "--threshold", "0.1"], "--threshold with policy Adaptive"),
     (["compare", "--tolerance", "0.1"], "--tolerance with policy BWCache"),

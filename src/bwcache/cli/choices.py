@@ -156,7 +156,15 @@ def _policy(settings: Asked, given: dict[str, Any]) -> Any:
             raise _refused(
                 f"{option} with policy {policy.__name__}", f"its fields ({', '.join(fields)})", "leave it out"
             )
+    asked = [field.name for field in dataclasses.fields(policy) if _has_no_default(field) and field.name not in given]
+    if asked:
+        found = f"policy {policy.__name__}, of which {' and '.join(asked)} must be said"
+        raise _refused(found, "a policy that the options can set up", "use it from Python, or name another one")
     return policy(**given)
+
+
+def _has_no_default(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _at_least(least: int, **values: int | None) -> None:

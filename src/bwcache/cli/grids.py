@@ -54,7 +54,8 @@ def default_grid(policy: type[Any], fixed: Iterable[str] = ()) -> dict[str, tupl
     from bwcache.features import Last
 
     fields = field_types(policy)
-    settled = {*fixed} if type(policy().feature_predictor) is Last else {*fixed, "predictor"}
+    own = next((field.default_factory for field in dataclasses.fields(policy) if field.name == "predictor"), Last)
+    settled = {*fixed} if own is Last else {*fixed, "predictor"}
     return read_grid(
         policy, [f"{name}={text}" for name, text in DEFAULTS.items() if name in fields and name not in settled]
     )

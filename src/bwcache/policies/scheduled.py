@@ -28,7 +28,7 @@ class Scheduled(Policy[None]):
         SettingError: no step, or something that is no index.
     """
 
-    steps: tuple[int, ...] | tuple[tuple[int, ...], ...] = (0,)
+    steps: tuple[int, ...] | tuple[tuple[int, ...], ...]
     predictor: Predictor = field(default_factory=Last)
 
     def __post_init__(self) -> None:
