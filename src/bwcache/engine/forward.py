@@ -104,7 +104,7 @@ class Forward:
     def block(self, i: int, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The call of the i-th block: computed, or answered from what is kept."""
         place = self.plan.places[i]
-        if not self.route:
+        if not self.route and self.plan.holds:
             self._count_memory(place, args, kwargs)
         self.route.append(i)
         passage = None
@@ -143,25 +143,22 @@ class Forward:
             self._keep_outlines(self.spared)
         measured = self._measure() if self.computed else [None] * len(self.steps)
         for j, step in enumerate(self.steps):
-            self._keep_route(step)
+            if self.plan.keeps:
+                self._keep_route(step)
             for passage in self.passages:
                 place = self.run.note(passage.events[j])
-                key = self._key(step, passage.site)
-                self.run.await_numbers(
-                    Pending(
-                        place,
-                        step,
-                        key,
-                        measured[j],
-                        passage.sums[j],
-                        passage.foretold[j],
-                        passage.inside,
-                        self.indicator,
-                    )
-                )
-        self.run.note_bytes(self.steps, self.hidden)
+                if self.plan.holds or self.timed:
+                    self._await(j, place, passage, measured[j])
+        self.run.note_hidden(self.hidden)
+        if self.plan.holds:
+            self.run.note_bytes(self.steps)
         if self.steps[0].total is not None and self.steps[0].index >= self.steps[0].total - 1:
             self._forget()
+
+    def _await(self, j: int, event: int, passage: Passage, measured: Tensor | None) -> None:
+        key = self._key(self.steps[j], passage.site)
+        told = measured, passage.sums[j], passage.foretold[j]
+        self.run.await_numbers(Pending(event, self.steps[j], key, *told, passage.inside, self.indicator))
 
     def _keep_outlines(self, spared: Spared) -> None:
         for step in self.steps:
@@ -221,9 +218,10 @@ class Forward:
 
     def _enter(self, site: Site, entered: dict[str, Any]) -> None:
         """Asks for the site's decision; where there is any doubt, the answer is to compute."""
-        signature = tuple(_signature(value, self.rows) for value in entered.values())
-        for step in self.steps:
-            self.run.run_by(self.plan.stack.name, step.lane)
+        signature = tuple(_signature(value, self.rows) for value in entered.values()) if self.plan.keeps else ()
+        if self.plan.holds:
+            for step in self.steps:
+                self.run.run_by(self.plan.stack.name, step.lane)
         self.run.resolve_before(self.steps[0])
         decisions = [self._decision(j, site, signature, entered) for j in range(len(self.steps))]
         reuses = all(decision.action == "reuse" for decision in decisions)
@@ -242,7 +240,7 @@ class Forward:
 
     def _decision(self, j: int, site: Site, signature: Signature, entered: dict[str, Any]) -> Decision:
         step = self.steps[j]
-        doubt = self._doubt(step, site, signature, entered)
+        doubt = self._doubt(step, site, signature, entered) if self.plan.holds else None
         if doubt is not None:
             return compute(doubt)
         if self.decided is not None:
@@ -253,7 +251,7 @@ class Forward:
         """Why nothing kept may be used here, or None."""
         if torch.is_grad_enabled() and self._records_gradient(entered):
             return "a gradient is being recorded (run it under torch.no_grad())"
-        if self.filling is not None and self.run.policy.may_reuse:
+        if self.filling is not None and self.plan.keeps:
             return f"fills a cache of the model's own ({self.filling})"
         if self.refusal is not None:
             return self.refusal
@@ -363,7 +361,7 @@ class Forward:
 
     @property
     def _keeps(self) -> bool:
-        return self.run.policy.may_reuse and self._counts
+        return self.plan.keeps and self._counts
 
     def _key(self, step: Step, site: Site) -> Key:
         return (step.lane, f"{self.plan.stack.name}/{site.name}")

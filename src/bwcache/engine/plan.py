@@ -20,6 +20,10 @@ class Place:
     tap: int | None
     tapped: int
 
+    def is_marked(self, i: int) -> bool:
+        """Whether the i-th block, which is here, begins or ends a site or is tapped."""
+        return self.tap is not None or (self.site is not None and i in (self.site.first, self.site.last))
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:
@@ -31,6 +35,8 @@ class Plan:
         leaving: the last block of each site.
         alone: the site, where it is the only one, has all blocks and keeps their output: nothing else has a say in what
             a forward of it returns.
+        keeps: whether the policy can reuse, so that features are kept for it.
+        watched: the blocks at whose calls there is anything to do, in call order.
     """
 
     stack: BlockStack
@@ -38,10 +44,20 @@ class Plan:
     taps: int
     leaving: frozenset[int]
     alone: Site | None
+    keeps: bool
+    watched: tuple[int, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether anything is held between steps: features, or what taps compare."""
+        return self.keeps or self.taps > 0
 
     @classmethod
-    def of(cls, policy: Policy[Any], stack: BlockStack) -> Plan:
+    def of(cls, policy: Policy[Any], stack: BlockStack, timing: bool = False) -> Plan:
         """The plan of a policy for a stack.
+
+        Args:
+            timing: whether the time inside of the blocks is taken.
 
         Raises:
             AttachError: a site keeps a residual of a stream that does not enter it.
@@ -57,7 +73,11 @@ class Plan:
             places.append(Place(block, at, at is not None and i == at.last, ordinal, block.position(stream)))
         leaving = frozenset(site.last for site in sites if site is not None)
         alone = sites[0] if len(set(sites)) == 1 and sites[0] is not None and sites[0].keeps == "output" else None
-        return cls(stack, tuple(places), len(taps), leaving, alone)
+        keeps = policy.may_reuse
+        by_number = any(block.hook is not None for block in stack.blocks)
+        busy = keeps or timing or by_number
+        watched = tuple(i for i, place in enumerate(places) if busy or place.is_marked(i))
+        return cls(stack, tuple(places), len(taps), leaving, alone, keeps, watched)
 
 
 def _expect_residual(site: Site, stack: BlockStack) -> None:

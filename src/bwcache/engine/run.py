@@ -121,8 +121,12 @@ class RunState:
         agreed = [ranks.agree(part, self._group).flatten() for part in pending.numbers()]
         self._pending.append((pending, Reading(agreed)))
 
-    def note_bytes(self, steps: Sequence[Step], hidden_bytes: int) -> None:
-        """Takes note of what is held after a forward, and of the size of one hidden state.
+    def note_hidden(self, nbytes: int) -> None:
+        """Takes note of the size of one hidden state."""
+        self.trace.hidden_bytes = max(self.trace.hidden_bytes, nbytes)
+
+    def note_bytes(self, steps: Sequence[Step]) -> None:
+        """Takes note of what is held after a forward.
 
         Raises:
             OverBudget: as `keep`.
@@ -131,7 +135,6 @@ class RunState:
             self._hold_to_limit(steps)
         self.trace.peak_bytes = max(self.trace.peak_bytes, self.store.nbytes + self._sampled_bytes)
         self.trace.host_bytes = max(self.trace.host_bytes, self.store.host_bytes)
-        self.trace.hidden_bytes = max(self.trace.hidden_bytes, hidden_bytes)
 
     def _hold_to_limit(self, steps: Sequence[Step]) -> None:
         predictor = self.policy.feature_predictor
@@ -260,15 +263,19 @@ class RunState:
         return read
 
     def _tell(self, forward: Pending, measured: Measured | None, foretold: Foretold | None) -> None:
-        event = self.trace.events[forward.event]
+        told: dict[str, Any] = {}
         if measured:
-            event = replace(event, indicator=measured.mean, distances=measured.distances)
+            told |= {"indicator": measured.mean, "distances": measured.distances}
         if foretold:
-            event = replace(event, error=foretold.error)
+            told |= {"error": foretold.error}
         if forward.blocks:
-            spent = timing.seconds(forward.blocks), timing.seconds(forward.indicator)
-            event = replace(event, seconds=spent[0], indicator_seconds=spent[1])
-        self.trace.events[forward.event] = event
+            told |= {
+                "seconds": timing.seconds(forward.blocks),
+                "indicator_seconds": timing.seconds(forward.indicator),
+            }
+        event = self.trace.events[forward.event]
+        if told:
+            event = self.trace.events[forward.event] = replace(event, **told)
         if event.action == "compute":
             self.policy.refresh(Observation(forward.step, event.site, measured, foretold), self.state)
 

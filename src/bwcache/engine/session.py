@@ -122,10 +122,10 @@ class Session:
         self._clock, self._guided = StepClock(lambda: None), bool  # the old ones know the pipeline
 
     def _install(self, undo: ExitStack, stack: BlockStack, look: Callable[[], Any]) -> None:
-        plan = Plan.of(self.policy, stack)
+        plan = Plan.of(self.policy, stack, self._timing)
         whole = Whole(undo, stack, look)
-        arounds = [self._at_block(plan, i) for i in range(len(stack.blocks))]
-        shadows = hooks.intercept_blocks(undo, stack.module, stack.blocks, arounds)
+        blocks, arounds = zip(*((stack.blocks[i], self._at_block(plan, i)) for i in plan.watched), strict=True)
+        shadows = hooks.intercept_blocks(undo, stack.module, blocks, arounds)
         idle = self._idle(plan)
         everywhere = [*shadows, *hooks.intercept_all(undo, idle.modules, partial(self._at_idle, plan))]
         if len(plan.leaving) == 1 and (self._per_sample or idle.modules):

@@ -7,7 +7,7 @@ rank. The engine asks it, in this order:
 2. `init()` at the start of each run: a fresh state;
 3. `decide(observation, state)` each time a forward reaches a site that could be reused;
 4. `refresh(observation, state)` once for every real computation, whatever caused it, at the latest before the next
-   `decide`: the observation then carries what the taps measured.
+   `decide`: the observation then carries what the taps measured. Not where nothing can ever be reused or measured.
 """
 
 from __future__ import annotations
