@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+import bwcache
 from bwcache import shapes
+from bwcache.study import FewerSteps, UnderPolicy
 from experiments.common import (
     captions,
     exact_trace,
@@ -25,6 +27,8 @@ from training.models import IMAGE_FRAMES, load_image_model
 
 VIDEOS = 16
 THRESHOLDS = (0.05, 0.10, 0.15, 0.20)
+TOLERANCES = (0.005, 0.01, 0.02, 0.04, 0.08)
+FEWER = (10, 15, 20, 24)
 
 
 def main() -> None:
@@ -42,13 +46,20 @@ def main() -> None:
             if frames == 1:
                 pictures.append(made.frames[0])
         found[name] = np.array(curves)
-    grid = ({"threshold": t} for t in THRESHOLDS)
-    _, found_rows = study("images", policies(grid, ("threshold",)), VIDEOS, pipe=pipe, frames=IMAGE_FRAMES)
-    rows = standing_rows(found_rows, lambda row: f"threshold {row.settings['threshold']:g}")
+    _, found_rows = study("images", contenders(), VIDEOS, pipe=pipe, frames=IMAGE_FRAMES)
     quantiles = {name: np.nanquantile(runs[:, 1:], (0.1, 0.5, 0.9), axis=0).tolist() for name, runs in found.items()}
     figures = {"videos": VIDEOS, "curves": quantiles, "rows": [row.to_json() for row in found_rows]}
-    publish("images", figures, pipe, rows)
+    publish("images", figures, pipe, standing_rows(found_rows))
     draw(found, pictures)
+
+
+def contenders() -> list[Any]:
+    """BWCache, Adaptive and fewer steps."""
+    return [
+        *policies(({"threshold": t} for t in THRESHOLDS), ("threshold",)),
+        *[UnderPolicy(bwcache.Adaptive(tolerance=t), ("tolerance",)) for t in TOLERANCES],
+        *[FewerSteps(steps) for steps in FEWER],
+    ]
 
 
 def draw(found: dict[str, np.ndarray], pictures: list[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Experiment 12: a video U-Net: its curve, threshold and interval beside fewer steps, all blocks or the inner ones."""
+"""Experiment 12: a video U-Net: its curve, BWCache and Adaptive beside fewer steps, all blocks or the inner ones."""
 
 from __future__ import annotations
 
@@ -35,12 +35,14 @@ from training.models import UNET_FRAMES, load_unet
 VIDEOS, SHOWN = 12, 3
 THRESHOLDS = (0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
 INTERVALS = (0.05, 0.15, 0.20)
+TOLERANCES = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
 FEWER = (8, 10, 12, 15, 20, 24)
 EVERY = (2, 3, 4, 6)
 WARMUP, TAIL = 6, 2
 LEVELS = (30, 35, 40, 45)
 FAMILIES = {
     "BWCache": "BWCache",
+    "adaptive": "Adaptive",
     "inner": "BWCache, inner blocks",
     "fixed": "fixed interval",
     "fixed inner": "fixed interval, inner blocks",
@@ -96,7 +98,7 @@ def main() -> None:
     publish("unet", figures, pipe, standing_rows(rows))
     publish("unet_levels", {}, pipe, levels(rows))
     draw(curves, blocks, rows)
-    cached = bwcache.BWCache(), bwcache.BWCache(threshold=0.25), InnerInterval(3, WARMUP, TAIL)
+    cached = bwcache.BWCache(), bwcache.Adaptive(tolerance=0.04), InnerInterval(3, WARMUP, TAIL)
     draw_frames([frames[:SHOWN], *([made_under(pipe, policy, seed) for seed in range(SHOWN)] for policy in cached)])
 
 
@@ -107,6 +109,7 @@ def contenders() -> list[Any]:
     return [
         *[UnderPolicy(bwcache.BWCache(threshold=t), shown) for t in THRESHOLDS],
         *[UnderPolicy(bwcache.BWCache(reuse_interval=r), shown) for r in INTERVALS],
+        *[UnderPolicy(bwcache.Adaptive(tolerance=t), ("tolerance",)) for t in TOLERANCES],
         *[Called(InnerBWCache(threshold=t), shown, FAMILIES["inner"]) for t in THRESHOLDS[:4]],
         *[Called(bwcache.FixedInterval(n, WARMUP, TAIL), guarded, FAMILIES["fixed"]) for n in EVERY],
         *[Called(InnerInterval(n, WARMUP, TAIL), guarded, FAMILIES["fixed inner"]) for n in EVERY],
@@ -188,8 +191,8 @@ def draw(curves: np.ndarray, blocks: Sequence[Sequence[Any]], rows: Sequence[Sta
 
 def draw_frames(videos: Sequence[Sequence[Any]]) -> None:
     """Every second frame of the first videos: uncached, and under each of the policies."""
-    names = ("uncached", "BWCache .15", "BWCache .25", "inner, every 3rd")
-    with picture("unet_frames", 1, (4.2, 0.68 * SHOWN * len(names))) as axes:
+    names = ("uncached", "BWCache .15", "Adaptive .04", "inner blocks")
+    with picture("unet_frames", 1, (4.6, 0.68 * SHOWN * len(names))) as axes:
         lines = [np.concatenate(list(made[i][::2]), axis=1) for i in range(SHOWN) for made in videos]
         lines = [np.pad(one, ((0, 4 if n % len(names) == 3 else 1), (0, 0), (0, 0))) for n, one in enumerate(lines)]
         axes.imshow(np.clip(np.concatenate(lines), 0, 1), interpolation="nearest")
