@@ -50,7 +50,7 @@ class Geometry:
 def wan(small: bool) -> Geometry:
     """Wan 2.1 1.3B at 480p, 81 frames (https://huggingface.co/Wan-AI/Wan2.1-T2V-1.3B-Diffusers)."""
     heads, ffn, blocks, text = (2, 64, 3, 16) if small else (12, 8960, 30, 512)
-    head = 12 if small else 128
+    head = 16 if small else 128
     size = (32, 32, 5) if small else (480, 832, 81)
 
     def build(device: torch.device, dtype: torch.dtype) -> Any:

@@ -3,8 +3,9 @@
 Denoisers of real video models with random weights, in bfloat16, with flash attention, compiled and not:
 
 - seconds per computed and per reused step, and the share of the blocks in a computed one;
-- the indicator's share of the computed steps, sampled and exact;
+- the indicator's share of the computed steps, sampled and exact, and that of Adaptive's prediction errors;
 - memory: what is kept between steps, and the peak of each side;
+- the same features in main memory: seconds per reused step, what the device holds, and that the latents are the same;
 - realised over ideal speedup at the reuse rates that the paper reports: 1 / (1 - reuse rate * share of the blocks);
 - how often a reused step waits for the device, and whether anything was compiled again;
 - the exact indicator's kernel: against float64, and in bytes per second.
@@ -44,6 +45,9 @@ RATES = (0.4138, 0.5305, 0.59)
 ALWAYS = 1e9
 """A threshold that everything is below."""
 
+OTHERS = 52
+"""Forwards of all that is measured beside the race, at most."""
+
 
 @dataclass
 class Results:
@@ -78,7 +82,7 @@ class Bench:
     inputs: dict[str, Any]
     device: torch.device
 
-    def run(self, policy: bwcache.Policy[Any] | None, steps: int, timed: bool = False) -> Run:
+    def run(self, policy: bwcache.Policy[Any] | None, steps: int, timed: bool = False, memory: str = "device") -> Run:
         """One denoising under a policy, or without a session."""
         settle(self.device)
         with laps(self.pipe.transformer, self.device) as marks, warnings.catch_warnings():
@@ -89,14 +93,12 @@ class Bench:
             if policy is None:
                 latents = self.geometry.denoise(self.pipe, self.inputs, steps)
             else:
-                with bwcache.attach(self.pipe, policy, timing=timed) as session:
+                with bwcache.attach(self.pipe, policy, timing=timed, memory=memory) as session:
                     latents = self.geometry.denoise(self.pipe, self.inputs, steps)
                 trace = session.trace
             wait(self.device)
             seconds = time.perf_counter() - start
-        return Run(
-            seconds, [timing.seconds([lap]) for lap in pairwise(marks)], trace, peak(self.device), finite(latents)
-        )
+        return Run(seconds, [timing.seconds([lap]) for lap in pairwise(marks)], trace, peak(self.device), latents)
 
 
 @dataclass(frozen=True)
@@ -108,14 +110,19 @@ class Run:
         laps: seconds of each step, from one forward's beginning to the next one's; of the last: to its own end.
         trace: None without a session.
         peak_bytes: most memory in use on the device; None on a CPU.
-        finite: whether the latents are.
+        latents: what it made.
     """
 
     seconds: float
     laps: list[float]
     trace: bwcache.Trace | None
     peak_bytes: int | None
-    finite: bool
+    latents: torch.Tensor
+
+    @property
+    def finite(self) -> bool:
+        """Whether all of the latents are."""
+        return bool(torch.isfinite(self.latents).all())
 
 
 def wait(device: torch.device) -> None:
@@ -135,11 +142,6 @@ def settle(device: torch.device) -> None:
 def peak(device: torch.device) -> int | None:
     """Most memory in use since `settle`, in bytes."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-
-
-def finite(latents: torch.Tensor) -> bool:
-    """Whether all of it is."""
-    return bool(torch.isfinite(latents).all())
 
 
 @contextmanager
@@ -199,6 +201,7 @@ def race(bench: Bench, steps: int, rounds: int) -> dict[str, Any]:
         "rates": rows,
         "peak_bytes_without_session": max((run.peak_bytes for run in uncached if run.peak_bytes), default=None),
         "finite": all(run.finite for runs in (uncached, *cached.values()) for run in runs),
+        "a_session_that_never_reuses_changes_no_bit": torch.equal(bench.run(None, 4).latents, inside.latents),
     }
 
 
@@ -222,10 +225,14 @@ def _median(values: Any) -> float:
     return statistics.median([value for value in values if value is not None])
 
 
-def indicator(bench: Bench, share: float | None) -> dict[str, Any]:
-    """What the indicator costs: its part of a computed step's blocks and itself, and what is kept between steps."""
-    timed = bench.run(bwcache.Compute(measures="default" if share is None else share), 5, timed=True)
-    kept = bench.run(bwcache.BWCache(threshold=ALWAYS, token_sample=share, reuse_interval=1), 4)
+def indicator(bench: Bench, computes: bwcache.Policy[Any], keeps: bwcache.Policy[Any]) -> dict[str, Any]:
+    """What an indicator costs: its part of a computed step's blocks and itself, and what is kept between steps.
+
+    Args:
+        computes: measures and computes every step.
+        keeps: reuses after the second one, so that all is kept that ever is.
+    """
+    timed, kept = bench.run(computes, 5, timed=True), bench.run(keeps, 4)
     assert timed.trace is not None
     assert kept.trace is not None
     events = timed.trace.events[2:]  # the first has nothing to compare with, the second may compile the kernel
@@ -237,6 +244,41 @@ def indicator(bench: Bench, share: float | None) -> dict[str, Any]:
         "kept_hidden_states": kept.trace.peak_bytes / kept.trace.hidden_bytes,
         "peak_bytes": kept.peak_bytes,
     }
+
+
+def indicators(bench: Bench) -> dict[str, dict[str, Any]]:
+    """BWCache's, of samples and of all entries, and Adaptive's prediction errors."""
+
+    def often(share: float | None) -> bwcache.BWCache:
+        return bwcache.BWCache(threshold=ALWAYS, token_sample=share, reuse_interval=1)
+
+    return {
+        "indicator_sampled": indicator(bench, bwcache.Compute(measures="default"), often(None)),
+        "indicator_exact": indicator(bench, bwcache.Compute(measures=1), often(1)),
+        "prediction_errors": indicator(bench, bwcache.Adaptive(tolerance=1e-12), bwcache.Adaptive(tolerance=1e-12)),
+    }
+
+
+def offloaded(bench: Bench, steps: int = 7) -> dict[str, Any]:
+    """Features that wait in main memory beside the same on the device."""
+    policy = bwcache.FixedInterval(interval=3)
+    bench.run(policy, 4, memory="offload")  # the first pinned memory takes its time
+    here, away = bench.run(policy, steps), bench.run(policy, steps, memory="offload")
+    assert here.trace is not None
+    assert away.trace is not None
+    first, further = ([i for i in range(1, steps - 1) if i % 3 == place] for place in (1, 2))
+    found: dict[str, Any] = {"the_same_latents": torch.equal(here.latents, away.latents)}
+    for name, run in {"device": here, "offload": away}.items():
+        assert run.trace is not None
+        found[name] = {
+            "seconds_per_first_reused_step": statistics.median(run.laps[i] for i in first),
+            "seconds_per_further_reused_step": statistics.median(run.laps[i] for i in further),
+            "seconds_per_computed_step": statistics.median(run.laps[i] for i in range(3, steps - 1, 3)),
+            "kept_on_the_device_bytes": run.trace.peak_bytes,
+            "kept_in_main_memory_bytes": run.trace.host_bytes,
+            "peak_bytes": run.peak_bytes,
+        }
+    return found
 
 
 def waits(bench: Bench, steps: int = 7) -> dict[str, Any]:
@@ -332,7 +374,7 @@ def affordable(seconds_per_forward: float, allowance: float) -> tuple[int, int] 
     """Steps and rounds of a race that fit into so many seconds, the other measurements included; None: none do."""
     for steps, rounds in ((17, 2), (17, 1), (12, 1), (7, 1)):
         race_forwards = rounds * (steps + sum(computed_for(rate, steps) for rate in RATES))
-        if (race_forwards + 26) * seconds_per_forward <= allowance:
+        if (race_forwards + OTHERS) * seconds_per_forward <= allowance:
             return steps, rounds
     return None
 
@@ -352,8 +394,8 @@ def measure(bench: Bench, compiled: bool, deadline: float, parts_left: int, resu
         return
     graphs, breaks = compiled_graphs()
     results.add(*key, graphs=graphs, graph_breaks=breaks)
-    results.add(*key, indicator_sampled=indicator(bench, None))
-    results.add(*key, indicator_exact=indicator(bench, 1))
+    results.add(*key, **indicators(bench))
+    results.add(*key, offload=offloaded(bench))
     if bench.device.type == "cuda":
         results.add(*key, waits_in_reused_steps=waits(bench))
     results.add(*key, race=race(bench, *plan))

@@ -1,0 +1,110 @@
+"""Offloading and compiling as they are on a GPU: real moves, real streams, torch's own compiler, CUDA graphs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from beside.attached import CAREFREE, LINE, lines, same
+from on_cuda import DEVICE, wan_case
+from tiny import Case
+from torch import Tensor
+from torch._dynamo.utils import counters
+
+import bwcache
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def case() -> Case:
+    return wan_case()
+
+
+def results(case: Case) -> tuple[Tensor, Tensor]:
+    """Latents of the pipeline as it is, and with a session."""
+    pipe = case.build()
+    with bwcache.attach(pipe, CAREFREE):
+        cached = case.run(pipe)
+    return case.run(pipe), cached
+
+
+def grouped(pipe: Any, kind: str, stream: bool) -> None:
+    blocks = 2 if kind == "block_level" else None
+    pipe.transformer.enable_group_offload(
+        onload_device=DEVICE, offload_device=CPU, offload_type=kind, num_blocks_per_group=blocks, use_stream=stream
+    )
+
+
+OFFLOADS: dict[str, Callable[[Any], object]] = {
+    "model": lambda pipe: pipe.enable_model_cpu_offload(device=DEVICE),
+    "sequential": lambda pipe: pipe.enable_sequential_cpu_offload(device=DEVICE),
+    "groups of blocks": functools.partial(grouped, kind="block_level", stream=False),
+    "groups of blocks, streams": functools.partial(grouped, kind="block_level", stream=True),
+    "layers": functools.partial(grouped, kind="leaf_level", stream=False),
+    "layers, streams": functools.partial(grouped, kind="leaf_level", stream=True),
+}
+
+
+@pytest.mark.parametrize("memory", ["device", "offload"])
+@pytest.mark.parametrize("name", OFFLOADS)
+def test_offloading_changes_nothing(case: Case, name: str, memory: str) -> None:
+    plain, cached = results(case)
+    pipe = case.build().to(CPU)
+    with bwcache.attach(pipe, CAREFREE, memory=memory) as session:
+        OFFLOADS[name](pipe)
+        same(case.run(pipe).to(DEVICE), cached)
+        same(case.run(pipe).to(DEVICE), cached)
+    assert lines(session) == [LINE, LINE]
+    same(case.run(pipe).to(DEVICE), plain)
+    with bwcache.attach(pipe, CAREFREE):
+        same(case.run(pipe).to(DEVICE), cached)
+
+
+@pytest.fixture
+def forgotten() -> Iterator[None]:
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def in_blocks(pipe: Any) -> None:
+    pipe.transformer.compile_repeated_blocks(fullgraph=True)
+
+
+def in_blocks_with_cuda_graphs(pipe: Any) -> None:
+    pipe.transformer.compile_repeated_blocks(fullgraph=True, mode="reduce-overhead")
+
+
+def as_a_whole(pipe: Any) -> None:
+    pipe.transformer.compile(fullgraph=True)
+
+
+def as_a_whole_with_cuda_graphs(pipe: Any) -> None:
+    pipe.transformer = torch.compile(pipe.transformer, mode="reduce-overhead")
+
+
+COMPILED = [in_blocks, in_blocks_with_cuda_graphs, as_a_whole, as_a_whole_with_cuda_graphs]
+
+
+def close(made: Tensor, wanted: Tensor) -> None:
+    torch.testing.assert_close(made, wanted, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.usefixtures("forgotten")
+@pytest.mark.parametrize("switch_on", COMPILED)
+def test_compiled_by_torch_s_own_compiler(case: Case, switch_on: Callable[[Any], None]) -> None:
+    plain, cached = results(case)
+    pipe = case.build()
+    switch_on(pipe)
+    with bwcache.attach(pipe, CAREFREE) as session:
+        close(case.run(pipe), cached)
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            close(case.run(pipe), cached)
+    assert lines(session) == [LINE, LINE]
+    assert not counters["graph_break"]
+    close(case.run(pipe), plain)
