@@ -45,7 +45,10 @@ RATES = (0.4138, 0.5305, 0.59)
 ALWAYS = 1e9
 """A threshold that everything is below."""
 
-OTHERS = 52
+GEOMETRIES = {wan: 1, hunyuan: 2}
+"""What is measured, and the weights by which time is divided among them."""
+
+OTHERS = 40
 """Forwards of all that is measured beside the race, at most."""
 
 
@@ -225,14 +228,15 @@ def _median(values: Any) -> float:
     return statistics.median([value for value in values if value is not None])
 
 
-def indicator(bench: Bench, computes: bwcache.Policy[Any], keeps: bwcache.Policy[Any]) -> dict[str, Any]:
+def indicator(bench: Bench, computes: bwcache.Policy[Any], keeps: bwcache.Policy[Any] | None = None) -> dict[str, Any]:
     """What an indicator costs: its part of a computed step's blocks and itself, and what is kept between steps.
 
     Args:
         computes: measures and computes every step.
-        keeps: reuses after the second one, so that all is kept that ever is.
+        keeps: keeps all that is ever kept; None: the same one.
     """
-    timed, kept = bench.run(computes, 5, timed=True), bench.run(keeps, 4)
+    timed = bench.run(computes, 4, timed=True)
+    kept = timed if keeps is None else bench.run(keeps, 4)
     assert timed.trace is not None
     assert kept.trace is not None
     events = timed.trace.events[2:]  # the first has nothing to compare with, the second may compile the kernel
@@ -255,7 +259,7 @@ def indicators(bench: Bench) -> dict[str, dict[str, Any]]:
     return {
         "indicator_sampled": indicator(bench, bwcache.Compute(measures="default"), often(None)),
         "indicator_exact": indicator(bench, bwcache.Compute(measures=1), often(1)),
-        "prediction_errors": indicator(bench, bwcache.Adaptive(tolerance=1e-12), bwcache.Adaptive(tolerance=1e-12)),
+        "prediction_errors": indicator(bench, bwcache.Adaptive(tolerance=1e-12)),
     }
 
 
@@ -379,7 +383,7 @@ def affordable(seconds_per_forward: float, allowance: float) -> tuple[int, int] 
     return None
 
 
-def measure(bench: Bench, compiled: bool, deadline: float, parts_left: int, results: Results, small: bool) -> None:
+def measure(bench: Bench, compiled: bool, allowance: Callable[[], float], results: Results, small: bool) -> None:
     """All figures of a geometry, compiled or not, as far as time allows."""
     key = ("geometries", bench.geometry.name, "compiled" if compiled else "not compiled")
     if compiled:
@@ -388,7 +392,7 @@ def measure(bench: Bench, compiled: bool, deadline: float, parts_left: int, resu
     warm = bench.run(bwcache.BWCache(threshold=ALWAYS, reuse_interval=1), 4)
     forward = statistics.median(bench.run(None, 3).laps)
     results.add(*key, warm_up_seconds=warm.seconds, seconds_per_forward=forward)
-    plan = (7, 1) if small else affordable(forward, (deadline - time.perf_counter()) / parts_left)
+    plan = (7, 1) if small else affordable(forward, allowance())
     if plan is None:
         results.add(*key, skipped=f"{forward:.1f} s a forward: no time left for it")
         return
@@ -404,7 +408,7 @@ def measure(bench: Bench, compiled: bool, deadline: float, parts_left: int, resu
 
 def geometry_figures(
     make: Callable[[bool], Geometry], device: torch.device, dtype: torch.dtype, results: Results, small: bool,
-    deadline: float, parts_left: int,
+    allowance: Callable[[], float],
 ) -> None:  # fmt: skip
     """A geometry, first not compiled, then compiled."""
     geometry = make(small)
@@ -423,7 +427,7 @@ def geometry_figures(
         results.add(environment=environment(pipe))
     for compiled in (False, True):
         try:
-            measure(bench, compiled, deadline, parts_left - compiled, results, small)
+            measure(bench, compiled, allowance, results, small)
         except Exception as error:  # what is there stays, and the rest goes on
             if small:
                 raise
@@ -451,8 +455,15 @@ def main(
     results = Results(out, {"benchmark": "gpu", "small": small})
     with torch.no_grad():
         results.add(kernel=kernel(device, dtype, small))
-        for i, make in enumerate((wan, hunyuan)):
-            geometry_figures(make, device, dtype, results, small, deadline, 4 - 2 * i)
+        parts = [weight for weight in GEOMETRIES.values() for _ in ("not compiled", "compiled")]
+
+        def allowance() -> float:
+            """Seconds of what is left for the next part: by its weight among those to come."""
+            left, weight = sum(parts), parts.pop(0)
+            return (deadline - time.perf_counter()) * weight / left
+
+        for make in GEOMETRIES:
+            geometry_figures(make, device, dtype, results, small, allowance)
             gc.collect()
             if device.type == "cuda":
                 torch.cuda.empty_cache()

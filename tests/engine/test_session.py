@@ -503,3 +503,22 @@ def test_numbers_are_read_once_per_computed_step_whatever_the_branches(monkeypat
     computed = sorted({event.step for event in session.trace.events if event.action == "compute"})
     assert len({event.branch for event in session.trace.events}) == 2
     assert reads == [[step] for step in computed]
+
+
+@each_case
+def test_all_entries_measure_the_same_however_many_they_are(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few are at hand twice, many are compared one block at a time."""
+    from bwcache.features import taps
+
+    found = []
+    for few in (taps.FEW, 0):
+        monkeypatch.setattr(taps, "FEW", few)
+        pipe = case.build()
+        with bwcache.attach(pipe, BWCache(threshold=0.3, token_sample=1)) as session:
+            case.run(pipe)
+        found.append(session.trace)
+    here, there = found
+    assert [event.action for event in here.events] == [event.action for event in there.events]
+    for a, b in zip(here.events, there.events, strict=True):
+        assert a.distances == (b.distances and pytest.approx(b.distances, rel=1e-5))
+    assert here.peak_bytes == there.peak_bytes

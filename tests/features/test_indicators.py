@@ -1,6 +1,7 @@
 """The indicator against numpy in float64, and samples against all entries."""
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -83,8 +84,7 @@ FEATURES = [(1, 16, 8), (2, 33, 12), (1, 7, 5), (3, 2, 3, 4), (1, 1, 1)]
 @pytest.mark.parametrize("shape", FEATURES, ids=str)
 @pytest.mark.parametrize("count", [1, 3])
 def test_exact_taps_measure_eq_5(shape: tuple[int, ...], count: int) -> None:
-    tapped = taps(count, 1)
-    assert isinstance(tapped, ExactTaps)
+    tapped = ExactTaps(count)
     steps = [[noise(*shape, seed=10 * step + i) for i in range(count)] for step in range(4)]
     assert record(tapped, steps[0]) is None
     for before, now in pairwise(steps):
@@ -125,7 +125,7 @@ def test_a_sample_is_close_to_all_of_it(share: float | None, step: float) -> Non
 @pytest.mark.parametrize("blocks", [4, 12, 40])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_all_samples_together_weigh_less_than_a_quarter_of_a_hidden_state(blocks: int, dtype: torch.dtype) -> None:
-    tapped = taps(blocks, None)
+    tapped = SampledTaps(blocks, None)
     features = [noise(1, 4096, 48, seed=i).to(dtype) for i in range(blocks)]
     record(tapped, features)
     assert 0.17 <= tapped.nbytes / features[0].nbytes <= 0.24
@@ -206,17 +206,72 @@ def test_a_sample_reaches_the_last_tokens(share: float, width: int) -> None:
     assert min(thirds) >= 0.75 * max(thirds)  # a motion in the last frames weighs as much as one in the first
 
 
+Kind = Callable[[int], SampledTaps | ExactTaps]
+each_kind = pytest.mark.parametrize(
+    "kind",
+    [lambda count: SampledTaps(count, None), lambda count: SampledTaps(count, 1), ExactTaps],
+    ids=["sampled", "exact", "exact, large"],
+)
+
+
+def test_all_entries_are_at_hand_twice_only_where_they_are_few() -> None:
+    few, many = (torch.empty(1, tokens, 1536, dtype=torch.bfloat16, device="meta") for tokens in (300, 32_760))
+    assert isinstance(taps(few, 30, 1), SampledTaps)
+    assert isinstance(taps(many, 30, 1), ExactTaps)
+    assert isinstance(taps(many, 30, None), SampledTaps)
+
+
+LAYOUTS = {
+    "channels first": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
+    "batch last": lambda x: x.permute(1, 2, 0).contiguous().permute(2, 0, 1),
+    "a slice": lambda x: torch.cat((x, x), 1)[:, : x.shape[1]],
+}
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_tap_does_not_care_how_its_block_lays_out_what_it_returns(layout: str, batch: int) -> None:
+    """Nor whether that changes from step to step: as compilers do it."""
+    before, after = ([noise(batch, 400, 8, seed=10 * step + i) for i in range(2)] for step in range(2))
+    for first, then in (
+        (lambda x: x, LAYOUTS[layout]),
+        (LAYOUTS[layout], LAYOUTS[layout]),
+        (LAYOUTS[layout], lambda x: x),
+    ):
+        ways = []
+        for kind in (lambda count: SampledTaps(count, 0.3), ExactTaps):
+            tapped = kind(2)
+            assert record(tapped, [first(feature) for feature in before]) is None
+            ways.append(record(tapped, [then(feature) for feature in after]))
+            again = record(tapped, [first(feature) for feature in after])
+            assert again[0].tolist() == [0, 0]
+        sampled, exact = ((found[0] / found[1]).tolist() for found in ways)
+        assert sampled == pytest.approx(exact, rel=0.15)
+
+
+def test_a_feature_that_lies_channels_first_is_sampled_where_it_lies() -> None:
+    from torch.profiler import ProfilerActivity, profile
+
+    features = [LAYOUTS["channels first"](noise(1, 4096, 256, seed=step)) for step in range(3)]
+    tapped = SampledTaps(1, 0.01)
+    record(tapped, features[:1])
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        record(tapped, features[1:2])
+        record(tapped, features[2:])
+    assert 0 < max(event.cpu_memory_usage for event in seen.events()) < 0.1 * features[0].nbytes
+
+
 def test_taps_of_different_shapes_are_measured_each_for_itself() -> None:
-    tapped = taps(2, None)
+    tapped = SampledTaps(2, None)
     before = [noise(1, 400, 8, seed=1), noise(8, 90, 8, seed=2)]
     record(tapped, before)
     measured = record(tapped, [1.5 * feature for feature in before])
     torch.testing.assert_close(measured[0] / measured[1], torch.tensor([0.5, 0.5]), rtol=0.01, atol=0)
 
 
-@pytest.mark.parametrize("share", [None, 1])
-def test_another_shape_is_not_compared(share: float | None) -> None:
-    tapped = taps(2, share)
+@each_kind
+def test_another_shape_is_not_compared(kind: Kind) -> None:
+    tapped = kind(2)
     record(tapped, [noise(1, 400, 8, seed=i) for i in range(2)])
     assert record(tapped, [noise(1, 500, 8, seed=i) for i in range(2)]) is None
     assert record(tapped, [noise(1, 500, 8, seed=i) for i in range(2)]) is not None
@@ -224,9 +279,9 @@ def test_another_shape_is_not_compared(share: float | None) -> None:
     assert record(tapped, [noise(2, 500, 8, seed=i).bfloat16() for i in range(2)]) is None
 
 
-@pytest.mark.parametrize("share", [None, 1])
-def test_a_step_that_broke_off_is_not_compared_with(share: float | None) -> None:
-    tapped = taps(3, share)
+@each_kind
+def test_a_step_that_broke_off_is_not_compared_with(kind: Kind) -> None:
+    tapped = kind(3)
     first, broken, third = ([noise(1, 400, 8, seed=10 * step + i) for i in range(3)] for step in range(3))
     record(tapped, first)
     assert record(tapped, broken[:2]) is None
@@ -234,9 +289,9 @@ def test_a_step_that_broke_off_is_not_compared_with(share: float | None) -> None
     assert record(tapped, third).sum(dim=1)[0] == 0
 
 
-@pytest.mark.parametrize("share", [None, 1])
-def test_what_a_tap_keeps_is_a_copy(share: float | None) -> None:
-    tapped = taps(1, share)
+@each_kind
+def test_what_a_tap_keeps_is_a_copy(kind: Kind) -> None:
+    tapped = kind(1)
     feature = noise(1, 400, 8)
     original = feature.clone()
     record(tapped, [feature])

@@ -54,8 +54,8 @@ def test_the_real_geometries_are_the_published_ones() -> None:
 
 def test_where_time_is_short_the_race_is_shorter() -> None:
     assert gpu.affordable(0.1, 100) == (17, 2)
-    assert gpu.affordable(1.0, 100) == (17, 1)
-    assert gpu.affordable(1.0, 70) == (7, 1)
+    assert gpu.affordable(1.0, 85) == (17, 1)
+    assert gpu.affordable(1.0, 60) == (7, 1)
     assert gpu.affordable(10.0, 100) is None
 
 

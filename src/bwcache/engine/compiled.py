@@ -5,6 +5,9 @@ is compiled by itself with the very options of the whole: the same backend, mode
 share their graph, as with `compile_repeated_blocks`. What lies outside of the blocks runs uncompiled meanwhile. When
 the session leaves, the compiled call stands again where it was found, with all that it had compiled.
 
+One option is left out: CUDA graphs (`mode="reduce-overhead"` and `"max-autotune"` have them). Each replayed graph may
+overwrite what the one before it returned, and between two blocks that is what the second one reads: torch raises.
+
 A whole can be compiled in three ways, before the session or during it: `torch.compile(module)` makes a wrapper that
 pipelines then hold, `module.compile()` sets the module's call, and `module.forward = torch.compile(module.forward)` is
 common in native code.
@@ -27,6 +30,9 @@ from bwcache.models import BlockStack, uncompiled
 
 PLACES = ("forward", hooks.CALL, "_old_forward")
 """Attributes of a module or of its wrapper that may hold the compiled call; the last is where accelerate keeps it."""
+
+CUDA_GRAPHS = "triton.cudagraphs"
+"""Inductor's option."""
 
 
 class Whole:
@@ -137,6 +143,7 @@ class Whole:
                     "attach before it is compiled, and compile nothing but parts of the blocks",
                 )
             )
+        context = without_cuda_graphs(context)
         for shadow in [*reversed(self._interceptors), *reversed(self._parts)]:
             shadow.restore()
         modules = [block.module for block in self._stack.blocks if not hasattr(block.module, "_orig_mod")]
@@ -206,6 +213,20 @@ def _context(call: Any) -> Any:
     """
     cells = getattr(call, "__closure__", None) or ()
     return next((cell.cell_contents for cell in cells if _compiles(cell.cell_contents)), None)
+
+
+def without_cuda_graphs(context: Any) -> Any:
+    """Options that compile likewise, but into no CUDA graphs."""
+    outer: Any = getattr(context.callback, "_torchdynamo_orig_backend", None)
+    backend: Any = outer
+    while (inner := getattr(backend, "_torchdynamo_orig_backend", None)) is not None:
+        backend = inner
+    asked = getattr(backend, "config", None)  # of inductor: what differs from its own settings
+    if not isinstance(asked, dict) or not asked.get(CUDA_GRAPHS, torch._inductor.config.triton.cudagraphs):
+        return context
+    whole = getattr(outer, "_one_graph", False)
+    made = torch.compile(_itself, fullgraph=whole, dynamic=backend.dynamic, options={**asked, CUDA_GRAPHS: False})
+    return _context(made)
 
 
 def _compiled_unless(context: Any, module: nn.Module, present: Any) -> Any:

@@ -307,7 +307,10 @@ class Forward:
 
     def _tap(self, ordinal: int, feature: Tensor) -> None:
         if not self.tapped:
-            self.tapped = [self.run.taps(step, self.plan.stack.name, self.plan.taps) for step in self.steps]
+            name, count = self.plan.stack.name, self.plan.taps
+            self.tapped = [
+                self.run.taps(step, name, count, self.rows.of(feature, j)) for j, step in enumerate(self.steps)
+            ]
         start = timing.mark(feature.device) if self.timed else None
         if len(self.tapped) == 1:
             self.tapped[0].record(ordinal, feature)

@@ -92,12 +92,12 @@ class RunState:
         self._visited: dict[str, int] = {}
         self._steps = (-1, -1)
 
-    def taps(self, step: Step, denoiser: str, count: int) -> SampledTaps | ExactTaps:
+    def taps(self, step: Step, denoiser: str, count: int, feature: Tensor) -> SampledTaps | ExactTaps:
         """The taps of a denoiser in a lane. Each branch looks at other entries; a sample at those it has when alone."""
         key = (step.lane, f"{denoiser}/taps")
         if key not in self._taps:
             ordinal = self._ordinals.setdefault(step.branch, len(self._ordinals))
-            self._taps[key] = taps(count, self.policy.tap_share, first=ordinal * count)
+            self._taps[key] = taps(feature, count, self.policy.tap_share, first=ordinal * count)
         return self._taps[key]
 
     def foretold(self, step: Step, key: Key, feature: Tensor) -> Tensor | None:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from bwcache.features.predictors import Predictor
-from bwcache.features.sampling import every, stride
-from bwcache.features.taps import comparable
+from bwcache.features.sampling import every, order, stride
 
 FEWEST, MOST = 512, 16384
 """So many entries of a feature are compared, a fortieth in between: the error of 512 is known to a few percent."""
@@ -26,6 +25,8 @@ class Foretelling:
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
         self._past: list[tuple[float, Tensor]] = []
+        self._kind: tuple[object, ...] = ()
+        self._axes: tuple[int, ...] | None = None
 
     def compare(self, feature: Tensor, coordinate: float, damping: float) -> Tensor | None:
         """Takes a computed feature `[B, …, C]`, and says how well it was foretold; None where there is no past.
@@ -39,9 +40,11 @@ class Foretelling:
             `[4]` float32: ||feature - predicted||_1, ||feature||_1, and with d the predictor's own way from the last
             feature (undamped) and e the true one: <d, e> and <d, d>.
         """
-        sample = _sample(feature)
-        if self._past and not comparable(self._past[0][1], sample):
+        kind = (feature.shape, feature.dtype, feature.device)
+        if kind != self._kind:
             self._past.clear()
+            self._kind, self._axes = kind, order(feature)
+        sample = every(_step(feature), feature, 0, torch.float32, self._axes)
         told = self._told(sample, coordinate, damping) if self._past else None
         self._past.insert(0, (coordinate, sample))
         del self._past[self._predictor.history :]
@@ -69,8 +72,3 @@ def _step(feature: Tensor) -> int:
     """n, of which every n-th entry is compared."""
     entries = min(max(feature.numel() // 40, FEWEST), MOST)
     return stride(feature, 1, min(entries / max(feature.numel(), 1), 1.0))
-
-
-def _sample(feature: Tensor) -> Tensor:
-    """Some entries, float32, a copy."""
-    return every(_step(feature), feature, 0, torch.float32)

@@ -11,11 +11,14 @@ from torch import Tensor
 
 from bwcache.features.exchange import Sums, by_pieces
 
-BLOCK = 1024
+BLOCK = 4096
 """Entries that one program reads at once."""
 
-PARTS = 1024
+PARTS = 4224
 """Programs at most; each adds up its part of the entries in float32, and the parts are added at the end."""
+
+WARPS = 8
+"""Warps of each program."""
 
 AXES = 5
 """Axes that the kernel walks along at most, once those that lie together in memory are joined."""
@@ -81,6 +84,7 @@ def exchange(kept: Tensor, new: Tensor) -> Sums:
         _exchange[(parts,)](
             kept, new, sums, count, *sizes[1:], *kept_strides, *new_strides,
             axes=len(axes), wide=_reach(axes) >= 1 << 30, block=BLOCK,
+            num_warps=WARPS,
         )  # fmt: skip
     changed, before = sums.sum(1)
     return changed, before

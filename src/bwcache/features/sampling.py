@@ -1,7 +1,8 @@
 """Which entries of a block's output a tap keeps: every n-th, each tap beginning at a place of its own.
 
 n shares no factor with the feature's sizes, so a walk in steps of n comes through all channels and all tokens alike.
-Taps that begin at different places look at different entries, and their errors cancel in the mean.
+Taps that begin at different places look at different entries, and their errors cancel in the mean. Entries are counted
+as they lie in memory, so that none but those that are kept are touched.
 """
 
 from __future__ import annotations
@@ -50,6 +51,23 @@ def _walks_through(feature: Tensor, n: int) -> bool:
     return all(math.gcd(n, size) == 1 for size in feature.shape[1:])
 
 
+def order(feature: Tensor) -> tuple[int, ...] | None:
+    """A feature's axes as they lie in memory, the outermost first; None where that is their own order.
+
+    Latents that were patched by a convolution lie channels first, and residual streams keep that (HunyuanVideo). To
+    walk along memory makes no copy of such a feature; a copy of another layout is walked through in the same order.
+    """
+    if feature.is_contiguous():
+        return None
+    return tuple(sorted(range(feature.ndim), key=feature.stride, reverse=True))
+
+
+def laid(feature: Tensor, axes: tuple[int, ...] | None) -> Tensor:
+    """The feature with its axes in this order, contiguous: a view where it lies so."""
+    ordered = feature if axes is None else feature.permute(axes)
+    return ordered if ordered.is_contiguous() else ordered.contiguous()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Walk:
     """A walk through features of one kind.
@@ -58,6 +76,7 @@ class Walk:
         shape, of, device: the features' shape `[B, …, C]`, dtype and device.
         n: every n-th entry is kept.
         dtype: in which they are kept.
+        axes: the order in which it goes through them, as `order` has it.
     """
 
     shape: torch.Size
@@ -65,12 +84,13 @@ class Walk:
     device: torch.device
     n: int
     dtype: torch.dtype
+    axes: tuple[int, ...] | None = None
 
     @classmethod
     def through(cls, feature: Tensor, taps: int, share: float | None) -> Walk:
-        """As `stride` and `precision` have it."""
+        """As `stride`, `precision` and `order` have it."""
         n = stride(feature, taps, share)
-        return cls(feature.shape, feature.dtype, feature.device, n, precision(feature, share))
+        return cls(feature.shape, feature.dtype, feature.device, n, precision(feature, share), order(feature))
 
     @property
     def entries(self) -> int:
@@ -83,11 +103,17 @@ class Walk:
 
     def sample(self, feature: Tensor, first: int) -> Tensor:
         """Of a feature `[B, …, C]` of this kind, every n-th entry from the `first` modulo n: `[entries]`; a copy."""
-        return every(self.n, feature, first, self.dtype)
+        return every(self.n, feature, first, self.dtype, self.axes)
 
 
-def every(n: int, feature: Tensor, first: int, dtype: torch.dtype) -> Tensor:
-    """Every n-th entry from the `first` modulo n, as so many as there are whole n: `[…]` -> `[S]`; a copy."""
-    walked = feature.detach().contiguous()
+def every(n: int, feature: Tensor, first: int, dtype: torch.dtype, axes: tuple[int, ...] | None = None) -> Tensor:
+    """Every n-th entry from the `first` modulo n, as so many as there are whole n: `[…]` -> `[S]`; a copy.
+
+    Args:
+        n, feature, first: what is kept of what.
+        dtype: of the copy.
+        axes: the order in which entries are counted, as `order` has it; None for the feature's own.
+    """
+    walked = laid(feature.detach(), axes)
     taken = walked.as_strided((walked.numel() // n,), (n,), walked.storage_offset() + first % n)
     return taken.to(dtype, copy=True)

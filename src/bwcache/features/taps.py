@@ -1,8 +1,8 @@
 """Taps: what is kept of the tapped blocks' outputs, and how much they changed since the last computed step.
 
 Two ways, one answer. A sample is so small that old and new are both at hand, and all distances come out of one
-reduction at the end of the forward. All entries are so many that only the old ones are, and each block is compared and
-overwritten where it stands.
+reduction at the end of the forward. All entries are so many, in models of real size, that only the old ones are, and
+each block is compared and overwritten where it stands.
 """
 
 from __future__ import annotations
@@ -15,14 +15,19 @@ from torch import Tensor
 from bwcache.features import indicators, sampling
 from bwcache.features.exchange import exchange
 
+FEW = 64 * 2**20
+"""All entries of all tapped blocks, in bytes, that may be at hand twice for as long as a forward takes."""
 
-def taps(count: int, share: float | None, first: int = 0) -> SampledTaps | ExactTaps:
+
+def taps(feature: Tensor, count: int, share: float | None, first: int = 0) -> SampledTaps | ExactTaps:
     """The taps of one branch: `count` blocks, a share of their entries (None: the default budget; 1: all).
 
     Args:
+        feature: what one of them returned; the others are taken to be like it.
+        count, share: how many blocks, and how much of each.
         first: how many taps other branches have, so that these look elsewhere.
     """
-    return ExactTaps(count) if share == 1 else SampledTaps(count, share, first)
+    return ExactTaps(count) if share == 1 and count * feature.nbytes > FEW else SampledTaps(count, share, first)
 
 
 def planned_bytes(feature: Tensor, count: int, share: float | None) -> int:
@@ -69,7 +74,9 @@ class SampledTaps:
             self._record_apart(tap, feature)
             return
         # As Walk.sample has it, written out: between two blocks, each call finds the processor's caches empty.
-        walked = feature if feature.is_contiguous() else feature.contiguous()
+        walked = feature if self._axes is None else feature.permute(self._axes)
+        if not walked.is_contiguous():
+            walked = walked.contiguous()
         start = walked.storage_offset() + (self._first + tap) % self._n
         row.copy_(walked.as_strided(self._size, (self._n,), start))
         self._taken.append(tap)
@@ -96,7 +103,8 @@ class SampledTaps:
         walk, samples = last.walk, torch.empty_like(last.samples)
         self._new = Sheet(walk, last.taps, samples)
         self._rows = dict(zip(last.taps, samples.unbind(), strict=True))
-        self._shape, self._dtype, self._n, self._size = walk.shape, walk.of, walk.n, (walk.entries,)
+        self._shape, self._dtype, self._axes = walk.shape, walk.of, walk.axes
+        self._n, self._size = walk.n, (walk.entries,)
 
     def _record_apart(self, tap: int, feature: Tensor) -> None:
         """Where no sheet is laid out yet, or none can be, or this feature is of another kind."""
