@@ -93,6 +93,15 @@ def test_exact_taps_measure_eq_5(shape: tuple[int, ...], count: int) -> None:
     assert tapped.nbytes == count * steps[0][0].nbytes
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_all_entries_are_measured_to_a_ten_thousandth_whatever_their_precision(dtype: torch.dtype) -> None:
+    for tapped in (SampledTaps(2, 1), ExactTaps(2)):
+        before, now = ([noise(1, 16, 8, seed=10 * step + i).to(dtype) for i in range(2)] for step in range(2))
+        record(tapped, before)
+        expected = by_numpy(torch.stack(now), torch.stack(before))
+        np.testing.assert_allclose(record(tapped, now).numpy(), expected, rtol=1e-4)
+
+
 @pytest.mark.parametrize("shape", FEATURES, ids=str)
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_sample_of_everything_measures_what_exact_taps_do(shape: tuple[int, ...], count: int) -> None:

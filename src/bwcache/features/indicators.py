@@ -20,5 +20,6 @@ def relative_l1(new: Tensor, old: Tensor) -> Tensor:
     Returns:
         `[2, T]` float32: row 0 the numerators, row 1 the denominators (dimensionless ratio once divided).
     """
+    old = old.to(torch.promote_types(old.dtype, torch.float32))  # a difference of halves would be rounded
     changes = torch.stack((new - old, old)).abs_()
     return (changes if changes.ndim == 3 else changes.flatten(2)).sum(2, dtype=torch.float32)
