@@ -192,7 +192,7 @@ def draw(curves: np.ndarray, blocks: Sequence[Sequence[Any]], rows: Sequence[Sta
 def draw_frames(videos: Sequence[Sequence[Any]]) -> None:
     """Every second frame of the first videos: uncached, and under each of the policies."""
     names = ("uncached", "BWCache .15", "Adaptive .04", "inner blocks")
-    with picture("unet_frames", 1, (4.6, 0.68 * SHOWN * len(names))) as axes:
+    with picture("unet_frames", 1, (5.4, 0.68 * SHOWN * len(names))) as axes:
         lines = [np.concatenate(list(made[i][::2]), axis=1) for i in range(SHOWN) for made in videos]
         lines = [np.pad(one, ((0, 4 if n % len(names) == 3 else 1), (0, 0), (0, 0))) for n, one in enumerate(lines)]
         axes.imshow(np.clip(np.concatenate(lines), 0, 1), interpolation="nearest")
