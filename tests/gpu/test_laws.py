@@ -11,6 +11,7 @@ from tiny import BY_NAME, WAN, Case, Scripted
 
 import bwcache
 from bwcache import Adaptive, BWCache, Damped, Linear
+from bwcache.features import taps
 
 
 @each_case_on_cuda
@@ -50,8 +51,10 @@ def test_what_waits_in_main_memory_comes_back_whole(case: Case, policy: bwcache.
 
 
 @pytest.mark.parametrize("share", [None, 1, 0.3], ids=str)
-def test_the_indicator_is_the_cpu_s(share: float | None) -> None:
-    """By other kernels and, with all tokens, by the project's own; the latents differ in the last bits."""
+@pytest.mark.parametrize("few", [taps.FEW, 0], ids=["few", "many"])
+def test_the_indicator_is_the_cpu_s(share: float | None, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By other kernels and, with all of many tokens, by the project's own; the latents differ in the last bits."""
+    monkeypatch.setattr(taps, "FEW", few)
     found = []
     for case in (WAN, wan_case()):
         pipe = case.build()
