@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from benchmarks import gpu
+from benchmarks import gpu, page
 from benchmarks.geometries import hunyuan, wan
 
 RATES = 3
@@ -71,3 +72,17 @@ def test_what_fails_leaves_what_is_there(tmp_path: Path) -> None:
     results.add("geometries", "one", failed="out of memory")
     written = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
     assert written == {"small": True, "geometries": {"one": {"tokens": 3, "failed": "out of memory"}}}
+
+
+def test_the_page_shows_what_there_is_of_a_run_that_was_cut_short() -> None:
+    found = page.on_gpus()[0]
+    environment = Environment(loader=FileSystemLoader(page.HERE), undefined=StrictUndefined, trim_blocks=True)
+    template = environment.get_template("gpu.md.jinja")
+    whole = template.render(gpus=[found])
+    assert "further ones 0 and 0" in " ".join(whole.split())
+    for geometry in found["geometries"].values():
+        geometry["not compiled"].pop("race")
+        geometry.pop("compiled")
+    cut = template.render(gpus=[found])
+    assert "not finished" in cut
+    assert "further ones 0." in " ".join(cut.split())
