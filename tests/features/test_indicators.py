@@ -13,7 +13,7 @@ from tiny import noise
 
 from bwcache.features import sampling
 from bwcache.features.indicators import relative_l1
-from bwcache.features.taps import ExactTaps, SampledTaps, taps
+from bwcache.features.taps import ExactTaps, LateTaps, SampledTaps, Taps, taps
 
 
 def by_numpy(new: torch.Tensor, old: torch.Tensor) -> np.ndarray:
@@ -72,7 +72,7 @@ def test_what_is_not_finite_stays_visible(value: float) -> None:
     assert not torch.isfinite(measured[0, 1])
 
 
-def record(tapped: SampledTaps | ExactTaps, features: list[torch.Tensor]) -> torch.Tensor | None:
+def record(tapped: Taps, features: list[torch.Tensor]) -> torch.Tensor | None:
     for i, feature in enumerate(features):
         tapped.record(i, feature)
     return tapped.measure()
@@ -215,11 +215,17 @@ def test_a_sample_reaches_the_last_tokens(share: float, width: int) -> None:
     assert min(thirds) >= 0.75 * max(thirds)  # a motion in the last frames weighs as much as one in the first
 
 
-Kind = Callable[[int], SampledTaps | ExactTaps]
+Kind = Callable[[int], Taps]
 each_kind = pytest.mark.parametrize(
     "kind",
-    [lambda count: SampledTaps(count, None), lambda count: SampledTaps(count, 1), ExactTaps],
-    ids=["sampled", "exact", "exact, large"],
+    [
+        lambda count: SampledTaps(count, None),
+        lambda count: LateTaps(count, None),
+        lambda count: SampledTaps(count, 1),
+        lambda count: LateTaps(count, 1),
+        ExactTaps,
+    ],
+    ids=["sampled", "sampled late", "exact", "exact, late", "exact, large"],
 )
 
 

@@ -20,7 +20,7 @@ from bwcache.engine.run import Pending, RunState
 from bwcache.engine.samples import Outline, Rows
 from bwcache.errors import BlocksChanged, complaint
 from bwcache.features.store import Key, Signature
-from bwcache.features.taps import ExactTaps, SampledTaps
+from bwcache.features.taps import Taps
 from bwcache.models import Site
 from bwcache.policies import Observation
 
@@ -65,7 +65,7 @@ class Forward:
     refusal: str | None = None
     passages: list[Passage] = field(default_factory=list)
     indicator: list[tuple[timing.Mark, timing.Mark]] = field(default_factory=list)
-    tapped: list[SampledTaps | ExactTaps] = field(default_factory=list)
+    tapped: list[Taps] = field(default_factory=list)
     route: list[int] = field(default_factory=list)
     computed: int = 0
     hidden: int = 0

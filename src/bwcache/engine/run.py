@@ -19,7 +19,7 @@ from bwcache.engine.samples import Outline, Rows
 from bwcache.features import FeatureStore
 from bwcache.features.foretelling import Foretelling
 from bwcache.features.store import Key, Signature
-from bwcache.features.taps import ExactTaps, SampledTaps, taps
+from bwcache.features.taps import Taps, taps
 from bwcache.models import BlockStack
 from bwcache.policies import Foretold, Measured, Observation, Policy
 
@@ -75,7 +75,7 @@ class RunState:
         self.account = Account(memory, self.trace, policy)
         self.guided = guided
         self.state = policy.init()
-        self._taps: dict[Key, SampledTaps | ExactTaps] = {}
+        self._taps: dict[Key, Taps] = {}
         self._foretellings: dict[Key, Foretelling] = {}
         self._dampings: dict[tuple[int | None, str], float] = {}
         self._pending: list[tuple[Pending, Reading]] = []
@@ -92,7 +92,7 @@ class RunState:
         self._visited: dict[str, int] = {}
         self._steps = (-1, -1)
 
-    def taps(self, step: Step, denoiser: str, count: int, feature: Tensor) -> SampledTaps | ExactTaps:
+    def taps(self, step: Step, denoiser: str, count: int, feature: Tensor) -> Taps:
         """The taps of a denoiser in a lane. Each branch looks at other entries; a sample at those it has when alone."""
         key = (step.lane, f"{denoiser}/taps")
         if key not in self._taps:

@@ -8,6 +8,7 @@ as they lie in memory, so that none but those that are kept are touched.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -104,6 +105,18 @@ class Walk:
     def sample(self, feature: Tensor, first: int) -> Tensor:
         """Of a feature `[B, …, C]` of this kind, every n-th entry from the `first` modulo n: `[entries]`; a copy."""
         return every(self.n, feature, first, self.dtype, self.axes)
+
+    def samples(self, features: Sequence[Tensor], firsts: Sequence[int]) -> Tensor:
+        """Of several features, as `sample` has each: `[T, entries]`."""
+        if self.axes is not None or not all(feature.is_contiguous() for feature in features):
+            features = [laid(feature, self.axes) for feature in features]
+        n, size, step = self.n, (self.entries,), (self.n,)
+        parts = [
+            feature.as_strided(size, step, feature.storage_offset() + first % n)
+            for feature, first in zip(features, firsts, strict=True)
+        ]
+        together = torch.stack(parts).to(self.dtype)
+        return together.detach() if together.requires_grad else together
 
 
 def every(n: int, feature: Tensor, first: int, dtype: torch.dtype, axes: tuple[int, ...] | None = None) -> Tensor:

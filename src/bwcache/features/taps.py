@@ -8,6 +8,7 @@ each block is compared and overwritten where it stands.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,10 +17,13 @@ from bwcache.features import indicators, sampling
 from bwcache.features.exchange import exchange
 
 FEW = 64 * 2**20
-"""All entries of all tapped blocks, in bytes, that may be at hand twice for as long as a forward takes."""
+"""All entries of all tapped blocks, in bytes, that may be at hand for as long as a forward takes."""
 
 
-def taps(feature: Tensor, count: int, share: float | None, first: int = 0) -> SampledTaps | ExactTaps:
+Taps: TypeAlias = "SampledTaps | ExactTaps"
+
+
+def taps(feature: Tensor, count: int, share: float | None, first: int = 0) -> Taps:
     """The taps of one branch: `count` blocks, a share of their entries (None: the default budget; 1: all).
 
     Args:
@@ -27,7 +31,11 @@ def taps(feature: Tensor, count: int, share: float | None, first: int = 0) -> Sa
         count, share: how many blocks, and how much of each.
         first: how many taps other branches have, so that these look elsewhere.
     """
-    return ExactTaps(count) if share == 1 and count * feature.nbytes > FEW else SampledTaps(count, share, first)
+    few = count * feature.nbytes <= FEW
+    if share == 1 and not few:
+        return ExactTaps(count)
+    late = few and feature.device.type == "cpu"
+    return LateTaps(count, share, first) if late else SampledTaps(count, share, first)
 
 
 def planned_bytes(feature: Tensor, count: int, share: float | None) -> int:
@@ -86,16 +94,18 @@ class SampledTaps:
 
         Blocks that were not called in either step have zeros.
         """
-        old, new = self._old, self._new
-        if new is not None and len(self._taken) == len(self._rows) and not self._apart:
-            self._old, compared = [new], True
-        else:
-            self._old = self._gather()
-            compared = bool(old) and len(old) == len(self._old) and all(map(Sheet.follows, self._old, old))
+        new = self._new
+        whole = new is not None and len(self._taken) == len(self._rows) and not self._apart
+        sheets = [new] if new is not None and whole else self._gather()
         self._new, self._rows, self._taken, self._apart = None, {}, [], {}
-        if not compared:
+        return self._compared(sheets)
+
+    def _compared(self, sheets: list[Sheet]) -> Tensor | None:
+        """These samples against the last ones, in whose place they are kept."""
+        old, self._old = self._old, sheets
+        if not old or len(old) != len(sheets) or not all(map(Sheet.follows, sheets, old)):
             return None
-        distances = [indicators.relative_l1(b.samples, a.samples) for a, b in zip(old, self._old, strict=True)]
+        distances = [indicators.relative_l1(b.samples, a.samples) for a, b in zip(old, sheets, strict=True)]
         return spread(distances, [tap for sheet in old for tap in sheet.taps], self._count)
 
     def _lay_out(self, last: Sheet) -> None:
@@ -137,6 +147,55 @@ class SampledTaps:
     def nbytes(self) -> int:
         """Bytes held between steps."""
         return sum(sheet.samples.nbytes for sheet in self._old)
+
+
+class LateTaps(SampledTaps):
+    """The same, all samples taken at the end of the forward: for features that are few, on a CPU.
+
+    There a call that takes four microseconds takes thirty between two blocks, which leave the processor's caches full
+    of theirs. One after the other such calls are fast. So the features themselves are held for as long as the forward
+    takes, unless some block writes into what an earlier one returned: whether any does, the first forward shows.
+    """
+
+    def __init__(self, count: int, share: float | None, first: int = 0) -> None:
+        super().__init__(count, share, first)
+        self._held: list[tuple[int, Tensor, int]] = []
+        self._late: bool | None = None  # whether that may be done: not known yet
+
+    def record(self, tap: int, feature: Tensor) -> None:
+        """As its base; from the second forward on it only takes note of the feature."""
+        if self._late is not True:
+            super().record(tap, feature)
+        if self._late is None and feature.is_inference():
+            self._late = False  # what is written into such a tensor is not counted
+        if self._late is not False:
+            self._held.append((tap, feature, feature._version))
+
+    def measure(self) -> Tensor | None:
+        """As its base; None also where a block wrote into what was to be sampled and had not done so before."""
+        held, self._held = self._held, []
+        intact = all(feature._version == version for _, feature, version in held)
+        if self._late is None:
+            self._late = intact and self._sampled_alike(held)
+        elif self._late:
+            self._late = intact
+            return self._compared(self._sheets(held) if intact else [])
+        return super().measure()
+
+    def _sampled_alike(self, held: list[tuple[int, Tensor, int]]) -> bool:
+        """Whether the features are still what they were: not every way to write into a tensor leaves a trace in it."""
+        again = {tap: self._walk(feature).sample(feature, self._first + tap) for tap, feature, _ in held}
+        return all(torch.equal(again[tap], sample) for tap, (_, sample) in self._apart.items())
+
+    def _sheets(self, held: list[tuple[int, Tensor, int]]) -> list[Sheet]:
+        """All samples, on one sheet for each kind of feature."""
+        kinds: dict[sampling.Walk, dict[int, Tensor]] = {}
+        for tap, feature, _ in held:
+            kinds.setdefault(self._walk(feature), {})[tap] = feature
+        return [
+            Sheet(walk, list(features), walk.samples(list(features.values()), [self._first + tap for tap in features]))
+            for walk, features in kinds.items()
+        ]
 
 
 class ExactTaps:
