@@ -74,6 +74,12 @@ class Prompt:
         indicator = self._inside(side, lambda event: event.indicator_seconds)
         return indicator / (indicator + self._inside(side, lambda event: event.seconds))
 
+    def share_of_steps(self, side: str) -> float:
+        """The indicator's part of the time of the computed steps: blocks, what is around them, guidance, scheduler."""
+        computed = [event.action == "compute" for event in self.traces[side][0].events]
+        rounds = [[lap for lap, real in zip(laps, computed, strict=True) if real] for laps in self.timed_laps[side]]
+        return self._inside(side, lambda event: event.indicator_seconds) / steady(rounds)
+
     def _inside(self, side: str, of: Callable[[bwcache.Event], float | None]) -> float:
         rounds = [[of(e) or 0.0 for e in trace.events if e.action == "compute"] for trace in self.traces[side]]
         return steady(rounds)
@@ -124,7 +130,8 @@ def gained(prompts: list[Prompt], side: str) -> dict[str, Any]:
 def indicator(prompts: list[Prompt], side: str) -> dict[str, Any]:
     """What a timed side's indicator costs in time and memory."""
     return {
-        "indicator_share_of_computed_steps": spread([prompt.share_of_indicator(side) for prompt in prompts]),
+        "indicator_share_of_computed_steps": spread([prompt.share_of_steps(side) for prompt in prompts]),
+        "indicator_share_of_their_blocks": spread([prompt.share_of_indicator(side) for prompt in prompts]),
         "hidden_states_kept_per_branch": max(prompt.kept(side) for prompt in prompts),
     }
 

@@ -311,14 +311,20 @@ class Forward:
             self.tapped = [
                 self.run.taps(step, name, count, self.rows.of(feature, j)) for j, step in enumerate(self.steps)
             ]
-        start = timing.mark(feature.device) if self.timed else None
+        if not self.timed:
+            self._record(ordinal, feature)
+            return
+        now = timing.clock(feature.device)
+        start = now()
+        self._record(ordinal, feature)
+        self.indicator.append((start, now()))
+
+    def _record(self, ordinal: int, feature: Tensor) -> None:
         if len(self.tapped) == 1:
             self.tapped[0].record(ordinal, feature)
         else:
             for j, tapped in enumerate(self.tapped):
                 tapped.record(ordinal, self.rows.of(feature, j))
-        if start is not None:
-            self.indicator.append((start, timing.mark(feature.device)))
 
     def _measure(self) -> list[Tensor | None]:
         if not self.tapped:

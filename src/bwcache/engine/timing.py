@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,10 +13,17 @@ Mark = Any
 """A point in time: seconds as a float, or a recorded CUDA event."""
 
 
+def clock(device: torch.device) -> Callable[[], Mark]:
+    """What gives the present point in the order of a device's work each time it is called."""
+    return time.perf_counter if device.type != "cuda" else partial(_event, device)
+
+
 def mark(device: torch.device) -> Mark:
     """Now, in the order of the device's work."""
-    if device.type != "cuda":
-        return time.perf_counter()
+    return clock(device)()
+
+
+def _event(device: torch.device) -> torch.cuda.Event:
     event = torch.cuda.Event(enable_timing=True)
     event.record(torch.cuda.current_stream(device))
     return event

@@ -8,7 +8,6 @@ as they lie in memory, so that none but those that are kept are touched.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -106,15 +105,14 @@ class Walk:
         """Of a feature `[B, …, C]` of this kind, every n-th entry from the `first` modulo n: `[entries]`; a copy."""
         return every(self.n, feature, first, self.dtype, self.axes)
 
-    def samples(self, features: Sequence[Tensor], firsts: Sequence[int]) -> Tensor:
-        """Of several features, as `sample` has each: `[T, entries]`."""
-        if self.axes is not None or not all(feature.is_contiguous() for feature in features):
-            features = [laid(feature, self.axes) for feature in features]
+    def samples(self, features: dict[int, Tensor], first: int) -> Tensor:
+        """Of several features by number, as `sample` has each from `first` plus its number on: `[T, entries]`."""
         n, size, step = self.n, (self.entries,), (self.n,)
-        parts = [
-            feature.as_strided(size, step, feature.storage_offset() + first % n)
-            for feature, first in zip(features, firsts, strict=True)
-        ]
+        parts = []
+        for number, feature in features.items():
+            if self.axes is not None or not feature.is_contiguous():
+                feature = laid(feature, self.axes)
+            parts.append(feature.as_strided(size, step, feature.storage_offset() + (first + number) % n))
         together = torch.stack(parts).to(self.dtype)
         return together.detach() if together.requires_grad else together
 

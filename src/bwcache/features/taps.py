@@ -174,7 +174,7 @@ class LateTaps(SampledTaps):
     def measure(self) -> Tensor | None:
         """As its base; None also where a block wrote into what was to be sampled and had not done so before."""
         held, self._held = self._held, []
-        intact = all(feature._version == version for _, feature, version in held)
+        intact = [feature._version for _, feature, _ in held] == [version for _, _, version in held]
         if self._late is None:
             self._late = intact and self._sampled_alike(held)
         elif self._late:
@@ -192,10 +192,7 @@ class LateTaps(SampledTaps):
         kinds: dict[sampling.Walk, dict[int, Tensor]] = {}
         for tap, feature, _ in held:
             kinds.setdefault(self._walk(feature), {})[tap] = feature
-        return [
-            Sheet(walk, list(features), walk.samples(list(features.values()), [self._first + tap for tap in features]))
-            for walk, features in kinds.items()
-        ]
+        return [Sheet(walk, list(some), walk.samples(some, self._first)) for walk, some in kinds.items()]
 
 
 class ExactTaps:
