@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 import bwcache
 from bwcache.engine.listed import Listed
+from bwcache.features import taps
 from bwcache.models import denoisers
 
 ENGINE = str(Path(bwcache.__file__).parent)
@@ -44,6 +45,12 @@ class Reads(TorchFunctionMode):
         while frame is not None and "/torch/" in frame.f_code.co_filename:
             frame = frame.f_back  # type: ignore[assignment]
         return frame is not None and frame.f_code.co_filename.startswith(ENGINE)
+
+
+@pytest.fixture(autouse=True)
+def _taps_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a CPU does otherwise, it reads from its own memory."""
+    monkeypatch.setattr(taps, "LateTaps", taps.SampledTaps)
 
 
 def reads(case: Case, policy: bwcache.Policy[Any], **changes: Any) -> tuple[list[int], list[str]]:
