@@ -1,4 +1,4 @@
-"""Experiment 16: how many videos break? Forty-eight more, on none of which anything was chosen."""
+"""Experiment 16: how many videos break? Forty-eight more, on none of which any method's constants were chosen."""
 
 from __future__ import annotations
 
