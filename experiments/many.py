@@ -17,7 +17,7 @@ from experiments.common import load, publish, request, units
 
 VIDEOS, FIRST, STEPS = 48, 40, 30
 BROKEN = 30.0
-"""PSNR in dB below which a video shows something else than the uncached one."""
+"""PSNR in dB below which a video is counted as broken."""
 
 SCHEDULE = (0, 1, 2, 4, 7, 12, 18, 23, 27)
 """Nine steps, laid out like those that the oracle found (`left`)."""
