@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from tiny import WAN, wan
 from torch import Tensor
 
 import bwcache
 from bwcache import BWCache, Session
 from bwcache.core.trace import reuse_line
+from tests.tiny import WAN, wan
 
 CAREFREE = BWCache(threshold=10.0, reuse_interval=2)
 """Reuses whenever it may."""

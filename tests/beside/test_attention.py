@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from attached import cached, expect_it_works, plain
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from torch import Tensor, nn
+
+from tests.beside.attached import cached, expect_it_works, plain
 
 
 @pytest.fixture(autouse=True)

@@ -6,12 +6,12 @@ The other order, `enable_cache` and then `attach`: `engine/test_session.py`.
 from __future__ import annotations
 
 import pytest
-from attached import CAREFREE, LINE, cached, lines, plain, same
 from diffusers import FirstBlockCacheConfig
-from tiny import WAN, wan
 
 import bwcache
 from bwcache import AttachError
+from tests.beside.attached import CAREFREE, LINE, cached, lines, plain, same
+from tests.tiny import WAN, wan
 
 
 def test_another_cache_that_is_switched_on_while_attached_is_refused() -> None:

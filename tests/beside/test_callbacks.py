@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from attached import CAREFREE, LINE, lines, plain, same
-from tiny import WAN, noise, wan
 
 import bwcache
 from bwcache import BWCache
+from tests.beside.attached import CAREFREE, LINE, lines, plain, same
+from tests.tiny import WAN, noise, wan
 
 Callback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from attached import CAREFREE, cached, expect_it_works, plain
-from tiny import WAN, wan
 
 import bwcache
+from tests.beside.attached import CAREFREE, cached, expect_it_works, plain
+from tests.tiny import WAN, wan
 
 
 @pytest.mark.parametrize("storage", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)

@@ -6,9 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from attached import CAREFREE, COMPUTED, LINE, cached, lines, plain
-from compiling import _forget_what_was_compiled, close, never_again  # noqa: F401
-from tiny import BY_NAME, WAN, Case, wan
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
@@ -16,6 +13,9 @@ from torch._dynamo.utils import counters
 import bwcache
 from bwcache import BWCache
 from bwcache.models import resolve
+from tests.beside.attached import CAREFREE, COMPUTED, LINE, cached, lines, plain
+from tests.beside.compiling import _forget_what_was_compiled, close, never_again  # noqa: F401
+from tests.tiny import BY_NAME, WAN, Case, wan
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])

@@ -10,24 +10,24 @@ from collections.abc import Callable
 from typing import Any
 
 import accelerate
-import attached
 import pytest
 import torch
-from attached import CAREFREE, LINE, lines, same
-from compiling import _forget_what_was_compiled, close, never_again  # noqa: F401
 from diffusers.hooks import apply_group_offloading
-from engine.test_restore import everything_on
-from engine.test_samples import batch_of, made
-from tiny import BY_NAME, WAN, Case, Scripted, wan
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
-from zoo import native
 
 import bwcache
 from bwcache import AttachError, BWCache, NeverReused
 from bwcache.engine import compiled
 from bwcache.measure.latency import DenoiseTimer
+from tests.beside import attached
+from tests.beside.attached import CAREFREE, LINE, lines, same
+from tests.beside.compiling import _forget_what_was_compiled, close, never_again  # noqa: F401
+from tests.engine.test_restore import everything_on
+from tests.engine.test_samples import batch_of, made
+from tests.tiny import BY_NAME, WAN, Case, Scripted, wan
+from tests.zoo import native
 
 cached, plain = functools.cache(attached.cached), functools.cache(attached.plain)
 

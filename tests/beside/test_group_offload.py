@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from attached import CAREFREE, LINE, cached, expect_it_works, lines, plain, same
 from diffusers.hooks import HookRegistry, apply_group_offloading, group_offloading
 from diffusers.hooks.group_offloading import GroupOffloadingConfig, GroupOffloadingType, ModuleGroup
-from tiny import WAN, wan
 from torch import Tensor
 
 import bwcache
+from tests.beside.attached import CAREFREE, LINE, cached, expect_it_works, lines, plain, same
+from tests.tiny import WAN, wan
 
 CPU = torch.device("cpu")
 

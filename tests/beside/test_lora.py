@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from attached import CAREFREE, LINE, cached, expect_it_works, lines, plain, same
 from diffusers.hooks import apply_group_offloading
 from peft import LoraConfig
-from tiny import WAN, noise, wan
 from torch import Tensor
 
 import bwcache
+from tests.beside.attached import CAREFREE, LINE, cached, expect_it_works, lines, plain, same
+from tests.tiny import WAN, noise, wan
 
 WIDTH, RANK = 24, 2
 

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from attached import CAREFREE, LINE, lines, same
 from diffusers import ClassifierFreeGuidance, FlowMatchEulerDiscreteScheduler, SkipLayerGuidance
 from diffusers.hooks import LayerSkipConfig
 from diffusers.modular_pipelines.wan import WanBlocks
-from tiny import CASES, WAN, Case, wan, wan_transformer, wan_vae
 from torch import Tensor
 
 import bwcache
 from bwcache import BWCache, Session
 from bwcache.models import denoisers
+from tests.beside.attached import CAREFREE, LINE, lines, same
+from tests.tiny import CASES, WAN, Case, wan, wan_transformer, wan_vae
 
 
 def modular(**parts: Any) -> Any:

@@ -9,11 +9,11 @@ import accelerate
 import pytest
 import torch
 from accelerate.hooks import remove_hook_from_module
-from attached import CAREFREE, COMPUTED, LINE, cached, expect_it_works, lines, plain, same
-from tiny import BY_NAME, WAN, wan
 from torch import nn
 
 import bwcache
+from tests.beside.attached import CAREFREE, COMPUTED, LINE, cached, expect_it_works, lines, plain, same
+from tests.tiny import BY_NAME, WAN, wan
 
 
 def model_offload(pipe: Any) -> None:

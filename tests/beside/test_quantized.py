@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from attached import CAREFREE, LINE, cached, expect_it_works, lines, plain, same
-from tiny import WAN, wan
 from torch import Tensor, nn
 
 import bwcache
+from tests.beside.attached import CAREFREE, LINE, cached, expect_it_works, lines, plain, same
+from tests.tiny import WAN, wan
 
 
 class Int8Linear(nn.Module):

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from attached import CAREFREE, LINE, lines, same
 from diffusers import CogVideoXPipeline, LTXPipeline, WanPipeline
-from tiny import BY_NAME, Case
 
 import bwcache
+from tests.beside.attached import CAREFREE, LINE, lines, same
+from tests.tiny import BY_NAME, Case
 
 CLASSES = {"wan_two_experts": WanPipeline, "cogvideox": CogVideoXPipeline, "ltx": LTXPipeline}
 

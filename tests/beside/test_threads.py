@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from attached import CAREFREE, LINE, cached, lines, plain, same
-from tiny import WAN, wan
 from torch import Tensor
 
 import bwcache
+from tests.beside.attached import CAREFREE, LINE, cached, lines, plain, same
+from tests.tiny import WAN, wan
 
 
 def in_turns(pipes: list[Any], runs: int) -> list[list[Tensor]]:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from attached import CAREFREE, LINE, lines, same
-from tiny import WAN, wan
 from torch import Tensor
 
 import bwcache
+from tests.beside.attached import CAREFREE, LINE, lines, same
+from tests.tiny import WAN, wan
 
 
 def tiling(pipe: Any) -> None:

@@ -4,13 +4,13 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from tiny import wan_transformer
 
 import bwcache
 from bwcache.cli.choices import choose
 from bwcache.cli.settings import CompareSettings
 from bwcache.models import presets
 from bwcache.models.table import row
+from tests.tiny import wan_transformer
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import json
 import shutil
 
 import pytest
-from vbench_like import Environment
 
 from bwcache.measure import vbench
 from bwcache.report.files import run_folder
+from tests.cli.vbench_like import Environment
 
 PROMPTS = ["a red circle", "a red circle", 'and/or "$HOME" `x`']
 SIZES = {"uncached": (900, 800, 700), "cached": (890, 700, 700)}

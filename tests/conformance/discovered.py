@@ -6,19 +6,15 @@ Printed with the reason or the difference for each of the others; the totals sta
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from bwcache import NotProven, discover
 from bwcache.models import resolve
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 SAME = "the same blocks"
 
@@ -49,7 +45,7 @@ def attention_as_before() -> Iterator[None]:
 
 
 def main() -> None:
-    from zoo import MODELS
+    from tests.zoo import MODELS
 
     logging.disable()
     warnings.simplefilter("ignore")

@@ -12,13 +12,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from tiny import Scripted
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
-from zoo.kinds import Model, tensors
 
 import bwcache
 from bwcache.models import resolve
+from tests.tiny import Scripted
+from tests.zoo.kinds import Model, tensors
 
 DEPTH = 3
 """How deep the parts of a module are looked at: `condition_embedder.text_embedder.linear_1` is the deepest."""

@@ -79,8 +79,8 @@ def _add(found: dict[str, dict[str, set[str]]], name: str, pipeline: str, cases:
 
 def zoo_names() -> list[str]:
     """Every case that the laws run on."""
-    from tiny import CASES
-    from zoo import MODELS, PIPELINES
+    from tests.tiny import CASES
+    from tests.zoo import MODELS, PIPELINES
 
     return [case.name for case in (*MODELS, *CASES, *PIPELINES)]
 

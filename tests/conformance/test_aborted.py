@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from conformance.test_batches import STEPS, batches, mapped
-from conformance.test_models import alike
-from tiny import Scripted
 from torch import Tensor, nn
-from zoo import MODELS
-from zoo.kinds import Model, put_around, tensors
 
 import bwcache
 from bwcache.models import resolve
+from tests.conformance.test_batches import STEPS, batches, mapped
+from tests.conformance.test_models import alike
+from tests.tiny import Scripted
+from tests.zoo import MODELS
+from tests.zoo.kinds import Model, put_around, tensors
 
 each_model = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name.replace(" ", "-"))
 

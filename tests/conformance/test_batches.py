@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import Scripted
 from torch import Tensor
-from zoo import MODELS
-from zoo.kinds import Model, tensors
 
 import bwcache
 from bwcache import Decision, Observation
 from bwcache.core.decision import compute, reuse
 from bwcache.engine.samples import batch
 from bwcache.models import resolve
+from tests.tiny import Scripted
+from tests.zoo import MODELS
+from tests.zoo.kinds import Model, tensors
 
 STEPS = 4
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from conformance.idle import POISONS, Replays, reads_values
-from tiny import Scripted
 from torch import Tensor, nn
-from zoo import MODELS
-from zoo.kinds import Model, tensors
 
 import bwcache
 from bwcache.models import resolve
 from bwcache.models.table import row_of
+from tests.conformance.idle import POISONS, Replays, reads_values
+from tests.tiny import Scripted
+from tests.zoo import MODELS
+from tests.zoo.kinds import Model, tensors
 
 STEPS, REUSED = 7, frozenset({2, 3, 5})
 

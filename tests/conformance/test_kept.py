@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from conformance.test_aborted import each_model, inputs, outputs, same
-from conformance.test_batches import STEPS
-from tiny import Scripted
-from zoo.kinds import Model
 
 import bwcache
 from bwcache.models import resolve
+from tests.conformance.test_aborted import each_model, inputs, outputs, same
+from tests.conformance.test_batches import STEPS
+from tests.tiny import Scripted
+from tests.zoo.kinds import Model
 
 POLICY = Scripted(frozenset({2, 3, 5}), bwcache.Linear())
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import Scripted
-from zoo import MODELS
-from zoo.kinds import Model, note_calls, put_around
 
 import bwcache
 from bwcache.core.trace import reuse_line
 from bwcache.models import BlockStack, resolve
+from tests.tiny import Scripted
+from tests.zoo import MODELS
+from tests.zoo.kinds import Model, note_calls, put_around
 
 each_model = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name.replace(" ", "-"))
 

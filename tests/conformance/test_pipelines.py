@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import CASES, Case, Scripted
-from zoo import PIPELINES
-from zoo.kinds import Pipeline
 
 import bwcache
 from bwcache.models import denoisers, resolve
+from tests.tiny import CASES, Case, Scripted
+from tests.zoo import PIPELINES
+from tests.zoo.kinds import Pipeline
 
 
 def loops(case: Case) -> int:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from conformance.record import Recorder, updated
-from tiny import CASES, wan, wan_transformer
-from zoo import MODELS, PIPELINES
-
 from bwcache.models.table import ROWS, row
 from bwcache.models.verified import facts, key, verified
+from tests.conformance.record import Recorder, updated
+from tests.tiny import CASES, wan, wan_transformer
+from tests.zoo import MODELS, PIPELINES
 
 AGAIN = "run python -m tests.conformance.record"
 

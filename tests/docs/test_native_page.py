@@ -4,9 +4,9 @@ from types import MethodType, SimpleNamespace
 
 import pytest
 import torch
-from zoo import native
 
 import bwcache
+from tests.zoo import native
 
 STEPS = 10
 OFTEN = bwcache.BWCache(threshold=100.0, reuse_interval=2, tail_guard=0.0)

@@ -8,13 +8,13 @@ import torch
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from diffusers.hooks import HookRegistry
 from diffusers.hooks import ModelHook as DiffusersHook
-from test_restore import everything_on
-from tiny import WAN, wan
 from torch import nn
 
 import bwcache
 from bwcache import BWCache
 from bwcache.core.trace import reuse_line
+from tests.engine.test_restore import everything_on
+from tests.tiny import WAN, wan
 
 CAREFREE = BWCache(threshold=10.0, reuse_interval=2)
 LINE = "CCrrCrrCrC"

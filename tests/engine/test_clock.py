@@ -18,12 +18,12 @@ from diffusers import (
     WanVideoToVideoPipeline,
 )
 from diffusers.models.cache_utils import CacheMixin
-from tiny import BY_NAME, VIDEO_TO_VIDEO, WAN, Case, Scripted, cogvideox, noise, wan, wan_transformer
 
 import bwcache
 from bwcache import BWCache, Compute, Trace
 from bwcache.core.trace import reuse_line
 from bwcache.engine.clock import Context, StepClock
+from tests.tiny import BY_NAME, VIDEO_TO_VIDEO, WAN, Case, Scripted, cogvideox, noise, wan, wan_transformer
 
 CAREFREE = BWCache(threshold=10.0, reuse_interval=2)
 HUNYUAN, LTX, COGVIDEOX, MOCHI = (BY_NAME[name] for name in ("hunyuan", "ltx", "cogvideox", "mochi"))

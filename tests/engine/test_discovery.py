@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import WAN, noise, seeded
 from torch import Tensor, nn
-from zoo import MODELS
 
 import bwcache
 from bwcache import BWCache, NotProven
 from bwcache.core.trace import reuse_line
 from bwcache.models import resolve
+from tests.tiny import WAN, noise, seeded
+from tests.zoo import MODELS
 
 FOUND = (
     "WanTransformer3DModel",

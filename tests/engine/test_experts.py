@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from test_restore import tensors_alive
-from tiny import BY_NAME, Scripted, wan
 
 import bwcache
 from bwcache import BWCache
 from bwcache.core.trace import reuse_line
+from tests.engine.test_restore import tensors_alive
+from tests.tiny import BY_NAME, Scripted, wan
 
 CASE = BY_NAME["wan_two_experts"]
 SWITCH = 5  # of 10 steps from 1000 down to 1 the sixth is at 445, the first below the boundary of 500

@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 import torch
-from engine.test_restore import everything_on
-from tiny import Scripted
 from torch import Tensor, nn
-from zoo import native
-from zoo.kinds import noise, seeded
 
 import bwcache
 from bwcache.core.trace import reuse_line
 from bwcache.errors import SpecMismatch
 from bwcache.models import BlockList, BlockSpec, resolve
 from bwcache.models.table import row_of
+from tests.engine.test_restore import everything_on
+from tests.tiny import Scripted
+from tests.zoo import native
+from tests.zoo.kinds import noise, seeded
 
 STEPS = 6
 POLICY = Scripted(frozenset({2, 3}))

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import VIDEO_TO_VIDEO, Case, Scripted, each_case
 
 import bwcache
 from bwcache import BWCache, Compute, Linear
 from bwcache.models import denoisers
+from tests.tiny import VIDEO_TO_VIDEO, Case, Scripted, each_case
 
 CAREFREE = BWCache(threshold=10.0, reuse_interval=2)
 

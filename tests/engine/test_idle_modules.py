@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import BY_NAME, VIDEO_TO_VIDEO, WAN, Case, Scripted, each_case, noise
 from torch import Tensor, nn
 
 import bwcache
@@ -19,6 +18,7 @@ from bwcache.core.decision import compute, reuse
 from bwcache.engine.idle import inputs, is_finite
 from bwcache.models import BlockStack, Site, denoisers, resolve
 from bwcache.models.table import row_of
+from tests.tiny import BY_NAME, VIDEO_TO_VIDEO, WAN, Case, Scripted, each_case, noise
 
 C, STEPS, REUSED = 8, 8, frozenset({2, 3, 5, 6})
 

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from test_restore import ERRORS, abort_in_block, abort_in_callback, another_size, blocks_of, tensors_alive
-from test_samples import BATCHED, LIVELY, batch_of
-from test_session import TwoHalves, forward
-from tiny import BY_NAME, VIDEO_TO_VIDEO, WAN, Case, Scripted, each_case, noise, wan_transformer
 from torch import Tensor, nn
 
 import bwcache
 from bwcache import BlockList, BlockSpec, BWCache
 from bwcache.core.trace import reuse_line
 from bwcache.engine import memory
+from tests.engine.test_restore import ERRORS, abort_in_block, abort_in_callback, another_size, blocks_of, tensors_alive
+from tests.engine.test_samples import BATCHED, LIVELY, batch_of
+from tests.engine.test_session import TwoHalves, forward
+from tests.tiny import BY_NAME, VIDEO_TO_VIDEO, WAN, Case, Scripted, each_case, noise, wan_transformer
 
 CAREFREE = BWCache(threshold=10.0, reuse_interval=2)
 PREDICTORS = pytest.mark.parametrize("predictor", [bwcache.Last(), bwcache.Linear(), bwcache.Taylor(2)], ids=repr)

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import CASES, VIDEO_TO_VIDEO, WAN, Case, Scripted
 from torch.overrides import TorchFunctionMode
 
 import bwcache
 from bwcache.engine.listed import Listed
 from bwcache.features import taps
 from bwcache.models import denoisers
+from tests.tiny import CASES, VIDEO_TO_VIDEO, WAN, Case, Scripted
 
 ENGINE = str(Path(bwcache.__file__).parent)
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from tiny import noise, wan_transformer
 
 import bwcache
 from bwcache import BWCache
 from bwcache.core.trace import reuse_line
 from bwcache.engine import ranks
+from tests.tiny import noise, wan_transformer
 
 STEPS = 16
 

@@ -36,7 +36,7 @@ def test_on_cuda_nothing_waits_that_torch_would_call_synchronizing() -> None:
 
 def test_numbers_set_out_when_their_forward_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that whoever waits for them waits for nothing that came after it."""
-    from tiny import wan_transformer
+    from tests.tiny import wan_transformer
 
     order: list[str] = []
     set_out, told = Reading.__init__, bwcache.BWCache.refresh

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import BY_NAME, VIDEO_TO_VIDEO, WAN, Case, Scripted, each_case, noise
 from torch import nn
 
 import bwcache
 from bwcache import BWCache
 from bwcache.models import BlockStack, Site, denoisers
+from tests.tiny import BY_NAME, VIDEO_TO_VIDEO, WAN, Case, Scripted, each_case, noise
 
 
 def copied(value: Any) -> Any:

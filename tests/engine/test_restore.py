@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import WAN, Case, each_case
 from torch import nn
 
 import bwcache
 from bwcache import BWCache
 from bwcache.models import denoisers, resolve
+from tests.tiny import WAN, Case, each_case
 
 POLICY = BWCache(threshold=10.0, reuse_interval=2)
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import BY_NAME, Case, Scripted, noise
 from torch import Tensor, nn
 
 import bwcache
@@ -18,6 +17,7 @@ from bwcache.core.decision import compute, reuse
 from bwcache.core.trace import reuse_line
 from bwcache.engine.samples import Outline, Rows, branches, chosen, merged
 from bwcache.models import denoisers, resolve
+from tests.tiny import BY_NAME, Case, Scripted, noise
 
 LIVELY = BWCache(threshold=0.3, reuse_interval=1, tail_guard=0)
 

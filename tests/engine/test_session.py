@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 from diffusers import FirstBlockCacheConfig, WanTransformer3DModel
-from test_restore import everything_on, snapshot
-from tiny import BY_NAME, VIDEO_TO_VIDEO, WAN, Case, Scripted, each_case, noise, wan, wan_transformer, wan_vae
 from torch import nn
 
 import bwcache
 from bwcache import BlockList, BlockSpec, BWCache, Compute
 from bwcache.core.trace import reuse_line
 from bwcache.models import denoisers
+from tests.engine.test_restore import everything_on, snapshot
+from tests.tiny import BY_NAME, VIDEO_TO_VIDEO, WAN, Case, Scripted, each_case, noise, wan, wan_transformer, wan_vae
 
 CAREFREE = BWCache(threshold=10.0, reuse_interval=2)
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import noise
 
 from bwcache.features import sampling
 from bwcache.features.indicators import relative_l1
 from bwcache.features.taps import ExactTaps, LateTaps, SampledTaps, Taps, taps
+from tests.tiny import noise
 
 
 def by_numpy(new: torch.Tensor, old: torch.Tensor) -> np.ndarray:

@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import noise
 
 from bwcache.features import FeatureStore
 from bwcache.features.offload import Offload
+from tests.tiny import noise
 
 KEY = ("cond", "transformer/stack")
 SIGNATURE = ((1, 4, 2), torch.float32)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import noise
 
 from benchmarks import sufficient
+from tests.tiny import noise
 
 
 def test_a_comparison_of_all_entries_is_eq_5() -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import CASES, VIDEO_TO_VIDEO, WAN, Case
 from torch import Tensor
+
+from tests.tiny import CASES, VIDEO_TO_VIDEO, WAN, Case
 
 DEVICE = torch.device("cuda", 0)
 

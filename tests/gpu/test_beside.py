@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from beside.attached import CAREFREE, LINE, lines, same
-from on_cuda import DEVICE, on_cuda, wan_case
-from tiny import BY_NAME, Case
 from torch import Tensor
 from torch._dynamo.utils import counters
 
 import bwcache
+from tests.beside.attached import CAREFREE, LINE, lines, same
+from tests.gpu.on_cuda import DEVICE, on_cuda, wan_case
+from tests.tiny import BY_NAME, Case
 
 CPU = torch.device("cpu")
 

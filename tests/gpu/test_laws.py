@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from beside.attached import CAREFREE, LINE, lines, same
-from engine.test_replay import by_brute_force
-from on_cuda import DEVICE, each_case_on_cuda, on_cuda, wan_case
-from tiny import BY_NAME, WAN, Case, Scripted
 
 import bwcache
 from bwcache import Adaptive, BWCache, Damped, Linear
 from bwcache.features import taps
+from tests.beside.attached import CAREFREE, LINE, lines, same
+from tests.engine.test_replay import by_brute_force
+from tests.gpu.on_cuda import DEVICE, each_case_on_cuda, on_cuda, wan_case
+from tests.tiny import BY_NAME, WAN, Case, Scripted
 
 
 @each_case_on_cuda

@@ -11,14 +11,14 @@ import torch
 from diffusers.models.transformers.transformer_glm_image import GlmImageKVCache
 from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21KVCache
 from diffusers.models.transformers.transformer_wan_animate_2 import WanAnimate2KVCache
-from tiny import Scripted
 from torch import Tensor, nn
-from zoo import cogview, flux, qwen, wan
-from zoo.kinds import Model, noise, note_calls, tensors
 
 import bwcache
 from bwcache.core.trace import reuse_line
 from bwcache.models import resolve
+from tests.tiny import Scripted
+from tests.zoo import cogview, flux, qwen, wan
+from tests.zoo.kinds import Model, noise, note_calls, tensors
 
 STEPS = 6
 POLICY = Scripted(frozenset({2, 3, 4}))

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tiny import Scripted, noise
-from zoo import native
 
 import bwcache
+from tests.tiny import Scripted, noise
+from tests.zoo import native
 
 STEPS = 4
 

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import diffusers
 import pytest
 import torch
-from tiny import wan_transformer
 
 import bwcache
 from bwcache import policies
 from bwcache.models.presets import PRESETS, preset_of
 from bwcache.models.table import ROWS, row, row_of
 from bwcache.policies.presets import preset, published, source
+from tests.tiny import wan_transformer
 
 
 @pytest.mark.parametrize("one", PRESETS, ids=lambda one: f"{one.home}{one.model} {one.method}")

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from conformance.test_models import alike, snapshot
-from tiny import Scripted
 from torch import Tensor, nn
-from zoo import sd3, wan
-from zoo.kinds import Model, note_calls, put_around
 
 import bwcache
 from bwcache.core.trace import reuse_line
 from bwcache.errors import BlocksChanged, NeverReused
 from bwcache.models import resolve
+from tests.conformance.test_models import alike, snapshot
+from tests.tiny import Scripted
+from tests.zoo import sd3, wan
+from tests.zoo.kinds import Model, note_calls, put_around
 
 STEPS = 6
 POLICY = Scripted(frozenset({2, 3}))

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import diffusers
 import pytest
 import torch
-from tiny import CASES, Case, each_case, wan_transformer
-from zoo import native
 
 from bwcache.errors import NoBlocksFound
 from bwcache.models import Block, denoisers, resolve, supported
 from bwcache.models.stack import Stream
 from bwcache.models.table import ROWS, row, row_of
+from tests.tiny import CASES, Case, each_case, wan_transformer
+from tests.zoo import native
 
 NATIVE = [type(model.build()) for model in native.MODELS]
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from conformance.test_models import STEPS, Stored, alike
 from diffusers import UNet2DConditionModel
-from tiny import Scripted
 from torch import Tensor, nn
-from zoo import unets
-from zoo.kinds import Model, noise, seeded
 
 import bwcache
 from bwcache.core.trace import reuse_line
 from bwcache.models import resolve
+from tests.conformance.test_models import STEPS, Stored, alike
+from tests.tiny import Scripted
+from tests.zoo import unets
+from tests.zoo.kinds import Model, noise, seeded
 
 POLICY = Scripted(frozenset({2, 3}))
 

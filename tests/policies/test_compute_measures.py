@@ -1,12 +1,12 @@
 """`Compute` that measures: what BWCache would have measured, and nothing else changes."""
 
 import pytest
-import tiny
 import torch
 
 import bwcache
 from bwcache.errors import SettingError
 from bwcache.policies import Compute
+from tests import tiny
 
 
 def run(model, policy=None):

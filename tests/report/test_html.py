@@ -7,12 +7,12 @@ import shutil
 from html.parser import HTMLParser
 
 import pytest
-from comparisons import CACHED, ENVIRONMENT, UNCACHED, comparison_folder, event, run, trace
 
 from bwcache.core.trace import Trace
 from bwcache.errors import SettingError
 from bwcache.report.files import run_folder
 from bwcache.report.html import explained, is_report, read, render, seconds, write_report
+from tests.report.comparisons import CACHED, ENVIRONMENT, UNCACHED, comparison_folder, event, run, trace
 
 HOSTILE = "<script>alert(\"1\")</script> & '{{ 7 * 7 }}' 🐈"
 VOID = {"meta", "link", "img", "input"}

@@ -4,10 +4,10 @@ import math
 import time
 
 import pytest
-from chromium import PROGRAM, Chromium
-from comparisons import comparison_folder, run
 
 from bwcache.report.html import read, write_report
+from tests.report.chromium import PROGRAM, Chromium
+from tests.report.comparisons import comparison_folder, run
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no chromium or google-chrome here")
 

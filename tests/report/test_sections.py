@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from comparisons import ENVIRONMENT, MODEL, comparison_folder, run
 
 from bwcache.errors import SettingError
 from bwcache.report.html import read, render
@@ -13,6 +12,7 @@ from bwcache.report.studies import write_study
 from bwcache.study.folder import Cell
 from bwcache.study.profile_results import BlockFigures, Profile, TimeSplit, Watched
 from bwcache.study.standings import standings
+from tests.report.comparisons import ENVIRONMENT, MODEL, comparison_folder, run
 
 SUMMARY = {"model": MODEL, "environment": ENVIRONMENT}
 

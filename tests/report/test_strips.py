@@ -6,11 +6,11 @@ import re
 
 import numpy as np
 import pytest
-from comparisons import event, trace
 from PIL import Image
 
 from bwcache.core.trace import Trace
 from bwcache.report.strips import branches, columns, curve, heatmap, step_ticks
+from tests.report.comparisons import event, trace
 
 
 def kinds(cells):

@@ -7,7 +7,6 @@ import pkgutil
 from typing import Any
 
 import torch
-import zoo
 from diffusers import (
     AdaptiveProjectedMixGuidance,
     ClassifierFreeGuidance,
@@ -24,17 +23,19 @@ from diffusers.modular_pipelines.stable_diffusion_xl.modular_blocks_stable_diffu
     StableDiffusionXLCoreDenoiseStep,
 )
 from diffusers.modular_pipelines.wan.modular_blocks_wan import WanCoreDenoiseStep
-from tiny import CASES, Case, noise, wan_transformer
-from zoo.hunyuan_image import hunyuan_image
-from zoo.lumina import lumina2, z_image
-from zoo.sd3 import sd3
-from zoo.unets import EMBEDS, POOLED, SIZE, image_vae, large
+
+from tests import zoo
+from tests.tiny import CASES, Case, noise, wan_transformer
+from tests.zoo.hunyuan_image import hunyuan_image
+from tests.zoo.lumina import lumina2, z_image
+from tests.zoo.sd3 import sd3
+from tests.zoo.unets import EMBEDS, POOLED, SIZE, image_vae, large
 
 _LISTS = ("PIPELINES", "LATER_PIPELINES", "SPECIAL")
 
 
 def _all() -> dict[str, Case]:
-    modules = [importlib.import_module(f"zoo.{found.name}") for found in pkgutil.iter_modules(zoo.__path__)]
+    modules = [importlib.import_module(f"{zoo.__name__}.{found.name}") for found in pkgutil.iter_modules(zoo.__path__)]
     found = {case.name: case for module in modules for kind in _LISTS for case in getattr(module, kind, ())}
     return {case.name: case for case in CASES} | found
 

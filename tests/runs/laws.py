@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tiny import Case, Scripted
-from witness import Forward, Witness
 
 import bwcache
 from bwcache import BlockSpec, BWCache, Trace
 from bwcache.core.trace import reuse_line
+from tests.runs.witness import Forward, Witness
+from tests.tiny import Case, Scripted
 
 GREEDY = Scripted(frozenset(range(1, 1000)))
 """Reuses whatever the engine lets it."""

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from cases import BY_NAME, HUNYUAN_IMAGE, LUMINA2, MODULAR_WAN, SD3, SD3_PAG, Z_IMAGE, modular_wan
 from diffusers import ClassifierFreeGuidance, LayerSkipConfig, SkipLayerGuidance
-from laws import CAREFREE, GREEDY, told
-from tiny import VIDEO_TO_VIDEO, Case, noise, wan_transformer
 from torch import Tensor
-from zoo.motif import motif
 
 import bwcache
 from bwcache import BWCache
 from bwcache.core.trace import reuse_line
+from tests.runs.cases import BY_NAME, HUNYUAN_IMAGE, LUMINA2, MODULAR_WAN, SD3, SD3_PAG, Z_IMAGE, modular_wan
+from tests.runs.laws import CAREFREE, GREEDY, told
+from tests.tiny import VIDEO_TO_VIDEO, Case, noise, wan_transformer
+from tests.zoo.motif import motif
 
 NAMED = ("wan", "hunyuan", "HunyuanVideo15Pipeline", "MotifVideoPipeline", "Cosmos3OmniPipeline", "LTX2Pipeline")
 UNNAMED = ("Cosmos2VideoToWorldPipeline", "Kandinsky5T2VPipeline", "ChronoEditPipeline", "SanaVideoPipeline")

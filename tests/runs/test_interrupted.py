@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from cases import BY_NAME, LUMINA2, Z_IMAGE
-from laws import CAREFREE, run, same
-from tiny import Case, noise, wan_transformer
 
 import bwcache
 from bwcache import BWCache
 from bwcache.core.trace import reuse_line
 from bwcache.models import denoisers
+from tests.runs.cases import BY_NAME, LUMINA2, Z_IMAGE
+from tests.runs.laws import CAREFREE, run, same
+from tests.tiny import Case, noise, wan_transformer
 
 LOOPS = ("WanAnimatePipeline segments", "HunyuanVideoFramepackPipeline sections", "HeliosPipeline chunks")
 

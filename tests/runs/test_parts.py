@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from cases import BY_NAME, MODULAR_LARGE
 from diffusers import EulerDiscreteScheduler, HeunDiscreteScheduler, PNDMScheduler
-from laws import told
 
 import bwcache
 from bwcache.engine.clock import StepClock
 from bwcache.engine.schedule import Loop
+from tests.runs.cases import BY_NAME, MODULAR_LARGE
+from tests.runs.laws import told
 
 LONG = BY_NAME["LTXI2VLongMultiPromptPipeline nine of ten"]
 LARGE = BY_NAME["stable_diffusion_xl"]

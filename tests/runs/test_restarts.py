@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from cases import BY_NAME, COSMOS_TRANSFER, unipc
-from laws import GREEDY, told
-from tiny import VIDEO_TO_VIDEO, Case
 
 import bwcache
+from tests.runs.cases import BY_NAME, COSMOS_TRANSFER, unipc
+from tests.runs.laws import GREEDY, told
+from tests.tiny import VIDEO_TO_VIDEO, Case
 
 FULL = "CCrrCrrCCC"
 

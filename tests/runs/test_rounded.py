@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from laws import CAREFREE, GREEDY
-from tiny import noise, wan_transformer
 from torch import Tensor
 
 import bwcache
 from bwcache import BWCache
 from bwcache.core.trace import reuse_line
+from tests.runs.laws import CAREFREE, GREEDY
+from tests.tiny import noise, wan_transformer
 
 STEPS = 50
 TEXT = {"cond": noise(1, 6, 8, seed=1), "uncond": noise(1, 6, 8, seed=2)}

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from laws import GREEDY
-from tiny import Scripted, noise
 from torch import Tensor
-from zoo.kinds import seeded
-from zoo.native import FRAMES, HEIGHT, TEXT, C, Transformer3DModel
 
 import bwcache
 from bwcache import Decision, Observation, Policy
 from bwcache.core.decision import compute, reuse
 from bwcache.core.trace import reuse_line
+from tests.runs.laws import GREEDY
+from tests.tiny import Scripted, noise
+from tests.zoo.kinds import seeded
+from tests.zoo.native import FRAMES, HEIGHT, TEXT, C, Transformer3DModel
 
 STEPS, CONDITIONS = 8, 3
 """Conditions: without text, with it, perturbed."""

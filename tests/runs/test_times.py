@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from cases import BY_NAME, LUMINA2, Z_IMAGE, unipc
 from diffusers import (
     DDIMInverseScheduler,
     DDIMScheduler,
@@ -21,14 +20,15 @@ from diffusers import (
     MiniMaxH3Scheduler,
     PNDMScheduler,
 )
-from laws import CAREFREE, told, totals
-from tiny import VIDEO_TO_VIDEO, Case, noise, wan_transformer
 from torch import Tensor
-from zoo import minimax
 
 import bwcache
 from bwcache.core.trace import reuse_line
 from bwcache.models import denoisers, resolve
+from tests.runs.cases import BY_NAME, LUMINA2, Z_IMAGE, unipc
+from tests.runs.laws import CAREFREE, told, totals
+from tests.tiny import VIDEO_TO_VIDEO, Case, noise, wan_transformer
+from tests.zoo import minimax
 
 UNNAMED = Case(
     "wan_video_to_video",

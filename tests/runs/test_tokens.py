@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from cases import BY_NAME, LTX2_TILES
-from laws import CAREFREE, GREEDY, rows, run, same, told
-from tiny import Case, Scripted, noise, wan_transformer
 from torch import Tensor
-from witness import Witness
-from zoo.skyreels import skyreels
 
 import bwcache
 from bwcache import BWCache
 from bwcache.core.trace import reuse_line
+from tests.runs.cases import BY_NAME, LTX2_TILES
+from tests.runs.laws import CAREFREE, GREEDY, rows, run, same, told
+from tests.runs.witness import Witness
+from tests.tiny import Case, Scripted, noise, wan_transformer
+from tests.zoo.skyreels import skyreels
 
 
 def test_a_forward_for_each_tile_at_one_time() -> None:

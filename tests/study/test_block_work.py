@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import WAN, Scripted, wan
 from torch.utils.flop_counter import FlopCounterMode
 
 import bwcache
 from bwcache.study.blocks import BlockWork, leaves
+from tests.tiny import WAN, Scripted, wan
 
 STEPS = 8
 

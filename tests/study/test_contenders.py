@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from tiny import WAN, Scripted, wan
 
 import bwcache
 from bwcache.measure.call import Request
 from bwcache.study import FewerSteps, UnderPolicy
 from bwcache.study.solvers import fewer_steps
+from tests.tiny import WAN, Scripted, wan
 
 
 @pytest.fixture(scope="module")

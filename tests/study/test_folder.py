@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from cells import cell
 
 from bwcache import SettingError
 from bwcache.study import Cell, Folder
 from bwcache.study.folder import check_place, key, whole_file
+from tests.study.cells import cell
 
 IDENTITY = {
     "model": {"name": "shapes", "parameters": 10},

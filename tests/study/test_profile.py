@@ -6,7 +6,6 @@ import time
 
 import numpy as np
 import pytest
-import tiny
 import torch
 
 from bwcache.errors import SettingError
@@ -17,6 +16,7 @@ from bwcache.study.profile import profile, profile_identity
 from bwcache.study.profile_results import PARTS, Profile, TimeSplit
 from bwcache.study.profile_times import Stopwatch
 from bwcache.study.race import Unit
+from tests import tiny
 
 REQUEST = Request("", 5, 0, 3.0, 16, 16, 5)
 UNITS = [Unit("a cat", 0), Unit("a cat", 1)]

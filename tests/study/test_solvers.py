@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from cells import at
 from diffusers import (
     CogVideoXDDIMScheduler,
     DDIMScheduler,
@@ -12,11 +11,12 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     UniPCMultistepScheduler,
 )
-from tiny import BY_NAME
 
 import bwcache
 from bwcache.study import FewerSteps, standings
 from bwcache.study.solvers import SOLVERS, best_multistep, compute_range, fewer_steps, multistep, replacements
+from tests.study.cells import at
+from tests.tiny import BY_NAME
 
 MANY = 40
 

@@ -3,12 +3,12 @@
 import statistics
 
 import pytest
-from cells import at, cell
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bwcache.study import Cell, front, speedup_at, standings
 from bwcache.study.standings import interval, mean_psnr, speedup_interval
+from tests.study.cells import at, cell
 
 speeds = st.floats(1.0, 9.0)
 decibels = st.floats(10.0, 60.0)

@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterator
 
-from zoo.kinds import Model, Pipeline
+from tests.zoo.kinds import Model, Pipeline
 
 
 def _all(name: str) -> Iterator[object]:

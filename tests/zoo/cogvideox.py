@@ -23,8 +23,8 @@ from diffusers.models.embeddings import get_3d_rotary_pos_embed, get_3d_rotary_p
 from diffusers.pipelines.consisid.pipeline_consisid import ConsisIDPipeline  # diffusers itself asks for OpenCV
 from torch import Tensor
 
-from zoo.kinds import Model, Pipeline, noise, seeded
-from zoo.wan import BLIND, pictures
+from tests.zoo.kinds import Model, Pipeline, noise, seeded
+from tests.zoo.wan import BLIND, pictures
 
 _CONFIG = {
     "num_attention_heads": 2,

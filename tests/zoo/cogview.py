@@ -17,8 +17,8 @@ from diffusers import (
 )
 from diffusers.models.transformers.transformer_glm_image import GlmImageKVCache
 
-from zoo.flux import BLIND, SIZE, euler, picture, prompts, time, vae
-from zoo.kinds import Model, Pipeline, noise, seeded
+from tests.zoo.flux import BLIND, SIZE, euler, picture, prompts, time, vae
+from tests.zoo.kinds import Model, Pipeline, noise, seeded
 
 CONFIG = {
     "in_channels": 4,

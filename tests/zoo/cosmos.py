@@ -22,10 +22,10 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     UniPCMultistepScheduler,
 )
-from tiny import wan_vae
 from torch import Tensor, nn
 
-from zoo.kinds import Model, Pipeline, noise, seeded
+from tests.tiny import wan_vae
+from tests.zoo.kinds import Model, Pipeline, noise, seeded
 
 
 def cosmos_transformer(channels: int = 4, **changes: Any) -> Any:

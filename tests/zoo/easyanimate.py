@@ -14,7 +14,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
 )
 
-from zoo.kinds import Model, Pipeline, noise, seeded
+from tests.zoo.kinds import Model, Pipeline, noise, seeded
 
 
 def easyanimate_transformer(channels: int = 4) -> Any:

@@ -41,7 +41,7 @@ from diffusers.models.transformers.transformer_flux2 import (
 from PIL import Image
 from torch import Tensor
 
-from zoo.kinds import Model, Pipeline, noise, seeded
+from tests.zoo.kinds import Model, Pipeline, noise, seeded
 
 
 def time(share: float, batch: int = 1) -> Tensor:

@@ -22,9 +22,9 @@ from diffusers import (
     VisualClozeGenerationPipeline,
 )
 from PIL import Image
-from tiny import wan_vae
 
-from zoo.flux import (
+from tests.tiny import wan_vae
+from tests.zoo.flux import (
     BLIND,
     POOLED,
     SIZE,
@@ -41,7 +41,7 @@ from zoo.flux import (
     prompts,
     vae,
 )
-from zoo.kinds import Pipeline, noise
+from tests.zoo.kinds import Pipeline, noise
 
 
 def mask(size: int = 16) -> Image.Image:

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from diffusers import HeliosPipeline, HeliosPyramidPipeline, HeliosScheduler, HeliosTransformer3DModel
-from tiny import wan_vae
 
-from zoo.kinds import Model, Pipeline, noise
-from zoo.wan import BLIND, wan_call, wan_like
+from tests.tiny import wan_vae
+from tests.zoo.kinds import Model, Pipeline, noise
+from tests.zoo.wan import BLIND, wan_call, wan_like
 
 
 def helios_transformer(**changes: Any) -> Any:

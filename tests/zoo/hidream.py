@@ -6,8 +6,8 @@ from typing import Any
 
 from diffusers import HiDreamImagePipeline, HiDreamImageTransformer2DModel
 
-from zoo.flux import BLIND, SIZE, euler, time, vae
-from zoo.kinds import Model, Pipeline, noise, seeded
+from tests.zoo.flux import BLIND, SIZE, euler, time, vae
+from tests.zoo.kinds import Model, Pipeline, noise, seeded
 
 
 def hidream() -> Any:

@@ -21,8 +21,8 @@ from diffusers import (
 )
 from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
 
-from zoo.kinds import Model, Pipeline, noise, seeded
-from zoo.wan import BLIND, pictures
+from tests.zoo.kinds import Model, Pipeline, noise, seeded
+from tests.zoo.wan import BLIND, pictures
 
 _CONFIG = {
     "in_channels": 4,

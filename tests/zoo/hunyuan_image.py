@@ -13,8 +13,8 @@ from diffusers import (
     HunyuanImageTransformer2DModel,
 )
 
-from zoo.flux import BLIND, euler, picture, prompts, time
-from zoo.kinds import Model, Pipeline, noise, seeded
+from tests.zoo.flux import BLIND, euler, picture, prompts, time
+from tests.zoo.kinds import Model, Pipeline, noise, seeded
 
 
 def hunyuan_image(**changes: Any) -> Any:

@@ -13,10 +13,10 @@ from diffusers import (
     JoyImageEditPlusTransformer3DModel,
     JoyImageEditTransformer3DModel,
 )
-from tiny import wan_vae
 
-from zoo.flux import picture
-from zoo.kinds import Model, Pipeline, noise, seeded
+from tests.tiny import wan_vae
+from tests.zoo.flux import picture
+from tests.zoo.kinds import Model, Pipeline, noise, seeded
 
 
 def joyimage_transformer(model: type = JoyImageEditTransformer3DModel) -> Any:

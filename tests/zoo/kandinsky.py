@@ -20,11 +20,11 @@ from diffusers import (
     MMAudioVAE,
 )
 from diffusers.video_processor import VideoProcessor
-from tiny import hunyuan
 from torch import Tensor
 
-from zoo.flux import picture
-from zoo.kinds import Model, Pipeline, noise, seeded
+from tests.tiny import hunyuan
+from tests.zoo.flux import picture
+from tests.zoo.kinds import Model, Pipeline, noise, seeded
 
 
 def _stirred(build: Any) -> Any:

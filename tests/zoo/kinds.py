@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tiny import Case, noise, seeded
 from torch import Tensor
 
 from bwcache.models import Block
+from tests.tiny import Case, noise, seeded
 
 __all__ = ["Model", "Pipeline", "noise", "seeded", "without_zeros"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, LattePipeline, LatteTransformer3DModel
 
-from zoo.kinds import Model, Pipeline, noise, seeded
+from tests.zoo.kinds import Model, Pipeline, noise, seeded
 
 
 def latte_transformer() -> Any:

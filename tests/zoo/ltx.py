@@ -27,10 +27,10 @@ from diffusers.pipelines.ltx2.dfr_layout import LTX2DFREpilogueTile
 from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 from diffusers.pipelines.ltx2.pipeline_ltx2_hdr_lora import LTX2HDRReferenceCondition
 from diffusers.pipelines.ltx2.pipeline_ltx2_ic_lora import LTX2ReferenceCondition
-from tiny import ltx
 from torch import Tensor
 
-from zoo.kinds import Model, Pipeline, noise, seeded
+from tests.tiny import ltx
+from tests.zoo.kinds import Model, Pipeline, noise, seeded
 
 
 def _ltx_inputs(timestep: Tensor, batch: int = 2) -> dict[str, Any]:

@@ -27,9 +27,9 @@ from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
 from diffusers.pipelines.omnigen import pipeline_omnigen
 from torch import Tensor
 
-from zoo.flux import BLIND, SIZE, euler, picture, prompts, vae
-from zoo.flux_pictures import mask
-from zoo.kinds import Model, Pipeline, noise, seeded, without_zeros
+from tests.zoo.flux import BLIND, SIZE, euler, picture, prompts, vae
+from tests.zoo.flux_pictures import mask
+from tests.zoo.kinds import Model, Pipeline, noise, seeded, without_zeros
 
 
 def rising_time(share: float, batch: int = 1) -> Tensor:

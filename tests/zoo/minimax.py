@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from diffusers import MiniMaxH3Transformer3DModel
 
-from zoo.kinds import Model, noise, seeded
+from tests.zoo.kinds import Model, noise, seeded
 
 
 def minimax_transformer() -> Any:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from tiny import mochi
 
-from zoo.kinds import Model, noise
+from tests.tiny import mochi
+from tests.zoo.kinds import Model, noise
 
 MODELS = (
     # time runs upwards: the pipeline passes 1000 minus the scheduler's timestep

@@ -21,10 +21,10 @@ from diffusers import (
 )
 from diffusers.models.transformers.transformer_ideogram4 import LLM_TOKEN_INDICATOR, OUTPUT_IMAGE_INDICATOR
 
-from zoo.flux import BLIND, SIZE, euler, flux2_vae, ids, prompts, time, unit_time, vae
-from zoo.kinds import Model, Pipeline, noise, seeded
-from zoo.lumina import rising_time
-from zoo.qwen import Speechless, qwen_vae
+from tests.zoo.flux import BLIND, SIZE, euler, flux2_vae, ids, prompts, time, unit_time, vae
+from tests.zoo.kinds import Model, Pipeline, noise, seeded
+from tests.zoo.lumina import rising_time
+from tests.zoo.qwen import Speechless, qwen_vae
 
 
 def stirred(build: Callable[[], Any]) -> Any:

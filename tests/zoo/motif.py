@@ -15,10 +15,10 @@ from diffusers import (
     MotifVideoTransformer3DModel,
     SkipLayerGuidance,
 )
-from tiny import wan_vae
 
-from zoo.kinds import Model, Pipeline, noise, seeded
-from zoo.wan import pictures
+from tests.tiny import wan_vae
+from tests.zoo.kinds import Model, Pipeline, noise, seeded
+from tests.zoo.wan import pictures
 
 
 def motif_transformer(**changes: Any) -> Any:

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import CogVideoXTransformer3DModel
-from tiny import cogvideox
 from torch import Tensor, nn
 
-from zoo.kinds import Model, noise, seeded
+from tests.tiny import cogvideox
+from tests.zoo.kinds import Model, noise, seeded
 
 C = 8
 """Channels everywhere: of latents, tokens and text."""

@@ -15,8 +15,8 @@ from diffusers import (
 )
 from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21KVCache
 
-from zoo.flux import BLIND, SIZE, euler, picture, prompts, unit_time
-from zoo.kinds import Model, Pipeline, noise, seeded
+from tests.zoo.flux import BLIND, SIZE, euler, picture, prompts, unit_time
+from tests.zoo.kinds import Model, Pipeline, noise, seeded
 
 SHAPE = (1, 4, 4)
 

@@ -17,10 +17,10 @@ from diffusers import (
     QwenImageLayeredPipeline,
 )
 
-from zoo.flux import SIZE, picture, prompts
-from zoo.flux_pictures import mask
-from zoo.kinds import Pipeline, noise, seeded, without_zeros
-from zoo.qwen import qwen, qwen_pipeline
+from tests.zoo.flux import SIZE, picture, prompts
+from tests.zoo.flux_pictures import mask
+from tests.zoo.kinds import Pipeline, noise, seeded, without_zeros
+from tests.zoo.qwen import qwen, qwen_pipeline
 
 
 def coarse_vae() -> Any:

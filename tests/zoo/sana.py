@@ -31,8 +31,8 @@ from diffusers import (
     SCMScheduler,
 )
 
-from zoo.flux import BLIND, SIZE, euler, picture, prompts, time, vae
-from zoo.kinds import Model, Pipeline, noise, seeded, without_zeros
+from tests.zoo.flux import BLIND, SIZE, euler, picture, prompts, time, vae
+from tests.zoo.kinds import Model, Pipeline, noise, seeded, without_zeros
 
 
 def _latents() -> torch.Tensor:

@@ -15,11 +15,11 @@ from diffusers import (
     SanaWMPipeline,
     SanaWMTransformer3DModel,
 )
-from tiny import wan_vae
 
-from zoo.flux import picture
-from zoo.kinds import Model, Pipeline, noise, seeded
-from zoo.ltx import ltx2_vae
+from tests.tiny import wan_vae
+from tests.zoo.flux import picture
+from tests.zoo.kinds import Model, Pipeline, noise, seeded
+from tests.zoo.ltx import ltx2_vae
 
 
 def sana_video_transformer() -> Any:

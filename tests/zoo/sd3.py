@@ -13,8 +13,8 @@ from diffusers import (
     StableDiffusion3Pipeline,
 )
 
-from zoo.flux import BLIND, SIZE, euler, prompts, time, unit_time, vae
-from zoo.kinds import Model, Pipeline, noise, seeded
+from tests.zoo.flux import BLIND, SIZE, euler, prompts, time, unit_time, vae
+from tests.zoo.kinds import Model, Pipeline, noise, seeded
 
 
 def sd3(**changes: Any) -> Any:

@@ -13,10 +13,10 @@ from diffusers import (
     StableDiffusion3PAGImg2ImgPipeline,
 )
 
-from zoo.flux import picture, vae
-from zoo.flux_pictures import mask
-from zoo.kinds import Pipeline, without_zeros
-from zoo.sd3 import SD3, sd3, sd3_pipeline
+from tests.zoo.flux import picture, vae
+from tests.zoo.flux_pictures import mask
+from tests.zoo.kinds import Pipeline, without_zeros
+from tests.zoo.sd3 import SD3, sd3, sd3_pipeline
 
 
 def controlled(kind: type, extra: int = 0) -> Any:

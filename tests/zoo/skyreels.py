@@ -13,10 +13,10 @@ from diffusers import (
     SkyReelsV2Pipeline,
     SkyReelsV2Transformer3DModel,
 )
-from tiny import wan_vae
 
-from zoo.kinds import Model, Pipeline, noise
-from zoo.wan import BLIND, IMAGE, TEXT, eyes, pictures, scalar_time, unipc, wan_call, wan_inputs, wan_like
+from tests.tiny import wan_vae
+from tests.zoo.kinds import Model, Pipeline, noise
+from tests.zoo.wan import BLIND, IMAGE, TEXT, eyes, pictures, scalar_time, unipc, wan_call, wan_inputs, wan_like
 
 
 def skyreels(**changes: Any) -> Any:

@@ -21,10 +21,10 @@ from diffusers import (
     VideoToVideoSDPipeline,
 )
 
-from zoo.flux import picture
-from zoo.flux_pictures import mask
-from zoo.kinds import Pipeline, seeded, without_zeros
-from zoo.unets import (
+from tests.zoo.flux import picture
+from tests.zoo.flux_pictures import mask
+from tests.zoo.kinds import Pipeline, seeded, without_zeros
+from tests.zoo.unets import (
     EMBEDS,
     GUIDED,
     IMAGE,

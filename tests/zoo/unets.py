@@ -41,7 +41,7 @@ from diffusers import (
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from zoo.kinds import Model, Pipeline, noise, seeded, without_zeros
+from tests.zoo.kinds import Model, Pipeline, noise, seeded, without_zeros
 
 _WIDTHS = (8, 8, 8)
 

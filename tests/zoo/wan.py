@@ -27,12 +27,12 @@ from diffusers import (
 )
 from diffusers.models.transformers import transformer_wan_animate_2
 from PIL import Image
-from tiny import VIDEO_TO_VIDEO, wan_transformer, wan_vae
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
-from zoo.kinds import Model, Pipeline, noise, seeded
+from tests.tiny import VIDEO_TO_VIDEO, wan_transformer, wan_vae
+from tests.zoo.kinds import Model, Pipeline, noise, seeded
 
 TEXT = 512  # tokens; the attention of the image-to-video models cuts the text off at this length
 IMAGE = {"image_dim": 8, "added_kv_proj_dim": 24}
