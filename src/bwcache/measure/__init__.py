@@ -2,6 +2,7 @@
 
 frames    what a pipeline hands back, as one video of float frames
 call      which arguments a pipeline takes, and one measured call of it
+seeding   what a call draws at random, from its seed
 sizes     which heights, widths and lengths a pipeline can make
 latency   seconds spent in the denoiser
 quality   PSNR, SSIM, MS-SSIM and LPIPS of two videos

@@ -1,4 +1,7 @@
-"""One measured call of a pipeline: the arguments it takes, the same noise every time, the time it took."""
+"""One measured call of a pipeline: the arguments it takes, the same noise every time, the time it took.
+
+Every call of every command goes through `call`, so each begins from the same random numbers, with and without a cache.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import torch
 from bwcache.errors import SettingError, complaint
 from bwcache.measure.frames import Frames, as_frames
 from bwcache.measure.latency import DenoiseTimer, computing_device, finish_device_work
+from bwcache.measure.seeding import seeded
 
 FRAME_NAMES = ("num_frames", "video_length")
 
@@ -25,7 +29,7 @@ class Request:
     Attributes:
         prompt: the text.
         steps: denoising steps.
-        seed: of the noise, drawn on the CPU so that it is the same on every device.
+        seed: of the noise, drawn on the CPU so that it is the same on every device, and of whatever else is drawn.
         guidance_scale: strength of classifier-free guidance.
         height: pixels.
         width: pixels.
@@ -81,7 +85,7 @@ OnProgress = Callable[[Progress], None]
 
 
 def call(pipe: Any, request: Request, what: str = "video", on_progress: OnProgress | None = None) -> Call:
-    """Run a pipeline once.
+    """Run a pipeline once, all that it draws at random from the request's seed.
 
     Raises:
         SettingError: when the pipeline does not take something that was asked for, or makes pixels that are no numbers.
@@ -92,7 +96,7 @@ def call(pipe: Any, request: Request, what: str = "video", on_progress: OnProgre
     device = computing_device(pipe)
     finish_device_work(device)
     start = time.perf_counter()
-    with DenoiseTimer(pipe) as timer:
+    with seeded(request.seed, device), DenoiseTimer(pipe) as timer:
         output = pipe(**arguments)
     finish_device_work(device)
     seconds = time.perf_counter() - start
