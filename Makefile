@@ -51,7 +51,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "installing into $(VENV): some minutes the first time"
 	@$(if $(TORCH),sed '/^torch==/d' constraints.txt > $(CONSTRAINTS))
 	@$(install-torch)
-	@$(PIP) install -qq --constraint $(CONSTRAINTS) --editable .
+	@$(PIP) install -qq --constraint $(CONSTRAINTS) --editable '.[all]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -10,7 +10,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "src" / "bwcache"
 LAYERS = ("core", "features", "models", "policies", "engine", "measure", "study", "report", "cli")
-"""From the lowest up. `errors` may be used from anywhere."""
+"""From the lowest up."""
+ANYWHERE = ("errors", "extras")
+"""Of the standard library alone, and used from any layer."""
 KNOW_DIFFUSERS = {"measure", "study", "cli", "shapes"}
 MODULES = {
     ".".join(("bwcache", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
@@ -60,20 +62,20 @@ def wrong_directions(module: str, imported: set[str]) -> list[str]:
     """Imports of a module that point upwards."""
     own, below = layer(module), LAYERS
     if own in LAYERS:
-        allowed = {*below[: LAYERS.index(own) + 1], "errors"}
+        allowed = {*below[: LAYERS.index(own) + 1]}
         if own in KNOW_DIFFUSERS:
             allowed.add("shapes")
     elif own == "shapes":
         allowed = {"shapes"}
-    elif own == "errors":
-        allowed = {"errors"}
+    elif own in ANYWHERE:
+        allowed = set()
     elif module == "bwcache":
         return []
     else:
         return [f"{module} is in no layer"]
     ours = sorted(name for name in imported if name == "bwcache" or name.startswith("bwcache."))
     named = [name for name in ours if "." in name]
-    bare = [name for name in ours if name == "bwcache" and own in ("errors", "shapes", *LAYERS[:5])]
+    bare = [name for name in ours if name == "bwcache" and own in (*ANYWHERE, "shapes", *LAYERS[:5])]
     return bare + [name for name in named if layer(name) in {*LAYERS, "shapes"} and layer(name) not in allowed]
 
 
@@ -82,7 +84,7 @@ def test_no_module_imports_upwards(module: str) -> None:
     assert wrong_directions(module, imported_by(module)) == []
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if layer(name) in ("core", "errors")])
+@pytest.mark.parametrize("module", [name for name in MODULES if layer(name) in ("core", *ANYWHERE)])
 def test_core_needs_the_standard_library_only(module: str) -> None:
     foreign = {name.split(".")[0] for name in imported_by(module)} - set(sys.stdlib_module_names) - {"bwcache"}
     assert foreign == set()

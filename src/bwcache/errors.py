@@ -8,6 +8,7 @@ BWCacheError
 │   └── AlreadyAttached    another session holds it
 ├── BlocksChanged          a pipeline ran other blocks in a reused step than in the computed one
 ├── OverBudget             a run would keep more between steps than `max_memory` allows
+├── MissingExtra           a package that one of the extras brings is not installed (also an ImportError)
 ├── SettingError           a setting that cannot work (also a ValueError)
 └── TraceError             a trace file that cannot be read (also a ValueError)
 
@@ -50,6 +51,10 @@ class BlocksChanged(BWCacheError):
 
 class OverBudget(BWCacheError):
     """A run would keep more on the device between steps than `max_memory` allows."""
+
+
+class MissingExtra(BWCacheError, ImportError):
+    """A package that one of the extras brings is not installed."""
 
 
 class SettingError(BWCacheError, ValueError):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from bwcache.extras import EXTRAS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -18,9 +21,38 @@ def pins() -> dict[str, Requirement]:
     return {canonicalize_name(pin.name): pin for pin in found}
 
 
+def project() -> dict[str, Any]:
+    read = pytest.importorskip("tomllib").loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    found: dict[str, Any] = read["project"]
+    return found
+
+
 def dependencies() -> list[Requirement]:
-    project = pytest.importorskip("tomllib").loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return [Requirement(line) for line in [*project["dependencies"], *project["optional-dependencies"]["dev"]]]
+    """What `.[dev]` installs, without the other extras that it names."""
+    found = project()
+    lines = [*found["dependencies"], *(line for lines in found["optional-dependencies"].values() for line in lines)]
+    every = [Requirement(line) for line in lines]
+    return [one for one in every if one.name not in ("bwcache", "torchvision")]
+
+
+def imported_as(requirement: Requirement) -> str:
+    return {"pillow": "PIL"}.get(requirement.name, requirement.name.replace("-", "_"))
+
+
+def test_torch_and_numpy_alone_are_needed() -> None:
+    assert [Requirement(line).name for line in project()["dependencies"]] == ["torch", "numpy"]
+
+
+def test_each_extra_brings_what_the_code_asks_of_it() -> None:
+    extras = project()["optional-dependencies"]
+    brought = {name: tuple(imported_as(Requirement(line)) for line in extras[name]) for name in EXTRAS}
+    assert brought == EXTRAS
+
+
+def test_all_is_every_extra_that_a_command_needs() -> None:
+    (everything,) = (Requirement(line) for line in project()["optional-dependencies"]["all"])
+    assert everything.name == "bwcache"
+    assert everything.extras == set(EXTRAS)
 
 
 def test_every_pin_is_one_public_version() -> None:

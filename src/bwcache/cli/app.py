@@ -24,6 +24,7 @@ from bwcache.cli.settings import (
     command_from,
 )
 from bwcache.errors import BWCacheError, complaint
+from bwcache.extras import need
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -62,6 +63,7 @@ def _compare(settings: CompareSettings) -> None:
 
     Without options: the small model in the box on its own prompts, less than two minutes on a laptop.
     """
+    need("diffusers", "metrics", "plots")
     from bwcache.cli.compare import run_compare
 
     run_compare(settings)
@@ -69,6 +71,7 @@ def _compare(settings: CompareSettings) -> None:
 
 def _generate(settings: GenerateSettings) -> None:
     """Make videos with caching on."""
+    need("diffusers", "plots")
     from bwcache.cli.generate import run_generate
 
     run_generate(settings)
@@ -86,6 +89,7 @@ def _sweep(settings: SweepSettings) -> None:
 
     Without options: the paper's thresholds on the small model in the box. Stop it when you like, and go on later.
     """
+    need("diffusers", "metrics", "plots")
     from bwcache.cli.sweep import run_sweep
 
     run_sweep(settings)
@@ -96,6 +100,7 @@ def _profile(settings: ProfileSettings) -> None:
 
     Says whether the curve is a U, and how few blocks and entries are enough to measure it.
     """
+    need("diffusers", "plots")
     from bwcache.cli.profile import run_profile
 
     run_profile(settings)
@@ -103,6 +108,7 @@ def _profile(settings: ProfileSettings) -> None:
 
 def _report(settings: ReportSettings) -> None:
     """One HTML page of what compare found, with the videos: it opens from disk and fetches nothing."""
+    need("plots")
     from bwcache.cli.report import run_report
 
     run_report(settings)
@@ -114,6 +120,7 @@ def _bench(settings: BenchSettings) -> None:
     Without options: all methods with all their settings on the small model in the box. Stop it when you like, and go
     on later.
     """
+    need("diffusers", "metrics", "plots")
     from bwcache.cli.bench import run_bench
 
     run_bench(settings)

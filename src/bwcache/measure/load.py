@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bwcache.errors import SettingError, complaint
+from bwcache.extras import need
 
 SHAPES = "shapes"
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
@@ -103,6 +104,7 @@ def _read(model: str, dtype: Any) -> Any:
         from bwcache import shapes
 
         return shapes.load(dtype=dtype)
+    need("diffusers")
     from diffusers import DiffusionPipeline
 
     folder = Path(model).expanduser()

@@ -17,6 +17,7 @@ from urllib.parse import urlparse
 import torch
 
 from bwcache.errors import SettingError, complaint
+from bwcache.extras import need
 
 DEFAULT_BACKBONE = "alex"
 
@@ -80,8 +81,10 @@ def measures() -> Any:
     """torchmetrics' functions on pictures.
 
     Raises:
+        MissingExtra: without torchmetrics.
         SettingError: torchvision is there but broken: torchmetrics imports it, and breaks with it.
     """
+    need("metrics")
     try:
         import torchmetrics.functional.image as functions
     except Exception:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bwcache.extras import need
 from bwcache.report.studies import LEVELS, families
 from bwcache.study.standings import CEILING, Axis, Standing, front
 
@@ -65,6 +66,7 @@ def plot_methods(rows: Sequence[Standing], path: Path, title: str = "") -> None:
         path: of the PNG.
         title: above both panels.
     """
+    need("plots")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bwcache.extras import need
 from bwcache.report.studies import FRONTS, MEASURES, families
 from bwcache.study.standings import CEILING, HIGHER_IS_BETTER, Axis, Standing, front
 
@@ -27,6 +28,7 @@ def plot_fronts(rows: Sequence[Standing], path: Path, title: str = "", axis: Axi
         title: above all panels.
         axis: what speed is counted in.
     """
+    need("plots")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bwcache.extras import need
 from bwcache.report.plots import BLUE, INK, ORANGE, RED
 from bwcache.report.tables import percent
 from bwcache.study.profile_curves import THRESHOLDS
@@ -20,6 +21,7 @@ MOST_LINES = 12
 
 def plot_heatmap(profile: Profile, path: Path) -> None:
     """Write a PNG: the change of each block at each step, median over the videos; colours are logarithmic."""
+    need("plots")
     from matplotlib.colors import LogNorm
 
     medians = _median_changes(profile).T
@@ -70,6 +72,7 @@ def plot_curve(profile: Profile, path: Path) -> None:
 
 def plot_latency(profile: Profile, path: Path) -> None:
     """Write a PNG: the parts of a call, the time of each block, and what reuse can save at most."""
+    need("plots")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -15,6 +15,7 @@ from typing import Any
 from bwcache.core.amounts import size
 from bwcache.core.trace import Trace
 from bwcache.errors import SettingError, TraceError, complaint
+from bwcache.extras import need
 from bwcache.measure.results import PARTS
 from bwcache.report.files import read_summary, run_folder
 from bwcache.report.sections import SECTIONS, Section
@@ -252,6 +253,7 @@ def read(folder: Path, videos: int = VIDEOS, studies: dict[str, Path] | None = N
 
 def render(report: Report) -> str:
     """The page."""
+    need("plots")
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(

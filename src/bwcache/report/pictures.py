@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from bwcache.extras import need
 from bwcache.measure.frames import Frames
 
 VIEWED_HEIGHT = 320
@@ -54,6 +55,7 @@ def difference_label(uncached: Frames, cached: Frames, factor: int) -> str:
 @lru_cache(maxsize=8)
 def font(size: int, bold: bool = False) -> Any:
     """DejaVu Sans, which comes with matplotlib, ``size`` pixels high."""
+    need("plots")
     from matplotlib.font_manager import FontProperties, findfont
     from PIL import ImageFont
 
@@ -71,6 +73,7 @@ def labelled_row(columns: dict[str, np.ndarray], gap: int = 8) -> np.ndarray:
     Returns:
         uint8 [F, H', W', 3].
     """
+    need("plots")
     from PIL import Image, ImageDraw
 
     videos = list(columns.values())
@@ -110,6 +113,7 @@ def storyboard(uncached: Frames, cached: Frames, title: str, subtitle: str = "",
     Returns:
         A PIL picture.
     """
+    need("plots")
     from PIL import Image, ImageDraw
 
     picked = np.unique(np.linspace(0, len(uncached) - 1, min(columns, len(uncached))).round().astype(int))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bwcache.core.trace import Event, Trace
+from bwcache.extras import need
 
 BLUE, ORANGE, GREEN, GREY, RED = "#2a6fbb", "#e08a2e", "#cfe8cf", "#ececec", "#c0392b"
 INK = "#222222"
@@ -27,6 +28,7 @@ def plot_similarity(trace: Trace, path: Path, threshold: float | None = None, ti
         threshold: drawn as a line; None for policies without one.
         title: usually the prompt.
     """
+    need("plots")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

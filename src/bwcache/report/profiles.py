@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bwcache.extras import need
 from bwcache.report.heatmaps import plot_curve, plot_heatmap, plot_latency
 from bwcache.report.tables import percent
 from bwcache.study.folder import whole_file
@@ -157,6 +158,7 @@ def _article(kind: str) -> str:
 
 
 def _table(first: str, *others: str) -> Any:
+    need("cli")
     from rich import box
     from rich.table import Table
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from bwcache.core.trace import Event, Trace
+from bwcache.extras import need
 from bwcache.report.plots import curve_name, curves, step_kinds
 
 MOST_TICKS = 10
@@ -159,6 +160,7 @@ def _change(row: Sequence[float] | None, block: int) -> float | None:
 
 
 def _picture(rows: Sequence[Sequence[float | None]], low: float, high: float) -> bytes:
+    need("plots")
     import matplotlib
     import numpy as np
     from PIL import Image

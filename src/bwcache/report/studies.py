@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bwcache.core.amounts import size
+from bwcache.extras import need
 from bwcache.report.tables import decibels, percent, times
 from bwcache.study.folder import Cell, whole_file
 from bwcache.study.standings import Axis, Standing, front, speedup_at, speedup_interval
@@ -58,6 +59,7 @@ def rows_table(rows: Sequence[Standing]) -> Any:
 
     The first column names the fronts that a row is on, by the initials of PSNR, SSIM and LPIPS.
     """
+    need("cli")
     from rich.table import Table
     from rich.text import Text
 
@@ -91,6 +93,7 @@ def _cells(row: Standing, shown: Sequence[str]) -> list[str]:
 
 def levels_table(rows: Sequence[Standing], axis: Axis = "time", title: str = "") -> Any:
     """A rich table: for each family the speedup at the PSNRs of `LEVELS`, with 95 % intervals over the videos."""
+    need("cli")
     from rich.table import Table
     from rich.text import Text
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from bwcache.core import Trace
 from bwcache.core.amounts import size
+from bwcache.extras import need
 from bwcache.measure.results import Comparison, Run, Total, ratio
 
 PROMPTS_PER_TABLE = 4
@@ -23,6 +24,7 @@ def headline(comparison: Comparison) -> str:
 
 def comparison_table(comparison: Comparison, first: int = 0) -> Any:
     """A rich table: one column per prompt (four at most, from ``first`` on) and one for all of them."""
+    need("cli")
     from rich.table import Table
     from rich.text import Text
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bwcache.extras import need
 from bwcache.measure.frames import Frames
 from bwcache.measure.results import Pair
 from bwcache.report.pictures import amplification, as_pictures, difference, difference_label, enlargement, labelled_row
@@ -37,6 +38,7 @@ def write_difference(path: Path, pair: Pair, fps: int) -> None:
 
 def write_pictures(path: Path, pictures: np.ndarray, fps: int) -> None:
     """Write pictures, uint8 [F, H, W, 3], as yuv420p at a quality that hides the compression."""
+    need("plots")
     import imageio_ffmpeg
 
     even = _even(pictures)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bwcache.extras import need
+
 if TYPE_CHECKING:
     import torch
     from diffusers import WanPipeline
@@ -25,7 +27,12 @@ PROMPTS = (
 
 
 def load(device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> WanPipeline:
-    """The pipeline from the weights in this package, without network; ``dtype`` defaults to float32."""
+    """The pipeline from the weights in this package, without network; ``dtype`` defaults to float32.
+
+    Raises:
+        MissingExtra: without diffusers and what its Wan pipeline reads.
+    """
+    need("diffusers")
     import torch
     from diffusers import WanPipeline
 
