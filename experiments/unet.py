@@ -52,7 +52,7 @@ FAMILIES = {
 
 def inner(stack: BlockStack) -> Site:
     """All blocks but the first and the last, which a U-Net joins by its outermost skip connection."""
-    return dataclasses.replace(stack.whole(), name="inner", first=1, last=len(stack.blocks) - 2)
+    return stack.site(stack.blocks[1], stack.blocks[-2], streams=stack.spec.decoded, name="inner")
 
 
 @dataclass(frozen=True)

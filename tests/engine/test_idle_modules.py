@@ -289,13 +289,12 @@ class Residual(Scripted):
 
 class Half(Scripted):
     def sites(self, stack: BlockStack) -> tuple[Site, ...]:
-        return (Site("half", 1, len(stack.blocks) - 1, stack.spec.decoded),)
+        return (stack.site(stack.blocks[1], stack.blocks[-1], name="half"),)
 
 
 class Two(Scripted):
     def sites(self, stack: BlockStack) -> tuple[Site, ...]:
-        streams = stack.spec.decoded
-        return (Site("first", 0, 0, streams), Site("rest", 1, len(stack.blocks) - 1, streams))
+        return (stack.site(stack.blocks[0]), stack.site(stack.blocks[1], stack.blocks[-1]))
 
 
 @pytest.mark.parametrize("policy", [Residual, Half, Two], ids=lambda kind: kind.__name__)

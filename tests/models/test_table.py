@@ -9,7 +9,7 @@ import torch
 
 from bwcache.errors import NoBlocksFound
 from bwcache.models import Block, denoisers, resolve, supported
-from bwcache.models.stack import Stream
+from bwcache.models.streams import Stream
 from bwcache.models.table import ROWS, row, row_of
 from tests.tiny import CASES, Case, each_case, wan_transformer
 from tests.zoo import native
@@ -146,8 +146,8 @@ def test_a_bare_module_is_its_own_denoiser() -> None:
     assert denoisers(module) == {"model": module}
     stack = resolve("model", module)
     assert [block.name for block in stack.blocks] == [f"blocks.{i}" for i in range(4)]
-    assert (stack.whole().first, stack.whole().last) == (0, 3)
-    assert stack.tap(2).block == 2
+    assert (stack.whole().first, stack.whole().last) == (stack.blocks[0], stack.blocks[3])
+    assert stack.tap(2).place is stack.blocks[2]
 
 
 def test_two_lists_stand_one_after_the_other() -> None:

@@ -20,9 +20,10 @@ class Place:
     tap: int | None
     tapped: int
 
-    def is_marked(self, i: int) -> bool:
-        """Whether the i-th block, which is here, begins or ends a site or is tapped."""
-        return self.tap is not None or (self.site is not None and i in (self.site.first, self.site.last))
+    @property
+    def is_marked(self) -> bool:
+        """Whether the block which is here begins or ends a site or is tapped."""
+        return self.tap is not None or (self.site is not None and self.block in (self.site.first, self.site.last))
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,28 +66,29 @@ class Plan:
         sites: list[Site | None] = [None] * len(stack.blocks)
         for site in policy.sites(stack):
             _expect_residual(site, stack)
-            sites[site.first : site.last + 1] = [site] * (site.last - site.first + 1)
-        taps = {tap.block: (i, tap.stream) for i, tap in enumerate(policy.taps(stack))}
+            first, last = stack.blocks.index(site.first), stack.blocks.index(site.last)
+            sites[first : last + 1] = [site] * (last - first + 1)
+        taps = {tap.place.block: (i, tap.stream) for i, tap in enumerate(policy.taps(stack))}
         places = []
         for i, (block, at) in enumerate(zip(stack.blocks, sites, strict=True)):
             ordinal, stream = taps.get(i, (None, block.streams[0].name))
-            places.append(Place(block, at, at is not None and i == at.last, ordinal, block.position(stream)))
-        leaving = frozenset(site.last for site in sites if site is not None)
+            places.append(Place(block, at, at is not None and block is at.last, ordinal, block.position(stream)))
+        leaving = frozenset(i for i, place in enumerate(places) if place.leaves)
         alone = sites[0] if len(set(sites)) == 1 and sites[0] is not None and sites[0].keeps == "output" else None
         keeps = policy.may_reuse
         by_number = any(block.hook is not None for block in stack.blocks)
         busy = keeps or timing or by_number
-        watched = tuple(i for i, place in enumerate(places) if busy or place.is_marked(i))
+        watched = tuple(i for i, place in enumerate(places) if busy or place.is_marked)
         return cls(stack, tuple(places), len(taps), leaving, alone, keeps, watched)
 
 
 def _expect_residual(site: Site, stack: BlockStack) -> None:
-    enters = [stream.name for stream in stack.blocks[site.first].streams]
+    enters = [stream.name for stream in site.first.streams]
     strange = [name for name in site.streams if name not in enters]
     if site.keeps == "residual" and strange:
         raise AttachError(
             complaint(
-                f"a residual of {strange[0]!r}, which does not enter {stack.blocks[site.first].name}",
+                f"a residual of {strange[0]!r}, which does not enter {site.first.name}",
                 f"one of {', '.join(enters)}",
                 'keep "output" in this site',
             )

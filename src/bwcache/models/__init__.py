@@ -1,7 +1,9 @@
 """What is known of each denoiser: where its blocks are and what flows through them. Knows classes by name only."""
 
-from bwcache.models.spec import BlockList, BlockSpec
-from bwcache.models.stack import Block, BlockStack, Site, Tap, denoisers, resolve, uncompiled
+from bwcache.models.resolution import denoisers, resolve
+from bwcache.models.spec import BlockList, BlockSpec, Part
+from bwcache.models.stack import Block, BlockStack, Place, Site, Tap
+from bwcache.models.streams import uncompiled
 from bwcache.models.table import supported
 
 __all__ = [
@@ -9,6 +11,8 @@ __all__ = [
     "BlockList",
     "BlockSpec",
     "BlockStack",
+    "Part",
+    "Place",
     "Site",
     "Tap",
     "denoisers",

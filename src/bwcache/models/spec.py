@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 Guidance = Literal["batched", "separate", "either", "none"]
@@ -11,11 +12,24 @@ likes, or not at all (distilled)."""
 
 
 @dataclass(frozen=True)
+class Part:
+    """A module inside of a block that the block calls once: an attention, a feed-forward net.
+
+    Attributes:
+        path: attribute path in the block, such as "attn1" or "ff.net".
+        returns: what it returns, in order, by the names that its own `forward` gives to the same streams as arguments.
+    """
+
+    path: str
+    returns: tuple[str, ...] = ("hidden_states",)
+
+
+@dataclass(frozen=True)
 class BlockList:
     """One list of blocks of a denoiser.
 
     Attributes:
-        path: attribute path of the `ModuleList` in the denoiser, or of one block that stands alone.
+        path: attribute path of the `ModuleList` or `ModuleDict` in the denoiser, or of one block that stands alone.
         returns: what a block returns, in order, by the names that its own `forward` gives to the same streams as
             arguments. One name: the block returns a bare tensor. Skipping a block hands these arguments back.
         measured: what this list calls the measured stream, where that differs from the row's.
@@ -25,6 +39,10 @@ class BlockList:
         hook: for a model that never calls the blocks themselves: the function that it calls in place of each, as a path
             to an entry of a mapping in the denoiser, such as "hooks.layer_forward". `returns` names its arguments.
         index: the keyword argument that tells that function which block it is.
+        parts: what a block calls inside, kind to `Part` (a bare string is a `Part` that returns "hidden_states"), in
+            call order: "self", "cross", "temporal", "joint" (text and picture in one attention), "ffn", "text_ffn", ….
+            A block may lack some of them, as the last one often does.
+        parts_missing: why a kind that one would look for is not among them.
     """
 
     path: str
@@ -34,6 +52,8 @@ class BlockList:
     optional: bool = False
     hook: str | None = None
     index: str = "layer_id"
+    parts: Mapping[str, str | Part] = field(default_factory=dict, hash=False)
+    parts_missing: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,6 +65,11 @@ class BlockSpec:
         lists: its lists of blocks in the order in which the forward runs them.
         decoded: the streams of the LAST block that the rest of the forward reads. Only these are kept and replayed.
         measured: the stream whose change is the indicator.
+        also_measured: further streams that are replayed: the indicator is the largest of their changes.
+        latents: the argument of the denoiser's forward that it works on; the first tensor it returns is its prediction.
+        named: modules that methods look at, name to path in the denoiser; "[i]" behind it picks one of the values that
+            the module returns. "time" is the embedding of the time, which is there before the first block; "modulated"
+            the first block's input under it.
         timestep: name of the argument of the denoiser's forward that carries the time.
         aside: arguments of the denoiser's forward, by name (dots lead into objects, dictionaries and lists), also as
             `name=value`: a forward in which one of these is set fills a cache that others read, so it always runs, and
@@ -68,6 +93,9 @@ class BlockSpec:
     lists: tuple[BlockList, ...]
     decoded: tuple[str, ...] = ("hidden_states",)
     measured: str = "hidden_states"
+    also_measured: tuple[str, ...] = ()
+    latents: str = "hidden_states"
+    named: Mapping[str, str] = field(default_factory=dict, hash=False)
     timestep: str = "timestep"
     aside: tuple[str, ...] = ()
     filling: tuple[str, ...] = ()

@@ -1,41 +1,30 @@
-"""A row, checked against a live module: the stack of blocks in call order, and the sites and taps placed on it."""
+"""The stack of blocks of one denoiser in call order, and the sites and taps placed on it."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from bwcache.errors import AttachError, NoBlocksFound, SpecMismatch, complaint
-from bwcache.models import table
-from bwcache.models.refused import reason_of
+from bwcache.errors import SettingError, complaint
+from bwcache.models.places import Hook, Place, named_place, parts_of
 from bwcache.models.spec import BlockList, BlockSpec
+from bwcache.models.streams import Stream, stream_of
 
+__all__ = ["Aside", "Block", "BlockStack", "Hook", "Place", "Site", "Stream", "Tap"]
 
-@dataclass(frozen=True)
-class Stream:
-    """A tensor that flows through a block: the argument's name and its place among the positional ones.
+Block = Place
 
-    The place is None where it is no argument: a value that a block only returns.
-    """
+Keeps = Literal["output", "residual", "clean", "beside"]
 
-    name: str
-    position: int | None
+View = Callable[..., Tensor]
+"""What of a feature a tap keeps, to compare it later."""
 
-    def read(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """The stream's value in a call of the block."""
-        if self.name in kwargs:
-            return kwargs[self.name]
-        return args[self.position] if self.position is not None and self.position < len(args) else None
-
-    def replaced(self, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """The arguments of a call with another value of the stream."""
-        if self.name in kwargs or self.position is None:
-            return args, {**kwargs, self.name: value}
-        return (*args[: self.position], value, *args[self.position + 1 :]), kwargs
+Indicator = Callable[[Tensor, Tensor], Tensor]
+"""How much a feature changed: (new, old) to numerators and denominators."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +36,7 @@ class Aside:
     value: str | None
 
     def holds(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-        """Whether this forward carries the sign."""
+        """Return whether this forward carries the sign."""
         found = self.argument.read(args, kwargs)
         for attribute in self.attributes:
             found = _inside(found, attribute)
@@ -60,16 +49,6 @@ def _sign(
     return next((words for words, sign in zip(said, signs, strict=True) if sign.holds(args, kwargs)), None)
 
 
-@dataclass(frozen=True, eq=False)
-class Hook:
-    """What is called in place of a block: an entry of a mapping, told by a keyword argument which block it is."""
-
-    owner: MutableMapping[str, Any]
-    name: str
-    index: str
-    number: int
-
-
 def _inside(value: Any, name: str) -> Any:
     if isinstance(value, Mapping):
         return value.get(name)
@@ -78,99 +57,58 @@ def _inside(value: Any, name: str) -> Any:
     return getattr(value, name, None)
 
 
-@dataclass(frozen=True, eq=False)
-class Block:
-    """One block of a denoiser.
-
-    Attributes:
-        name: where it stands in the denoiser.
-        module: the block itself.
-        streams: what it returns, in order.
-        measured: the stream whose change is the indicator.
-        outlined: as in `BlockList`.
-        hook: what is called in its place, where it is never called itself.
-    """
-
-    name: str
-    module: nn.Module
-    streams: tuple[Stream, ...]
-    measured: str = "hidden_states"
-    outlined: bool = False
-    hook: Hook | None = None
-
-    def inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The streams as they enter the block, by name and in return order."""
-        return {stream.name: stream.read(args, kwargs) for stream in self.streams if stream.position is not None}
-
-    def outputs(self, returned: Any) -> dict[str, Tensor]:
-        """The streams as they left it, by name.
-
-        Raises:
-            SpecMismatch: the block returned another number of values than its row says.
-        """
-        values = returned if isinstance(returned, tuple) else (returned,)
-        if len(values) != len(self.streams):
-            raise SpecMismatch(
-                complaint(
-                    f"{len(values)} values returned by {self.name} ({type(self.module).__name__})",
-                    f"{len(self.streams)}: {', '.join(stream.name for stream in self.streams)}",
-                    "correct `returns` in the model's row",
-                )
-            )
-        return {stream.name: value for stream, value in zip(self.streams, values, strict=True)}
-
-    def position(self, name: str) -> int:
-        """Where among the returned values a stream stands.
-
-        Raises:
-            SpecMismatch: the block returns no such stream.
-        """
-        names = [stream.name for stream in self.streams]
-        if name not in names:
-            raise SpecMismatch(complaint(f"a tap of {name!r} at {self.name}", f"one of {names}", "name one of these"))
-        return names.index(name)
-
-    def value(self, returned: Any, position: int) -> Any:
-        """One of the returned values; raises as `outputs`."""
-        if isinstance(returned, tuple) and len(returned) == len(self.streams):
-            return returned[position]
-        return returned if isinstance(returned, Tensor) and len(self.streams) == 1 else self.outputs(returned)
-
-    def packed(self, streams: Mapping[str, Any]) -> Any:
-        """What the block would return: a bare value for one stream, a tuple for more."""
-        values = tuple(streams[stream.name] for stream in self.streams)
-        return values[0] if len(values) == 1 else values
-
-
 @dataclass(frozen=True)
 class Site:
-    """A run of blocks, by their indices in the stack, that is computed or reused as one.
+    """A run of places that is computed or reused as one.
 
     Attributes:
-        name: such as "stack".
-        first, last: indices of its first and last block.
-        streams: what is kept of the last block's return.
-        keeps: "output", or "residual": output minus the input of the first block.
+        name: such as "stack", "blocks.0", "blocks.1-blocks.3", "root".
+        first, last: its first and its last place.
+        streams: what is kept of what the last one returns.
+        keeps: "output"; "residual": output minus what entered `since`; "clean", of the root: the estimate of the clean
+            latents; "beside": the difference to the value of another branch in the same step.
+        since: the place from whose input on a residual is taken; None: `first`.
+        beside: the branch whose value is subtracted.
     """
 
     name: str
-    first: int
-    last: int
+    first: Place
+    last: Place
     streams: tuple[str, ...]
-    keeps: Literal["output", "residual"] = "output"
+    keeps: Keeps = "output"
+    since: Place | None = None
+    beside: str | None = None
 
 
 @dataclass(frozen=True)
 class Tap:
-    """A block, by its index, at whose output a policy measures a stream."""
+    """A place at which a policy measures a stream.
 
-    block: int
+    Attributes:
+        place: where.
+        stream: which of its streams.
+        end: what is looked at: what goes "in", what comes "out", or the difference, the "residual".
+        view: what of it is kept; None: the policy's share of the entries.
+        indicator: how a change is measured; None: the relative L1 distance.
+        against: what it is compared with: what was kept in the last "computed" forward, or in the last "step".
+        lags: how many of these back, one number each.
+        channel: the stream's ordinal among those that its place measures. Each channel has its own mean over the
+            blocks, and the largest is the indicator.
+    """
+
+    place: Place
     stream: str
+    end: Literal["in", "out", "residual"] = "out"
+    view: View | None = None
+    indicator: Indicator | None = None
+    against: Literal["computed", "step"] = "computed"
+    lags: tuple[int, ...] = (1,)
+    channel: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class BlockStack:
-    """The blocks of one denoiser in call order.
+    """The blocks of one denoiser in call order, and what else of it is known.
 
     Attributes:
         name: the denoiser's name in its pipeline, such as "transformer_2"; "model" for a bare module.
@@ -178,226 +116,125 @@ class BlockStack:
         blocks: in the order of the forward.
         spec: the row.
         timestep: the argument of the denoiser's forward that carries the time.
+        lists: for each block, the list of the row that it is of.
         asides, fillings, skips: the row's `aside`, `filling` and `skips`, found in the forward's arguments.
         idle: the row's idle modules that this denoiser has, by path.
     """
 
     name: str
     module: nn.Module
-    blocks: tuple[Block, ...]
+    blocks: tuple[Place, ...]
     spec: BlockSpec
     timestep: Stream
+    lists: tuple[BlockList, ...]
     asides: tuple[Aside, ...] = ()
     fillings: tuple[Aside, ...] = ()
     skips: Stream | None = None
     idle: Mapping[str, nn.Module] = field(default_factory=dict)
 
     def aside(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
-        """The sign by which a forward is none of the run's, in words, or None."""
+        """Return the sign by which a forward is none of the run's, in words, or None."""
         return _sign(self.spec.aside, self.asides, args, kwargs)
 
     def filling(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
-        """The sign by which a forward fills a cache and is a step all the same, in words, or None."""
+        """Return the sign by which a forward fills a cache and is a step all the same, in words, or None."""
         return _sign(self.spec.filling, self.fillings, args, kwargs)
 
     def skipped(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
-        """Which rows of a forward's batch pass over which blocks, `[blocks, batch]`; None where it does not say."""
+        """Return which rows of a batch pass over which blocks, `[blocks, batch]`; None where nothing says so."""
         found = None if self.skips is None else self.skips.read(args, kwargs)
         return found if isinstance(found, Tensor) else None
 
-    def whole(self, keeps: Literal["output", "residual"] = "output") -> Site:
-        """All blocks as one site."""
-        return Site("stack", 0, len(self.blocks) - 1, self.spec.decoded, keeps)
+    @cached_property
+    def root(self) -> Place:
+        """The denoiser as a place: latents in, prediction out.
 
-    def tap(self, block: int) -> Tap:
-        """A tap at one block's output."""
-        return Tap(block, self.blocks[block].measured)
+        Raises:
+            SpecMismatch: its forward has no such argument as the row's `latents`.
+        """
+        stream = stream_of(self.module, self.spec.latents, type(self.module).__name__)
+        return Place("root", self.module, (stream,), "root", stream.name)
 
+    def parts(self, *kinds: str) -> tuple[Place, ...]:
+        """Return the parts of these kinds (of all, if none is named) of all blocks, in call order.
 
-def denoisers(target: Any, spec: BlockSpec | None = None) -> dict[str, nn.Module]:
-    """The denoisers of a pipeline by component name; a bare module is its own, under the name "model".
+        Raises:
+            SettingError: no block has a part of this kind.
+            SpecMismatch: a part's forward lacks an argument that the row names.
+        """
+        there = dict.fromkeys(place.kind for place in self._parts)
+        for kind in kinds:
+            if kind not in there:
+                why = "; ".join(dict.fromkeys(part.parts_missing for part in self.spec.lists if part.parts_missing))
+                raise SettingError(
+                    complaint(
+                        f"parts of kind {kind!r} of {self.spec.model}" + (f" ({why})" if why else ""),
+                        f"one of {', '.join(there)}" if there else "blocks as a whole: it has no parts in its row",
+                        "name one of these" if there else "use the blocks",
+                    )
+                )
+        return tuple(place for place in self._parts if not kinds or place.kind in kinds)
 
-    What `torch.compile` wrapped is handed out without the wrapper.
+    @cached_property
+    def _parts(self) -> tuple[Place, ...]:
+        each = zip(self.blocks, self.lists, strict=True)
+        return tuple(place for block, part in each for place in parts_of(block, part))
 
-    Args:
-        target: a pipeline or a module.
-        spec: the row of a denoiser that is not in the table.
+    def named(self, name: str) -> Place:
+        """Return a module that the row names, such as "modulated".
 
-    Raises:
-        NoBlocksFound: none of its components is in the table.
-        AttachError: it is neither a pipeline nor a module.
-    """
-    if isinstance(target, nn.Module):
-        return {"model": uncompiled(target)}
-    components = getattr(target, "components", None)
-    if not isinstance(components, Mapping):
-        raise AttachError(
-            complaint(
-                f"a {type(target).__name__}",
-                "a diffusers pipeline or a torch.nn.Module",
-                "pass the pipeline itself, or its transformer",
-            )
+        Raises:
+            SettingError: it names no such module, or this variant of the class lacks it.
+        """
+        if name not in self._named:
+            there = ", ".join(self._named) or "none"
+            raise SettingError(complaint(f"{name!r} of {self.spec.model}", f"one of: {there}", "name one of these"))
+        return self._named[name]
+
+    @cached_property
+    def _named(self) -> dict[str, Place]:
+        made = {name: named_place(self.module, name, path) for name, path in self.spec.named.items()}
+        return {name: place for name, place in made.items() if place is not None}
+
+    def site(
+        self,
+        first: Place,
+        last: Place | None = None,
+        *,
+        streams: tuple[str, ...] | None = None,
+        keeps: Keeps = "output",
+        since: Place | None = None,
+        beside: str | None = None,
+        name: str | None = None,
+    ) -> Site:
+        """Return the places from `first` to `last` (None: `first` alone) as one site.
+
+        Args:
+            streams: what is kept; by default all that the last place returns, of the last block what is read after it.
+            keeps, since, beside: as in `Site`.
+            name: by default the place's, or "first-last".
+        """
+        last = first if last is None else last
+        if streams is None:
+            is_end = last is self.blocks[-1]
+            streams = self.spec.decoded if is_end else tuple(stream.name for stream in last.streams)
+        name = name or (first.name if last is first else f"{first.name}-{last.name}")
+        return Site(name, first, last, streams, keeps, since, beside)
+
+    def whole(self, keeps: Keeps = "output") -> Site:
+        """Return all blocks as one site."""
+        return self.site(self.blocks[0], self.blocks[-1], keeps=keeps, name="stack")
+
+    def tap(self, place: Place | int, **how: Any) -> Tap:
+        """Return a tap at a place, or at a block by its index; of its measured stream unless `stream=` says another."""
+        place = self.blocks[place] if isinstance(place, int) else place
+        return Tap(place, how.pop("stream", place.measured), **how)
+
+    def taps(self, places: Iterable[Place | int] | None = None, **how: Any) -> tuple[Tap, ...]:
+        """Return taps of all measured streams at these places, by default at all blocks: they make up the indicator."""
+        chosen = self.blocks if places is None else [self.blocks[p] if isinstance(p, int) else p for p in places]
+        return tuple(
+            Tap(place, stream, channel=channel, **how)
+            for place in chosen
+            for channel, stream in enumerate((place.measured, *place.also_measured))
         )
-    modules = {name: uncompiled(part) for name, part in components.items() if isinstance(part, nn.Module)}
-    kinds = {name: type(part) for name, part in modules.items()}
-    found = {
-        name: modules[name]
-        for name, kind in kinds.items()
-        if table.row_of(kind) or (spec and kind.__name__ == spec.model)
-    }
-    if not found:
-        listed = ", ".join(f"{name}: {kind.__name__}" for name, kind in kinds.items()) or "no modules"
-        raise _unknown(f"{type(target).__name__} with {listed}", kinds.values())
-    return found
-
-
-def _unknown(found: str, kinds: Iterable[type]) -> NoBlocksFound:
-    refused = [f"{kind.__name__}: {reason_of(kind)}" for kind in kinds if reason_of(kind)]
-    return NoBlocksFound(
-        complaint(
-            f"{found} ({'; '.join(refused)})" if refused else found,
-            f"one of the {len(table.supported())} denoisers that `bwcache models` lists",
-            "find its row with bwcache.discover(module, inputs) and pass it as attach(…, spec=row)",
-        )
-    )
-
-
-def resolve(name: str, module: nn.Module, spec: BlockSpec | None = None) -> BlockStack:
-    """The checked stack of a denoiser: its row, or the one given.
-
-    Raises:
-        NoBlocksFound: no row is of this class or of one that it derives from.
-        SpecMismatch: the row names a list or an argument that the module does not have.
-    """
-    module = uncompiled(module)
-    spec = spec or table.row_of(type(module))
-    if spec is None:
-        raise _unknown(f"a {type(module).__name__} of {type(module).__module__}", [type(module)])
-    lists = [_blocks(module, part, spec) for part in spec.lists]
-    if spec.zipped and len({len(part) for part in lists}) > 1:
-        raise SpecMismatch(
-            complaint(
-                f"lists of {', '.join(str(len(part)) for part in lists)} blocks in the row of {spec.model}",
-                "as many in each, since they are taken in turn",
-                "correct `zipped`",
-            )
-        )
-    ordered = zip(*lists, strict=True) if spec.zipped else lists
-    blocks = tuple(block for some in ordered for block in some)
-    silent = [part for part in spec.lists if (part.measured or spec.measured) not in part.returns]
-    if silent:
-        raise SpecMismatch(
-            complaint(
-                f"measured stream {silent[0].measured or spec.measured!r} in the row of {spec.model}",
-                f"one of {silent[0].returns}, which the blocks of {silent[0].path!r} return",
-                "correct `measured`",
-            )
-        )
-    missing = [stream for stream in spec.decoded if stream not in spec.lists[-1].returns]
-    if missing:
-        raise SpecMismatch(
-            complaint(
-                f"decoded stream {missing[0]!r} in the row of {spec.model}",
-                f"one of {spec.lists[-1].returns}, which its last block returns",
-                "correct `decoded`",
-            )
-        )
-    kind = type(module).__name__
-    asides = tuple(_aside(module, said, kind) for said in spec.aside)
-    fillings = tuple(_aside(module, said, kind) for said in spec.filling)
-    time = _stream(module, spec.timestep, kind)
-    skips = None if spec.skips is None else _stream(module, spec.skips, kind)
-    return BlockStack(name, module, blocks, spec, time, asides, fillings, skips, _idle(module, spec))
-
-
-def _idle(module: nn.Module, spec: BlockSpec) -> dict[str, nn.Module]:
-    """The idle modules that there are; a variant without one has nothing to skip there."""
-    found: dict[str, nn.Module] = {}
-    for path in spec.idle:
-        part: Any = module
-        for attribute in path.split("."):
-            part = getattr(part, attribute, None)
-        if isinstance(part, (nn.ModuleList, nn.ModuleDict)):
-            found |= {f"{path}.{name}": each for name, each in part.named_children()}
-        elif isinstance(part, nn.Module):
-            found[path] = part
-    return found
-
-
-def _aside(module: nn.Module, said: str, kind: str) -> Aside:
-    path, _, value = said.partition("=")
-    argument, *attributes = path.split(".")
-    return Aside(_stream(module, argument, kind), tuple(attributes), value or None)
-
-
-def uncompiled(module: Any) -> Any:
-    """The module that `torch.compile` wrapped, or itself."""
-    wrapped = getattr(module, "_orig_mod", None)
-    return module if wrapped is None else wrapped
-
-
-def _blocks(module: nn.Module, part: BlockList, spec: BlockSpec) -> list[Block]:
-    owner: Any = module
-    single = False
-    for attribute in part.path.split("."):
-        owner = getattr(owner, attribute, None)
-    if owner is None and part.optional:
-        return []
-    if isinstance(owner, nn.Module) and not isinstance(owner, nn.ModuleList):
-        owner, single = [owner], True
-    if not isinstance(owner, (nn.ModuleList, list)) or len(owner) == 0:
-        lists = [path for path, child in module.named_modules() if isinstance(child, nn.ModuleList) and len(child)]
-        raise SpecMismatch(
-            complaint(
-                f"no blocks at {part.path!r} of {type(module).__name__}",
-                f"a filled ModuleList there, as the row of {spec.model} says; it has {', '.join(lists[:8]) or 'none'}",
-                "correct `path` in the row",
-            )
-        )
-    names = [part.path] if single else [f"{part.path}.{i}" for i in range(len(owner))]
-    hooks = [_hook(module, part, i) for i in range(len(owner))]
-    return [
-        Block(
-            name,
-            block,
-            tuple(_stream(block, stream, name, part.outlined, hook) for stream in part.returns),
-            part.measured or spec.measured,
-            part.outlined,
-            hook,
-        )
-        for name, block, hook in zip(names, owner, hooks, strict=True)
-    ]
-
-
-def _hook(module: nn.Module, part: BlockList, number: int) -> Hook | None:
-    if part.hook is None:
-        return None
-    path, _, name = part.hook.rpartition(".")
-    owner: Any = module
-    for attribute in path.split("."):
-        owner = getattr(owner, attribute, None)
-    if not isinstance(owner, MutableMapping) or not callable(owner.get(name)):
-        found = f"a {type(owner).__name__}" + (f" of {', '.join(owner)}" if isinstance(owner, Mapping) else "")
-        raise SpecMismatch(
-            complaint(
-                f"{found} at {path!r} of {type(module).__name__}",
-                f"a mapping with a function {name!r}, which is called for each block of {part.path!r}",
-                "correct `hook` in the row",
-            )
-        )
-    return Hook(owner, name, part.index, number)
-
-
-def _stream(module: nn.Module, name: str, where: str, returned: bool = False, hook: Hook | None = None) -> Stream:
-    parameters = list(inspect.signature(hook.owner[hook.name] if hook else uncompiled(module).forward).parameters)
-    if name not in parameters and returned:
-        return Stream(name, None)
-    if name not in parameters:
-        raise SpecMismatch(
-            complaint(
-                f"forward({', '.join(parameters)}) of {where} ({type(module).__name__})",
-                f"an argument {name!r}",
-                "correct the row: the argument was renamed, or this is another version of the class",
-            )
-        )
-    return Stream(name, parameters.index(name))
