@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 import bwcache
@@ -33,7 +34,7 @@ def test_compare_writes_and_prints_everything(bwcache_command, tmp_path):
         assert {path.name for path in (out / folder).iterdir()} == FILES
         assert all(path.stat().st_size > 100 for path in (out / folder).iterdir())
     summary = json.loads((out / "summary.json").read_text(), parse_constant=pytest.fail)
-    assert set(summary) == {"command", "model", "policy", "environment", "runs", "total"}
+    assert set(summary) == {"command", "findings", "model", "policy", "environment", "runs", "total"}
     assert summary["command"].startswith("bwcache compare --steps 6 ")
     assert "--out deep/out" in summary["command"]
     assert set(summary["total"]) >= TOTAL
@@ -53,6 +54,37 @@ def test_compare_writes_and_prints_everything(bwcache_command, tmp_path):
     ):
         assert words in ended.out
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
+
+
+def test_nothing_reused_is_said_first_and_gives_no_speedup(bwcache_command, tmp_path):
+    ended = bwcache_command("compare", "--steps", "2", "--frames", "5", "--prompt", "a red circle", "--report")
+    assert ended.code == 0, ended.err
+    first, second = ended.out.splitlines()[:2]
+    assert first.startswith("Nothing was reused: ")
+    assert second.startswith("2 steps are too few: ")
+    assert "x as fast" not in ended.out
+    assert json.loads((tmp_path / "bwcache-out" / "summary.json").read_text())["findings"] == [first, second]
+    assert "x as fast" not in (tmp_path / "bwcache-out" / "report.html").read_text()
+
+
+def test_a_sampler_that_cannot_be_seeded_is_seen_and_not_blamed_on_the_cache(bwcache_command, tmp_path, monkeypatch):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    step = FlowMatchEulerDiscreteScheduler.step
+
+    def noisy(self, output, *rest, **settings):
+        return step(self, output + np.random.default_rng().normal(), *rest, **settings)
+
+    monkeypatch.setattr(FlowMatchEulerDiscreteScheduler, "step", noisy)
+    ended = bwcache_command("compare", *SMALL, "--prompt", "a red circle", "--threshold", "0")
+    assert ended.code == 0, ended.err
+    assert ended.out.startswith("Nothing was reused")
+    assert "and yet the videos differ" in ended.out
+    assert "PSNR" not in ended.out.splitlines()[0]
+    reusing = bwcache_command("compare", *SMALL, "--prompt", "a red circle", "--threshold", "9", "--overwrite")
+    assert "how close the videos are cannot be told" in reusing.out
+    setting = json.loads((tmp_path / "bwcache-out" / "summary.json").read_text())["environment"]
+    assert 0 < setting["own_noise_psnr"] < 60
 
 
 def test_compare_with_another_policy(bwcache_command, tmp_path):

@@ -18,6 +18,7 @@ def run_compare(settings: CompareSettings) -> None:
     choices = choose(settings)
     from bwcache.measure import Pair, Run, compare
     from bwcache.report.files import run_folder, write_run, write_summary
+    from bwcache.report.verdict import Verdict
 
     with whole_folder(settings.out, settings.overwrite) as folder, Bars() as bars:
         pipe, choices = load(settings, choices, bars)
@@ -47,7 +48,9 @@ def run_compare(settings: CompareSettings) -> None:
             on_progress=bars.show,
             on_run=write,
         )
-        write_summary(folder, {"command": command_line(), **comparison.to_json()})
+        content = comparison.to_json()
+        found = Verdict.of(content)
+        write_summary(folder, {"command": command_line(), "findings": [found.headline, *found.remarks], **content})
         if settings.report:
             from bwcache.report.html import read, write_report
 
@@ -61,12 +64,18 @@ def show(comparison: Any, out: str, report: bool = False) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from bwcache.report.tables import PROMPTS_PER_TABLE, comparison_table, headline
+    from bwcache.report.tables import PROMPTS_PER_TABLE, comparison_table
     from bwcache.report.timeline import legend, reasons, timeline
+    from bwcache.report.verdict import Verdict
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=100, color_system=None)
+    found = Verdict.of(comparison.to_json())
+    if not found.plain:
+        console.print(Text(found.headline), style="bold", soft_wrap=True)
+    for line in found.remarks:
+        console.print(Text(line), soft_wrap=True)
     for first in range(0, len(comparison.runs), PROMPTS_PER_TABLE):
         console.print(comparison_table(comparison, first))
     letters = legend(timeline(run.trace) for run in comparison.runs)
@@ -76,7 +85,8 @@ def show(comparison: Any, out: str, report: bool = False) -> None:
         console.print(Text(f"   {timeline(run.trace)}"), soft_wrap=True)
         for line in [*reasons(run.trace), *(f"note: {note}" for note in run.notes)]:
             console.print(Text(f"   {line}"), style="dim", soft_wrap=True)
-    console.print(headline(comparison), style="bold")
+    if found.plain:
+        console.print(Text(found.headline), style="bold", soft_wrap=True)
     console.print(Text(f"Videos, pictures and traces are in {out}"), soft_wrap=True)
     line = f"{out}/{REPORT} shows all of it" if report else f"All of it on one page: bwcache report {shlex.quote(out)}"
     console.print(Text(line), soft_wrap=True)

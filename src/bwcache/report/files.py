@@ -26,7 +26,7 @@ _RUN = {
     "identical": bool,
     "notes": list,
     **dict.fromkeys(("psnr", "denoise_speedup"), _MAYBE),
-    **dict.fromkeys(("seed", "steps", "computed", "reused", "ssim", "speedup"), _NUMBER),
+    **dict.fromkeys(("seed", "steps", "computed", "reused", "reuse_rate", "ssim", "speedup"), _NUMBER),
     **dict.fromkeys(("uncached_seconds", "cached_seconds"), _NUMBER),
 }
 _TOTAL = {
@@ -102,6 +102,9 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 def caption(run: Run) -> str:
     """The figures of a run in one line."""
+    if run.reuse_rate == 0:
+        closeness = "identical" if run.identical else "what differs is the pipeline's own noise"
+        return f"nothing reused: all of {run.steps} steps computed, {closeness}"
     quality = "identical" if run.identical else f"PSNR {decibels(run.psnr)}, SSIM {run.ssim:.3f}"
     speed = run.denoise_speedup if run.denoise_speedup is not None else run.speedup
     return f"{run.computed} of {run.steps} steps computed, denoising {times(speed)} as fast, {quality}"

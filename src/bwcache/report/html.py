@@ -20,8 +20,9 @@ from bwcache.measure.results import PARTS
 from bwcache.report.files import read_summary, run_folder
 from bwcache.report.sections import SECTIONS, Section
 from bwcache.report.strips import Cell, Curve, Heatmap, branches, columns, curve, heatmap, step_ticks
-from bwcache.report.tables import decibels, percent, times
+from bwcache.report.tables import decibels, percent, psnr_words, times
 from bwcache.report.timeline import reasons
+from bwcache.report.verdict import Verdict, own_noise_shows
 from bwcache.study.folder import whole_file
 
 NAME = "report.html"
@@ -69,10 +70,20 @@ class Shown:
         return step_ticks(self.steps)
 
     @property
+    def result(self) -> str:
+        """How much faster and how close; where nothing was reused, that."""
+        if self.run["reuse_rate"] == 0:
+            return f"nothing reused, {self.quality}"
+        speed, denoising = times(self.run["speedup"]), times(self.run["denoise_speedup"])
+        return f"{speed} as fast ({denoising} in denoising), {self.quality}"
+
+    @property
     def quality(self) -> str:
-        """PSNR and SSIM, or that nothing differs."""
+        """PSNR and SSIM, or that nothing differs, or that what differs was not reuse."""
         if self.run["identical"]:
             return "identical"
+        if own_noise_shows(self.run["reuse_rate"], self.run["identical"]):
+            return "and what differs is the pipeline's own noise"
         return f"{decibels(self.run['psnr'])} PSNR, SSIM {self.run['ssim']:.3f}"
 
     @property
@@ -120,9 +131,16 @@ class Report:
         """Of all prompts."""
         return self.summary["total"]
 
+    @cached_property
+    def verdict(self) -> Verdict:
+        """What may be said of the figures."""
+        return Verdict.of(self.summary)
+
     @property
     def answer(self) -> str:
         """The question answered in a sentence."""
+        if not self.verdict.plain:
+            return " ".join((self.verdict.headline, *self.verdict.remarks))
         total, count = self.total, len(self.runs)
         videos = "The video" if count == 1 else f"The {count} videos"
         took = f"{videos} took {seconds(total['uncached_seconds'])} without caching and "
@@ -142,9 +160,10 @@ class Report:
     def figures(self) -> list[tuple[str, str, str]]:
         """The table at the top: name, value, what it means."""
         total, worst = self.total, self.worst
+        speed, denoising = (total[name] if self.verdict.reused else None for name in ("speedup", "denoise_speedup"))
         rows = [
-            ("Speed, whole call", times(total["speedup"]), "uncached over cached seconds"),
-            ("Speed, denoising", times(total["denoise_speedup"]), "first to last forward of the denoiser"),
+            ("Speed, whole call", times(speed), "uncached over cached seconds"),
+            ("Speed, denoising", times(denoising), "first to last forward of the denoiser"),
             ("Possible in denoising", times(total["ideal_denoise_speedup"]), "if a reused step cost nothing"),
             ("Reused", percent(total["reuse_rate"]), "share of the denoiser's forwards"),
             ("PSNR", _psnr(total["psnr"]), "mean over the videos that differ; per frame, before compression"),
@@ -178,7 +197,7 @@ class Report:
     def why_not_more(self) -> list[str]:
         """Why so many reused steps save just so much time, from this comparison's own figures."""
         split = self.split
-        if split is None:
+        if split is None or not self.verdict.reused:
             return []
         return explained(split["uncached"], split["cached"], self.total["reuse_rate"])
 
@@ -263,7 +282,7 @@ def render(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"seconds": seconds, "percent": percent, "times": times, "decibels": decibels}
+    environment.filters |= {"seconds": seconds, "percent": percent, "times": times, "psnr_words": psnr_words}
     environment.filters |= {"uri": data_uri, "shown": _plain}
     template = environment.get_template("report.html.jinja")
     return template.render(report=report, parts=PARTS, colours=PART_COLOURS, columns=COLUMNS, generator=GENERATOR)

@@ -9,6 +9,7 @@ from bwcache.core import Trace
 from bwcache.core.amounts import size
 from bwcache.extras import need
 from bwcache.measure.results import Comparison, Run, Total, ratio
+from bwcache.report.verdict import Verdict, own_noise_shows
 
 PROMPTS_PER_TABLE = 4
 
@@ -17,9 +18,7 @@ Row = tuple[str, Callable[[Run], str], Callable[[Total], str]]
 
 def headline(comparison: Comparison) -> str:
     """The result in one sentence."""
-    total = comparison.total
-    quality = "identical videos" if total.psnr is None else f"PSNR {total.psnr:.1f} dB, SSIM {total.ssim:.3f}"
-    return f"{total.speedup:.2f}x as fast ({times(total.denoise_speedup)} in denoising), {quality}."
+    return Verdict.of(comparison.to_json()).headline
 
 
 def comparison_table(comparison: Comparison, first: int = 0) -> Any:
@@ -64,7 +63,7 @@ def groups(runs: Sequence[Run]) -> tuple[tuple[Row, ...], ...]:
         (
             ("denoising, uncached", _seconds("uncached_denoise_seconds"), _seconds("uncached_denoise_seconds")),
             ("denoising, cached", _seconds("cached_denoise_seconds"), _seconds("cached_denoise_seconds")),
-            ("denoising speedup", lambda run: times(run.denoise_speedup), lambda total: times(total.denoise_speedup)),
+            ("denoising speedup", _of_reuse("denoise_speedup", times), _of_reuse("denoise_speedup", times)),
             (
                 "  possible at this reuse rate",
                 lambda run: times(run.ideal_denoise_speedup),
@@ -72,15 +71,15 @@ def groups(runs: Sequence[Run]) -> tuple[tuple[Row, ...], ...]:
             ),
             (
                 "  realised of that",
-                lambda run: percent(ratio(run.denoise_speedup, run.ideal_denoise_speedup)),
-                lambda total: percent(total.realised_share_of_ideal),
+                lambda run: _if_reused(run, percent(ratio(run.denoise_speedup, run.ideal_denoise_speedup))),
+                _of_reuse("realised_share_of_ideal", percent),
             ),
             ("in all, uncached", _seconds("uncached_seconds"), _seconds("uncached_seconds")),
             ("in all, cached", _seconds("cached_seconds"), _seconds("cached_seconds")),
-            ("speedup in all", lambda run: times(run.speedup), lambda total: times(total.speedup)),
+            ("speedup in all", _of_reuse("speedup", times), _of_reuse("speedup", times)),
         ),
         (
-            ("PSNR", lambda run: decibels(None if run.identical else run.psnr), lambda total: decibels(total.psnr)),
+            ("PSNR", lambda run: psnr_words(run.to_json()), lambda total: decibels(total.psnr)),
             ("  worst", lambda run: "", lambda total: decibels(total.worst_psnr)),
             ("SSIM", lambda run: f"{run.ssim:.4f}", lambda total: f"{total.ssim:.4f}"),
             ("  worst", lambda run: "", lambda total: f"{total.worst_ssim:.4f}"),
@@ -144,6 +143,20 @@ def times(factor: float | None) -> str:
 def decibels(value: float | None) -> str:
     """30.21 as ``30.2 dB``; None, for videos without any difference, as ``identical``."""
     return "identical" if value is None else f"{value:.1f} dB"
+
+
+def psnr_words(run: dict[str, Any]) -> str:
+    """PSNR of a run of `summary.json`, or what stands in its place: "identical", or "own noise" of the pipeline."""
+    return "own noise" if own_noise_shows(run["reuse_rate"], run["identical"]) else decibels(run["psnr"])
+
+
+def _of_reuse(field: str, words: Callable[[Any], str]) -> Callable[[Any], str]:
+    """A figure that says something only where something was reused."""
+    return lambda row: _if_reused(row, words(getattr(row, field)))
+
+
+def _if_reused(row: Run | Total, text: str) -> str:
+    return text if row.reuse_rate > 0 else "-"
 
 
 def _held(run: Run) -> int:

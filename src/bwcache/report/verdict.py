@@ -1,0 +1,138 @@
+"""What may be said of a comparison, and what may not: no speedup without reuse, no PSNR of a sampler's own noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+MORE_THAN_POSSIBLE = 1.05
+"""So many times what the reuse allows is more than its own estimate can be wrong."""
+DROWNED = 10.0
+"""dB: a pipeline's own noise that is not so much smaller than a difference is a part of it."""
+FEWEST_STEPS = 4
+"""Of a run in which one can be reused: the first is computed, a change known after the second, the last computed."""
+USUAL_STEPS = "models are usually run with 20 to 50"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All prompts of a comparison together.
+
+    Attributes:
+        steps: of the runs.
+        repeats: pairs of calls of each prompt.
+        reuse_rate: share of the forwards that were reused, 0..1.
+        speedup: of the whole calls, as measured.
+        denoise_speedup: of the denoising, as measured; None where it is not known.
+        possible: the most that the reuse rate allows in denoising; None where it is not known.
+        psnr: dB, mean over the videos that differ; None where none does.
+        ssim: mean.
+        own_noise: PSNR in dB of two calls that computed everything from one seed, the worst that was seen; None where
+            they were identical.
+    """
+
+    steps: int
+    repeats: int
+    reuse_rate: float
+    speedup: float
+    denoise_speedup: float | None
+    possible: float | None
+    psnr: float | None
+    ssim: float
+    own_noise: float | None
+
+    @classmethod
+    def of(cls, summary: dict[str, Any]) -> Verdict:
+        """Return the verdict on a comparison, as `Comparison.to_json` has it."""
+        total, runs, setting = summary["total"], summary["runs"], summary["environment"]
+        seen = [run["psnr"] for run in runs if own_noise_shows(run["reuse_rate"], run["identical"])]
+        known = [value for value in (*seen, setting.get("own_noise_psnr")) if value is not None]
+        return cls(
+            steps=max(run["steps"] for run in runs),
+            repeats=setting.get("repeats", 1),
+            reuse_rate=total["reuse_rate"],
+            speedup=total["speedup"],
+            denoise_speedup=total["denoise_speedup"],
+            possible=total["ideal_denoise_speedup"],
+            psnr=total["psnr"],
+            ssim=total["ssim"],
+            own_noise=min(known, default=None),
+        )
+
+    @property
+    def reused(self) -> bool:
+        """Whether anything was."""
+        return self.reuse_rate > 0
+
+    @property
+    def speed_holds(self) -> bool:
+        """Whether the measured speedup is one of caching."""
+        return self.reused and not self.too_fast
+
+    @property
+    def quality_holds(self) -> bool:
+        """Whether the measured differences are those that caching made."""
+        if self.own_noise is None:
+            return True
+        return self.reused and self.psnr is not None and self.own_noise - self.psnr > DROWNED
+
+    @property
+    def too_fast(self) -> bool:
+        """Whether more was measured than this reuse can save."""
+        if not self.reused or self.denoise_speedup is None or self.possible is None:
+            return False
+        return self.denoise_speedup > MORE_THAN_POSSIBLE * self.possible
+
+    @property
+    def plain(self) -> bool:
+        """Whether the figures may be read as they are."""
+        return self.speed_holds and self.quality_holds
+
+    @property
+    def headline(self) -> str:
+        """The result, first what was found of speed, then of closeness."""
+        return f"{self._speed}{self._closeness}"
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What else a reader must know."""
+        found = []
+        if not self.reused and self.steps < FEWEST_STEPS:
+            found.append(
+                f"{self.steps} step{'' if self.steps == 1 else 's'} are too few: a step can be reused only after "
+                f"others were computed; {USUAL_STEPS}."
+            )
+        if self.own_noise is not None and self.quality_holds:
+            found.append(f"{self._two_calls}: the pipeline's own noise, far below what caching changes.")
+        return tuple(found)
+
+    @property
+    def _speed(self) -> str:
+        if not self.reused:
+            return "Nothing was reused: both sides computed every step, so there is no speedup to give"
+        if self.too_fast:
+            again = "with --repeats 3" if self.repeats < 3 else "with more --repeats, and nothing else on the machine"
+            return (
+                f"Denoising measured as {self.denoise_speedup:.2f}x as fast, where this reuse allows "
+                f"{self.possible:.2f}x at most: that is noise of the clock; measure again {again}"
+            )
+        denoising = "-" if self.denoise_speedup is None else f"{self.denoise_speedup:.2f}x"
+        return f"{self.speedup:.2f}x as fast ({denoising} in denoising)"
+
+    @property
+    def _closeness(self) -> str:
+        if not self.quality_holds:
+            yet = "and yet the videos differ" if not self.reused else "and how close the videos are cannot be told"
+            return f", {yet}: {self._two_calls}. That is the pipeline's own noise, not the cache's doing."
+        if self.psnr is None:
+            return ", identical videos." if self.reused else "; the videos are identical."
+        return f", PSNR {self.psnr:.1f} dB, SSIM {self.ssim:.3f}."
+
+    @property
+    def _two_calls(self) -> str:
+        return f"two calls that computed everything from one seed are {self.own_noise:.1f} dB apart"
+
+
+def own_noise_shows(reuse_rate: float, identical: bool) -> bool:
+    """Return whether two videos differ though nothing was reused, which must change nothing."""
+    return reuse_rate == 0 and not identical
