@@ -1,7 +1,8 @@
 """Writes docs/figures.md and its plots from benchmarks/results: `python -m benchmarks.page`.
 
 So the page says what was measured, and nothing else. Run it after `benchmarks.engine`, `benchmarks.quality`,
-`benchmarks.samples` and `benchmarks.sufficient`.
+`benchmarks.samples` and `benchmarks.sufficient`; `benchmarks.frames`, `benchmarks.sites` and `benchmarks.starting` add
+to it, with `--out benchmarks/results/frames.json` and so on.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ def result(name: str) -> dict[str, Any]:
     """What a script wrote."""
     found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     return found
+
+
+def optional(name: str) -> dict[str, Any]:
+    """What a script wrote, or nothing where it was not run for the page."""
+    return result(name) if (RESULTS / f"{name}.json").exists() else {}
 
 
 def on_gpus() -> list[dict[str, Any]]:
@@ -102,6 +108,7 @@ def main() -> None:
         sufficient=result("sufficient"),
         gpus=on_gpus(),
         growing=result("growing"),
+        **{name: optional(name) for name in ("frames", "sites", "starting")},
     )
     (DOCS / "figures.md").write_text(page.rstrip() + "\n", encoding="utf-8")
 
