@@ -1,22 +1,27 @@
 # Each target makes what it needs: an environment of its own in .venv, from any Python >= 3.10.
 #   make demo PYTHON=python3.12     another interpreter
 #   make demo TORCH=torch           your own choice of torch, for example a build for your GPU
+#   make test TESTS=tests/engine    some of the tests
+#   make test PINS=/dev/null        the newest release of everything but torch, which then has to be named
 
 PYTHON ?= python3
 TORCH ?=
 OUT ?= demo
+PINS ?= constraints.txt
+TESTS ?=
+DEV ?= dev
+VENV ?= .venv
 
-VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-PIN := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
+PIN := $(shell sed -n 's/^torch==/torch==/p' $(PINS))
 CPU_INDEX := https://download.pytorch.org/whl/cpu
-CONSTRAINTS := $(if $(TORCH),$(VENV)/constraints.txt,constraints.txt)
+CONSTRAINTS := $(if $(TORCH),$(VENV)/constraints.txt,$(PINS))
 
 export NO_MKDOCS_2_WARNING ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs clean
+.PHONY: help demo test oldest check docs dist clean
 
 help:  ## what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -26,37 +31,47 @@ demo: $(VENV)/.installed  ## install, and make the same videos with and without 
 
 # One worker per core, one thread each: torch processes on few cores must not spin against each other.
 test: $(VENV)/.installed-dev  ## install, and run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(TESTS)
 
-check: $(VENV)/.installed-dev  ## lint, format, types, documentation
+check: $(VENV)/.installed-dev  ## lint, format, types, spelling, documentation
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+	$(BIN)/python -m codespell_lib
 	$(BIN)/python -m mkdocs build --strict --quiet
+
+# Of the tests, those that ask for nothing which old releases do not have: the zoo builds every model of the newest one.
+OLDEST := core features policies shapes engine measure study report cli
+oldest:  ## the tests that hold on the oldest torch and diffusers that are claimed, in an environment of its own
+	$(MAKE) test VENV=.venv-oldest PINS=constraints-oldest.txt DEV=all,test TESTS="$(OLDEST:%=tests/%) tests/test_extras.py"
+
+dist: $(VENV)/.installed-dev  ## the wheel and the source distribution, in dist/
+	rm -rf dist
+	$(BIN)/python -m build
 
 docs: $(VENV)/.installed-dev  ## the documentation, served at http://127.0.0.1:8000
 	$(BIN)/python -m mkdocs serve
 
 clean:  ## remove everything that was made, the environment too
-	rm -rf $(VENV) demo site build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest demo site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment is made again only when what it is made of changes. torch comes first and alone: a bare
 # requirement would let pip take a build with gigabytes of CUDA on a machine that cannot use it.
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml $(PINS:/dev/null=)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "found $$($(PYTHON) --version 2>&1); expected Python 3.10 or newer; name another with PYTHON="; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || \
 	  { echo "found no venv in $(PYTHON); expected Python with venv; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	@echo "installing into $(VENV): some minutes the first time"
-	@$(if $(TORCH),sed '/^torch==/d' constraints.txt > $(CONSTRAINTS))
+	@$(if $(TORCH),sed '/^torch==/d' $(PINS) > $(CONSTRAINTS))
 	@$(install-torch)
 	@$(PIP) install -qq --constraint $(CONSTRAINTS) --editable '.[all]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "installing what tests and documentation need"
-	@$(PIP) install -qq --constraint $(CONSTRAINTS) --editable '.[dev]'
+	@$(PIP) install -qq --constraint $(CONSTRAINTS) --editable '.[$(DEV)]'
 	@touch $@
 
 # The CPU build has a name of its own ("+cpu"); it is on torch's index and on some mirrors of the package index.

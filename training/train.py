@@ -41,6 +41,7 @@ from training.model import (
 
 ROOT = Path(__file__).resolve().parent
 WEIGHTS = ROOT.parent / "src" / "bwcache" / "shapes" / "weights"
+EMPTY_IN_TWO_FORMS = "extra_special_tokens"  # transformers 4 reads a mapping, 5 writes a list
 
 
 Kind = TypeVar("Kind", bound=Recipe, covariant=True)
@@ -392,6 +393,9 @@ def export(run: Run, folder: Path, log: Path) -> None:
     make_pipeline(run).save_pretrained(fresh)
     index = fresh / "model_index.json"  # the name of the fast tokenizer that transformers 4 and 5 share
     index.write_text(index.read_text().replace('"T5Tokenizer"', '"T5TokenizerFast"'))
+    settings = fresh / "tokenizer" / "tokenizer_config.json"
+    kept = {name: value for name, value in json.loads(settings.read_text()).items() if name != EMPTY_IN_TWO_FORMS}
+    settings.write_text(json.dumps(kept, indent=2) + "\n")
     for path in fresh.rglob("*.safetensors"):
         path.chmod(0o644)
     if folder.exists():

@@ -15,8 +15,8 @@ from bwcache.extras import EXTRAS
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def pins() -> dict[str, Requirement]:
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+def pins(file: str = "constraints.txt") -> dict[str, Requirement]:
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
     found = [Requirement(line) for line in lines if line and not line.startswith("#")]
     return {canonicalize_name(pin.name): pin for pin in found}
 
@@ -76,3 +76,68 @@ def test_the_documented_torch_is_the_pinned_one() -> None:
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for named in re.findall(r"\btorch==[\w.]+", page.read_text(encoding="utf-8")):
             assert named == pinned, page.name
+
+
+def repository() -> str:
+    """Where the project lives: said once, in pyproject.toml."""
+    found: str = project()["urls"]["Repository"]
+    return found
+
+
+def test_links_of_the_readme_work_where_there_is_no_repository_around_it() -> None:
+    """On an index page a relative link leads nowhere: each is named, and defined at the end with the whole address."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert not re.findall(r"\]\((?!https://)[^)]*\)", text)
+    named = set(re.findall(r"\[[^\]]+\]\[([^\]]+)\]", text))
+    defined = dict(re.findall(r"^\[([^\]]+)\]: (\S+)$", text, re.MULTILINE))
+    assert named == set(defined)
+    for target, address in defined.items():
+        raw = repository().replace("github.com", "raw.githubusercontent.com") + "/main/"
+        assert address == (raw if target.endswith(".png") else f"{repository()}/blob/main/") + target
+        assert (ROOT / target.partition("#")[0]).exists(), target
+
+
+def test_the_repository_has_one_address() -> None:
+    files = [*ROOT.glob("*.*"), *(ROOT / "docs").rglob("*.md"), *(ROOT / ".github").rglob("*.*")]
+    for path in [path for path in files if path.suffix in (".md", ".toml", ".cff", ".yml")]:
+        for found in re.findall(r"https://github\.com/[\w-]+/bwcache\b", path.read_text(encoding="utf-8")):
+            assert found == repository(), path
+
+
+def test_the_citation_says_the_version_and_where() -> None:
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert "cff-version: 1.2.0\n" in citation
+    assert f"\nversion: {project()['version']}\n" in citation
+    assert f'\nrepository-code: "{repository()}"\n' in citation
+    assert f"\nlicense: {project()['license']}\n" in citation
+
+
+def test_the_oldest_that_is_tried_is_what_the_ranges_begin_with() -> None:
+    oldest = pins("constraints-oldest.txt")
+    begin = {one.name: next(iter(one.specifier)).version for one in dependencies() if one.name in oldest}
+    assert set(begin) == {"torch", "diffusers", "transformers", "accelerate"}
+    for name, pin in oldest.items():
+        version = str(pin.specifier).removeprefix("==")
+        assert version == begin[name] or version.startswith(begin[name] + "."), f"{version} against {begin[name]}"
+
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+def test_workflows_call_targets_that_exist() -> None:
+    made = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    called = {target for path in WORKFLOWS for target in re.findall(r"\bmake ([\w-]+)", path.read_text("utf-8"))}
+    assert {"test", "check", "dist", "oldest"} <= called <= made
+
+
+def test_every_python_that_is_claimed_is_tried() -> None:
+    claimed = {line.rpartition(" ")[2] for line in project()["classifiers"] if "Python :: 3." in line}
+    text = "".join(path.read_text("utf-8") for path in WORKFLOWS)
+    assert claimed == {"3.10", "3.11", "3.12", "3.13"}
+    assert project()["requires-python"] == ">=3.10"
+    assert claimed <= set(re.findall(r'"(3\.\d+)"', text))
+
+
+def test_ci_runs_the_command_that_the_readme_names() -> None:
+    assert "$ make test\n" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.search(r"^make test\b", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE)

@@ -33,6 +33,12 @@ def generate(pipeline: WanPipeline, prompts: list[str], seed: int) -> np.ndarray
     ).frames
 
 
+def test_the_tokenizer_says_nothing_that_older_transformers_read_otherwise() -> None:
+    """Version 4 takes `extra_special_tokens` for a mapping, 5 writes a list; an empty one need not be said."""
+    said = json.loads((shapes.PATH / "tokenizer" / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert "extra_special_tokens" not in said
+
+
 def test_is_a_plain_wan_pipeline(pipeline: WanPipeline) -> None:
     assert type(pipeline) is WanPipeline
     assert isinstance(pipeline.vae, AutoencoderKLWan)
