@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +142,17 @@ def test_every_python_that_is_claimed_is_tried() -> None:
 def test_ci_runs_the_command_that_the_readme_names() -> None:
     assert "$ make test\n" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert re.search(r"^make test\b", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_the_source_distribution_leaves_nothing_out() -> None:
+    """Whatever is versioned is in a folder that MANIFEST.in takes as a whole, or named in it."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode != 0 or not (ROOT / ".git").exists():
+        pytest.skip("no clone")
+    lines = [line.split() for line in (ROOT / "MANIFEST.in").read_text(encoding="utf-8").splitlines()]
+    folders = tuple(f"{line[1]}/" for line in lines if line[:1] == ["graft"])
+    named = {name for line in lines if line[:1] == ["include"] for name in line[1:]}
+    of_itself = {"MANIFEST.in", "pyproject.toml", ".gitignore"}
+    left_out = [name for name in listed.stdout.splitlines() if not name.startswith(folders)]
+    assert set(left_out) - named - of_itself == set()
+    assert all((ROOT / name).exists() for name in named)
