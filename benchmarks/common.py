@@ -15,6 +15,7 @@ from typing import Any
 
 import bwcache
 from bwcache import shapes
+from bwcache.core.files import write_text
 from bwcache.measure.call import Call, Request, call
 from bwcache.measure.environment import environment
 from training.data import split
@@ -78,6 +79,4 @@ def publish(pipe: Any, figures: dict[str, Any], out: Path | None) -> None:
     text = json.dumps({"environment": environment(pipe), **figures}, indent=1)
     sys.stdout.write(text + "\n")
     if out is not None:
-        partial = out.with_name(f".{out.name}.tmp")
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(out)
+        write_text(out, text + "\n")

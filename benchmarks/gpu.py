@@ -35,6 +35,7 @@ import typer
 
 import bwcache
 from benchmarks.geometries import Geometry, hunyuan, wan
+from bwcache.core.files import write_json
 from bwcache.engine import timing
 from bwcache.features import exchange
 from bwcache.measure.environment import environment
@@ -66,9 +67,7 @@ class Results:
             at = at.setdefault(name, {})
         at.update(figures)
         if self.out is not None:
-            partial = self.out.with_name(f".{self.out.name}.tmp")
-            partial.write_text(json.dumps(self.figures, indent=1) + "\n", encoding="utf-8")
-            partial.replace(self.out)
+            write_json(self.out, self.figures)
 
 
 @dataclass(frozen=True)

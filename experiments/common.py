@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 import bwcache
 from bwcache import shapes
+from bwcache.core.files import write_text
 from bwcache.measure.call import Request, call
 from bwcache.measure.environment import environment
 from bwcache.study import Cell, Contender, Folder, Race, Standing, UnderPolicy, Unit, race, standings
@@ -131,9 +132,9 @@ def publish(name: str, figures: dict[str, Any], pipe: Any, rows: Sequence[Sequen
     """Writes the figures with the machine; `rows`, the first of which is the header, also as a table for the page."""
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps({"environment": environment(pipe), **figures}, indent=1, allow_nan=False, default=float)
-    (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    write_text(RESULTS / f"{name}.json", text + "\n")
     if rows:
-        (RESULTS / f"{name}.md").write_text(table(rows), encoding="utf-8")
+        write_text(RESULTS / f"{name}.md", table(rows))
         sys.stdout.write(table(rows))
 
 

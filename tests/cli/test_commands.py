@@ -1,5 +1,6 @@
 """The commands themselves, on the model in the box."""
 
+import importlib
 import json
 import os
 import signal
@@ -146,7 +147,7 @@ def test_help_and_version(bwcache_command):
 def start(folder, *arguments):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
-        [*COMMAND, *map(str, arguments)],
+        [*COMMAND, *arguments],
         cwd=folder,
         env=environment,
         text=True,
@@ -162,7 +163,7 @@ def heeds_interrupts():
 
 
 def parts(folder):
-    return list(folder.glob(".out.*.part"))
+    return list(folder.glob("out/.bwcache/unfinished"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -201,4 +202,53 @@ def test_a_broken_disk_is_one_line_too(bwcache_command, written, monkeypatch):
     assert ended.code == 1
     assert "No space left" in ended.lines[-1]
     assert "Traceback" not in ended.err
-    assert written() == []
+    made = ["trace.jsonl", "uncached.mp4", "cached.mp4", "difference.mp4"]  # they took minutes, and are whole
+    folder = "bwcache-out/01-a-red-circle"
+    assert written() == sorted(["bwcache-out", folder, *(f"{folder}/{name}" for name in made)])
+
+
+def test_a_failure_in_a_later_video_leaves_the_finished_ones_with_their_record(bwcache_command, tmp_path, monkeypatch):
+    modules = [importlib.import_module(f"bwcache.measure.{name}") for name in ("call", "compare")]
+    made = modules[0].call
+
+    def fail(pipe, request, *more, **settings):
+        if request.prompt == "a blue square":
+            raise bwcache.errors.OverBudget("found no memory; expected more; wait")
+        return made(pipe, request, *more, **settings)
+
+    for module in modules:
+        monkeypatch.setattr(module, "call", fail)
+    prompts = ["--prompt", "a red circle", "--prompt", "a blue square"]
+    for command in ("generate", "compare"):
+        ended = bwcache_command(command, *SMALL, *prompts, "--out", command)
+        assert ended.code == 2
+        assert ended.lines[-2:] == [
+            f"bwcache: 1 finished video is in {tmp_path / command}",
+            "bwcache: found no memory; expected more; wait",
+        ]
+        assert sorted(path.name for path in (tmp_path / command).iterdir()) == ["01-a-red-circle", "summary.json"]
+        (run,) = json.loads((tmp_path / command / "summary.json").read_text())["runs"]
+        assert run["prompt"] == "a red circle"
+    assert bwcache_command("report", "compare").code == 0
+
+
+def test_two_commands_on_one_folder(bwcache_command, tmp_path, written):
+    from bwcache.cli.claims import claimed
+
+    for command in ("generate", "compare", "sweep", "bench", "profile"):
+        with claimed(tmp_path / "out"):
+            before = written()
+            ended = bwcache_command(command, *SMALL, "--prompt", "a red circle", "--out", "out")
+            assert ended.code == 2
+            assert f"'{tmp_path / 'out'}' in use by process {os.getpid()} on " in ended.lines[-1]
+            assert written() == before
+
+
+@pytest.mark.parametrize("option", ["--prompt", "--model", "--out", "--prompts"])
+def test_an_argument_that_is_not_utf8_is_refused_at_the_start(tmp_path, option):
+    process = start(tmp_path, "generate", "--steps", "2", option, b"caf\xe9")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (2, "")
+    assert err.startswith("bwcache: found the argument 'caf\\udce9', which is not UTF-8; expected ")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

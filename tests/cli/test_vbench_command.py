@@ -128,6 +128,13 @@ def test_scores_of_other_videos_are_refused(bwcache_command, made, environment):
     assert bwcache_command(*call, "--overwrite").code == 2
     assert (made.parent / "made-vbench" / "vbench.json").exists()  # nothing is lost to a call that cannot work
     missing.with_name("away").rename(missing)
+    scores = made.parent / "made-vbench"
+    for name in ("thesis.txt", "cached/videos/mine.mp4"):
+        (scores / name).write_text("years of work")
+        ended = bwcache_command(*call, "--overwrite")
+        assert ended.code == 2
+        assert repr(name) in ended.err
+        (scores / name).unlink()
     assert bwcache_command(*call, "--overwrite").code == 0
 
 

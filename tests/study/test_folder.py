@@ -7,7 +7,7 @@ import pytest
 
 from bwcache import SettingError
 from bwcache.study import Cell, Folder
-from bwcache.study.folder import check_place, key, whole_file
+from bwcache.study.folder import check_place, key
 from tests.study.cells import cell
 
 IDENTITY = {
@@ -25,25 +25,6 @@ def folder(tmp_path):
 def only_file(folder, kind):
     (path,) = (folder.path / kind).iterdir()
     return path
-
-
-def test_a_file_is_whole_or_as_before(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("before")
-
-    def break_off():
-        with whole_file(path) as part:
-            part.write_text("half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        break_off()
-    assert path.read_text() == "before"
-    with whole_file(path) as part:
-        part.write_text("after")
-        assert path.read_text() == "before"
-    assert path.read_text() == "after"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_cells_come_back_as_they_were(folder):
@@ -155,3 +136,10 @@ def test_keys_depend_on_everything_and_on_no_order():
         key({"a": "1"}, "p"),
     ]
     assert len(set(different)) == len(different)
+
+
+def test_the_claim_of_the_command_that_runs_is_no_other_thing(tmp_path):
+    (tmp_path / "study" / ".bwcache").mkdir(parents=True)
+    assert check_place(tmp_path / "study") is None
+    Folder(tmp_path / "study", IDENTITY)
+    assert check_place(tmp_path / "study") == IDENTITY

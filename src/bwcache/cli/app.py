@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 import warnings
@@ -11,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.main
 
-from bwcache.cli.output import CALLED
+from bwcache.cli.output import called
 from bwcache.cli.settings import (
     BenchSettings,
     CompareSettings,
@@ -146,8 +147,11 @@ app.command("vbench")(command_from(VBenchSettings, _vbench))
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the command; ``arguments`` are those of the process when not given."""
     signal.signal(signal.SIGTERM, _terminate)
-    CALLED.set(("bwcache", *(sys.argv[1:] if arguments is None else arguments)))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a letter must not end what runs
+            stream.reconfigure(errors="backslashreplace")
     try:
+        called(sys.argv[1:] if arguments is None else arguments)
         code = typer.main.get_command(app).main(arguments, prog_name="bwcache", standalone_mode=False)
     except BWCacheError as error:
         _end(BAD_INPUT, str(error))

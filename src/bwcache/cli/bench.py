@@ -11,7 +11,7 @@ from bwcache.cli.grids import parse
 from bwcache.cli.loading import load, requests
 from bwcache.cli.progress import Bars
 from bwcache.cli.settings import BenchSettings
-from bwcache.cli.studies import check_study, check_twice, run_missing
+from bwcache.cli.studies import check_study, check_twice, claimed_study, run_missing
 from bwcache.errors import BWCacheError
 
 NAME = "results"
@@ -35,7 +35,7 @@ def run_bench(settings: BenchSettings) -> None:
     guards = tuple(Guards(warmup, settings.tail) for warmup in warmups(settings.warmup, choices.steps))
     for one in guards:
         one.check(choices.steps)
-    with Bars() as bars:
+    with claimed_study(out), Bars() as bars:
         pipe, choices = load(settings, choices, bars)
         request = requests(settings, choices, Request)[0]
         seeds = range(settings.seed, settings.seed + settings.seeds)

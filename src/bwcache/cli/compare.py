@@ -7,29 +7,34 @@ from typing import Any
 
 from bwcache.cli.choices import choose
 from bwcache.cli.loading import load
-from bwcache.cli.output import REPORT, check_target, command_line, whole_folder
+from bwcache.cli.output import REPORT, absolute, check_target, command_line, results
 from bwcache.cli.progress import Bars
 from bwcache.cli.settings import CompareSettings
 
 
 def run_compare(settings: CompareSettings) -> None:
     """Compare with and without caching as the options say."""
-    check_target(settings.out.expanduser().resolve(), settings.overwrite)
+    check_target(absolute(settings.out), settings.overwrite)
     choices = choose(settings)
-    from bwcache.measure import Pair, Run, compare
-    from bwcache.report.files import run_folder, write_run, write_summary
+    from bwcache.measure import Comparison, Pair, Run, compare
+    from bwcache.report.files import run_folder, write_run
     from bwcache.report.verdict import Verdict
+    from bwcache.report.videos import check_rate
 
-    with whole_folder(settings.out, settings.overwrite) as folder, Bars() as bars:
+    check_rate(choices.fps)
+    with results(settings.out, settings.overwrite) as made, Bars() as bars:
         pipe, choices = load(settings, choices, bars)
-        written = 0
 
         def write(run: Run, pair: Pair) -> None:
-            nonlocal written
-            name = run_folder(written, run.prompt)
+            name = run_folder(made.finished, run.prompt)
             bars.writing(name)
-            write_run(folder / name, run, pair, choices.fps, getattr(choices.policy, "threshold", None))
-            written += 1
+            with made.adding(name) as folder:
+                write_run(folder, run, pair, choices.fps, getattr(choices.policy, "threshold", None))
+
+        def record(so_far: Comparison) -> None:
+            content = so_far.to_json()
+            found = Verdict.of(content)
+            made.record({"command": command_line(), "findings": [found.headline, *found.remarks], **content})
 
         comparison = compare(
             pipe,
@@ -47,15 +52,13 @@ def run_compare(settings: CompareSettings) -> None:
             name=settings.model,
             on_progress=bars.show,
             on_run=write,
+            on_comparison=record,
         )
-        content = comparison.to_json()
-        found = Verdict.of(content)
-        write_summary(folder, {"command": command_line(), "findings": [found.headline, *found.remarks], **content})
         if settings.report:
             from bwcache.report.html import read, write_report
 
             bars.writing(REPORT)
-            write_report(folder / REPORT, read(folder))
+            write_report(made.path / REPORT, read(made.path))
     show(comparison, str(settings.out), settings.report)
 
 

@@ -6,37 +6,37 @@ from typing import Any
 
 from bwcache.cli.choices import Choices, choose
 from bwcache.cli.loading import load, requests
-from bwcache.cli.output import check_target, whole_folder
+from bwcache.cli.output import Results, absolute, check_target, results
 from bwcache.cli.progress import Bars
 from bwcache.cli.settings import GenerateSettings
 
 
 def run_generate(settings: GenerateSettings) -> None:
     """Make one video per prompt as the options say."""
-    check_target(settings.out.expanduser().resolve(), settings.overwrite)
+    check_target(absolute(settings.out), settings.overwrite)
     choices = choose(settings)
     from bwcache.measure.call import Request
     from bwcache.measure.environment import describe_pipeline, environment
-    from bwcache.report.files import write_summary
+    from bwcache.report.videos import check_rate
 
-    with whole_folder(settings.out, settings.overwrite) as folder, Bars() as bars:
+    check_rate(choices.fps)
+    rows: list[dict[str, Any]] = []
+    with results(settings.out, settings.overwrite) as made, Bars() as bars:
         pipe, choices = load(settings, choices, bars)
-        rows = [
-            make_one(pipe, request, index, folder, settings, choices, bars)
-            for index, request in enumerate(requests(settings, choices, Request))
-        ]
         summary = {
             "model": describe_pipeline(pipe, settings.model),
             "policy": choices.policy.describe() if settings.cache else None,
             "environment": environment(pipe),
             "runs": rows,
         }
-        write_summary(folder, summary)
+        for index, request in enumerate(requests(settings, choices, Request)):
+            rows.append(make_one(pipe, request, index, made, settings, choices, bars))
+            made.record(summary)
     show(rows, str(settings.out))
 
 
 def make_one(
-    pipe: Any, request: Any, index: int, folder: Any, settings: GenerateSettings, choices: Choices, bars: Bars
+    pipe: Any, request: Any, index: int, made: Results, settings: GenerateSettings, choices: Choices, bars: Bars
 ) -> dict[str, Any]:
     """Make and write one video; returns its row of the summary."""
     from bwcache.measure.call import call
@@ -54,9 +54,9 @@ def make_one(
         done = call(pipe, request, what, bars.show)
     name = run_folder(index, request.prompt)
     bars.writing(name)
-    write_generated(
-        folder / name, request.prompt, done.frames, trace, choices.fps, getattr(choices.policy, "threshold", None)
-    )
+    threshold = getattr(choices.policy, "threshold", None)
+    with made.adding(name) as folder:
+        write_generated(folder, request.prompt, done.frames, trace, choices.fps, threshold)
     row: dict[str, Any] = {
         "prompt": request.prompt,
         "seed": request.seed,

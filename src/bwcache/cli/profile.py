@@ -9,7 +9,7 @@ from bwcache.cli.choices import choose
 from bwcache.cli.loading import load
 from bwcache.cli.progress import Bars
 from bwcache.cli.settings import ProfileSettings
-from bwcache.cli.studies import check_study, resumable
+from bwcache.cli.studies import check_study, claimed_study, resumable
 from bwcache.errors import SettingError, complaint
 
 
@@ -32,7 +32,7 @@ def run_profile(settings: ProfileSettings) -> None:
     sizes = (choices.guidance_scale, choices.height, choices.width, choices.frames)
     request = Request("", choices.steps, settings.seed, *sizes)
     units = [Unit(text, settings.seed + i) for i in range(settings.seeds) for text in dict.fromkeys(choices.prompts)]
-    with Bars() as bars:
+    with claimed_study(out), Bars() as bars:
         pipe, choices = load(settings, choices, bars)
         folder = Folder(out, profile_identity(pipe, request, settings.model))
         kept = (0, 0)

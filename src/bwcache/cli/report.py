@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bwcache.cli.output import REPORT
+from bwcache.cli.output import REPORT, absolute
 from bwcache.cli.progress import Bars
 from bwcache.cli.settings import ReportSettings
 from bwcache.errors import SettingError, complaint
@@ -19,7 +19,7 @@ def run_report(settings: ReportSettings) -> None:
     if settings.videos < 0:
         raise _refused(f"--videos {settings.videos}", "at least 0", "choose a larger one")
     folder = settings.folder.expanduser()
-    out = settings.out.expanduser() if settings.out else folder / REPORT
+    out = absolute(settings.out) if settings.out else folder / REPORT
     from bwcache.report.html import read, write_report
 
     with Bars() as bars:

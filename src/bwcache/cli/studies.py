@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bwcache.cli.claims import claimed
+from bwcache.cli.output import absolute
 from bwcache.cli.progress import Bars
+from bwcache.core.files import remove_parts
 from bwcache.errors import SettingError, complaint
 
 INTERRUPTED = 130
@@ -23,12 +26,20 @@ def check_study(target: Path) -> Path:
     """
     from bwcache.study.folder import check_place
 
-    target = target.expanduser().resolve()
+    target = absolute(target)
     if target == Path.cwd() or target in Path.cwd().parents:
         found = f"--out {str(target)!r}, the current folder or one above it"
         raise SettingError(complaint(found, "a folder of its own", "name a new one"))
     check_place(target)
     return target
+
+
+@contextlib.contextmanager
+def claimed_study(out: Path) -> Iterator[None]:
+    """Claim a study's folder, and remove what killed processes left unfinished in it. Raises as `claimed`."""
+    with claimed(out):
+        remove_parts(out)
+        yield
 
 
 def check_twice(prompts: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from bwcache.cli.grids import combinations, default_grid, parse, read_grid
 from bwcache.cli.loading import load, requests
 from bwcache.cli.progress import Bars
 from bwcache.cli.settings import SweepSettings
-from bwcache.cli.studies import check_study, check_twice, run_missing
+from bwcache.cli.studies import check_study, check_twice, claimed_study, run_missing
 from bwcache.errors import SettingError, complaint
 
 FEWER = (0.25, 0.35, 0.45, 0.6, 0.75, 0.9)
@@ -76,7 +76,7 @@ def run_sweep(settings: SweepSettings) -> None:
     from bwcache.study.folder import Folder
     from bwcache.study.race import Race, Unit, identity
 
-    with Bars() as bars:
+    with claimed_study(out), Bars() as bars:
         pipe, choices = load(settings, choices, bars)
         request = requests(settings, choices, Request)[0]
         seeds = range(settings.seed, settings.seed + settings.seeds)

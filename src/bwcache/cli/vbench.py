@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bwcache.cli.claims import claimed
+from bwcache.cli.output import absolute, remove, strangers
 from bwcache.cli.settings import VBenchSettings
+from bwcache.core.files import CLAIM, read_json, remove_parts, write_json
 from bwcache.errors import SettingError, complaint
 
 if TYPE_CHECKING:
@@ -44,6 +45,22 @@ def run_vbench(settings: VBenchSettings) -> None:
     named = {side: vbench.layout(some, settings.mode) for side, some in samples.items()}
     out = place(settings)
     plan = {"format": FORMAT, "mode": settings.mode, "videos": digests(samples)}
+    check_place(out, plan, settings.overwrite)
+    with claimed(out):
+        remove_parts(out)
+        fill(settings, samples, named, out, plan)
+
+
+def fill(
+    settings: VBenchSettings,
+    samples: dict[str, list[Sample]],
+    named: dict[str, dict[str, Sample]],
+    out: Path,
+    plan: dict[str, Any],
+) -> None:
+    """Score what is not yet scored in a folder that is claimed, write and print."""
+    from bwcache.measure import vbench
+
     fresh = check_place(out, plan, settings.overwrite)
     scored = Scored({side: {} if fresh else vbench.read(out / side / vbench.RESULTS) for side in samples})
     dimensions = tuple(settings.dimension) or vbench.ANY_PROMPT
@@ -54,8 +71,7 @@ def run_vbench(settings: VBenchSettings) -> None:
             covered = coverage(installation, next(iter(named.values())))
             dimensions = tuple(settings.dimension) or tuple(name for name, (have, _) in covered.items() if have)
     if fresh:
-        shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True, exist_ok=True)
+        remove(out, recorded(out))
     write_json(out / PLAN, plan)
     for side, some in named.items():
         vbench.prepare(some, out / side)
@@ -98,7 +114,7 @@ def gather(folder: Path) -> dict[str, list[Sample]]:
     from bwcache.report.files import run_folder
 
     try:
-        runs = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["runs"]
+        runs = read_json(folder / "summary.json")["runs"]
         listed = [
             (run["prompt"], folder / run.get("folder", run_folder(i, run["prompt"]))) for i, run in enumerate(runs)
         ]
@@ -122,7 +138,7 @@ def gather(folder: Path) -> dict[str, list[Sample]]:
 def place(settings: VBenchSettings) -> Path:
     """Where the prepared videos and the scores go: beside the results, where it is not named."""
     source = settings.folder.resolve()
-    return settings.out.expanduser().resolve() if settings.out else source.with_name(f"{source.name}-vbench")
+    return absolute(settings.out) if settings.out else source.with_name(f"{source.name}-vbench")
 
 
 def digests(samples: dict[str, list[Sample]]) -> dict[str, list[str]]:
@@ -141,19 +157,30 @@ def check_place(out: Path, plan: dict[str, Any], overwrite: bool) -> bool:
     """
     if out.exists() and not out.is_dir():
         raise SettingError(complaint(f"a file at --out {str(out)!r}", "a folder", "name another one"))
-    if not out.is_dir() or not any(out.iterdir()):
+    if not out.is_dir() or not any(entry.name != CLAIM for entry in out.iterdir()):
         return True
     try:
-        before = json.loads((out / PLAN).read_text(encoding="utf-8"))
+        before = read_json(out / PLAN)
     except (OSError, ValueError):
         before = {}
-    if before.get("format") != FORMAT:
+    if not isinstance(before, dict) or before.get("format") != FORMAT:
         raise SettingError(complaint(f"other things in --out {str(out)!r}", "an empty folder", "name another one"))
     if before != plan and not overwrite:
         differing = " and ".join(name for name in plan if before.get(name) != plan[name])
         found = f"scores of another {differing} in --out {str(out)!r}"
         raise SettingError(complaint(found, "those of this call", "add --overwrite or name another one"))
+    strange = strangers(out, recorded(out)) if overwrite else []
+    if strange:
+        found = f"{strange[0]!r}, which is not of a score, in --out {str(out)!r}"
+        raise SettingError(complaint(found, "scores alone", "name another folder"))
     return overwrite
+
+
+def recorded(out: Path) -> set[str]:
+    """The files in a folder of scores, relative to it, that this command and VBench write: what its records list."""
+    from bwcache.measure.vbench import written_files
+
+    return {PLAN, SUMMARY} | {f"{side}/{name}" for side in SIDES for name in written_files(out / side)}
 
 
 def coverage(installation: Installation, names: Iterable[str]) -> dict[str, tuple[int, int]]:
@@ -202,13 +229,6 @@ def summary(settings: VBenchSettings, scored: Scored, covered: dict[str, tuple[i
         "failed": scored.failed,
         "videos_of_the_standard": {name: {"found": have, "expected": of} for name, (have, of) in covered.items()},
     }
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write strict JSON, whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    part.replace(path)
 
 
 def say_how(out: Path, mode: str) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bwcache.core.decision import Action
+from bwcache.core.files import write_text
 from bwcache.core.step import Step
 from bwcache.errors import TraceError, complaint
 
@@ -172,13 +173,7 @@ class Trace:
         """Writes one JSON object per line, the head first; the file appears whole or not at all."""
         head = {"format": FORMAT, "meta": self.meta, **self._bytes}
         rows = [head, *(asdict(event) for event in self.events)]
-        target = Path(path)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            partial.write_text("".join(json.dumps(_encoded(row)) + "\n" for row in rows), encoding="utf-8")
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_text(Path(path), "".join(json.dumps(_encoded(row)) + "\n" for row in rows))
 
     @classmethod
     def from_jsonl(cls, path: str | os.PathLike[str]) -> Trace:

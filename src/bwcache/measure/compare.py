@@ -30,6 +30,7 @@ from bwcache.policies import Compute, Policy
 WARMUP_STEPS = 4
 
 OnRun = Callable[[Run, Pair], None]
+OnComparison = Callable[[Comparison], None]
 
 Attached = Callable[..., Session]
 """Attaches the policy; takes what else `attach` is to be told."""
@@ -52,6 +53,7 @@ def compare(
     name: str | None = None,
     on_progress: OnProgress | None = None,
     on_run: OnRun | None = None,
+    on_comparison: OnComparison | None = None,
 ) -> Comparison:
     """Make each prompt's video twice from the same noise, without and with ``policy``, and measure both.
 
@@ -71,6 +73,7 @@ def compare(
         name: of the model, for the record.
         on_progress: called at every step.
         on_run: called with each finished run and its two videos; they are not kept afterwards.
+        on_comparison: called after it with all runs so far, so that what is measured can be written down as it comes.
 
     Raises:
         SettingError: for settings that the pipeline or the policy cannot take.
@@ -80,30 +83,33 @@ def compare(
     attached = partial(attach, pipe, policy, memory=memory, max_memory=max_memory)
     requests = [Request(text, steps, seed, guidance_scale, height, width, frames) for text in prompts]
     block_share, own_noise = warm_up(pipe, policy, attached, requests[0], on_progress)
-    runs = []
+    runs: list[Run] = []
     for index, request in enumerate(requests):
         label = f"prompt {index + 1}/{len(requests)}"
         run, pair = compare_one(pipe, attached, request, block_share, repeats, label, on_progress)
         runs.append(run)
         if on_run is not None:
             on_run(run, pair)
-    settings = {
-        "steps": steps,
-        "repeats": repeats,
-        "warmup_steps": min(steps, WARMUP_STEPS),
-        "guidance_scale": guidance_scale,
-        "frames": pair.uncached.shape[0],
-        "height": pair.uncached.shape[1],
-        "width": pair.uncached.shape[2],
-        "own_noise_psnr": own_noise,
-    }
-    return Comparison(
-        model=describe_pipeline(pipe, name),
-        policy=policy.describe(),
-        environment=environment(pipe) | settings,
-        block_share=block_share,
-        runs=tuple(runs),
-    )
+        settings = {
+            "steps": steps,
+            "repeats": repeats,
+            "warmup_steps": min(steps, WARMUP_STEPS),
+            "guidance_scale": guidance_scale,
+            "frames": pair.uncached.shape[0],
+            "height": pair.uncached.shape[1],
+            "width": pair.uncached.shape[2],
+            "own_noise_psnr": own_noise,
+        }
+        comparison = Comparison(
+            model=describe_pipeline(pipe, name),
+            policy=policy.describe(),
+            environment=environment(pipe) | settings,
+            block_share=block_share,
+            runs=tuple(runs),
+        )
+        if on_comparison is not None:
+            on_comparison(comparison)
+    return comparison
 
 
 def warm_up(

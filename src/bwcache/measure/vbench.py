@@ -10,7 +10,6 @@ line, so all paths here are relative ones; it ends with 0 whatever happened, so 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bwcache.core.files import read_json, whole_file, write_json
 from bwcache.errors import SettingError, complaint
 
 ANY_PROMPT = (
@@ -51,6 +51,7 @@ STANDARD = (
 MODES = {"custom": "custom_input", "standard": "vbench_standard"}
 PERCENT = ("imaging_quality",)  # whose values of single videos are 0..100, while the mean is 0..1
 VIDEOS, PROMPTS, RESULTS, LOGS = "videos", "prompts.json", "results", "logs"
+RESULT_FILES = ("_eval_results.json", "_full_info.json")  # how the names of VBench's own files end
 PER_PROMPT = 5  # videos of each prompt that VBench looks for
 LONGEST_NAME = 200  # bytes; file systems end at 255
 INSTALL = (
@@ -136,9 +137,21 @@ def prepare(named: Mapping[str, Sample], folder: Path) -> None:
     """Copy videos under the names of `layout` into ``folder``/videos, and write their prompts beside it."""
     (folder / VIDEOS).mkdir(parents=True, exist_ok=True)
     for name, sample in named.items():
-        shutil.copyfile(sample.video, folder / VIDEOS / name)
+        with whole_file(folder / VIDEOS / name) as part:
+            shutil.copyfile(sample.video, part)
     prompts = {name: sample.prompt for name, sample in named.items()}
-    (folder / PROMPTS).write_text(json.dumps(prompts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / PROMPTS, prompts)
+
+
+def written_files(folder: Path) -> set[str]:
+    """What `prepare`, `evaluate` and VBench wrote into a folder, relative to it: the videos that its list names."""
+    try:
+        listed = set(read_json(folder / PROMPTS))
+    except (OSError, ValueError, TypeError):
+        listed = set()
+    results = [path.name for end in RESULT_FILES for path in (folder / RESULTS).glob(f"*{end}")]
+    videos = {f"{VIDEOS}/{name}" for name in listed}
+    return {PROMPTS} | videos | {f"{RESULTS}/{name}" for name in results} | {f"{LOGS}/{one}.txt" for one in STANDARD}
 
 
 def coverage(prompts: Path, names: Iterable[str]) -> dict[str, tuple[int, int]]:
@@ -150,7 +163,7 @@ def coverage(prompts: Path, names: Iterable[str]) -> dict[str, tuple[int, int]]:
     """
     there = {Path(name).stem for name in names}
     counts = dict.fromkeys(STANDARD, (0, 0))
-    for entry in json.loads(prompts.read_text(encoding="utf-8")):
+    for entry in read_json(prompts):
         found = sum(f"{entry['prompt_en']}-{index}" in there for index in range(PER_PROMPT))
         for dimension in set(entry["dimension"]) & set(counts):
             have, expected = counts[dimension]
@@ -200,9 +213,9 @@ def read(folder: Path) -> dict[str, Score]:
     Files that an aborted run left half-written are passed over.
     """
     scores: dict[str, Score] = {}
-    for path in sorted(folder.glob("*_eval_results.json"), key=lambda path: path.stat().st_mtime):
+    for path in sorted(folder.glob(f"*{RESULT_FILES[0]}"), key=lambda path: path.stat().st_mtime):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             scores |= {dimension: _score(dimension, *result) for dimension, result in content.items()}
         except (ValueError, TypeError, KeyError, AttributeError):
             continue

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
+from bwcache.core.files import read_json, whole_file, write_json
 from bwcache.core.trace import Trace
 from bwcache.errors import SettingError, complaint
 from bwcache.measure.frames import Frames
@@ -17,6 +17,18 @@ from bwcache.report.tables import decibels, times
 from bwcache.report.videos import write_difference, write_side_by_side, write_video
 
 SUMMARY = "summary.json"
+COMPARED = (
+    "uncached.mp4",
+    "cached.mp4",
+    "difference.mp4",
+    "side_by_side.mp4",
+    "storyboard.png",
+    "similarity.png",
+    "trace.jsonl",
+)
+GENERATED = ("video.mp4", "similarity.png", "trace.jsonl")
+"""What is written of one prompt."""
+
 LONGEST_NAME = 48
 
 _NUMBER, _MAYBE = (int, float), (int, float, type(None))
@@ -46,15 +58,17 @@ def run_folder(index: int, prompt: str) -> str:
 
 
 def write_run(folder: Path, run: Run, pair: Pair, fps: int, threshold: float | None = None) -> None:
-    """Write the videos, pictures and the trace of one prompt into ``folder``, which is made."""
+    """Write the videos, pictures and the trace of one prompt into ``folder``, which is made; each file whole."""
     folder.mkdir(parents=True)
+    run.trace.to_jsonl(folder / "trace.jsonl")
     write_video(folder / "uncached.mp4", pair.uncached, fps)
     write_video(folder / "cached.mp4", pair.cached, fps)
     write_difference(folder / "difference.mp4", pair, fps)
     write_side_by_side(folder / "side_by_side.mp4", pair, fps)
-    save_storyboard(pair.uncached, pair.cached, folder / "storyboard.png", run.prompt, caption(run))
-    plot_similarity(run.trace, folder / "similarity.png", threshold, run.prompt)
-    run.trace.to_jsonl(folder / "trace.jsonl")
+    with whole_file(folder / "storyboard.png") as part:
+        save_storyboard(pair.uncached, pair.cached, part, run.prompt, caption(run))
+    with whole_file(folder / "similarity.png") as part:
+        plot_similarity(run.trace, part, threshold, run.prompt)
 
 
 def write_generated(
@@ -65,14 +79,27 @@ def write_generated(
     write_video(folder / "video.mp4", frames, fps)
     if trace is not None:
         trace.to_jsonl(folder / "trace.jsonl")
-        plot_similarity(trace, folder / "similarity.png", threshold, prompt)
+        with whole_file(folder / "similarity.png") as part:
+            plot_similarity(trace, part, threshold, prompt)
 
 
 def write_summary(folder: Path, summary: Comparison | dict[str, Any]) -> None:
     """Write ``summary.json``: strict JSON, unknown values null."""
-    content = summary.to_json() if isinstance(summary, Comparison) else summary
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / SUMMARY).write_text(text + "\n", encoding="utf-8")
+    write_json(folder / SUMMARY, summary.to_json() if isinstance(summary, Comparison) else summary, indent=2)
+
+
+def written_files(summary: Any) -> set[str]:
+    """The files that a summary says were written: paths below its folder, its own among them.
+
+    Raises:
+        ValueError: it is not the summary of a comparison or of generated videos.
+    """
+    if not isinstance(summary, dict) or not {"model", "policy", "runs"} <= set(summary):
+        raise ValueError("no summary of a comparison or of generated videos")
+    runs = summary["runs"] if isinstance(summary["runs"], list) else []
+    prompts = [run.get("prompt") if isinstance(run, dict) else None for run in runs]
+    folders = [run_folder(i, prompt) for i, prompt in enumerate(prompts) if isinstance(prompt, str)]
+    return {SUMMARY} | {f"{folder}/{name}" for folder in folders for name in {*COMPARED, *GENERATED}}
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -85,7 +112,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise _refused(f"no folder {place}", "one that 'bwcache compare' wrote", "run 'bwcache compare' first")
     try:
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        summary = read_json(folder / SUMMARY)
     except FileNotFoundError:
         found = f"no {SUMMARY} in {place}"
         raise _refused(found, "a folder that 'bwcache compare' wrote", "name that folder") from None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bwcache.core.amounts import size
+from bwcache.core.files import write_text
 from bwcache.core.trace import Trace
 from bwcache.errors import SettingError, TraceError, complaint
 from bwcache.extras import need
@@ -23,7 +24,6 @@ from bwcache.report.strips import Cell, Curve, Heatmap, branches, columns, curve
 from bwcache.report.tables import decibels, percent, psnr_words, times
 from bwcache.report.timeline import reasons
 from bwcache.report.verdict import Verdict, own_noise_shows
-from bwcache.study.folder import whole_file
 
 NAME = "report.html"
 GENERATOR = "bwcache report"
@@ -290,9 +290,7 @@ def render(report: Report) -> str:
 
 def write_report(path: Path, report: Report) -> None:
     """Write the page, whole or not at all."""
-    text = render(report)
-    with whole_file(path) as part:
-        part.write_text(text, encoding="utf-8")
+    write_text(path, render(report))
 
 
 def is_report(path: Path) -> bool:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bwcache.core.files import whole_file, write_json, write_text
 from bwcache.extras import need
 from bwcache.report.heatmaps import plot_curve, plot_heatmap, plot_latency
 from bwcache.report.tables import percent
-from bwcache.study.folder import whole_file
 from bwcache.study.profile_curves import CLOSE, ENOUGH, THRESHOLDS, Fewer
 from bwcache.study.profile_results import PARTS, BlockFigures, Profile
 
@@ -24,13 +23,10 @@ MOST_BLOCKS = 24
 
 def write_profile(folder: Path, profile: Profile) -> None:
     """Write profile.json, profile.csv and the pictures into a folder that is there; each file whole or not at all."""
-    with whole_file(folder / "profile.json") as part:
-        text = json.dumps(profile.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
-        part.write_text(text + "\n", encoding="utf-8")
-    with whole_file(folder / "profile.csv") as part:
-        lines = io.StringIO(newline="")
-        csv.writer(lines, lineterminator="\n").writerows(profile.rows())
-        part.write_text(lines.getvalue(), encoding="utf-8")
+    write_json(folder / "profile.json", profile.to_json())
+    lines = io.StringIO(newline="")
+    csv.writer(lines, lineterminator="\n").writerows(profile.rows())
+    write_text(folder / "profile.csv", lines.getvalue())
     for name, plot in PICTURES.items():
         with whole_file(folder / name) as part:
             plot(profile, part)

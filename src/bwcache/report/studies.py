@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bwcache.core.amounts import size
+from bwcache.core.files import whole_file, write_json
 from bwcache.extras import need
 from bwcache.report.tables import decibels, percent, times
-from bwcache.study.folder import Cell, whole_file
+from bwcache.study.folder import Cell
 from bwcache.study.standings import Axis, Standing, front, speedup_at, speedup_interval
 
 LEVELS = (25.0, 30.0, 35.0, 40.0)
@@ -158,23 +158,22 @@ def write_study(
         parts = {
             file: stack.enter_context(whole_file(folder / file)) for file in (f"{name}.json", f"{name}.csv", *pictures)
         }
-        parts[f"{name}.json"].write_text(_as_json(rows, content), encoding="utf-8")
-        with parts[f"{name}.csv"].open("w", encoding="utf-8", newline="") as file:
+        write_json(parts[f"{name}.json"], _as_json(rows, content))
+        with parts[f"{name}.csv"].open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             _write_csv(file, rows)
         for picture, draw in pictures.items():
             draw(parts[picture])
 
 
-def _as_json(rows: Sequence[Standing], content: dict[str, Any]) -> str:
+def _as_json(rows: Sequence[Standing], content: dict[str, Any]) -> dict[str, Any]:
     cells: list[Cell] = [cell for row in rows for cell in row.cells]
-    whole = content | {
+    return content | {
         "rows": [row.to_json() for row in by_speed(rows)],
         "fronts": fronts(rows),
         "fronts_by_compute": fronts(rows, "compute"),
         "speedup_at": [*levels(rows, "time"), *levels(rows, "compute")],
         "runs": [cell.to_json() for cell in cells],
     }
-    return json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _write_csv(file: Any, rows: Sequence[Standing]) -> None:

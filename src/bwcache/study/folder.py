@@ -10,13 +10,11 @@ Every file appears whole or not at all. A file that cannot be read is taken as n
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import math
 import os
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from bwcache.core.files import CLAIM, read_json, whole_file, write_json
 from bwcache.errors import SettingError, complaint
 from bwcache.measure.frames import Frames
 
@@ -108,7 +107,7 @@ class Folder:
         self._check()
         try:
             path.mkdir(parents=True, exist_ok=True)
-            _write_whole(path / "study.json", _as_json({"format": FORMAT, **self.identity}))
+            write_json(path / "study.json", {"format": FORMAT, **self.identity})
             for name in ("cells", "references"):
                 (path / name).mkdir(exist_ok=True)
         except OSError as error:
@@ -119,7 +118,7 @@ class Folder:
         """The cell of a key, or None where it is not there or damaged."""
         path = self._place("cells", parts, ".json")
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
+            kept = read_json(path)
             if kept["key"] != json.loads(json.dumps(parts)):
                 raise ValueError("the cell of another key")
             return Cell.from_json(kept["cell"])
@@ -131,13 +130,13 @@ class Folder:
 
     def keep(self, cell: Cell, *parts: Any) -> None:
         """Writes a cell under a key."""
-        _write_whole(self._place("cells", parts, ".json"), _as_json({"key": list(parts), "cell": cell.to_json()}))
+        write_json(self._place("cells", parts, ".json"), {"key": list(parts), "cell": cell.to_json()})
 
     def figures(self, kind: str, *parts: Any) -> dict[str, Any] | None:
         """What was kept under a kind and a key, or None where it is not there or damaged."""
         path = self._place(kind, parts, ".json")
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
+            kept = read_json(path)
             found = kept["figures"] if kept["key"] == json.loads(json.dumps(parts)) else None
         except FileNotFoundError:
             return None
@@ -151,7 +150,7 @@ class Folder:
     def keep_figures(self, kind: str, figures: dict[str, Any], *parts: Any) -> None:
         """Writes plain values under a kind, which becomes a folder, and a key."""
         (self.path / kind).mkdir(exist_ok=True)
-        _write_whole(self._place(kind, parts, ".json"), _as_json({"key": list(parts), "figures": figures}))
+        write_json(self._place(kind, parts, ".json"), {"key": list(parts), "figures": figures})
 
     def reference(self, *parts: Any) -> Frames | None:
         """The uncached video of a key, or None where it is not there or damaged."""
@@ -203,10 +202,10 @@ def check_place(path: Path) -> dict[str, Any] | None:
         raise _refused(f"a file at {where}", "a folder", "name another one")
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise _refused(f"a folder {where} that cannot be written", "one that can be", "name another one")
-    if not path.is_dir() or not any(path.iterdir()):
+    if not path.is_dir() or not any(not entry.name.startswith(CLAIM) for entry in path.iterdir()):
         return None
     try:
-        there = json.loads((path / "study.json").read_text(encoding="utf-8"))
+        there = read_json(path / "study.json")
         ours = there.pop("format", None) == FORMAT
     except FileNotFoundError:
         ours = False
@@ -221,7 +220,7 @@ def check_place(path: Path) -> dict[str, Any] | None:
 def key(*parts: Any) -> str:
     """A short name for whatever a result depends on."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:24]
 
 
 def differences(there: Any, here: Any, name: str = "study") -> Iterator[tuple[str, Any, Any]]:
@@ -231,27 +230,6 @@ def differences(there: Any, here: Any, name: str = "study") -> Iterator[tuple[st
             yield from differences(there.get(inner), here.get(inner), inner)
     elif there != here:
         yield name, there, here
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of `path` if all goes well."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        yield part
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
-def _write_whole(path: Path, text: str) -> None:
-    with whole_file(path) as part:
-        part.write_text(text, encoding="utf-8")
-
-
-def _as_json(value: Any) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _finite(value: float | None) -> float | None:

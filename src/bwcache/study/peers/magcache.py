@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -15,10 +14,10 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from bwcache.core.files import read_json, write_json
 from bwcache.errors import AttachError, complaint
 from bwcache.measure.call import OnProgress, Request, call
 from bwcache.models import BlockStack, denoisers
-from bwcache.study.folder import whole_file
 from bwcache.study.peers.hooked import HookedPeer, found_in_diffusers, hooks_of
 from bwcache.study.peers.peer import States, before_each_forward, remaining
 from bwcache.study.peers.restored import restored
@@ -116,15 +115,14 @@ def calibrated(folder: Path, pipe: Any, request: Request, on_progress: OnProgres
     """
     path = folder / FILE
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))["ratios"]
+        kept = read_json(path)["ratios"]
         if len(kept) == request.steps and all(isinstance(ratio, float) for ratio in kept):
             return tuple(kept)
     except (OSError, ValueError, KeyError, TypeError):
         pass
     ratios = calibrate(pipe, request, on_progress)
     row = {"prompt": request.prompt, "seed": request.seed, "ratios": ratios}
-    with whole_file(path) as part:
-        part.write_text(json.dumps(row, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, row)
     return ratios
 
 

@@ -1,0 +1,71 @@
+"""Files that appear whole or not at all, and strict JSON in them.
+
+Text is written as UTF-8 whatever it holds: a letter that UTF-8 has no bytes for (half of a pair, as a file name that is
+no UTF-8 is read) becomes its escape, which JSON reads back as the same letter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+CLAIM = ".bwcache"
+"""Of a folder inside an output folder: that of the command that writes there now."""
+
+PART = ".bwcache-part-"
+"""How the name of a file begins that is not finished."""
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a path to write to, beside `path` and with its suffix; it takes the place of `path` if all goes well."""
+    part = path.with_name(f"{PART}{secrets.token_hex(4)}{path.suffix}")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8, whole or not at all."""
+    with whole_file(path) as part:
+        part.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+def write_json(path: Path, content: Any, indent: int = 1) -> None:
+    """Write strict JSON, whole or not at all. Raises `ValueError` for a number that is not finite."""
+    write_text(path, json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Return what a file of strict JSON holds. Raises `OSError`, and `ValueError` as `parse_json`."""
+    return parse_json(path.read_text(encoding="utf-8"))
+
+
+def parse_json(text: str) -> Any:
+    """Return the value of strict JSON. Raises `ValueError`: no JSON, a number that is not finite, nested too deeply."""
+    try:
+        return json.loads(text, parse_constant=_not_finite, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what killed processes left unfinished in a folder that nobody else writes to, and in those inside it."""
+    for path in [*folder.glob(f"{PART}*"), *folder.glob(f"*/{PART}*")]:
+        path.unlink(missing_ok=True)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _not_finite(text)
+
+
+def _not_finite(text: str) -> NoReturn:
+    raise ValueError(f"the number {text[:20]} is not finite")

@@ -1,0 +1,63 @@
+"""Whole files or none, and JSON that can always be written and never holds what is no JSON."""
+
+import json
+
+import pytest
+
+from bwcache.core.files import parse_json, read_json, remove_parts, whole_file, write_json, write_text
+
+
+def test_a_file_is_whole_or_as_before(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("before")
+
+    def break_off():
+        with whole_file(path) as part:
+            assert part.suffix == ".txt"  # by which programs tell what to write
+            part.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        break_off()
+    assert path.read_text() == "before"
+    with whole_file(path) as part:
+        part.write_text("after")
+        assert path.read_text() == "before"
+    assert path.read_text() == "after"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_names_as_long_as_a_file_system_takes(tmp_path):
+    path = tmp_path / ("n" * 250 + ".json")
+    write_json(path, [1])
+    assert read_json(path) == [1]
+
+
+def test_letters_that_utf8_lacks_are_read_back(tmp_path):
+    path = tmp_path / "file.json"
+    write_json(path, {"prompt": "caf\udce9, 猫, \\udce9"})
+    assert "猫" in path.read_bytes().decode("utf-8")
+    assert read_json(path) == {"prompt": "caf\udce9, 猫, \\udce9"}
+    write_text(path, "\udce9")
+    assert path.read_text() == "\\udce9"
+
+
+@pytest.mark.parametrize("text", ["NaN", "[-Infinity]", "1e999", "[" * 100_000, '{"a":' * 100_000, "", "{", "1" * 5000])
+def test_what_is_no_strict_json(text):
+    with pytest.raises(ValueError):  # noqa: PT011
+        parse_json(text)
+
+
+def test_numbers_that_are_not_finite_are_not_written(tmp_path):
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "file.json", [float("nan")])
+    assert list(tmp_path.iterdir()) == []
+    assert json.dumps(parse_json("[0.5, 1e3, 7]")) == "[0.5, 1000.0, 7]"
+
+
+def test_what_killed_processes_left(tmp_path):
+    (tmp_path / "cells").mkdir()
+    for name in (".bwcache-part-12ab.json", "cells/.bwcache-part-34cd.json", ".notes", "cells/a.json"):
+        (tmp_path / name).write_text("")
+    remove_parts(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [".notes", "a.json", "cells"]
