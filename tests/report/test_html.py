@@ -224,16 +224,20 @@ def test_a_comparison_without_the_difference_shows_two_videos(single, tmp_path):
 
 
 def test_the_page_is_written_whole_or_not_at_all(folder, tmp_path, monkeypatch):
-    import bwcache.report.html
-
     target = tmp_path / "page.html"
     write_report(target, read(folder, videos=0))
     before = target.read_text()
     assert is_report(target)
     assert not is_report(folder / "summary.json")
     assert not is_report(tmp_path / "nothing.html")
-    monkeypatch.setattr(bwcache.report.html, "render", lambda report: "half\udc80")
-    with pytest.raises(UnicodeEncodeError):
+    write = type(target).write_bytes
+
+    def full(path, content):
+        write(path, content[: len(content) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(target), "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
         write_report(target, read(folder, videos=0))
     assert target.read_text() == before
     assert list(tmp_path.iterdir()) == [target]
