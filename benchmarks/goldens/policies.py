@@ -61,13 +61,12 @@ class EachBlock(bwcache.Policy[Any]):
 
 def block_sites(stack: Any) -> tuple[Any, ...]:
     """A site of each block, with all that the block returns."""
-    if hasattr(stack, "site"):
-        return tuple(stack.site(i, i) for i in range(len(stack.blocks)))
-    whole = stack.whole()
-    return tuple(
-        replace(whole, name=f"block {i}", first=i, last=i, streams=tuple(stream.name for stream in block.streams))
-        for i, block in enumerate(stack.blocks)
-    )
+    return tuple(_site(stack, i, block) for i, block in enumerate(stack.blocks))
+
+
+def _site(stack: Any, i: int, block: Any) -> Any:
+    named: dict[str, Any] = {"name": f"block {i}", "streams": tuple(stream.name for stream in block.streams)}
+    return stack.site(block, **named) if hasattr(stack, "site") else replace(stack.whole(), first=i, last=i, **named)
 
 
 POLICIES: dict[str, Any] = {
