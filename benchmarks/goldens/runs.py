@@ -273,8 +273,16 @@ def _called(case: Any, name: str, changes: Inputs | None, half: bool) -> tuple[M
         if changes is None:
             with _breaking_off(pipe.scheduler):
                 case.run(pipe)
-        made = case.run(pipe, **(changes or {}))
+        made = case.run(pipe, **_batch(case, changes or {}))
     return [[made]], session.traces
+
+
+def _batch(case: Any, changes: Inputs) -> Inputs:
+    """Where a pipeline cannot make several videos of given embeddings: the embeddings of as many prompts."""
+    if case.name not in ("ltx", "mochi") or "num_videos_per_prompt" not in changes:
+        return changes
+    given = {key: value for key, value in case.call.items() if "prompt" in key}
+    return {key: torch.cat([value] * changes["num_videos_per_prompt"]) for key, value in given.items()}
 
 
 def _in_half(case: Any) -> Any:
