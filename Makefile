@@ -37,6 +37,7 @@ check: $(VENV)/.installed-dev  ## lint, format, types, spelling, documentation
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+	$(BIN)/python -m mypy tests
 	$(BIN)/python -m codespell_lib
 	$(BIN)/python -m mkdocs build --strict --quiet
 

@@ -483,7 +483,7 @@ def test_blocks_are_compiled_as_the_whole_was_but_into_no_cuda_graphs(
     compile_whole(pipe, **asked)
     with bwcache.attach(pipe, CAREFREE):
         pass
-    before = told(compiled._context(torch.compile(lambda x: x, **asked)))
+    before = told(compiled._context(torch.compile(lambda x: x, **asked)))  # type: ignore[misc]
     assert before[0]["triton.cudagraphs"] is True
     assert len(contexts) == 4
     assert all(context is contexts[0] for context in contexts)

@@ -9,7 +9,6 @@ import accelerate
 import pytest
 import torch
 from accelerate.hooks import remove_hook_from_module
-from torch import nn
 
 import bwcache
 from tests.beside.attached import CAREFREE, COMPUTED, LINE, cached, expect_it_works, lines, plain, same
@@ -104,7 +103,7 @@ def loads_of(pipe: Any) -> list[int]:
     """How often the weights of one layer in each block are loaded from now on."""
     counts = [0] * len(pipe.transformer.blocks)
 
-    def counting(i: int, layer: nn.Module) -> None:
+    def counting(i: int, layer: Any) -> None:
         inner = layer._hf_hook.pre_forward
 
         def pre_forward(*args: Any, **kwargs: Any) -> Any:

@@ -27,6 +27,9 @@ class Int8Linear(nn.Module):
         self.register_buffer("weight", (layer.weight / scale).round().to(torch.int8))
         self.bias = layer.bias
 
+    weight: Tensor
+    scale: Tensor
+
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.linear(x, self.weight * self.scale, self.bias)
 

@@ -8,7 +8,8 @@ from bwcache.measure.call import Progress
 
 
 def shown(terminal):
-    console = Console(file=io.StringIO(), force_terminal=terminal, width=100, legacy_windows=False)
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=terminal, width=100, legacy_windows=False)
     with Bars(console) as bars:
         with bars.loading("shapes"):
             bars._bars.refresh()
@@ -18,7 +19,7 @@ def shown(terminal):
         for done in range(2):
             bars.show(Progress("prompt 1/2, cached", "decoding", done, 1))
             bars._bars.refresh()
-    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written.getvalue())
 
 
 def test_a_terminal_sees_bars():

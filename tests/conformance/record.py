@@ -82,7 +82,8 @@ def zoo_names() -> list[str]:
     from tests.tiny import CASES
     from tests.zoo import MODELS, PIPELINES
 
-    return [case.name for case in (*MODELS, *CASES, *PIPELINES)]
+    every: tuple[Any, ...] = (*MODELS, *CASES, *PIPELINES)
+    return [case.name for case in every]
 
 
 def main(arguments: list[str]) -> int:

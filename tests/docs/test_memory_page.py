@@ -1,6 +1,7 @@
 """The page on memory shows what the engine plans."""
 
 from pathlib import Path
+from typing import Any
 
 from benchmarks.memory import GEOMETRIES, table
 
@@ -13,5 +14,5 @@ def test_the_table_is_what_the_engine_plans() -> None:
 
 def test_the_geometries_are_those_of_the_models() -> None:
     for geometry in GEOMETRIES:
-        config = geometry.stack().module.config
+        config: Any = geometry.stack().module.config
         assert config.num_attention_heads * config.attention_head_dim == geometry.width

@@ -107,7 +107,9 @@ def test_guidance_that_pauses_does_not_bring_back_what_is_older_than_the_window(
 @pytest.mark.parametrize("case", [WAN, LTX, COGVIDEOX, MOCHI, HUNYUAN], ids=lambda case: case.name)
 def test_a_batch_of_two_has_the_steps_of_one(case: Case) -> None:
     pipe = case.build()
-    twice = {key: torch.cat((value, value)) for key, value in case.call.items() if isinstance(value, torch.Tensor)}
+    twice: dict[str, Any] = {
+        key: torch.cat((value, value)) for key, value in case.call.items() if isinstance(value, torch.Tensor)
+    }
     trace = traced(case, pipe, **twice)
     for sample in (0, 1):
         own = [event for event in trace.events if event.sample == sample]
@@ -627,7 +629,7 @@ def sharing(pipe: Any, scheduler: Any) -> Any:
 def test_two_pipelines_that_share_a_transformer_but_no_scheduler(case: Case, first: str) -> None:
     attached = case.build()
     other = sharing(attached, FlowMatchEulerDiscreteScheduler(shift=5.0))
-    changes = {"strength": 1.0} if case is VIDEO_TO_VIDEO else {}
+    changes: dict[str, Any] = {"strength": 1.0} if case is VIDEO_TO_VIDEO else {}
     plain = case.run(attached, **changes), case.run(other, num_inference_steps=6, **changes)
     with bwcache.attach(attached, CAREFREE):
         alone = case.run(attached, **changes)

@@ -35,6 +35,8 @@ class Block(nn.Module):
 class Denoiser(nn.Module):
     """Embeds latents and time, and lets a test change what happens before, between and after its blocks."""
 
+    embed: nn.Module
+
     def __init__(self) -> None:
         super().__init__()
         self.embed, self.embed_time, self.head = nn.Linear(C, C), nn.Linear(1, C), nn.Linear(C, C)

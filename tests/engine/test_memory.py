@@ -173,8 +173,8 @@ def test_all_entries_of_all_blocks_are_worth_a_warning(monkeypatch: pytest.Monke
     monkeypatch.setattr(memory, "MUCH", 1024)
     with warnings.catch_warnings():
         warnings.simplefilter("error", bwcache.MuchKept)
-        for settings in ({}, {"blocks": (1,), "token_sample": 1}):
-            made(WAN, replace(CAREFREE, **settings))
+        for policy in (CAREFREE, replace(CAREFREE, blocks=(1,), token_sample=1)):
+            made(WAN, policy)
     for place in ("device", "offload"):
         with pytest.warns(bwcache.MuchKept, match=r"KiB of it to compare blocks by \(token_sample=1\)"):
             made(WAN, replace(CAREFREE, token_sample=1), memory=place)

@@ -71,7 +71,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(work, args=(port, str(folder)), nprocs=2)
+    mp.spawn(work, args=(port, str(folder)), nprocs=2)  # type: ignore[attr-defined]
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

@@ -17,9 +17,9 @@ from tests.tiny import WAN, Case, each_case
 POLICY = BWCache(threshold=10.0, reuse_interval=2)
 
 
-def everything_on(module: nn.Module) -> dict[str, Any]:
+def everything_on(module: Any) -> dict[tuple[str, str], Any]:
     """All instance attributes of all submodules; of dictionaries (hooks, parameters) also what they hold."""
-    found = {}
+    found: dict[tuple[str, str], Any] = {}
     for name, part in module.named_modules():
         for key, value in vars(part).items():
             found[name, key] = (id(value), {k: id(v) for k, v in value.items()} if isinstance(value, dict) else None)

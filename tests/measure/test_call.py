@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,12 +19,7 @@ def pipe():
 
 
 def request(**values):
-    return Request(
-        **(
-            {"prompt": "a red circle", "steps": 3, "height": 32, "width": 32, "frames": 5, "guidance_scale": 4.0}
-            | values
-        )
-    )
+    return replace(Request("a red circle", steps=3, height=32, width=32, frames=5, guidance_scale=4.0), **values)
 
 
 def test_only_what_the_pipeline_takes(pipe):

@@ -128,7 +128,7 @@ def test_a_model_whose_blocks_are_never_called():
             super().__init__()
             self.transformer = nn.Module()
             self.transformer.layers = nn.ModuleList([nn.Linear(2, 2)])
-            self.transformer.hooks = {"layer_forward": lambda hidden_states, layer_id: hidden_states}
+            vars(self.transformer)["hooks"] = {"layer_forward": lambda hidden_states, layer_id: hidden_states}
 
         def forward(self, hidden_states, timesteps):
             return hidden_states

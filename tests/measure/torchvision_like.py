@@ -5,13 +5,33 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import nn
 
-ALEX = ((3, 64, 11, 4, 2), "pool", (64, 192, 5, 1, 2), "pool", (192, 384, 3, 1, 1), (384, 256, 3, 1, 1))
-ALEX = (*ALEX, (256, 256, 3, 1, 1), "pool")
-VGG_WIDTHS = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512, "pool", 512, 512, 512, "pool")
+FIRST = ((3, 64, 11, 4, 2), "pool", (64, 192, 5, 1, 2), "pool", (192, 384, 3, 1, 1), (384, 256, 3, 1, 1))
+ALEX: tuple[Any, ...] = (*FIRST, (256, 256, 3, 1, 1), "pool")
+VGG_WIDTHS: tuple[Any, ...] = (
+    64,
+    64,
+    "pool",
+    128,
+    128,
+    "pool",
+    256,
+    256,
+    256,
+    "pool",
+    512,
+    512,
+    512,
+    "pool",
+    512,
+    512,
+    512,
+    "pool",
+)
 
 AlexNet_Weights = SimpleNamespace(DEFAULT=SimpleNamespace(url="https://host/models/alexnet-owt-7be5be79.pth"))
 VGG16_Weights = SimpleNamespace(DEFAULT=SimpleNamespace(url="https://host/models/vgg16-397923af.pth"))

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterator
+from typing import Any
 
 import diffusers
 import pytest
@@ -14,7 +15,7 @@ from bwcache.models.table import ROWS, row_of
 PACKAGES = ("diffusers.models.transformers.", "diffusers.models.unets.")
 
 
-def _named() -> Iterator[object]:
+def _named() -> Iterator[Any]:
     """Public names of diffusers that may be denoisers, without importing the pipelines."""
     for name in dir(diffusers):
         in_name = ("Transformer" in name or "UNet" in name) and not name.endswith(("Pipeline", "Mixin"))
@@ -30,7 +31,7 @@ def _denoiser(thing: object) -> bool:
     return "Transformer" in thing.__name__ or "UNet" in thing.__name__ or thing.__module__.startswith(PACKAGES)
 
 
-CLASSES = sorted({thing for thing in _named() if _denoiser(thing)}, key=lambda kind: kind.__name__)  # type: ignore[attr-defined]
+CLASSES = sorted({thing for thing in _named() if _denoiser(thing)}, key=lambda kind: kind.__name__)
 
 
 def test_the_list_is_diffusers_own() -> None:

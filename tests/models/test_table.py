@@ -2,6 +2,7 @@
 
 import inspect
 from types import SimpleNamespace
+from typing import Any
 
 import diffusers
 import pytest
@@ -29,9 +30,9 @@ def test_a_row_names_a_class_and_its_time(spec) -> None:  # type: ignore[no-unty
     assert spec.sources
 
 
-def _forward(model: type) -> object:
+def _forward(model: Any) -> Any:
     """The forward of instances, which one class sets for itself."""
-    return getattr(model, "forward_ckpt", model.forward)  # type: ignore[attr-defined]
+    return getattr(model, "forward_ckpt", model.forward)
 
 
 def test_each_class_has_one_row() -> None:

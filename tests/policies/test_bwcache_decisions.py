@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -231,7 +232,7 @@ def test_an_interval_longer_than_the_run_is_refused() -> None:
 
 
 def test_branches_of_their_own_decide_on_their_own() -> None:
-    table = [
+    table: list[dict[str, Numbers]] = [
         {"cond": ((cond,), (1.0,)), "uncond": ((uncond,), (1.0,))}
         for cond, uncond in [(9, 9), (0.1, 9), (0, 0.1), (0.1, 0), (0, 9), (0.1, 9)]
     ]
@@ -291,7 +292,7 @@ BAD_SETTINGS = [
 
 
 @pytest.mark.parametrize(("name", "value"), BAD_SETTINGS, ids=str)
-def test_a_setting_that_cannot_work_is_refused_by_name(name: str, value: object) -> None:
+def test_a_setting_that_cannot_work_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(SettingError, match=name) as caught:
         BWCache(**{name: value})
     assert "expected" in str(caught.value)

@@ -1,6 +1,7 @@
 """Folders as the commands leave them, made by hand: for the tests of pages, which need no model."""
 
 import math
+from typing import Literal
 
 import numpy as np
 
@@ -34,7 +35,7 @@ def event(step, kind, branch="cond", site="transformer/stack", **more):
         "distances": (0.4 / step, 0.2 / step, 0.1 / step) if measured else None,
         "seconds": 0.1,
     }
-    action = "compute" if computed else "reuse"
+    action: Literal["compute", "reuse"] = "compute" if computed else "reuse"
     return Event(0, step, len(KINDS), 1.0 - step / 10, None, branch, site, action, WORDS[kind], **{**values, **more})
 
 

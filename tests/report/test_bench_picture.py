@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,7 +13,7 @@ from bwcache.study.folder import Cell
 from bwcache.study.standings import standings
 
 
-def cell(family: str, setting: int, compute: float | None, psnr: float | None, **more: object) -> Cell:
+def cell(family: str, setting: int, compute: float | None, psnr: float | None, **more: Any) -> Cell:
     return Cell(
         family, f"{family} ({setting})", {"setting": setting}, "a red circle", 0, compute,
         denoise_seconds=compute, uncached_denoise_seconds=1.0, quality={} if psnr is None else {"psnr": psnr}, **more,

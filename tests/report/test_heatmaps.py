@@ -1,6 +1,7 @@
 """A profile's pictures and words, also of what is hard to draw: one video, one step, two denoisers, nothing timed."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def two_denoisers():
     return found
 
 
-CASES = {
+CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "several videos": (changes(), {}),
     "one video": (changes(1), {"threshold": 0.12}),
     "one step": (changes(1, 1), {}),

@@ -33,7 +33,12 @@ def decoded(path):
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
-        return frames / 255, stream.codec_context.name, stream.codec_context.pix_fmt, float(stream.average_rate)
+        return (
+            frames.astype(np.float64) / 255,
+            stream.codec_context.name,
+            stream.codec_context.pix_fmt,
+            float(stream.average_rate),
+        )
 
 
 def test_a_video_file_holds_the_frames(tmp_path):

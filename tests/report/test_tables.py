@@ -31,9 +31,9 @@ def comparison(*runs):
 
 
 def printed(table):
-    console = Console(file=io.StringIO(), width=120)
-    console.print(table)
-    return console.file.getvalue()
+    written = io.StringIO()
+    Console(file=written, width=120).print(table)
+    return written.getvalue()
 
 
 def test_figures_of_two_runs_are_put_together():

@@ -200,7 +200,7 @@ def traced(sizes: list[tuple[int, ...]], policy: bwcache.Policy[Any]) -> tuple[T
 
 def test_a_number_of_conditions_that_depends_on_the_time() -> None:
     """LTX's own code: three conditions in a batch, then two, then one."""
-    sizes = [(3,)] * 4 + [(2,)] * 4 + [(1,)] * 4
+    sizes: list[Any] = [(3,)] * 4 + [(2,)] * 4 + [(1,)] * 4
     made, trace = traced(sizes, BWCache(threshold=0))
     assert torch.equal(made, batches(wan_transformer(), sizes))
     assert [(event.step, event.branch, event.total) for event in trace.events] == [(i, "call0", 12) for i in range(12)]

@@ -95,7 +95,9 @@ def test_half_precision_times_that_collide() -> None:
     pipe = case.build()
     pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=12.0)
     pipe.to(torch.bfloat16)
-    half = {key: value.bfloat16() for key, value in case.call.items() if torch.is_tensor(value) and "mask" not in key}
+    half: dict[str, Any] = {
+        key: value.bfloat16() for key, value in case.call.items() if torch.is_tensor(value) and "mask" not in key
+    }
     times = given(pipe)
     case.run(pipe, num_inference_steps=100, **half)
     assert len(set(times)) < 75

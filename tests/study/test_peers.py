@@ -137,7 +137,7 @@ def test_each_guidance_branch_has_a_state_of_its_own(name: str, plain: Any) -> N
     pipe = plain[0]
     seen: set[tuple[str, ...]] = set()
 
-    def note(module: Any, *_: Any) -> None:
+    def note(module: Any, *call: Any) -> None:
         for _, hook in hooks_of(module):
             if hasattr(hook, "branches"):
                 states = [state for state in states_of(hook) if state is not None]

@@ -105,4 +105,4 @@ def test_the_best_solver_has_the_best_mean_at_the_steps_that_both_ran():
     assert best_multistep(standings([*cells, ran("DPM++ 2M", 25, 90)])) == "UniPC"
     assert best_multistep(standings(cells[:-1])) == "DPM++ 2M"
     assert best_multistep(standings([own])) is None
-    assert best_multistep([SimpleNamespace(family="BWCache")]) is None
+    assert best_multistep([SimpleNamespace(family="BWCache")]) is None  # type: ignore[list-item]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from training.model import Recipe, encode_whole, normalise
 from training.models import IMAGE_FRAMES, UNET_FRAMES, load_image_model, load_unet
 from training.train import Examples, Run, flow_loss, load, rate_at
 
-BUDGET = {"held_out": 4224, "latent_videos": 8, "steps": 6, "batch": 4, "save_every": 2, "log_every": 2}
+BUDGET: dict[str, Any] = {"held_out": 4224, "latent_videos": 8, "steps": 6, "batch": 4, "save_every": 2, "log_every": 2}
 UNET = unet.UNetRecipe(widths=(8, 8), groups=4, heads=2, still_steps=4, still_batch=4, **BUDGET)
 IMAGE = image.ImageRecipe(rank=2, **BUDGET)
 KINDS = pytest.mark.parametrize(("module", "recipe"), [(unet, UNET), (image, IMAGE)], ids=["unet", "image"])
@@ -84,7 +85,7 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
     logged = {json.loads(line).get("stage") for line in (tmp_path / "log.jsonl").read_text().splitlines()}
     assert logged == {None, *stages}
 
-    def interrupt(step: int, *arguments: object) -> float:
+    def interrupt(step: int, *arguments: Any) -> float:
         if step == 5:  # of the last stage: the one before it has fewer
             raise Interrupted
         return rate_at(step, *arguments)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -78,7 +79,7 @@ def test_an_interrupted_run_ends_like_one_that_was_not(tmp_path: Path, monkeypat
     assert pipeline.vae.config.latents_std != [1.0] * 4
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1 + 2 + 3
 
-    def interrupt(step: int, *arguments: object) -> float:
+    def interrupt(step: int, *arguments: Any) -> float:
         if step == 5:
             raise Interrupted
         return rate_at(step, *arguments)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterator
+from typing import Any
 
 from tests.zoo.kinds import Model, Pipeline
 
 
-def _all(name: str) -> Iterator[object]:
+def _all(name: str) -> Iterator[Any]:
     for found in sorted(pkgutil.iter_modules(__path__), key=lambda module: module.name):
         yield from getattr(importlib.import_module(f"{__name__}.{found.name}"), name, ())
 

@@ -102,7 +102,7 @@ def cogview_pipeline(kind: type, transformer: Any, scheduler: Any) -> Any:
 
 def glm_pipeline() -> GlmImagePipeline:
     unused = {"processor": None, "vision_language_encoder": None}
-    moments = {"latents_mean": (0.0,) * 4, "latents_std": (1.0,) * 4}
+    moments: dict[str, Any] = {"latents_mean": (0.0,) * 4, "latents_std": (1.0,) * 4}
     return GlmImagePipeline(**BLIND, **unused, transformer=glm(), vae=vae(4, **moments), scheduler=euler())
 
 

@@ -70,7 +70,7 @@ class Eyeless:
 
 def longcat_edit() -> LongCatImageEditPipeline:
     """Its pictures are of a megapixel: 16 x 16 latents of that are enough."""
-    few = {
+    few: dict[str, Any] = {
         name: (kind,) * 7
         for name, kind in (
             ("down_block_types", "DownEncoderBlock2D"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -38,7 +39,7 @@ TEXT = 512  # tokens; the attention of the image-to-video models cuts the text o
 IMAGE = {"image_dim": 8, "added_kv_proj_dim": 24}
 
 
-def wan_like(model: type, **changes: Any) -> Any:
+def wan_like(model: Callable[..., Any], **changes: Any) -> Any:
     """A denoiser of Wan's layout."""
     config = {
         "patch_size": (1, 2, 2),

@@ -147,7 +147,7 @@ def _missing_formulas() -> dict[Any, Any]:
 
 def _attention(query: Any, key: Any, value: Any, *options: Any, **more: Any) -> int:
     """Torch's formula, from the shapes of the three."""
-    return sdpa_flop_count(query, key, value)
+    return int(sdpa_flop_count(query, key, value))
 
 
 def _refuse_uncalled(stack: BlockStack) -> None:

@@ -22,7 +22,8 @@ def as_frames(output: Any) -> Frames:
     video = _array(output.frames[0]) if hasattr(output, "frames") else _array(output.images[0])[None]
     if video.ndim != 4 or video.shape[-1] != 3:
         raise ValueError(f"found a decoded video of shape {video.shape}; expected [frames, height, width, 3]")
-    return np.clip(video, 0.0, 1.0)
+    clipped: Frames = np.clip(video, 0.0, 1.0)
+    return clipped
 
 
 def _array(pictures: Any) -> np.ndarray:

@@ -80,9 +80,9 @@ class DenoiseTimer:
     def _between(self, start: Any, end: Any) -> float:
         """Seconds from one moment to another."""
         if self._device.type != "cuda":
-            return end - start
+            return float(end - start)
         end.synchronize()
-        return start.elapsed_time(end) / 1000.0
+        return float(start.elapsed_time(end)) / 1000.0
 
 
 def computing_device(pipe: Any) -> torch.device:

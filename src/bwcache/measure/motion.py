@@ -148,4 +148,5 @@ def _check_length(video: Frames) -> None:
 
 
 def _eight_bits(frame: np.ndarray) -> np.ndarray:
-    return np.round(np.clip(frame, 0.0, 1.0) * 255.0).astype(np.uint8)
+    rounded: np.ndarray = np.round(np.clip(frame, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return rounded

@@ -147,7 +147,9 @@ def frame_psnr(reference: Frames, candidate: Frames, device: Device = "cpu") -> 
     """PSNR of each frame in dB, [F]; infinity where a frame does not differ."""
 
     def measure(expected: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
-        return measures().peak_signal_noise_ratio(found, expected, data_range=1.0, dim=(1, 2, 3), reduction="none")
+        value = measures().peak_signal_noise_ratio(found, expected, data_range=1.0, dim=(1, 2, 3), reduction="none")
+        assert isinstance(value, torch.Tensor)
+        return value
 
     return _per_frame(measure, reference, candidate, device)
 
@@ -168,9 +170,10 @@ def frame_ms_ssim(reference: Frames, candidate: Frames, device: Device = "cpu") 
     _check_side("five scales of an 11 pixel window", reference, MS_SSIM_SIDE)
 
     def measure(expected: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
-        return measures().multiscale_structural_similarity_index_measure(
-            found, expected, data_range=1.0, reduction="none"
-        )
+        score = measures().multiscale_structural_similarity_index_measure
+        value = score(found, expected, data_range=1.0, reduction="none")
+        assert isinstance(value, torch.Tensor)
+        return value
 
     return _per_frame(measure, reference, candidate, device)
 
@@ -184,7 +187,9 @@ def frame_lpips(
     net = network(backbone).to(device)
 
     def measure(expected: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
-        return net(found.float(), expected.float(), normalize=True)
+        value = net(found.float(), expected.float(), normalize=True)
+        assert isinstance(value, torch.Tensor)
+        return value
 
     return _per_frame(measure, reference, candidate, device)
 

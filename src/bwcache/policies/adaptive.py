@@ -152,4 +152,4 @@ def _distance(noise: float, other: float) -> float:
 def _weight(noise: float, next_noise: float) -> float:
     """How much more a deviation counts that is made while there is so much noise; 1 where half of it is gone."""
     clean = 1 - (noise + next_noise) / 2
-    return max(1.0, (EARLY / max(clean, 1e-3)) ** AMPLIFIED)
+    return max(1.0, float((EARLY / max(clean, 1e-3)) ** AMPLIFIED))

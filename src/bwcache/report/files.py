@@ -112,7 +112,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise _refused(f"no folder {place}", "one that 'bwcache compare' wrote", "run 'bwcache compare' first")
     try:
-        summary = read_json(folder / SUMMARY)
+        summary: dict[str, Any] = read_json(folder / SUMMARY)
     except FileNotFoundError:
         found = f"no {SUMMARY} in {place}"
         raise _refused(found, "a folder that 'bwcache compare' wrote", "name that folder") from None

@@ -124,12 +124,14 @@ class Report:
     @property
     def runs(self) -> list[dict[str, Any]]:
         """All prompts."""
-        return self.summary["runs"]
+        runs: list[dict[str, Any]] = self.summary["runs"]
+        return runs
 
     @property
     def total(self) -> dict[str, Any]:
         """Of all prompts."""
-        return self.summary["total"]
+        total: dict[str, Any] = self.summary["total"]
+        return total
 
     @cached_property
     def verdict(self) -> Verdict:

@@ -30,7 +30,7 @@ def enlargement(height: int) -> int:
 
 def as_pictures(frames: Frames, enlarge: int = 1) -> np.ndarray:
     """Float frames [F, H, W, 3] in 0..1 as uint8 [F, eH, eW, 3]; enlarged by repeating pixels, never smoothed."""
-    pixels = np.round(np.clip(frames, 0.0, 1.0) * 255.0).astype(np.uint8)
+    pixels: np.ndarray = np.round(np.clip(frames, 0.0, 1.0) * 255.0).astype(np.uint8)
     return pixels.repeat(enlarge, axis=1).repeat(enlarge, axis=2) if enlarge > 1 else pixels
 
 
@@ -44,7 +44,8 @@ def amplification(uncached: Frames, cached: Frames) -> int:
 
 def difference(uncached: Frames, cached: Frames, factor: int) -> Frames:
     """Absolute difference times ``factor``, cut off at 1: black where the two agree."""
-    return np.clip(np.abs(uncached - cached) * factor, 0.0, 1.0)
+    amplified: Frames = np.clip(np.abs(uncached - cached) * factor, 0.0, 1.0)
+    return amplified
 
 
 def difference_label(uncached: Frames, cached: Frames, factor: int) -> str:

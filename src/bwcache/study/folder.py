@@ -157,7 +157,8 @@ class Folder:
         path = self._place("references", parts, ".npz")
         try:
             with np.load(path) as kept:
-                return kept["frames"]
+                frames: Frames = kept["frames"]
+                return frames
         except FileNotFoundError:
             return None
         except Exception:  # numpy and zipfile raise many kinds for a file that was cut short
@@ -205,7 +206,7 @@ def check_place(path: Path) -> dict[str, Any] | None:
     if not path.is_dir() or not any(not entry.name.startswith(CLAIM) for entry in path.iterdir()):
         return None
     try:
-        there = read_json(path / "study.json")
+        there: dict[str, Any] = read_json(path / "study.json")
         ours = there.pop("format", None) == FORMAT
     except FileNotFoundError:
         ours = False
