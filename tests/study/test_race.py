@@ -4,12 +4,14 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 import pytest
+import torch
 
 import bwcache
 from bwcache import shapes
+from bwcache.errors import SettingError
 from bwcache.measure.call import Request
 from bwcache.study import FewerSteps, Folder, Race, UnderPolicy, Unit, race
-from bwcache.study.race import fingerprint, held, identity
+from bwcache.study.race import held, identity
 
 REQUEST = Request("", 5, 0, 4.0, 16, 16, 5)
 UNITS = (Unit("a red circle", 0), Unit("a blue square", 0))
@@ -135,8 +137,14 @@ def test_other_seeds_settings_and_weights_are_other_studies(pipe):
     assert first != identity(pipe, replace(REQUEST, seed=1), "shapes")
     assert first != identity(pipe, replace(REQUEST, steps=6), "shapes")
     other = shapes.load()
-    assert fingerprint(other) == fingerprint(pipe)
-    other.transformer.proj_out.bias.data[0] += 0.01
-    assert fingerprint(other) != fingerprint(pipe)
-    other.scheduler.register_to_config(shift=3.0)
+    assert first == identity(other, REQUEST, "shapes")
+    other.scheduler.set_shift(3.0)
     assert identity(other, REQUEST, "shapes")["model"]["schedule"] != first["model"]["schedule"]
+
+
+def test_the_folder_of_another_model_is_refused_by_the_name_of_what_differs(pipe, folder):
+    other = shapes.load()
+    with torch.no_grad():
+        other.vae.decoder.conv_out.weight[..., -1] *= 1.5
+    with pytest.raises(SettingError, match="results of another vae in"):
+        Folder(folder.path, identity(other, REQUEST, "shapes"))

@@ -5,6 +5,7 @@ peers       caches of other libraries, each in a file of its own
 blocks      how much of the blocks' work a call really did, counted from outside
 solvers     the multistep solvers that fewer steps are tried with too
 folder      the results on disk: a cell per run, the uncached videos by what they depend on
+fingerprint what a model holds, to know it again
 race        runs what is missing, uncached and cached calls beside each other
 profile     a model watched while it computes everything: profile_curves, profile_times, profile_results
 standings   means, worst videos, confidence intervals, Pareto fronts, the speedup at a given PSNR

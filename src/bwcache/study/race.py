@@ -8,13 +8,10 @@ the order of the contenders is another one for every prompt. Decoded frames are 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from bwcache.errors import BWCacheError
 from bwcache.measure.call import Call, OnProgress, Progress, Request, call
@@ -22,9 +19,9 @@ from bwcache.measure.compare import WARMUP_STEPS
 from bwcache.measure.environment import describe_pipeline, environment
 from bwcache.measure.frames import Frames
 from bwcache.measure.quality import quality
-from bwcache.models import denoisers
 from bwcache.study.blocks import BlockWork
 from bwcache.study.contenders import Contender, Seen
+from bwcache.study.fingerprint import fingerprint
 from bwcache.study.folder import Cell, Folder
 
 BESIDE = 6
@@ -78,24 +75,16 @@ def identity(pipe: Any, request: Request, name: str | None = None) -> dict[str, 
         "dtype": seen["dtype"],
         "device": seen["device"],
         "request": asked,
-        "weights": fingerprint(pipe),
+        "components": fingerprint(pipe),
     }
 
 
-def fingerprint(pipe: Any) -> str:
-    """Tells weights apart that have the same names and sizes: a hash of the first entries of every one."""
-    seen = hashlib.sha256()
-    for name, module in denoisers(pipe).items():
-        for inner, weight in module.named_parameters():
-            if weight.device.type != "meta":
-                first = weight.detach().flatten()[:4].to("cpu", torch.float32)
-                seen.update(f"{name}.{inner} {tuple(weight.shape)} {first.tolist()}".encode())
-    return seen.hexdigest()[:12]
-
-
 def _schedule(pipe: Any) -> dict[str, Any]:
-    """The scheduler's settings: another shift makes other videos."""
-    settings = dict(getattr(getattr(pipe, "scheduler", None), "config", {}))
+    """The scheduler's settings: another shift makes other videos, also one that was set afterwards."""
+    scheduler = getattr(pipe, "scheduler", None)
+    settings = dict(getattr(scheduler, "config", {}))
+    if hasattr(scheduler, "shift"):
+        settings["shift"] = scheduler.shift
     plain = (str, int, bool, type(None))
     return {
         name: value if isinstance(value, plain) else repr(value)
