@@ -15,7 +15,7 @@ from PIL import Image
 from bwcache.study.profile_results import Profile
 
 SMALL = ["--steps", "3", "--frames", "5", "--prompt", "a red circle", "--shares-on", "0", "--repeats", "1"]
-FILES = {"study.json", "profile.json", "profile.csv", "heatmap.png", "curve.png", "latency.png"}
+FILES = {"study.json", "profile.json", "profile.csv", "profile.txt", "heatmap.png", "curve.png", "latency.png"}
 BAD = [
     (["--shares-on", "-1"], "--shares-on -1"),
     (["--seeds", "0"], "--seeds 0"),
@@ -55,8 +55,13 @@ def test_writes_says_and_goes_on(bwcache_command, tmp_path):
     assert len(rows) == 1 + 3
     assert rows[0][-1] == "transformer/blocks.11"
     assert "1/3  a red circle, seed 0: changes, all entries" in ended.err
-    for words in ("blocks", "decoding", "guidance, scheduler", "GFLOP", "neither", "How few blocks", "save at most"):
+    assert ended.out.startswith("What to do first: ")
+    assert len(ended.out.splitlines()) <= 8
+    for words in ("blocks", "neither", "How few blocks: 1 video cannot tell", "save at most", "deep/out/profile.txt"):
         assert words in ended.out
+    assert "BWCache(blocks=" not in ended.out
+    for words in ("decoding", "guidance, scheduler", "GFLOP", "rank corr."):
+        assert words in (out / "profile.txt").read_text()
     for name in ("heatmap.png", "curve.png", "latency.png"):
         with Image.open(out / name) as picture:
             assert len(picture.convert("RGB").getcolors(10**6)) > 20

@@ -99,7 +99,25 @@ def test_what_generate_wrote_is_no_comparison(bwcache_command, tmp_path):
     (tmp_path / "made" / "summary.json").write_text(
         json.dumps({"model": {}, "policy": {}, "environment": {}, "runs": []})
     )
-    check(bwcache_command("report", "made"), "with no total")
+    ended = bwcache_command("report", "made")
+    check(ended, "videos of 'bwcache generate' in 'made', made once each")
+    assert "run 'bwcache compare'" in ended.lines[0]
+
+
+@pytest.mark.parametrize(
+    ("file", "command", "option"),
+    [
+        ("profile.json", "profile", "--profile made"),
+        ("results.json", "sweep or bench", "--sweep made or --bench made"),
+        ("plan.json", "vbench", "scored"),
+    ],
+)
+def test_what_another_command_wrote_is_called_what_it_is(bwcache_command, tmp_path, file, command, option):
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / file).write_text("{}")
+    ended = bwcache_command("report", "made")
+    check(ended, f"what 'bwcache {command}' wrote in 'made'")
+    assert option in ended.lines[0]
 
 
 def test_studies_that_lie_in_the_folder_are_shown(bwcache_command, out, tmp_path):

@@ -114,6 +114,26 @@ def test_the_timer_counts_from_the_first_forward_to_the_last():
     assert not module._forward_pre_hooks
 
 
+def test_an_accelerator_without_events_is_waited_for_at_each_moment(monkeypatch):
+    """It is handed its work and goes on: a forward that has returned is not over."""
+    from bwcache.measure import latency
+
+    sleeper, left = Sleeper(), []
+
+    def finish(device):
+        assert device.type == "mps"
+        while left:
+            time.sleep(left.pop())
+
+    monkeypatch.setattr(latency, "computing_device", lambda pipe: torch.device("mps"))
+    monkeypatch.setattr(latency, "finish_device_work", finish)
+    monkeypatch.setattr(WanTransformer3DModel, "forward", lambda self: left.append(0.1))
+    with DenoiseTimer(sleeper) as timer:
+        sleeper.components["transformer"]()
+        sleeper.components["transformer"]()
+    assert 0.19 < timer.forward_seconds <= timer.seconds < 0.4
+
+
 def test_the_timer_leaves_nothing_behind_after_an_error():
     sleeper = Sleeper()
     with pytest.raises(RuntimeError), DenoiseTimer(sleeper) as timer:

@@ -37,7 +37,7 @@ def test_each_thing_is_said_once_of_all_whom_it_concerns() -> None:
     assert remarks(rows) == {
         "skips attention only": ["PAB"],
         "not told the step": ["SeaCache (1)"],
-        "saved nothing: every layer of the blocks ran": ["SeaCache (1)"],
+        "saved nothing: every layer of the blocks ran, so there is no speedup to give": ["SeaCache (1)"],
         "failed: found no cache-dit; expected it; install it": ["DBCache"],
     }
 

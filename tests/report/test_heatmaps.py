@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from bwcache.report.heatmaps import plot_heatmap
-from bwcache.report.profiles import block_table, fewer_table, sentences, time_table, write_profile
-from bwcache.study.profile_curves import fewer_blocks, indicator, judged
+from bwcache.report.profiles import advice, block_table, fewer_table, sentences, time_table, write_profile
+from bwcache.study.profile_curves import THRESHOLDS, fewer_blocks, indicator, judged, share_below
 from bwcache.study.profile_results import BlockFigures, Profile, TimeSplit, Watched
 
 
@@ -65,7 +65,7 @@ def test_every_profile_is_drawn_and_told(case, tmp_path, recwarn):
     profile = made(of, **more)
     write_profile(tmp_path, profile)
     assert {path.name for path in tmp_path.iterdir()} == {
-        "profile.json", "profile.csv", "heatmap.png", "curve.png", "latency.png",
+        "profile.json", "profile.csv", "profile.txt", "heatmap.png", "curve.png", "latency.png",
     }  # fmt: skip
     for picture in tmp_path.glob("*.png"):
         with Image.open(picture) as image:
@@ -116,6 +116,32 @@ def test_the_smallest_choice_that_suffices_is_named():
     )
     nothing = dataclasses.replace(profile, fewer_entries=tuple(judged_[2:]))
     assert any("nothing smaller that was tried is enough" in line for line in sentences(nothing))
+
+
+def test_what_to_do_first_rests_on_the_share_of_the_steps_and_says_on_how_many_videos():
+    profile = made(changes())
+    high, low = (dataclasses.replace(profile, threshold=delta) for delta in (1e9, 1e-9))
+    assert advice(high).startswith("What to do first: bwcache compare --threshold 1e+09. 100 % of the steps")
+    assert "(3 videos)" in advice(high)
+    assert f"at most {1 / (1 - profile.time.saved(0.5)[1]):.2f}x as fast" in advice(high)
+    found = float(advice(low).split("--threshold ")[1].split(". ")[0])
+    assert found in THRESHOLDS
+    assert share_below(profile.curves, found) >= 0.3
+    assert share_below(profile.curves, found - 0.05) < 0.3
+    assert advice(made(changes() * 1000)).startswith("What to do first: more steps.")
+    assert sentences(profile)[0] == advice(profile)
+
+
+@pytest.mark.parametrize(("videos", "chosen"), [(1, False), (3, False), (4, True), (12, True)])
+def test_no_blocks_are_recommended_on_a_few_videos(videos, chosen):
+    of = np.tile(changes()[:1], (videos, 1, 1))
+    profile = dataclasses.replace(
+        made(of), fewer_blocks=(judged("first block", indicator(of), indicator(of), 0.1, (0,)),)
+    )
+    (line,) = (line for line in sentences(profile) if line.startswith("How few blocks"))
+    assert ("BWCache(blocks=(0,))" in line) is chosen
+    assert ("cannot tell" in line) is not chosen
+    assert ("--seeds 4" in line) is not chosen
 
 
 def test_a_picture_that_fails_leaves_no_half_file(tmp_path, monkeypatch):

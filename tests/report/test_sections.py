@@ -83,7 +83,9 @@ def test_a_profile(tmp_path):
     found = SECTIONS["profile"](profiled(tmp_path / "p"), SUMMARY)
     assert found.title == "Profile: 2 videos, everything computed"
     assert found.lines[0] == "Made with other settings than the comparison: steps 20 (above: 10)."
-    assert "is a U" in found.lines[1]
+    assert found.lines[1].startswith("What to do first: ")
+    assert found.folded
+    assert "is a U" in found.lines[2]
     assert len(found.pictures) == 3
     assert ["blocks", "7.000", "70.0 %", "83.3 %"] in [list(row) for row in found.tables[0].rows]
 

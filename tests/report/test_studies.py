@@ -51,7 +51,7 @@ def test_the_table_is_sorted_by_speed_and_marks_the_front():
     text = printed(rows_table(ROWS))
     speeds = [float(found) for found in re.findall(r"([\d.]+)x", text)]
     assert speeds == sorted(speeds, reverse=True)
-    assert len(speeds) == len(ROWS) - 1
+    assert len(speeds) == len(ROWS) - 2  # one failed, one saved nothing
     marked = [line.split("│")[2].strip() for line in text.splitlines() if line.startswith("│PS")]
     assert marked == fronts(ROWS)["psnr"]
     assert (
@@ -94,7 +94,8 @@ def test_remarks_name_failures_reasons_and_notes_once():
     assert "not measured: LPIPS: no weights" in lines
     assert "BWCache (threshold 0, predictor Last()): 1 of 1 videos identical" in lines
     assert "fewer steps (steps 15, solver None): look here" in lines
-    assert len(lines) == 4
+    assert any(line.startswith("BWCache (threshold 0, predictor Last()): saved nothing") for line in lines)
+    assert len(lines) == 5
 
 
 def test_a_finished_run_is_a_line():
@@ -138,3 +139,26 @@ def test_any_study_can_be_drawn(tmp_path, rows):
     for axis in ("time", "compute"):
         plot_fronts(rows, tmp_path / "front.png", axis=axis)
         assert (tmp_path / "front.png").stat().st_size > 5000
+
+
+def test_no_speedup_is_given_for_noise_and_the_reason_is_said():
+    noisy = standings(
+        [
+            at("A", {"x": 1}, 1.67, 20.0, denoise_seconds=1 / 4.8, reuse_rate=0.4),
+            at("B", {"x": 1}, 1.0, 14.6, denoise_seconds=0.8, reuse_rate=0.0),
+            at("C", {"x": 1}, 2.0, 30.0),
+        ]
+    )
+    text = printed(rows_table(noisy))
+    assert "4.80x" not in text
+    assert "1.25x" not in text
+    assert "2.00x" in text
+    assert "own noise" in text
+    assert by_speed(noisy)[0].label == "C (x 1)"
+    assert fronts(noisy)["psnr"] == ["C (x 1)"]
+    assert {one["family"] for one in levels(noisy) if one["speedup"]} == {"C"}
+    said = remarks(noisy)
+    assert any(line.startswith("A (x 1): measured faster than") and "--repeats 3" in line for line in said)
+    assert any(line.startswith("B (x 1): saved nothing") for line in said)
+    assert "denoising -" in cell_line(noisy[0].cells[0])
+    assert "own noise" in cell_line(noisy[1].cells[0])

@@ -1,8 +1,10 @@
 """A race runs what is missing and nothing else, beside the uncached call, and keeps what is finished."""
 
+import time
 from collections import Counter
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,12 +12,13 @@ import bwcache
 from bwcache import shapes
 from bwcache.errors import SettingError
 from bwcache.measure.call import Request
-from bwcache.study import FewerSteps, Folder, Race, UnderPolicy, Unit, race
+from bwcache.study import FewerSteps, Folder, Race, UnderPolicy, Unit, race, standings
 from bwcache.study.race import held, identity
 
 REQUEST = Request("", 5, 0, 4.0, 16, 16, 5)
 UNITS = (Unit("a red circle", 0), Unit("a blue square", 0))
 CONTENDERS = (UnderPolicy(bwcache.FixedInterval(2)), FewerSteps(3), UnderPolicy(bwcache.BWCache(threshold=0)))
+WARM_UP = {"warm-up": 2, "warm-up under FixedInterval": 1, "warm-up under BWCache": 1}
 FIELD = Race(CONTENDERS, UNITS, REQUEST)
 
 
@@ -53,7 +56,7 @@ def test_runs_what_is_missing_and_nothing_twice(pipe, folder, called):
     assert [(cell.label, cell.prompt) for cell in first] == [
         (one.label, unit.prompt) for one in CONTENDERS for unit in UNITS
     ]
-    assert called == {"warm-up": 2, "uncached": 2, **{one.label: 2 for one in CONTENDERS}}
+    assert called == {**WARM_UP, "uncached": 2, **{one.label: 2 for one in CONTENDERS}}
     assert len(found) == len(FIELD) == held(FIELD, folder)
     fixed, fewer, never = (first[place] for place in (0, 2, 4))
     assert fixed.compute == pytest.approx(3 / 5)
@@ -80,7 +83,7 @@ def test_one_that_is_damaged_runs_again_alone(pipe, folder, called):
     called.clear()
     later = Folder(folder.path, folder.identity)
     again = race(pipe, FIELD, later)
-    assert called == {"warm-up": 2, "uncached": 1, CONTENDERS[0].label: 1}
+    assert called == {"warm-up": 2, "warm-up under FixedInterval": 1, "uncached": 1, CONTENDERS[0].label: 1}
     assert later.damaged == [f"cells/{path.name}"]
     assert [replace(cell, **times(cell)) for cell in again] == [replace(cell, **times(cell)) for cell in first]
 
@@ -110,6 +113,49 @@ def test_what_failed_is_tried_again(pipe, folder, monkeypatch):
     assert held(field, folder) == 1
     monkeypatch.setattr(Breaking, "at_work", FewerSteps.at_work)
     assert [cell.failed for cell in race(pipe, field, folder)] == [None, None]
+
+
+@dataclass(frozen=True)
+class SlowAtFirst(bwcache.FixedInterval):
+    """Something is built at the first use, as kernels are."""
+
+    def init(self):
+        if not BUILT:
+            BUILT.append(True)
+            time.sleep(1.5)
+        return super().init()
+
+
+BUILT = []
+
+
+def test_what_is_slow_only_once_is_no_part_of_a_time(pipe, folder):
+    cells = race(pipe, Race((UnderPolicy(SlowAtFirst(2)),), UNITS[:1], REQUEST), folder)
+    assert BUILT
+    assert cells[0].seconds < cells[0].uncached_seconds + 1.0
+
+
+@pytest.fixture
+def noisy(monkeypatch):
+    """A sampler whose noise comes from no seed."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    step = FlowMatchEulerDiscreteScheduler.step
+
+    def drawing(self, output, *rest, **settings):
+        return step(self, output + np.random.default_rng().normal(), *rest, **settings)
+
+    monkeypatch.setattr(FlowMatchEulerDiscreteScheduler, "step", drawing)
+
+
+def test_own_noise_is_seen_and_said(pipe, folder, noisy):
+    field = Race((UnderPolicy(bwcache.BWCache(threshold=0)),), UNITS[:1], REQUEST)
+    (cell,) = race(pipe, field, folder)
+    assert any("nothing was reused, and yet the video differs" in note for note in cell.notes)
+    assert standings([cell])[0].own_noise
+    later = Race((UnderPolicy(bwcache.FixedInterval(3)),), UNITS[:1], REQUEST)
+    (cell,) = race(pipe, later, folder)
+    assert any("two uncached calls from one seed are" in note for note in cell.notes)
 
 
 def test_ctrl_c_loses_the_running_cell_only(pipe, folder, called):

@@ -10,7 +10,7 @@ from bwcache.study import Cell, front, speedup_at, standings
 from bwcache.study.standings import interval, mean_psnr, speedup_interval
 from tests.study.cells import at, cell
 
-speeds = st.floats(1.0, 9.0)
+speeds = st.floats(1.01, 9.0)  # who is no faster saves nothing and has no speedup
 decibels = st.floats(10.0, 60.0)
 rows = st.lists(st.tuples(speeds, decibels), min_size=1, max_size=8).map(
     lambda points: standings(at(f"A ({place})", *point) for place, point in enumerate(points))
@@ -111,3 +111,39 @@ def test_intervals_need_videos_and_enough_of_them_that_reach_the_level():
     assert speedup_interval(own, 46) is None
     assert interval(cells[:1], mean_psnr) is None
     assert speedup_interval(standings(cells[:1]), 20) is None
+
+
+def test_a_time_of_somebody_who_saved_nothing_is_no_speedup():
+    (row,) = standings([cell("A (1)", compute=1.0, denoise_seconds=0.8)])
+    assert row.saved_nothing
+    assert row.denoise_speedup == pytest.approx(1.25)
+    assert row.timed_speedup is None
+    assert row.at("time") is None
+    assert front([row]) == []
+    (untold,) = standings([cell("A (1)", compute=None, reuse_rate=0.0)])
+    assert untold.saved_nothing
+
+
+@pytest.mark.parametrize(
+    ("figures", "too_fast"),
+    [
+        ({"compute": 0.6, "denoise_seconds": 1 / 4.8, "reuse_rate": 0.4}, True),
+        ({"compute": 0.6, "denoise_seconds": 1 / 1.7, "reuse_rate": 0.4}, False),
+        ({"compute": 0.6, "denoise_seconds": 1 / 2.0, "reuse_rate": 0.4}, True),
+        ({"compute": 0.6, "denoise_seconds": 1 / 2.0}, False),
+        ({"compute": 0.6, "denoise_seconds": 1 / 4.8}, True),
+        ({"compute": None, "denoise_seconds": 1 / 4.8}, False),
+    ],
+)
+def test_faster_than_the_saved_work_allows_is_noise(figures, too_fast):
+    (row,) = standings([cell("A (1)", **figures)])
+    assert row.too_fast is too_fast
+    assert (row.timed_speedup is None) is too_fast
+    assert row.to_json()["too_fast"] is too_fast
+
+
+def test_what_differs_without_reuse_is_own_noise():
+    assert standings([cell("A (1)", compute=1.0, reuse_rate=0.0)])[0].own_noise
+    assert not standings([cell("A (1)", compute=1.0, reuse_rate=0.0, identical=True)])[0].own_noise
+    assert not standings([cell("A (1)", reuse_rate=0.5)])[0].own_noise
+    assert not standings([cell("A (1)")])[0].own_noise

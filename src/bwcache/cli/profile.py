@@ -64,18 +64,17 @@ def run_profile(settings: ProfileSettings) -> None:
 
 
 def show(profile: Any, out: str) -> None:
-    """Print the answers, the tables, and where the files are."""
+    """Print what to do first and the answers, and where the tables, pictures and files are."""
     from rich.console import Console
     from rich.text import Text
 
-    from bwcache.report.profiles import block_table, fewer_table, sentences, time_table
+    from bwcache.report.profiles import TABLES, sentences
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=120, color_system=None)
-    for table in (time_table(profile), block_table(profile), fewer_table(profile)):
-        console.print(table)
-        console.print()
-    for line in sentences(profile):
+    first, *others = sentences(profile)
+    console.print(Text(first), style="bold", soft_wrap=True)
+    for line in others:
         console.print(Text(line), soft_wrap=True)
-    console.print(Text(f"Tables and pictures are in {out}"), soft_wrap=True)
+    console.print(Text(f"Each block and step: {out}/{TABLES}; pictures and profile.json beside it"), soft_wrap=True)

@@ -27,9 +27,10 @@ def as_frames(output: Any) -> Frames:
 
 
 def _array(pictures: Any) -> np.ndarray:
-    """Arrays as they are; lists of arrays or of PIL pictures stacked."""
+    """Arrays of numbers 0..1 as they are, of bytes divided; lists of arrays or of PIL pictures stacked."""
     if isinstance(pictures, np.ndarray):
-        return pictures.astype(np.float32)
+        scale = 255.0 if pictures.dtype == np.uint8 else 1.0
+        return pictures.astype(np.float32) / np.float32(scale)
     if isinstance(pictures, (list, tuple)):
         return np.stack([_array(picture) for picture in pictures])
     return np.asarray(pictures, dtype=np.float32) / 255.0  # a PIL picture

@@ -18,6 +18,7 @@ class DenoiseTimer:
 
     What lies between the forwards (guidance, the scheduler's step) is part of it; text encoding and decoding are not.
     On a CUDA device events on the stream are compared, so nothing is synchronised once the first forward has begun.
+    Other accelerators are waited for before and after each forward: they too return before the work is done.
 
         with DenoiseTimer(pipe) as timer:
             pipe("a red ball")
@@ -70,8 +71,9 @@ class DenoiseTimer:
         self._marks.append((self._entered, self._now()))
 
     def _now(self) -> Any:
-        """A moment: of the stream on a CUDA device, of the clock elsewhere."""
+        """A moment: of the stream on a CUDA device, of the clock elsewhere, once an accelerator has done its work."""
         if self._device.type != "cuda":
+            finish_device_work(self._device)
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self._device))

@@ -7,11 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bwcache.extras import need
-from bwcache.report.studies import LEVELS, families
+from bwcache.report.studies import LEVELS, doubts, families
 from bwcache.study.standings import CEILING, Axis, Standing, front
-
-NOTHING = 0.005
-"""Share of the blocks' work: who saved less, saved nothing."""
 
 OWN, PLAIN = ("BWCache",), ("fewer steps", "fixed interval")
 """How the families begin that are this project's method, and those that are baselines."""
@@ -25,7 +22,7 @@ AXES: dict[Axis, str] = {"compute": "speedup if only the blocks' work took time"
 
 def saved_nothing(rows: Sequence[Standing]) -> list[str]:
     """Labels of the rows that ran and skipped no work in the blocks."""
-    return [row.label for row in rows if row.saved is not None and row.saved < NOTHING]
+    return [row.label for row in rows if row.saved_nothing]
 
 
 def remarks(rows: Sequence[Standing]) -> dict[str, list[str]]:
@@ -34,14 +31,12 @@ def remarks(rows: Sequence[Standing]) -> dict[str, list[str]]:
     A method is named by its family where all of its settings are concerned, else by the settings.
     """
     found: dict[str, list[Standing]] = {}
-    nothing = saved_nothing(rows)
     for row in rows:
         said = [note for cell in row.cells for note in cell.notes] + [f"not measured: {why}" for why in row.unmeasured]
         if row.failed:
             said.append(f"failed: {row.failed}")
-        if row.label in nothing:
-            said.append("saved nothing: every layer of the blocks ran")
-        elif row.identical:
+        said += doubts(row)
+        if row.identical and not row.saved_nothing:
             said.append(f"{row.identical} of {len(row.cells)} videos identical")
         for text in dict.fromkeys(said):
             found.setdefault(text, []).append(row)

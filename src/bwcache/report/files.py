@@ -114,11 +114,16 @@ def read_summary(folder: Path) -> dict[str, Any]:
     try:
         summary: dict[str, Any] = read_json(folder / SUMMARY)
     except FileNotFoundError:
-        found = f"no {SUMMARY} in {place}"
-        raise _refused(found, "a folder that 'bwcache compare' wrote", "name that folder") from None
+        raise _refused(*_of_another_command(folder, place)) from None
     except (OSError, ValueError) as error:
         found = f"a {SUMMARY} in {place} that cannot be read ({error})"
         raise _refused(found, "strict JSON", again) from None
+    if isinstance(summary, dict) and isinstance(summary.get("runs"), list) and "total" not in summary:
+        raise _refused(
+            f"videos of 'bwcache generate' in {place}, made once each",
+            "a comparison, which has each video without and with caching",
+            "run 'bwcache compare' with the same options, and name its folder",
+        )
     lacking = _lacking(summary, _SUMMARY) or _lacking(summary["total"], _TOTAL, "total.")
     lacking = lacking or next(filter(None, (_lacking(run, _RUN, "runs[].") for run in summary["runs"])), None)
     if lacking is not None or not summary["runs"]:
@@ -135,6 +140,18 @@ def caption(run: Run) -> str:
     quality = "identical" if run.identical else f"PSNR {decibels(run.psnr)}, SSIM {run.ssim:.3f}"
     speed = run.denoise_speedup if run.denoise_speedup is not None else run.speedup
     return f"{run.computed} of {run.steps} steps computed, denoising {times(speed)} as fast, {quality}"
+
+
+def _of_another_command(folder: Path, place: str) -> tuple[str, str, str]:
+    """What a folder without a summary is: found, expected, what to do."""
+    expected = "a folder that 'bwcache compare' wrote"
+    for command, file in (("profile", "profile.json"), ("sweep or bench", "results.json")):
+        if (folder / file).is_file():
+            option = " or ".join(f"--{name} {folder}" for name in command.split(" or "))
+            return f"what 'bwcache {command}' wrote in {place}", expected, f"name a comparison's, and add {option}"
+    if (folder / "plan.json").is_file():
+        return f"what 'bwcache vbench' wrote in {place}", expected, "name the folder whose videos it scored"
+    return f"no {SUMMARY} in {place}", expected, "name that folder"
 
 
 def _lacking(content: Any, expected: dict[str, Any], where: str = "") -> str | None:

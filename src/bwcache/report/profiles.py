@@ -13,29 +13,53 @@ from bwcache.core.files import whole_file, write_json, write_text
 from bwcache.extras import need
 from bwcache.report.heatmaps import plot_curve, plot_heatmap, plot_latency
 from bwcache.report.tables import percent
-from bwcache.study.profile_curves import CLOSE, ENOUGH, THRESHOLDS, Fewer
+from bwcache.study.profile_curves import CLOSE, ENOUGH, THRESHOLDS, Fewer, share_below
 from bwcache.study.profile_results import PARTS, BlockFigures, Profile
 
 PICTURES = {"heatmap.png": plot_heatmap, "curve.png": plot_curve, "latency.png": plot_latency}
+TABLES = "profile.txt"
+ENOUGH_BELOW = 0.3
+"""Share of the steps below a threshold at which it is worth a try: interval and tail guard come on top."""
+FEW_VIDEOS = 4
+"""Fewer say nothing of which blocks to choose: each half of the videos is judged by what the other half chose."""
 MOST_BLOCKS = 24
 """Longer stacks are shown by their slowest blocks."""
 
 
 def write_profile(folder: Path, profile: Profile) -> None:
-    """Write profile.json, profile.csv and the pictures into a folder that is there; each file whole or not at all."""
+    """Write profile.json, profile.csv, tables and pictures into a folder that is there; each whole or not at all."""
     write_json(folder / "profile.json", profile.to_json())
     lines = io.StringIO(newline="")
     csv.writer(lines, lineterminator="\n").writerows(profile.rows())
     write_text(folder / "profile.csv", lines.getvalue())
+    write_text(folder / TABLES, tables_text(profile))
     for name, plot in PICTURES.items():
         with whole_file(folder / name) as part:
             plot(profile, part)
 
 
+def advice(profile: Profile) -> str:
+    """What to do first, and on how much that rests."""
+    gain = profile.time.saved(0.5)[1]
+    steps = f"{len(profile.videos)} video{'' if len(profile.videos) == 1 else 's'}"
+    tried = [delta for delta in (profile.threshold, *THRESHOLDS) if delta is not None]
+    delta = next((one for one in tried if share_below(profile.curves, one) >= ENOUGH_BELOW), None)
+    if delta is None:
+        return (
+            f"What to do first: more steps. Not even a threshold of {max(tried):g} is above the change of "
+            f"{percent(ENOUGH_BELOW, 0)} of the steps ({steps}), so little would be reused."
+        )
+    most = f"a call at most {1 / (1 - gain):.2f}x as fast" if gain > 0 else "no call faster"
+    return (
+        f"What to do first: bwcache compare --threshold {delta:g}. {percent(share_below(profile.curves, delta), 0)} of "
+        f"the steps change by less ({steps}); half of the steps reused would make {most}."
+    )
+
+
 def sentences(profile: Profile) -> list[str]:
-    """The answers in words: shape, time, what a saved step is worth, how few suffice."""
+    """The answers in words: what to do first, shape, time, what a saved step is worth, how few suffice."""
     count, split = len(profile.videos), profile.time
-    found = [f"The curve of the indicator is {_article(profile.shape.kind)}{profile.shape}."]
+    found = [advice(profile), f"The curve of the indicator is {_article(profile.shape.kind)}{profile.shape}."]
     if count > 1:
         found.append(f"{profile.alike} of {count} videos have a curve of this shape by themselves.")
     found.append(
@@ -47,6 +71,18 @@ def sentences(profile: Profile) -> list[str]:
     if profile.fewer_entries:
         found.append(_enough("entries", profile.fewer_entries))
     return found + [f"note: {note}" for note in profile.notes]
+
+
+def tables_text(profile: Profile) -> str:
+    """All tables, as text."""
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), highlight=False, width=120, color_system=None)
+    for table in (time_table(profile), block_table(profile), fewer_table(profile)):
+        console.print(table)
+        console.print()
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
 
 
 def time_table(profile: Profile) -> Any:
@@ -124,8 +160,15 @@ def _enough(of: str, rows: Sequence[Fewer]) -> str:
     if not enough:
         return f"How few {of}: nothing smaller that was tried is enough ({rule})."
     least = min(enough, key=lambda one: (one.memory if one.memory is not None else 1.0, one.error))
-    setting = "" if least.blocks is None else f", BWCache(blocks={least.blocks})"
     videos = f"{least.videos} video{'' if least.videos == 1 else 's'}"
+    if least.blocks is not None and least.videos < FEW_VIDEOS:
+        them = "it" if least.videos == 1 else "them"
+        return (
+            f"How few {of}: {videos} cannot tell. On {them} {least.what} would be enough ({rule}), but at least "
+            f"{FEW_VIDEOS} are needed to choose by: add --seeds {FEW_VIDEOS} to the same command, which goes on with "
+            "what is there."
+        )
+    setting = "" if least.blocks is None else f", BWCache(blocks={least.blocks})"
     what = f"{least.what}{setting} with {percent(least.memory)} of the memory"
     return f"How few {of}: {what} is enough on {videos} ({rule})."
 

@@ -42,7 +42,8 @@ def levels(rows: Sequence[Standing], axis: Axis = "time") -> list[dict[str, Any]
     for family, own in families(rows).items():
         for level in LEVELS:
             speed, mark = speedup_at(own, level, axis)
-            interval = None if speed is None else speedup_interval([row for row in own if row.cells], level, axis)
+            placed = [row for row in own if row.at(axis) is not None]
+            interval = None if speed is None else speedup_interval(placed, level, axis)
             found.append(
                 {"family": family, "psnr": level, "axis": axis, "speedup": speed, "bound": mark, "interval": interval}
             )
@@ -51,7 +52,7 @@ def levels(rows: Sequence[Standing], axis: Axis = "time") -> list[dict[str, Any]
 
 def by_speed(rows: Iterable[Standing]) -> list[Standing]:
     """The fastest first; those without a result last."""
-    return sorted(rows, key=lambda row: -(row.denoise_speedup or 0.0))
+    return sorted(rows, key=lambda row: -(row.timed_speedup or 0.0))
 
 
 def rows_table(rows: Sequence[Standing]) -> Any:
@@ -83,8 +84,8 @@ def _cells(row: Standing, shown: Sequence[str]) -> list[str]:
     return [
         "-" if row.computed is None else f"{row.computed:.3g}",
         percent(row.saved, 0),
-        times(row.denoise_speedup),
-        decibels(row.mean("psnr")),
+        times(row.timed_speedup),
+        "own noise" if row.own_noise else decibels(row.mean("psnr")),
         "" if row.worst("psnr") is None else f"{row.worst('psnr'):.1f}",
         *measured,
         "-" if row.kept_bytes is None else size(row.kept_bytes),
@@ -124,7 +125,21 @@ def remarks(rows: Sequence[Standing]) -> list[str]:
     for row in rows:
         for note in dict.fromkeys(note for cell in row.cells for note in cell.notes):
             notes.setdefault(note, []).append(row.label)
+        for note in doubts(row):
+            notes.setdefault(note, []).append(row.label)
     return found + same + [f"{', '.join(labels)}: {note}" for note, labels in notes.items()]
+
+
+def doubts(row: Standing) -> tuple[str, ...]:
+    """Why a row has no speedup."""
+    if row.saved_nothing:
+        return ("saved nothing: every layer of the blocks ran, so there is no speedup to give",)
+    if row.too_fast:
+        return (
+            "measured faster than the work it saved allows: noise of the clock, so no speedup is given; run it on a "
+            "quiet machine, or time it alone with 'bwcache compare --repeats 3'",
+        )
+    return ()
 
 
 def cell_line(cell: Cell) -> str:
@@ -133,7 +148,9 @@ def cell_line(cell: Cell) -> str:
         return f"{cell.label}: {cell.failed}"
     row = Standing(cell.family, cell.label, cell.settings, (cell,))
     quality = "identical" if cell.identical else f"PSNR {decibels(row.mean('psnr'))}, SSIM {_number(row.mean('ssim'))}"
-    about = f"{percent(cell.saved, 0)} of the work saved, denoising {times(row.denoise_speedup)}, {quality}"
+    if row.own_noise:
+        quality = "and yet it differs: the pipeline's own noise"
+    about = f"{percent(cell.saved, 0)} of the work saved, denoising {times(row.timed_speedup)}, {quality}"
     return f"{cell.label}: {about}  [{cell.prompt}, seed {cell.seed}]"
 
 

@@ -54,6 +54,10 @@ class Contender(ABC):
         """What it asks of the pipeline in place of the full request."""
         return request
 
+    def rehearsal(self, few: Request) -> Request | None:
+        """What to ask for before the first measured run, given a request of few steps; None for nothing."""
+        return None
+
     @abstractmethod
     def at_work(self, pipe: Any) -> AbstractContextManager[Seen]:
         """The pipeline with this contender on it; as it was before afterwards.
@@ -93,6 +97,10 @@ class UnderPolicy(Contender):
         described = self.policy.describe()
         described.pop("name")
         return described
+
+    def rehearsal(self, few: Request) -> Request | None:
+        """A few steps: what the policy measures with is built at its first use."""
+        return few
 
     @contextmanager
     def at_work(self, pipe: Any) -> Iterator[Seen]:

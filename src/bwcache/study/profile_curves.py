@@ -149,8 +149,13 @@ def judged(
 
 def below(whole: Array) -> tuple[float, ...]:
     """For each of `THRESHOLDS`, the share of the steps `[V, S]` whose indicator is below it."""
+    return tuple(share_below(whole, delta) for delta in THRESHOLDS)
+
+
+def share_below(whole: Array, delta: float) -> float:
+    """The share of the steps `[V, S]` whose indicator is below a threshold, 0..1."""
     known = whole[np.isfinite(whole)]
-    return tuple(float(np.mean(known < delta)) if len(known) else 0.0 for delta in THRESHOLDS)
+    return float(np.mean(known < delta)) if len(known) else 0.0
 
 
 def fewer_blocks(changes: Array) -> Iterator[Fewer]:

@@ -1,12 +1,14 @@
 """Runs what is missing of a study: every contender on every prompt and seed, from the same noise.
 
-Protocol: one short warm-up; then prompt after prompt. A prompt's uncached video is computed once and kept. Its time is
-taken anew before every few contenders, in the same process, so that uncached and cached calls stand beside each other;
-the order of the contenders is another one for every prompt. Decoded frames are compared, before any compression.
+Protocol: a short warm-up, uncached and under each policy; then prompt after prompt. A prompt's uncached video is
+computed once and kept. Its time is taken anew before every few contenders, in the same process, so that uncached and
+cached calls stand beside each other; the order of the contenders is another one for every prompt. Decoded frames are
+compared, before any compression.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
@@ -18,7 +20,7 @@ from bwcache.measure.call import Call, OnProgress, Progress, Request, call
 from bwcache.measure.compare import WARMUP_STEPS
 from bwcache.measure.environment import describe_pipeline, environment
 from bwcache.measure.frames import Frames
-from bwcache.measure.quality import quality
+from bwcache.measure.quality import psnr, quality
 from bwcache.study.blocks import BlockWork
 from bwcache.study.contenders import Contender, Seen
 from bwcache.study.fingerprint import fingerprint
@@ -127,6 +129,7 @@ def race(
     """
     cells: dict[tuple[str, Unit], Cell] = {}
     work: BlockWork | None = None
+    rehearsed: set[str] = set()
     for turn, unit in enumerate(field.units):
         missing = []
         for contender in field.contenders:
@@ -140,6 +143,7 @@ def race(
         if not missing:
             continue
         work = work or _warm_up(pipe, field.asked(unit), on_progress)
+        rehearsed |= _rehearse(pipe, missing, field.asked(unit), rehearsed, on_progress)
         start = turn * BESIDE % len(missing)
         heat = _Heat(pipe, field.asked(unit), folder, work, f"video {turn + 1}/{len(field.units)}", on_progress)
         for contender, cell in heat.run(missing[start:] + missing[:start]):
@@ -172,6 +176,7 @@ class _Heat:
         self._uncached: Call
         self._full: int
         self._frames: Frames
+        self._doubt: tuple[str, ...] = ()
 
     def run(self, contenders: Sequence[Contender]) -> Any:
         """Each contender with its cell, as it is finished."""
@@ -192,6 +197,9 @@ class _Heat:
             self._folder.keep_reference(self._uncached.frames, self._request.prompt, self._request.seed)
             kept = self._uncached.frames
         self._frames = kept
+        apart = psnr(kept, self._uncached.frames)
+        if not math.isinf(apart):
+            self._doubt = (f"two uncached calls from one seed are {apart:.1f} dB apart: the pipeline's own noise",)
 
     def _one(self, contender: Contender, what: str) -> Cell:
         whose: dict[str, Any] = {
@@ -211,6 +219,12 @@ class _Heat:
     def _figures(self, made: Call, seen: Seen, done: int) -> dict[str, Any]:
         measured = quality(self._frames, made.frames)
         trace = seen.trace
+        doubt = self._doubt
+        if trace and trace.reuse_rate == 0 and not measured.identical:
+            doubt = (
+                *doubt,
+                "nothing was reused, and yet the video differs: the pipeline's own noise, not the cache's doing",
+            )
         return {
             "compute": done / self._full if self._full else None,
             "steps": trace.steps if trace else None,
@@ -223,7 +237,7 @@ class _Heat:
             "quality": {name: value for name, value in measures(measured).items() if not _infinite(value)},
             "identical": measured.identical,
             "kept_bytes": seen.kept_bytes,
-            "notes": seen.notes,
+            "notes": (*seen.notes, *doubt),
             "unmeasured": measured.notes,
         }
 
@@ -242,6 +256,19 @@ def _warm_up(pipe: Any, request: Request, on_progress: OnProgress | None) -> Blo
     few = dataclasses.replace(request, steps=min(request.steps, WARMUP_STEPS))
     call(pipe, few, "warm-up", on_progress)
     return BlockWork.of(pipe, lambda: call(pipe, dataclasses.replace(few, steps=1), "warm-up", on_progress))
+
+
+def _rehearse(
+    pipe: Any, contenders: Sequence[Contender], request: Request, known: set[str], on_progress: OnProgress | None
+) -> set[str]:
+    """A short call under the first of each family that can be shortened: kernels are built at their first use."""
+    families = {one.family: one for one in reversed(contenders) if one.family not in known}
+    for family, contender in families.items():
+        few = contender.rehearsal(dataclasses.replace(request, steps=min(request.steps, WARMUP_STEPS)))
+        if few is not None:
+            with contextlib.suppress(BWCacheError), contender.at_work(pipe):
+                call(pipe, few, f"warm-up under {family}", on_progress)
+    return set(families)
 
 
 def _key(contender: Contender, unit: Unit) -> tuple[Any, ...]:

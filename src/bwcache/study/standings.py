@@ -20,6 +20,13 @@ DRAWS = 1000
 CEILING = 100.0
 """PSNR in dB that an identical video counts as, where one number is needed for all of them."""
 
+NOTHING = 0.005
+"""Share of the blocks' work: who saved less, saved nothing, and no time of its is a speedup."""
+MORE_THAN_POSSIBLE = 1.1
+"""So many times what its work allows is more than the time of one call varies on a quiet machine."""
+MORE_BY_PARTS = 1.5
+"""The same for a cache that skips parts of blocks: operations of attention take longer than those of other layers."""
+
 HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "ms_ssim": True, "lpips": False}
 
 Axis = Literal["compute", "time"]
@@ -68,6 +75,33 @@ class Standing:
         return 1 / self.compute if self.compute else None
 
     @property
+    def saved_nothing(self) -> bool:
+        """Whether it ran and skipped no work in the blocks."""
+        if self.saved is None:
+            return bool(self.cells) and all(cell.reuse_rate == 0 for cell in self.cells)
+        return self.saved < NOTHING
+
+    @property
+    def too_fast(self) -> bool:
+        """Whether more time was saved than the work that was saved can take: noise of the clock."""
+        if self.saved_nothing or self.denoise_speedup is None or self.compute_speedup is None:
+            return False
+        whole = self.family.startswith("fewer steps") or all(cell.reuse_rate is not None for cell in self.cells)
+        return self.denoise_speedup > (MORE_THAN_POSSIBLE if whole else MORE_BY_PARTS) * self.compute_speedup
+
+    @property
+    def own_noise(self) -> bool:
+        """Whether videos differ though nothing was reused in any of them: not by a cache, then."""
+        return (
+            bool(self.cells) and all(cell.reuse_rate == 0 for cell in self.cells) and self.identical < len(self.cells)
+        )
+
+    @property
+    def timed_speedup(self) -> float | None:
+        """Of the denoising; None where what was measured is no speedup: nothing was saved, or it is too fast."""
+        return None if self.saved_nothing or self.too_fast else self.denoise_speedup
+
+    @property
     def identical(self) -> int:
         """Videos without any difference."""
         return sum(cell.identical for cell in self.cells)
@@ -106,7 +140,7 @@ class Standing:
 
     def at(self, axis: Axis) -> float | None:
         """The speedup on an axis."""
-        return self.compute_speedup if axis == "compute" else self.denoise_speedup
+        return self.compute_speedup if axis == "compute" else self.timed_speedup
 
     def to_json(self) -> dict[str, Any]:
         """One plain row."""
@@ -123,6 +157,8 @@ class Standing:
             "compute_speedup": self.compute_speedup,
             "speedup": self.speedup,
             "denoise_speedup": self.denoise_speedup,
+            "saved_nothing": self.saved_nothing,
+            "too_fast": self.too_fast,
             "kept_bytes": self.kept_bytes,
             "failed": self.failed,
             "notes": sorted({note for cell in self.cells for note in cell.notes}),
