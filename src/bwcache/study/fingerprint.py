@@ -55,7 +55,7 @@ def _lines(name: str, part: Any) -> Iterator[str]:
 
 def _settings(part: Any) -> dict[str, Any]:
     """A component's configuration, without where it came from."""
-    found = getattr(part, "config", None)
+    found: Any = getattr(part, "config", None)
     if hasattr(found, "to_dict"):
         found = found.to_dict()
     elif found is None and hasattr(part, "to_dict"):  # image processors
@@ -93,7 +93,7 @@ def _weights(name: str, module: nn.Module) -> Iterator[str]:
 def _checksum(tensor: torch.Tensor) -> int:
     with torch.no_grad():
         row = tensor.detach().as_subclass(torch.Tensor).resolve_conj().resolve_neg().flatten().contiguous()
-        return zlib.crc32(row.cpu().view(torch.uint8).numpy())
+        return zlib.crc32(row.cpu().view(torch.uint8).numpy().data)
 
 
 def _plain(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -110,14 +110,14 @@ def _in_memory(name: str, module: nn.Module, inner: str, tensor: torch.Tensor) -
     """A tensor itself, or where accelerate keeps it while a layer does not run (sequential offloading)."""
     if tensor.device.type != "meta":
         return tensor
-    path, below = inner.split("."), []
-    while path:
-        below.insert(0, path.pop())
-        hook = getattr(module.get_submodule(".".join(path)), "_hf_hook", None)
+    path = inner.split(".")
+    for place in reversed(range(len(path))):
+        below = ".".join(path[place:])
+        hook = getattr(module.get_submodule(".".join(path[:place])), "_hf_hook", None)
         for one in (hook, *getattr(hook, "hooks", ())):
             kept = getattr(one, "weights_map", None)
-            if kept is not None and ".".join(below) in set(kept):
-                return kept[".".join(below)]
+            if kept is not None and below in set(kept):
+                return kept[below]
     found = f"no values of {name}.{inner}, a weight on the meta device"
     raise SettingError(complaint(found, "weights in memory", "use offload none, model or sequential"))
 

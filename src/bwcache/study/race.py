@@ -77,13 +77,13 @@ def identity(pipe: Any, request: Request, name: str | None = None) -> dict[str, 
         "dtype": seen["dtype"],
         "device": seen["device"],
         "request": asked,
-        "components": fingerprint(pipe),
+        "weights": fingerprint(pipe),
     }
 
 
 def _schedule(pipe: Any) -> dict[str, Any]:
     """The scheduler's settings: another shift makes other videos, also one that was set afterwards."""
-    scheduler = getattr(pipe, "scheduler", None)
+    scheduler: Any = getattr(pipe, "scheduler", None)
     settings = dict(getattr(scheduler, "config", {}))
     if hasattr(scheduler, "shift"):
         settings["shift"] = scheduler.shift

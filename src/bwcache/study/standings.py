@@ -157,6 +157,7 @@ class Standing:
             "compute_speedup": self.compute_speedup,
             "speedup": self.speedup,
             "denoise_speedup": self.denoise_speedup,
+            "timed_speedup": self.timed_speedup,
             "saved_nothing": self.saved_nothing,
             "too_fast": self.too_fast,
             "kept_bytes": self.kept_bytes,
