@@ -112,7 +112,7 @@ def recording(pipe: Any, branches: int = 2) -> Iterator[Record]:
 
 
 def exact_trace(pipe: Any, asked: Request) -> tuple[Any, bwcache.Trace]:
-    """An uncached call with the paper's indicator, all tokens of all blocks, and its trace."""
+    """An uncached call with the paper's indicator, all entries of all blocks, and its trace."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", category=bwcache.NeverReused)
         with bwcache.attach(pipe, bwcache.Compute(measures=1)) as session:
