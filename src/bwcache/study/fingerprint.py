@@ -117,7 +117,8 @@ def _in_memory(name: str, module: nn.Module, inner: str, tensor: torch.Tensor) -
         for one in (hook, *getattr(hook, "hooks", ())):
             kept = getattr(one, "weights_map", None)
             if kept is not None and below in set(kept):
-                return kept[below]
+                waiting: torch.Tensor = kept[below]
+                return waiting
     found = f"no values of {name}.{inner}, a weight on the meta device"
     raise SettingError(complaint(found, "weights in memory", "use offload none, model or sequential"))
 
