@@ -163,6 +163,7 @@ def test_tolerance_zero_is_bit_identical_and_measures_nothing() -> None:
     assert session.trace.peak_bytes == 0
 
 
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReused")
 def test_a_run_reuses_more_with_more_tolerance_and_says_the_errors() -> None:
     pipe = tiny.wan()
     reused = []
@@ -178,6 +179,7 @@ def test_a_run_reuses_more_with_more_tolerance_and_says_the_errors() -> None:
     assert reused == [0, 6]
 
 
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReused")
 def test_the_error_of_a_replay_is_the_change_of_the_last_block() -> None:
     """All entries of a small feature are compared, so the sums are exact."""
     pipe = tiny.wan()

@@ -26,6 +26,7 @@ def run(model, policy=None):
 
 
 @pytest.mark.parametrize(("measures", "token_sample"), [(1, 1), (0.5, 0.5), ("default", None)])
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReused")
 def test_measures_as_bwcache_does(measures, token_sample):
     model = tiny.wan_transformer()
     plain, _ = run(model)

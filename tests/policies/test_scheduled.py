@@ -9,6 +9,7 @@ from bwcache.core.trace import reuse_line
 from tests import tiny
 
 
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReused")
 def test_the_list_is_computed_and_the_first_step_always() -> None:
     pipe = tiny.wan()
     for steps, line in (((0, 2, 5), "CrCrrC"), ((4,), "CrrrCr"), ((0, 1, 2, 3, 4, 5, 9), "CCCCCC")):
