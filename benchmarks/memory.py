@@ -15,7 +15,7 @@ import torch
 
 import bwcache
 from bwcache.core.amounts import size
-from bwcache.engine.memory import Need, need
+from bwcache.engine.memory import MemoryNeed, need
 from bwcache.engine.plan import Plan
 from bwcache.engine.samples import Rows
 from bwcache.models import BlockStack, resolve
@@ -77,7 +77,7 @@ GEOMETRIES = (
     ),
 )
 
-SETTINGS: dict[str, tuple[bwcache.Policy[Any], Callable[[Need], int]]] = {
+SETTINGS: dict[str, tuple[bwcache.Policy[Any], Callable[[MemoryNeed], int]]] = {
     "`BWCache()`": (bwcache.BWCache(), lambda held: held.features + held.taps),
     "of that, samples": (bwcache.BWCache(), lambda held: held.taps),
     '`memory="offload"`, on the device': (bwcache.BWCache(), lambda held: held.taps),
@@ -102,7 +102,7 @@ def table() -> str:
     for name, (policy, part) in SETTINGS.items():
         cells = []
         for one, stack in zip(GEOMETRIES, stacks, strict=True):
-            held = need(Plan.of(policy, stack), policy, one.streams(), Rows()) * one.branches
+            held = need(Plan.of(policy, stack), one.streams(), Rows()) * one.branches
             cells.append(size(part(held)))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -28,12 +28,13 @@ if TYPE_CHECKING:
         NoBlocksFound,
         NotProven,
         OverBudget,
+        RunStopped,
         SettingError,
         SpecMismatch,
         TraceError,
     )
-    from bwcache.features import Damped, Last, Linear, Predictor, Taylor
-    from bwcache.models import BlockList, BlockSpec
+    from bwcache.features import Along, Damped, Last, Linear, PredictionError, Predictor, Taylor, View
+    from bwcache.models import BlockList, BlockSpec, BlockStack, Part, Place, Site, Tap
     from bwcache.policies import (
         Adaptive,
         BWCache,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         FixedInterval,
         Observation,
         Policy,
+        Readings,
         Scheduled,
         preset,
     )
@@ -49,12 +51,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Adaptive",
+    "Along",
     "AlreadyAttached",
     "AttachError",
     "BWCache",
     "BWCacheError",
     "BlockList",
     "BlockSpec",
+    "BlockStack",
     "BlocksChanged",
     "Compute",
     "Damped",
@@ -70,17 +74,25 @@ __all__ = [
     "NotProven",
     "Observation",
     "OverBudget",
+    "Part",
+    "Place",
     "Policy",
+    "PredictionError",
     "Predictor",
+    "Readings",
+    "RunStopped",
     "Scheduled",
     "Session",
     "SettingError",
+    "Site",
     "SpecMismatch",
     "Step",
     "Summary",
+    "Tap",
     "Taylor",
     "Trace",
     "TraceError",
+    "View",
     "attach",
     "disable",
     "discover",
@@ -91,9 +103,19 @@ __all__ = [
 _HOMES = {
     "core": ("Decision", "Event", "Step", "Summary", "Trace"),
     "engine": ("Session", "attach", "disable", "discover", "enable"),
-    "features": ("Damped", "Last", "Linear", "Predictor", "Taylor"),
-    "models": ("BlockList", "BlockSpec"),
-    "policies": ("Adaptive", "BWCache", "Compute", "FixedInterval", "Observation", "Policy", "Scheduled", "preset"),
+    "features": ("Along", "Damped", "Last", "Linear", "PredictionError", "Predictor", "Taylor", "View"),
+    "models": ("BlockList", "BlockSpec", "BlockStack", "Part", "Place", "Site", "Tap"),
+    "policies": (
+        "Adaptive",
+        "BWCache",
+        "Compute",
+        "FixedInterval",
+        "Observation",
+        "Policy",
+        "Readings",
+        "Scheduled",
+        "preset",
+    ),
 }
 
 

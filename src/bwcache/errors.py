@@ -7,6 +7,7 @@ BWCacheError
 │   ├── NotProven          no row could be found for it whose replay is exact
 │   └── AlreadyAttached    another session holds it
 ├── BlocksChanged          a pipeline ran other blocks in a reused step than in the computed one
+├── RunStopped             `session.stop()` was called while a bare module was sampling
 ├── OverBudget             a run would keep more between steps than `max_memory` allows
 ├── MissingExtra           a package that one of the extras brings is not installed (also an ImportError)
 ├── SettingError           a setting that cannot work (also a ValueError)
@@ -55,6 +56,10 @@ class OverBudget(BWCacheError):
 
 class MissingExtra(BWCacheError, ImportError):
     """A package that one of the extras brings is not installed."""
+
+
+class RunStopped(BWCacheError):
+    """`Session.stop` was called: the loop that runs the denoiser is left at its next forward."""
 
 
 class SettingError(BWCacheError, ValueError):

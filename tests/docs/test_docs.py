@@ -18,6 +18,7 @@ import typer.main
 import bwcache
 from bwcache import policies
 from bwcache.cli.app import app
+from bwcache.engine import reasons
 from bwcache.models.presets import PRESETS
 from bwcache.models.refused import REFUSED
 from bwcache.models.table import ROWS
@@ -182,10 +183,13 @@ def kinds_of_reasons() -> set[str]:
     found = set()
     for path in (ROOT / "src" / "bwcache").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", None) in ("compute", "reuse") and node.args:
+            if (
+                isinstance(node, ast.Call)
+                and getattr(node.func, "id", None) in ("compute", "reuse", "check")
+                and node.args
+            ):
                 found.add(beginning(node.args[0]))
-            if isinstance(node, ast.FunctionDef) and node.name == "_doubt":
-                found |= {beginning(inner.value) for inner in ast.walk(node) if isinstance(inner, ast.Return)}
+    found |= {beginning(ast.Constant(value)) for name, value in vars(reasons).items() if name.isupper()}
     return {kind for kind in found if kind}
 
 

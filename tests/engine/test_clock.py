@@ -736,4 +736,4 @@ def test_a_policy_that_keeps_nothing_needs_no_total() -> None:
     with warnings.catch_warnings(), bwcache.attach(module, Compute()) as session:
         warnings.simplefilter("error")
         denoise(module, TIMES)
-    assert {event.reason for event in session.trace.events} == {"always"}
+    assert {event.reason for event in session.trace.events} == {"never reuses with these settings"}

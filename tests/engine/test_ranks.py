@@ -13,7 +13,7 @@ import torch.multiprocessing as mp
 import bwcache
 from bwcache import BWCache
 from bwcache.core.trace import reuse_line
-from bwcache.engine import ranks
+from bwcache.engine.numbers import Numbers
 from tests.tiny import noise, wan_transformer
 
 STEPS = 16
@@ -44,6 +44,15 @@ def line(seed: int, pace: float, group: Any, spoilt: bool = False) -> tuple[str,
     return reuse_line(session.trace.events), [event.indicator for event in session.trace.events]
 
 
+def summed(rank: int, group: Any) -> list[list[float] | None]:
+    """What ranks read of parts that all have, that one of them lacks, and that none has."""
+    numbers = Numbers(group)
+    own = torch.full((2, 3), float(rank + 1))
+    places = [numbers.add(part, 6) for part in (own, own if rank else None, None, own)]
+    numbers.set_out()
+    return [numbers.read(place) for place in places]
+
+
 def work(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=timedelta(seconds=60))
@@ -55,7 +64,7 @@ def work(rank: int, port: int, folder: str) -> None:
         "own": line(rank, pace, own),
         "together": line(rank, pace, both),
         "one_spoilt": line(rank, 0.005, both, spoilt=rank == 1),
-        "summed": ranks.agree(torch.full((2, 3), float(rank + 1)), both).tolist(),
+        "summed": summed(rank, both),
     }
     if rank == 0:  # the other rank is not asked: it must not be waited for
         said["more"] = line(7, pace, own)
@@ -93,9 +102,5 @@ def test_what_is_not_finite_on_one_rank_means_compute_on_all(said: list[dict[str
 
 
 def test_numerators_and_denominators_are_added(said: list[dict[str, Any]]) -> None:
-    assert said[0]["summed"] == said[1]["summed"] == [[3.0] * 3] * 2
-
-
-def test_without_a_group_nothing_is_asked() -> None:
-    measured = torch.ones(2, 3)
-    assert ranks.agree(measured, None) is measured
+    """A part that one rank lacks is nobody's, and shifts no other."""
+    assert said[0]["summed"] == said[1]["summed"] == [[3.0] * 6, None, None, [3.0] * 6]

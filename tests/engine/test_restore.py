@@ -182,14 +182,14 @@ def test_nothing_of_an_aborted_run_stays_alive_in_a_closed_session(error: type[B
 
 
 @ERRORS
-def test_nothing_of_an_aborted_run_stays_alive_once_another_was_made(error: type[BaseException]) -> None:
+def test_nothing_of_an_aborted_run_stays_alive_under_a_session_that_goes_on(error: type[BaseException]) -> None:
     pipe = WAN.build()
     hidden = (1, 8, 24)
     WAN.run(pipe)
     before = tensors_alive(hidden)
     with bwcache.attach(pipe, POLICY):
         abort_in_callback(WAN, pipe, 3, error)
-        assert tensors_alive(hidden) > before
+        assert tensors_alive(hidden) == before
         WAN.run(pipe, **another_size(WAN))
         assert tensors_alive(hidden) == before
 

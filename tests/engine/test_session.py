@@ -219,13 +219,13 @@ def test_leaving_in_the_middle_of_a_run_computes_the_rest() -> None:
 # --- warnings and settings --------------------------------------------------------------------------------------------
 
 
-def test_a_session_that_never_reuses_says_so_once_and_why() -> None:
+def test_a_session_that_never_reuses_says_so_after_each_run_and_why() -> None:
     pipe = wan()
     with warnings.catch_warnings(record=True) as caught, bwcache.attach(pipe, BWCache(threshold=1e-9)):
         warnings.simplefilter("always")
         WAN.run(pipe)
         WAN.run(pipe)
-    assert [warning.category for warning in caught] == [bwcache.NeverReused]
+    assert [warning.category for warning in caught] == [bwcache.NeverReused] * 2
     assert "10 steps" in str(caught[0].message)
     assert "still changing" in str(caught[0].message)
     assert "lowest indicator" in str(caught[0].message)
@@ -466,7 +466,8 @@ class TwoHalves(Scripted):
 
     def sites(self, stack: Any) -> Any:
         whole = stack.whole()
-        return (replace(whole, name="first", last=1), replace(whole, name="second", first=2))
+        blocks = stack.blocks
+        return (replace(whole, name="first", last=blocks[1]), replace(whole, name="second", first=blocks[2]))
 
 
 def test_a_policy_may_have_more_than_one_site() -> None:
@@ -487,17 +488,17 @@ def test_a_policy_may_have_more_than_one_site() -> None:
 
 
 def test_numbers_are_read_once_per_computed_step_whatever_the_branches(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bwcache.engine.run import RunState
+    from bwcache.engine import run
 
-    reads, read = [], RunState._read
+    reads: list[list[int]] = []
+    resolve = run.Run.resolve
 
-    def counted(run: RunState, pending: list[Any]) -> Any:
-        measured = [forward for forward, _ in pending if forward.sums is not None]
-        if measured:
-            reads.append(sorted({forward.step.index for forward in measured}))
-        return read(run, pending)
+    def resolving(one: run.Run) -> None:
+        steps = sorted({row.step.index for row in one._pending})
+        reads.extend([steps] if steps else [])
+        resolve(one)
 
-    monkeypatch.setattr(RunState, "_read", counted)
+    monkeypatch.setattr(run.Run, "resolve", resolving)
     with bwcache.attach(pipe := WAN.build(), BWCache(threshold=10, reuse_interval=2)) as session:
         WAN.run(pipe)
     computed = sorted({event.step for event in session.trace.events if event.action == "compute"})

@@ -5,11 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bwcache.features import FeatureStore
 from bwcache.features.offload import Offload
+from bwcache.features.store import Held, Slot
+from tests.steps import at
 from tests.tiny import noise
 
-KEY = ("cond", "transformer/stack")
 SIGNATURE = ((1, 4, 2), torch.float32)
 
 DEVICES = [
@@ -92,16 +92,16 @@ def test_the_host_waits_for_nothing() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_between_steps_the_device_holds_nothing() -> None:
-    store = FeatureStore(offload=True)
+    slot = Slot(Held(Offload()))
     feature = torch.ones(2**24, device="cuda")
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     for step in range(4):
-        store.put(KEY, SIGNATURE, -float(step), {"x": feature}, history=2)
-    assert len(store.past(KEY)["x"]) == 2
+        slot.push(SIGNATURE, at(-float(step)), {"x": feature}, history=2)
+    assert len(slot.read()["x"]) == 2
     torch.cuda.synchronize()
     assert torch.cuda.memory_allocated() == before
-    assert (store.nbytes, store.host_bytes) == (0, 2 * feature.nbytes)
+    assert (slot.held.device, slot.held.host) == (0, 2 * feature.nbytes)
 
 
 def feature(value: float) -> torch.Tensor:
@@ -109,54 +109,54 @@ def feature(value: float) -> torch.Tensor:
 
 
 @given(st.integers(1, 4), st.lists(st.tuples(st.integers(0, 100), st.booleans()), min_size=1, max_size=12))
-def test_a_store_in_main_memory_gives_what_one_on_the_device_does(history: int, values: list[tuple[int, bool]]) -> None:
-    here, away = FeatureStore(), FeatureStore(offload=True)
+def test_a_slot_in_main_memory_gives_what_one_on_the_device_does(history: int, values: list[tuple[int, bool]]) -> None:
+    here, away = Slot(Held()), Slot(Held(Offload()))
     for step, (value, expected) in enumerate(values):
-        for store in (here, away):
-            store.put(KEY, SIGNATURE, -float(step), {"x": feature(value), "y": feature(-value)}, history)
+        for slot in (here, away):
+            slot.push(SIGNATURE, at(-float(step)), {"x": feature(value), "y": feature(-value)}, history)
             if expected:
-                store.expect(KEY)
-        assert (away.host_bytes, away.nbytes) == (here.nbytes, here.nbytes * expected)
-        assert here.host_bytes == 0
-        found, same = here.past(KEY), away.past(KEY)
+                slot.expect()
+        assert (away.held.host, away.held.device) == (here.held.device, here.held.device * expected)
+        assert here.held.host == 0
+        found, same = here.read(), away.read()
         assert found.keys() == same.keys()
         for name, entries in found.items():
-            assert [at for at, _ in entries] == [at for at, _ in same[name]]
+            assert [step for step, _ in entries] == [step for step, _ in same[name]]
             assert all(torch.equal(a, b) for (_, a), (_, b) in zip(entries, same[name], strict=True))
-        assert away.nbytes == 0
+        assert away.held.device == 0
 
 
 def test_what_is_expected_is_let_go_of_when_it_is_forgotten() -> None:
-    store = FeatureStore(offload=True)
-    for forget in (lambda: store.drop(KEY), lambda: store.drop_lane(KEY[0])):
-        store.put(KEY, SIGNATURE, 0.9, {"x": feature(1)}, history=1)
-        store.expect(KEY)
-        assert store.nbytes == store.host_bytes == feature(1).nbytes
-        forget()
-        assert (store.nbytes, store.host_bytes) == (0, 0)
-        assert store.past(KEY) == {}
+    slot = Slot(Held(Offload()))
+    slot.push(SIGNATURE, at(0.9), {"x": feature(1)}, history=1)
+    slot.expect()
+    assert slot.held.device == slot.held.host == feature(1).nbytes
+    slot.drop()
+    assert (slot.held.device, slot.held.host) == (0, 0)
+    assert slot.read() == {}
 
 
 def test_what_was_expected_before_a_new_feature_came_is_not_handed_out() -> None:
-    store = FeatureStore(offload=True)
-    store.put(KEY, SIGNATURE, 0.9, {"x": feature(1)}, history=1)
-    store.expect(KEY)
-    store.put(KEY, SIGNATURE, 0.8, {"x": feature(2)}, history=1)
-    assert [(at, x.mean().item()) for at, x in store.past(KEY)["x"]] == [(0.8, 2.0)]
+    slot = Slot(Held(Offload()))
+    slot.push(SIGNATURE, at(0.9), {"x": feature(1)}, history=1)
+    slot.expect()
+    slot.push(SIGNATURE, at(0.8), {"x": feature(2)}, history=1)
+    assert [(step.sigma, x.mean().item()) for step, x in slot.read()["x"]] == [(0.8, 2.0)]
 
 
 @pytest.mark.parametrize("offload", [False, True])
 @pytest.mark.parametrize("history", [1, 2, 3])
 def test_growth_is_what_a_feature_and_those_to_come_add(offload: bool, history: int) -> None:
-    store = FeatureStore(offload)
+    held = Held(Offload() if offload else None)
+    slot = Slot(held)
     for signature, streams in [
         (SIGNATURE, {"x": feature(1)}),
         (("another",), {"x": torch.ones(1, 6, 2)}),
         (SIGNATURE, {"x": feature(1), "y": feature(2)}),
     ]:
-        foreseen = [store.nbytes + store.growth(KEY, signature, streams, history)]
+        foreseen = [held.device + slot.growth(signature, streams, history)]
         for _ in range(history + 1):
-            store.put(KEY, signature, 0.5, streams, history)
-            foreseen.append(store.nbytes + store.growth(KEY, signature, streams, history))
-            assert store.full_bytes(history) == foreseen[0]
-        assert foreseen == [store.nbytes] * (history + 2)
+            slot.push(signature, at(0.5), streams, history)
+            foreseen.append(held.device + slot.growth(signature, streams, history))
+            assert slot.full_bytes(history) == foreseen[0]
+        assert foreseen == [held.device] * (history + 2)

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bwcache import Last, Linear, Predictor, SettingError, Taylor
+from tests.steps import at as at_
 
 ALL = (Last(), Linear(), Taylor(0), Taylor(1), Taylor(2), Taylor(3))
 each_predictor = pytest.mark.parametrize("predictor", ALL, ids=repr)
@@ -23,54 +24,56 @@ def polynomial(coefficients: list[float], at: float) -> torch.Tensor:
 @given(st.integers(0, 3), nodes, coefficients)
 def test_taylor_is_exact_on_polynomials_of_its_order(order: int, at: list[float], some: list[float]) -> None:
     some = some[: order + 1]
-    past = [(node, polynomial(some, node)) for node in at[: order + 1]]
-    torch.testing.assert_close(Taylor(order).predict(past, at[4]), polynomial(some, at[4]), rtol=1e-6, atol=1e-6)
+    past = [(at_(node), polynomial(some, node)) for node in at[: order + 1]]
+    torch.testing.assert_close(Taylor(order).predict(past, at_(at[4])), polynomial(some, at[4]), rtol=1e-6, atol=1e-6)
 
 
 @given(nodes, coefficients)
 def test_linear_is_exact_on_lines(at: list[float], some: list[float]) -> None:
-    past = [(node, polynomial(some[:2], node)) for node in at[:2]]
-    torch.testing.assert_close(Linear().predict(past, at[4]), polynomial(some[:2], at[4]), rtol=1e-6, atol=1e-6)
+    past = [(at_(node), polynomial(some[:2], node)) for node in at[:2]]
+    torch.testing.assert_close(Linear().predict(past, at_(at[4])), polynomial(some[:2], at[4]), rtol=1e-6, atol=1e-6)
 
 
 @given(nodes, coefficients)
 def test_taylor_of_order_1_is_linear_and_of_order_0_is_last(at: list[float], some: list[float]) -> None:
-    past = [(node, polynomial(some, node)) for node in at[:2]]
-    torch.testing.assert_close(Taylor(1).predict(past, at[4]), Linear().predict(past, at[4]), rtol=1e-6, atol=1e-6)
-    assert torch.equal(Taylor(0).predict(past, at[4]), Last().predict(past, at[4]))
+    past = [(at_(node), polynomial(some, node)) for node in at[:2]]
+    torch.testing.assert_close(
+        Taylor(1).predict(past, at_(at[4])), Linear().predict(past, at_(at[4])), rtol=1e-6, atol=1e-6
+    )
+    assert torch.equal(Taylor(0).predict(past, at_(at[4])), Last().predict(past, at_(at[4])))
 
 
 def test_taylor_of_too_low_an_order_is_not_exact() -> None:
-    past = [(node, polynomial([0, 0, 1], node)) for node in (0.5, 0.6)]
-    assert not torch.allclose(Taylor(1).predict(past, 0.2), polynomial([0, 0, 1], 0.2))
+    past = [(at_(node), polynomial([0, 0, 1], node)) for node in (0.5, 0.6)]
+    assert not torch.allclose(Taylor(1).predict(past, at_(0.2)), polynomial([0, 0, 1], 0.2))
 
 
 @each_predictor
 def test_one_past_feature_is_replayed(predictor: Predictor) -> None:
     feature = torch.randn(2, 3)
-    assert torch.equal(predictor.predict([(0.5, feature)], 0.3), feature)
+    assert torch.equal(predictor.predict([(at_(0.5), feature)], at_(0.3)), feature)
 
 
 @each_predictor
 def test_of_coinciding_coordinates_the_newest_counts(predictor: Predictor) -> None:
     newest, older = torch.randn(2, 3), torch.randn(2, 3)
-    assert torch.equal(predictor.predict([(0.5, newest), (0.5, older)], 0.3), newest)
+    assert torch.equal(predictor.predict([(at_(0.5), newest), (at_(0.5), older)], at_(0.3)), newest)
 
 
 def test_taylor_uses_the_distinct_coordinates_among_its_past() -> None:
     a, b = torch.full((2,), 1.0), torch.full((2,), 2.0)
-    past = [(0.4, b), (0.4, torch.full((2,), 77.0)), (0.5, a)]
-    torch.testing.assert_close(Taylor(2).predict(past, 0.3), torch.full((2,), 3.0))
+    past = [(at_(0.4), b), (at_(0.4), torch.full((2,), 77.0)), (at_(0.5), a)]
+    torch.testing.assert_close(Taylor(2).predict(past, at_(0.3)), torch.full((2,), 3.0))
 
 
 @each_predictor
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("length", [1, 2, 4])
 def test_never_an_alias_and_nothing_is_written(predictor: Predictor, dtype: torch.dtype, length: int) -> None:
-    past = [(0.9 - 0.1 * i, torch.randn(2, 3).to(dtype)) for i in range(length)]
+    past = [(at_(0.9 - 0.1 * i), torch.randn(2, 3).to(dtype)) for i in range(length)]
     before = [feature.clone() for _, feature in past]
     for coordinate in (0.95, 0.9, 0.8, 0.0):
-        made = predictor.predict(past, coordinate)
+        made = predictor.predict(past, at_(coordinate))
         assert (made.dtype, made.shape) == (dtype, (2, 3))
         made.fill_(7)
         assert all(torch.equal(feature, kept) for (_, feature), kept in zip(past, before, strict=True))
@@ -78,15 +81,17 @@ def test_never_an_alias_and_nothing_is_written(predictor: Predictor, dtype: torc
 
 @each_predictor
 def test_at_the_newest_coordinate_the_newest_feature_comes_out(predictor: Predictor) -> None:
-    past = [(0.5 + 0.1 * i, torch.randn(2, 3)) for i in range(predictor.history)]
-    torch.testing.assert_close(predictor.predict(past, 0.5), past[0][1])
+    past = [(at_(0.5 + 0.1 * i), torch.randn(2, 3)) for i in range(predictor.history)]
+    torch.testing.assert_close(predictor.predict(past, at_(0.5)), past[0][1])
 
 
 @each_predictor
 def test_bfloat16_is_extrapolated_no_worse_than_rounding(predictor: Predictor) -> None:
-    past = [(0.5 + 0.1 * i, (torch.ones(4) * (3 + i)).bfloat16()) for i in range(predictor.history)]
+    past = [(at_(0.5 + 0.1 * i), (torch.ones(4) * (3 + i)).bfloat16()) for i in range(predictor.history)]
     expected = 3.0 if predictor.history == 1 else 2.0
-    torch.testing.assert_close(predictor.predict(past, 0.4).float(), torch.full((4,), expected), rtol=0.02, atol=0.02)
+    torch.testing.assert_close(
+        predictor.predict(past, at_(0.4)).float(), torch.full((4,), expected), rtol=0.02, atol=0.02
+    )
 
 
 def test_history_is_what_each_needs() -> None:

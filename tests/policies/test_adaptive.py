@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import bwcache
 from bwcache import Adaptive, BWCache, Damped, Observation, SettingError, Step
 from bwcache.core.trace import reuse_line
-from bwcache.policies import Foretold
+from bwcache.features import PredictionError
 from tests import tiny
 
 SITE = "transformer/stack"
@@ -30,7 +30,7 @@ def run(policy: Adaptive, noises: list[float], errors: list[float]) -> str:
         computes = index == 0 or policy.decide(observation, state).action == "compute"
         line += "C" if computes else "r"
         if computes:
-            told = None if index == 0 else Foretold(errors[index], 1.0, 0.0, 0.0)
+            told = None if index == 0 else PredictionError(errors[index], 1.0, 0.0, 0.0)
             policy.refresh(Observation(at(index, noises), SITE, None, told), state)
     return line
 
@@ -98,7 +98,7 @@ def test_settings_that_cannot_work(settings: dict) -> None:
         Adaptive(**settings)
 
 
-def decided_after(told: Foretold | None, step: Step, before: tuple[Step, ...]) -> bwcache.Decision:
+def decided_after(told: PredictionError | None, step: Step, before: tuple[Step, ...]) -> bwcache.Decision:
     policy = Adaptive()
     state = policy.init()
     for one in before:
@@ -110,13 +110,13 @@ def decided_after(told: Foretold | None, step: Step, before: tuple[Step, ...]) -
     ("told", "reason"),
     [
         (None, "no prediction to compare with yet"),
-        (Foretold(math.nan, 1.0, 0.0, 0.0), "prediction error is not finite"),
-        (Foretold(1.0, 0.0, 0.0, 0.0), "prediction error is not finite"),
-        (Foretold(9.0, 10.0, 0.0, 0.0), "damage would exceed the tolerance"),
-        (Foretold(0.01, 10.0, 0.0, 0.0), "within the tolerance"),
+        (PredictionError(math.nan, 1.0, 0.0, 0.0), "prediction error is not finite"),
+        (PredictionError(1.0, 0.0, 0.0, 0.0), "prediction error is not finite"),
+        (PredictionError(9.0, 10.0, 0.0, 0.0), "damage would exceed the tolerance"),
+        (PredictionError(0.01, 10.0, 0.0, 0.0), "within the tolerance"),
     ],
 )
-def test_reasons(told: Foretold | None, reason: str) -> None:
+def test_reasons(told: PredictionError | None, reason: str) -> None:
     decision = decided_after(told, at(9, EVEN), (at(7, EVEN), at(8, EVEN)))
     assert decision.reason.startswith(reason)
     assert decision.reuses == (reason == "within the tolerance")
@@ -124,7 +124,7 @@ def test_reasons(told: Foretold | None, reason: str) -> None:
 
 def test_without_a_noise_level_it_computes() -> None:
     step = Step(0, 3, None, None, None, "cond")
-    assert decided_after(Foretold(0.0, 1.0, 0.0, 0.0), step, (step,)).reason.startswith("noise level unknown")
+    assert decided_after(PredictionError(0.0, 1.0, 0.0, 0.0), step, (step,)).reason.startswith("noise level unknown")
 
 
 def test_branches_pool_their_errors_and_share_the_decision() -> None:
@@ -132,12 +132,12 @@ def test_branches_pool_their_errors_and_share_the_decision() -> None:
     state = policy.init()
     for index in (7, 8):
         for branch, missed in (("cond", 0.0), ("uncond", 9.0)):
-            told = Foretold(missed, 10.0, 0.0, 0.0)
+            told = PredictionError(missed, 10.0, 0.0, 0.0)
             policy.refresh(Observation(at(index, EVEN, branch), SITE, None, told), state)
-    assert state.groups[None].told == Foretold(9.0, 20.0, 0.0, 0.0)
+    assert state.groups[None].told == PredictionError(9.0, 20.0, 0.0, 0.0)
     both = [policy.decide(Observation(at(9, EVEN, branch), SITE), state) for branch in ("cond", "uncond")]
     assert both[0] is both[1]
-    policy.refresh(Observation(at(9, EVEN, "cond"), SITE, None, Foretold(0.0, 1.0, 0.0, 0.0)), state)
+    policy.refresh(Observation(at(9, EVEN, "cond"), SITE, None, PredictionError(0.0, 1.0, 0.0, 0.0)), state)
     policy.refresh(Observation(at(9, EVEN, "uncond"), SITE, None, None), state)
     assert state.groups[None].told is None  # one branch could not be compared: nothing is known
 
@@ -147,7 +147,7 @@ def test_samples_decide_for_themselves() -> None:
     state = policy.init()
     for index in (7, 8):
         for sample, missed in ((0, 0.0), (1, 9.0)):
-            told = Foretold(missed, 10.0, 0.0, 0.0)
+            told = PredictionError(missed, 10.0, 0.0, 0.0)
             policy.refresh(Observation(at(index, EVEN, sample=sample), SITE, None, told), state)
     actions = [policy.decide(Observation(at(9, EVEN, sample=sample), SITE), state).action for sample in (0, 1)]
     assert actions == ["reuse", "compute"]
@@ -158,7 +158,7 @@ def test_tolerance_zero_is_bit_identical_and_measures_nothing() -> None:
     plain = tiny.WAN.run(pipe, num_inference_steps=6)
     with bwcache.attach(pipe, Adaptive(tolerance=0)) as session:
         assert (tiny.WAN.run(pipe, num_inference_steps=6) == plain).all()
-    assert {event.reason for event in session.trace.events} == {"tolerance 0 never reuses"}
+    assert {event.reason for event in session.trace.events} == {"never reuses with these settings"}
     assert {event.error for event in session.trace.events} == {None}
     assert session.trace.peak_bytes == 0
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bwcache import BWCache, Decision, SettingError, Step
-from bwcache.policies import Measured, Observation
+from bwcache.policies import Observation, Readings
 
 SITE = "transformer/stack"
 Numbers = tuple[tuple[float, ...], tuple[float, ...]]
@@ -40,7 +40,7 @@ def drive(policy: BWCache, table: Sequence[dict[str, Numbers]]) -> list[dict[str
             decision = policy.decide(Observation(step, SITE), state)
             taken[-1][branch] = decision
             if decision.action == "compute":
-                measured = Measured(numerators, denominators) if branch in seen else None
+                measured = Readings(numerators, denominators) if branch in seen else None
                 seen.add(branch)
                 waiting.append(Observation(step, SITE, measured))
     return taken
@@ -247,18 +247,18 @@ def test_the_total_must_be_known() -> None:
         decision = policy.decide(Observation(at(index, None), SITE), state)
         assert decision.action == "compute"
         assert "steps=" in decision.reason
-        policy.refresh(Observation(at(index, None), SITE, Measured((0.1,), (1.0,)) if index else None), state)
+        policy.refresh(Observation(at(index, None), SITE, Readings((0.1,), (1.0,)) if index else None), state)
 
 
 def test_a_computation_that_nobody_asked_for_ends_the_window() -> None:
     policy = BWCache(threshold=1.0, reuse_interval=4, tail_guard=0)
     state = policy.init()
-    measured = Measured((0.1,), (1.0,))
+    measured = Readings((0.1,), (1.0,))
     for index in range(2):
         policy.decide(Observation(at(index, 20), SITE), state)
         policy.refresh(Observation(at(index, 20), SITE, measured if index else None), state)
     assert policy.decide(Observation(at(2, 20), SITE), state).reuses
-    policy.refresh(Observation(at(3, 20), SITE, Measured((9.0,), (1.0,))), state)  # the engine was in doubt at step 3
+    policy.refresh(Observation(at(3, 20), SITE, Readings((9.0,), (1.0,))), state)  # the engine was in doubt at step 3
     assert not policy.decide(Observation(at(4, 20), SITE), state).reuses
 
 
@@ -318,7 +318,7 @@ def in_progress(noises: list[float], reuse_interval: float) -> str:
         computes = index == 0 or policy.decide(Observation(step, SITE), state).action == "compute"
         line += "C" if computes else "r"
         if computes:
-            policy.refresh(Observation(step, SITE, Measured((0.1,), (1.0,)) if index else None), state)
+            policy.refresh(Observation(step, SITE, Readings((0.1,), (1.0,)) if index else None), state)
     return line
 
 
@@ -344,7 +344,7 @@ def test_a_window_that_nothing_tells_the_progress_of_is_one_step() -> None:
     state = policy.init()
     for index in (0, 1):
         step = Step(0, index, 10, None, None, "cond")
-        policy.refresh(Observation(step, SITE, Measured((0.1,), (1.0,)) if index else None), state)
+        policy.refresh(Observation(step, SITE, Readings((0.1,), (1.0,)) if index else None), state)
     actions = [policy.decide(Observation(Step(0, i, 10, None, None, "cond"), SITE), state).action for i in (2, 3)]
     assert actions == ["reuse", "compute"]
 

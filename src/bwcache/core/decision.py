@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-Action = Literal["compute", "reuse"]
+Action = Literal["compute", "reuse", "check"]
+"""Run it; make it from the past; or run it, lay it beside what the past would have made of it, and keep nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do, the reason in words, and the number it rests on (dimensionless; None where there is none)."""
+    """What to do at a site, why, and how.
+
+    Attributes:
+        action: see `Action`.
+        reason: in words; what stands before the first bracket is its kind.
+        value: the number it rests on (dimensionless), or None; it goes into the trace.
+        how: the predictor that makes the feature, for this reuse alone; None for the policy's own.
+    """
 
     action: Action
     reason: str
     value: float | None = None
+    how: Any = None
 
     @property
     def reuses(self) -> bool:
-        """Whether the blocks are replayed and not computed."""
+        """Whether the site is replayed or predicted, and not run."""
         return self.action == "reuse"
 
 
 def compute(reason: str, value: float | None = None) -> Decision:
-    """Run the blocks."""
+    """Return the decision to run the site."""
     return Decision("compute", reason, value)
 
 
-def reuse(reason: str, value: float | None = None) -> Decision:
-    """Replay or predict the blocks' result."""
-    return Decision("reuse", reason, value)
+def reuse(reason: str, value: float | None = None, how: Any = None) -> Decision:
+    """Return the decision to replay or predict the site's result."""
+    return Decision("reuse", reason, value, how)
+
+
+def check(reason: str, value: float | None = None) -> Decision:
+    """Return the decision to run the site and only compare: nothing of it is kept."""
+    return Decision("check", reason, value)

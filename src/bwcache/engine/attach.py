@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
+from bwcache.core import Trace
 from bwcache.engine import hooks
 from bwcache.engine.memory import Memory
-from bwcache.engine.session import Session
-from bwcache.errors import AttachError, complaint
+from bwcache.engine.session import KEEP_TRACES, Session
+from bwcache.errors import AttachError, SettingError, complaint
 from bwcache.models import BlockSpec, uncompiled
 from bwcache.policies import BWCache, Policy
 from bwcache.policies.presets import preset
@@ -26,8 +28,11 @@ def attach(
     per_sample: bool = True,
     memory: str = "device",
     max_memory: int | str | None = None,
+    keep_traces: int | None = KEEP_TRACES,
+    on_trace: Callable[[Trace], None] | None = None,
+    replace: bool = False,
 ) -> Session:
-    """Attaches a policy to a pipeline or a module, until the session is left or closed.
+    """Attach a policy to a pipeline or a module, until the session is left or closed.
 
     Args:
         target: a diffusers pipeline, or the denoiser alone.
@@ -39,23 +44,48 @@ def attach(
         group: process group of the ranks that work on one video together.
         per_sample: whether each sample of a batch decides for itself, so that its video is what it is when made alone:
             where they differ, the denoiser runs twice, on those that compute and on those that reuse. Without effect on
-            policies with more sites than one and on models whose row says so.
+            policies that look inside a forward and on models whose row says so.
         memory: where kept features wait between steps: on the "device", or in main memory ("offload"), from where they
             are brought back as soon as a step is known to be reused.
         max_memory: how much may be held on the device from one step to the next, in bytes or such as "2GiB". A run that
             would need more is refused before its first block runs (`OverBudget`).
+        keep_traces: how many traces of runs that are over `session.traces` holds, the last ones; None: all.
+        on_trace: called with the trace of each run as it ends.
+        replace: whether a session that already holds the target ends first.
+
+    Returns:
+        The session: leave it with `with`, `close()` or `bwcache.disable(target)`.
 
     Raises:
         NoBlocksFound: nothing in the target is known.
         SpecMismatch: the module is not as its row says.
         AlreadyAttached: another session holds it.
-        SettingError: no such place, or no amount of memory.
+        SettingError: no such place, no amount of memory, or no policy.
     """
     kept = Memory.of(memory, max_memory)
     if policy is None:
         policy = BWCache() if spec else preset(target)
+    if not isinstance(policy, Policy):
+        expected = "a policy such as bwcache.BWCache()"
+        raise SettingError(complaint(f"{policy!r} as a policy", expected, "pass one, or bwcache.policy({...})"))
+    if keep_traces is not None and (
+        isinstance(keep_traces, bool) or not isinstance(keep_traces, int) or keep_traces < 0
+    ):
+        raise SettingError(complaint(f"keep_traces {keep_traces!r}", "a number of traces >= 0, or None", "try 100"))
+    if replace:
+        for session in _sessions_of(target):
+            session.close()
     return Session(
-        target, policy, steps=steps, timing=timing, spec=spec, group=group, per_sample=per_sample, memory=kept
+        target,
+        policy,
+        steps=steps,
+        timing=timing,
+        spec=spec,
+        group=group,
+        per_sample=per_sample,
+        memory=kept,
+        keep_traces=keep_traces,
+        on_trace=on_trace,
     )
 
 
@@ -65,15 +95,21 @@ def enable(target: Any, policy: Policy[Any] | None = None, **settings: Any) -> S
 
 
 def disable(target: Any) -> None:
-    """Ends the session that holds this pipeline or module.
+    """End the session that holds this pipeline or module.
 
     Raises:
         AttachError: none does.
     """
-    parts = [target] if isinstance(target, nn.Module) else getattr(target, "components", {}).values()
-    for part in parts:
-        session = hooks.watcher(uncompiled(part)) if isinstance(part, nn.Module) else None
-        if session is not None:
-            session.close()
-            return
-    raise AttachError(complaint(f"no session at this {type(target).__name__}", "one", "call bwcache.enable first"))
+    found = _sessions_of(target)
+    if not found:
+        raise AttachError(complaint(f"no session at this {type(target).__name__}", "one", "call bwcache.enable first"))
+    for session in found:
+        session.close()
+
+
+def _sessions_of(target: Any) -> list[Session]:
+    """The sessions that were attached to it, or that hold one of its components."""
+    parts = [target] if isinstance(target, nn.Module) else list(getattr(target, "components", {}).values())
+    holders = [hooks.holder(uncompiled(part)) for part in parts if isinstance(part, nn.Module)]
+    found = [session for session in hooks.sessions() if session.is_of(target)] + [one for one in holders if one]
+    return list({id(session): session for session in found}.values())

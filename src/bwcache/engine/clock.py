@@ -56,6 +56,7 @@ class StepClock:
         self._steps = steps
         self.context: Context | None = None
         self.loop: Loop | None = None
+        self.doubt: str | None = None
         self.run = -1
         self._running = False
         self._source: Source = "timestep"

@@ -35,11 +35,13 @@ CUDA_GRAPHS = "triton.cudagraphs"
 """Inductor's option."""
 
 
-class Whole:
+class CompiledDenoiser:
     """One denoiser, seen as something that may be compiled as a whole."""
 
     def __init__(self, undo: ExitStack, stack: BlockStack, look: Callable[[], Any]) -> None:
         """Sets aside what is compiled; to be made before any interceptor is.
+
+        `interceptors` are those of its places, which compiled blocks are put beneath.
 
         Args:
             undo: what undoes it.
@@ -53,31 +55,23 @@ class Whole:
         self._stack, self._module, self._look = stack, stack.module, look
         self._stands: list[_Stand] = []
         self._parts: list[hooks.Shadow] = []
-        self._interceptors: Sequence[hooks.Shadow] = ()
+        self.interceptors: Sequence[hooks.Shadow] = ()
         self._call: Callable[..., Any] | None = None
         self._warned = False
         self._owners: list[nn.Module] = [stack.module]
         undo.callback(self._put_back)
         self._take()
 
-    def watch(self, undo: ExitStack, interceptors: Sequence[hooks.Shadow]) -> None:
-        """Also takes apart what is compiled from now on; `interceptors` are those of the blocks."""
-        self._interceptors = interceptors
-        undo.callback(hooks.intercept(self._module, self._at_call).restore)
+    def watch(self, undo: ExitStack) -> None:
+        """Also take apart what is compiled from now on."""
         hooks.stand_before(undo, self._module, "compile", self._at_compile)
 
-    def _at_call(self, inner: Callable[..., Any]) -> Callable[..., Any]:
-        """The module's call; no compiler traces it, so that it runs block by block whatever is compiled around it."""
-
-        @torch.compiler.disable
-        def called(*args: Any, **kwargs: Any) -> Any:
-            if self._look() is not self._outer or vars(self._module).get("forward") is not self._forward:
-                self._take()
-            elif self._outer is not self._owners[0] or self._outer is self._module:
-                self._warn_if_compiled_around()
-            return inner(*args, **kwargs)
-
-        return called
+    def check(self) -> None:
+        """See, as the denoiser is called, whether it was compiled since; take it apart if so."""
+        if self._look() is not self._outer or vars(self._module).get("forward") is not self._forward:
+            self._take()
+        elif self._outer is not self._owners[0] or self._outer is self._module:
+            self._warn_if_compiled_around()
 
     def _at_compile(self, inner: Callable[..., Any]) -> Callable[..., Any]:
         """`module.compile()` while attached: its call waits until the session leaves, its options hold at once."""
@@ -144,13 +138,13 @@ class Whole:
                 )
             )
         context = without_cuda_graphs(context)
-        for shadow in [*reversed(self._interceptors), *reversed(self._parts)]:
+        for shadow in [*reversed(self.interceptors), *reversed(self._parts)]:
             shadow.restore()
         modules = [block.module for block in self._stack.blocks if not hasattr(block.module, "_orig_mod")]
         self._parts = [
             hooks.Shadow(module, hooks.CALL, functools.partial(_compiled_unless, context, module)) for module in modules
         ]
-        for shadow in self._interceptors:
+        for shadow in self.interceptors:
             shadow.renew()
 
     def _put_back(self) -> None:

@@ -1,4 +1,4 @@
-"""What happens at each block during one forward of a denoiser."""
+"""What happens at each place during one forward of a denoiser: it is computed, or answered from what is kept."""
 
 from __future__ import annotations
 
@@ -11,122 +11,300 @@ import torch
 from torch import Tensor
 
 from bwcache.core import Decision, Event, Step
-from bwcache.core.decision import compute
-from bwcache.engine import timing
-from bwcache.engine.idle import Inputs, Spared
+from bwcache.core.decision import Action, compute
+from bwcache.engine import reasons, timing
+from bwcache.engine import returned as returned_values
+from bwcache.engine.decide import Arguments, Decided, decision
+from bwcache.engine.idle import IdleCalls
+from bwcache.engine.lane import Lane
+from bwcache.engine.measuring import Measuring, like, rows_at
 from bwcache.engine.memory import need
-from bwcache.engine.plan import Place, Plan
-from bwcache.engine.run import Pending, RunState
+from bwcache.engine.numbers import Numbers
+from bwcache.engine.plan import Plan, Spot
+from bwcache.engine.run import Intervals, Row, Run
 from bwcache.engine.samples import Outline, Rows
 from bwcache.errors import BlocksChanged, complaint
-from bwcache.features.store import Key, Signature
-from bwcache.features.taps import Taps
-from bwcache.models import Site
-from bwcache.policies import Observation
+from bwcache.features import Predictor
+from bwcache.features.prediction_error import NUMBERS, PredictionSamples
+from bwcache.features.store import Signature
+from bwcache.models import Place, Site
 
 
-@dataclass(slots=True)
-class Passage:
-    """A site in this forward: what was decided, and what entered it; a list has one entry per lane."""
+class RunAgain(Exception):
+    """A forward in which idle modules were skipped cannot be a replay: it has to run again with all of them."""
+
+
+@dataclass(eq=False, slots=True)
+class SiteCall:
+    """A site in this forward: what was decided, and what entered it; a list has one entry per lane.
+
+    Attributes:
+        entered: the streams as they entered it, or the place from which its residual is taken.
+        closed: whether its last place returned.
+        finite: one number each that is finite only if the feature is, on the device; None: nothing was kept.
+        errors: the prediction's error, on the device.
+        inside: time spent in it, if it is taken.
+    """
 
     site: Site
-    reuses: bool
+    decisions: tuple[Decision, ...]
+    action: Action
     signature: Signature
     entered: dict[str, Any]
-    events: list[Event]
-    sums: list[Tensor | None]
-    foretold: list[Tensor | None]
-    inside: list[tuple[timing.Mark, timing.Mark]] = field(default_factory=list)
+    closed: bool = False
+    finite: list[Tensor | None] = field(default_factory=list)
+    errors: list[Tensor | None] = field(default_factory=list)
+    inside: Intervals = field(default_factory=list)
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class Forward:
-    """One forward of one denoiser: decides at each site's first block, then computes and keeps, or skips.
+    """One forward of one denoiser.
 
     Attributes:
         plan, run: where it acts, and on what.
-        steps: where it stands, one for each lane: samples that decide for themselves, or the whole batch as one.
-        rows: how the lanes lie in the tensors.
+        steps, lanes: where it stands, one for each sample that decides for itself, or one for the whole batch.
+        rows: how they lie in the tensors.
+        decided: what was decided beforehand; None: each site is asked when it is reached.
+        arguments: what is known of the call.
         timed: whether to take the time.
-        decided: what was decided for each lane before the forward; None: it is asked for at each site.
-        filling: the sign that it fills a cache of the model's own, or None.
-        spared: the idle modules, where they may be skipped.
-        refusal: why nothing is kept of it, or None.
+        measuring: its taps.
+        idle: the idle modules, where they may be skipped.
+        calls: the sites that were reached, by name, in order.
+        replaying: the one that is being skipped at present.
+        route: the blocks that were called, by their ordinals.
+        since: what entered the places from which residuals are taken, by site.
+        refused: why nothing is kept of it, or None.
+        counts: whether the policy can do anything with what is measured or kept.
+        counted: whether its memory was.
+        computed: whether any place ran.
+        disorder: whether a place was called twice.
+        rerouted: whether other blocks ran than when it was last computed: nothing is compared then.
+        hidden: bytes of the largest feature.
     """
 
     plan: Plan
-    run: RunState
+    run: Run
     steps: tuple[Step, ...]
+    lanes: tuple[Lane, ...]
     rows: Rows
+    decided: Decided | None
+    arguments: Arguments
     timed: bool
-    decided: tuple[Decision, ...] | None = None
-    filling: str | None = None
-    spared: Spared | None = None
-    refusal: str | None = None
-    passages: list[Passage] = field(default_factory=list)
-    indicator: list[tuple[timing.Mark, timing.Mark]] = field(default_factory=list)
-    tapped: list[Taps] = field(default_factory=list)
+    measuring: Measuring = field(init=False)
+    idle: IdleCalls | None = None
+    calls: dict[str, SiteCall] = field(default_factory=dict)
+    replaying: SiteCall | None = None
     route: list[int] = field(default_factory=list)
-    computed: int = 0
+    since: dict[str, dict[str, Any]] = field(default_factory=dict)
+    refused: str | None = None
+    counts: bool = True
+    counted: bool = False
+    computed: bool = False
+    disorder: bool = False
+    rerouted: bool = False
     hidden: int = 0
 
-    def foresee(self, given: Inputs | None) -> None:
-        """Skips the idle modules if this is going to be a replay: asks for the decision, where no doubt can be left.
+    def __post_init__(self) -> None:
+        self.measuring = Measuring(self.plan, self.run, self.steps, self.lanes, self.rows, self.timed)
+        self.counts = self.steps[0].total is not None or not self.plan.policy.needs_total
 
-        Args:
-            given: what is told of the forward's arguments.
-        """
-        spared, site = self.spared, self.plan.alone
-        if spared is None or site is None or given is None:
-            return
-        spared.inputs = given
-        known = self.run.idle.get(given)
-        spared.notes = known is None
-        if known is None or torch.is_grad_enabled() or self.filling is not None or not self._keeps:
-            return
-        if spared.idle.is_watched:
-            return
-        for step in self.steps:
-            self.run.run_by(self.plan.stack.name, step.lane)
-        self.run.resolve_before(self.steps[0])
-        for step in self.steps:
-            if self.run.nothing_kept(step, self._key(step, site)) or self.run.given.get(step.lane) != given:
-                return
-        if self.decided is None:
-            asked = (Observation(step, site.name) for step in self.steps)
-            self.decided = tuple(self.run.policy.decide(each, self.run.state) for each in asked)
-        spared.outlines, spared.skips = known, all(decision.reuses for decision in self.decided)
-
-    def again(self) -> Forward:
-        """The same forward from its start, with all its modules."""
-        return Forward(self.plan, self.run, self.steps, self.rows, self.timed, self.decided)
-
-    def block(self, i: int, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The call of the i-th block: computed, or answered from what is kept."""
-        place = self.plan.places[i]
-        if not self.route and self.plan.holds:
+    def __call__(self, spot: Spot, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The call of a place: computed, or answered from what is kept."""
+        place = spot.place
+        if not self.counted:
             self._count_memory(place, args, kwargs)
-        self.route.append(i)
-        passage = None
-        if place.site is not None:
-            if not self.passages or self.passages[-1].site is not place.site:
-                self._enter(place.site, place.block.inputs(args, kwargs))
-            passage = self.passages[-1]
-            if passage.reuses:
-                return self._skip(i, passage, place, args, kwargs)
-        if self.timed and passage is not None:
-            returned = self._timed(passage, inner, args, kwargs)
+        if place.kind == "block":
+            self.route.append(place.block or 0)
+        if self.replaying is None:
+            self._arrive(spot, args, kwargs)
+        if self.replaying is not None:
+            returned = self._skip(self.replaying, place, args, kwargs)
+            if not self.replaying.closed:
+                return returned
+            self.replaying = None
         else:
-            returned = inner(*args, **kwargs)
-        self.computed += 1
-        if place.tap is not None and self._counts:
-            self._tap(place.tap, place.block.value(returned, place.tapped))
-        if passage is not None:
-            if place.block.outlined:
-                self.run.outlines[self.steps[0].branch, i] = Outline.of(returned, self.rows.samples)
-            if place.leaves:
-                self._leave(passage, place.block.outputs(returned))
+            returned = self._run(spot, inner, args, kwargs)
+        for site in spot.closes:
+            call = self.calls.get(site.name)
+            if call is not None and not call.closed:
+                self._leave(call, place, returned)
         return returned
+
+    def _arrive(self, spot: Spot, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Looks at what enters, and enters the sites that begin here, down to one that is reused."""
+        if spot.enters and self.counts:
+            self.measuring.look_at_inputs(spot, args, kwargs)
+        for site in spot.since:
+            self.since[site.name] = _copies(spot.place.inputs(args, kwargs))
+        for site in spot.sites:
+            call = self.calls.get(site.name)
+            if call is None:
+                self._enter(site, spot.place, args, kwargs)
+                if self.replaying is not None:
+                    return
+            elif call.closed and spot.place.kind != "block":
+                self.disorder = True
+
+    def _run(self, spot: Spot, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The place itself; its time is taken, and taps look at what it returns."""
+        place = spot.place
+        returned = self._timed(place, inner, args, kwargs) if self.timed else inner(*args, **kwargs)
+        self.computed = True
+        if place.outlined:
+            outline = Outline.of(returned, self.rows.samples)
+            for lane in self.lanes:
+                lane.outlines[place.block or 0] = outline
+        if self.counts:
+            for number, position in spot.taps:
+                self.measuring.sample(number, place.value(returned, position))
+        if spot.leaves and self.counts:
+            self.measuring.look_at_outputs(spot, returned, args, kwargs)
+        return returned
+
+    def _timed(self, place: Place, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The place's call, its time added to that of the sites that it is a place of."""
+        device = _device(args, kwargs)
+        start = timing.mark(device)
+        returned = inner(*args, **kwargs)
+        interval = (start, timing.mark(device))
+        for call in self.calls.values():
+            if not call.closed and (place is call.site.first or place.kind == call.site.first.kind == "block"):
+                call.inside.append(interval)
+        return returned
+
+    def _skip(self, call: SiteCall, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Inner places hand their inputs on; the last one returns what is kept, or what is predicted from it."""
+        device = _device(args, kwargs) if self.timed else None
+        start = timing.mark(device) if device else None
+        if place is call.site.last:
+            returned = self._replayed(call, place, args, kwargs)
+            call.closed = True
+        elif place.outlined:
+            returned = self.lanes[0].outlines[place.block or 0].filled(self.rows.samples, 0.0)
+        else:
+            returned = place.passed_on(args, kwargs)
+        if device:
+            call.inside.append((start, timing.mark(device)))
+        return returned
+
+    def _enter(self, site: Site, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Takes the site's decision; what enters may contradict it, and then it is computed."""
+        entered = place.inputs(args, kwargs)
+        signature = _signature(entered, rows_at(place, self.rows)) if self.plan.keeps else ()
+        decisions = tuple(self._decision(j, site, signature) for j in range(len(self.steps)))
+        actions = {each.action for each in decisions}
+        action = decisions[0].action if len(actions) == 1 else "compute"
+        if self.idle is not None and self.idle.skipped and action != "reuse":
+            raise RunAgain
+        if site.keeps == "residual" and self.plan.keeps:
+            entered = self.since.get(site.name) or _copies(entered)
+        call = self.calls[site.name] = SiteCall(site, decisions, action, signature, entered)
+        if action == "reuse":
+            self.replaying = call
+            self.lanes[0].slots[site.name].expect()
+
+    def _decision(self, j: int, site: Site, signature: Signature) -> Decision:
+        lane = self.lanes[j]
+        if self.refused is not None:
+            return compute(self.refused)
+        if self.decided is not None:
+            found = self.decided[site.name][j]
+        else:
+            look = (lambda: self.measuring.now(j)) if self.plan.policy.probes else None
+            found = decision(self.run, self.plan, self.steps[j], lane, site, self.arguments, look)
+        slot = lane.slots.get(site.name)
+        if slot is not None and slot.past and slot.signature != signature:
+            return compute(reasons.ANOTHER_SHAPE)
+        return found if slot is not None or not found.reuses else compute(reasons.NOTHING_KEPT)
+
+    def _replayed(self, call: SiteCall, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        name, predictor = call.site.name, self.plan.policy.feature_predictor
+        made: dict[str, list[Tensor]] = {}
+        slots = [lane.slots[name] for lane in self.lanes]
+        for j, (step, decided, slot) in enumerate(zip(self.steps, call.decisions, slots, strict=True)):
+            if j + 1 < len(slots):  # while one lane's features are read, the next one's are on their way
+                slots[j + 1].expect()
+            how = decided.how or predictor
+            assert isinstance(how, Predictor)
+            how = how.given(self.run.error(step, self.plan.where(call.site)))
+            for stream, past in slot.read().items():
+                made.setdefault(stream, []).append(how.predict(past, step))
+        joined: dict[str, Any] = {stream: rows_at(place, self.rows).joined(some) for stream, some in made.items()}
+        if place.kind == "root":
+            return self.lanes[0].returned.filled(_added(call, joined) if call.site.keeps == "residual" else joined)
+        if call.site.keeps == "residual":
+            joined = {stream: feature + call.entered[stream] for stream, feature in joined.items()}
+        return place.packed({**place.inputs(args, kwargs), **joined})
+
+    def _leave(self, call: SiteCall, place: Place, returned: Any) -> None:
+        """Keeps the site's feature, and one number that tells whether all of it is finite."""
+        call.closed = True
+        kept = self._streams(call, place, returned)
+        self.hidden = max(self.hidden, sum(feature.nbytes for feature in kept.values()))
+        predictor = self.plan.policy.feature_predictor
+        if predictor is None or not self.keeps:
+            return
+        rows = rows_at(place, self.rows)
+        for j, (step, lane) in enumerate(zip(self.steps, self.lanes, strict=True)):
+            features = {stream: rows.of(feature.detach(), j) for stream, feature in kept.items()}
+            checked = call.action == "check"
+            fits = checked or self.run.keep(lane, call.site.name, call.signature, step, features, predictor.history)
+            call.finite.append(_sum(features) if fits and not checked else None)
+            call.errors.append(self._predicted(step, lane, call, features) if fits else None)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether anything is kept of it."""
+        return self.plan.keeps and self.counts
+
+    def _streams(self, call: SiteCall, place: Place, returned: Any) -> dict[str, Tensor]:
+        """What is kept of what the site's last place returned, for all lanes."""
+        if place.kind == "root":
+            kept, frame = returned_values.taken_apart(returned)
+            for lane in self.lanes:
+                lane.returned = frame
+            return _subtracted(call, kept) if call.site.keeps == "residual" and self.keeps else kept
+        streams = place.outputs(returned)
+        kept = {name: streams[name] for name in call.site.streams if isinstance(streams[name], Tensor)}
+        if call.site.keeps == "residual" and self.keeps:
+            kept = {name: feature - call.entered[name] for name, feature in kept.items()}
+        return kept
+
+    def _predicted(self, step: Step, lane: Lane, call: SiteCall, features: dict[str, Tensor]) -> Tensor | None:
+        """How close the predictor would have come, by the measured stream or else the first."""
+        policy, name = self.plan.policy, call.site.name
+        predictor, checked = policy.feature_predictor, call.action == "check"
+        if predictor is None or not (policy.needs_errors or checked) or not features:
+            return None
+        measured = features.get(self.plan.stack.spec.measured)
+        feature = next(iter(features.values())) if measured is None else measured
+        start = timing.mark(feature.device) if self.timed else None
+        samples = lane.samples.setdefault(name, PredictionSamples())
+        found = samples.compare(
+            feature, step, predictor, self.run.error(step, self.plan.where(call.site)), keep=not checked
+        )
+        if start is not None:
+            self.measuring.intervals.append((start, timing.mark(feature.device)))
+        return found
+
+    def _count_memory(self, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before the first place runs: what will be kept of new lanes must have room.
+
+        Raises:
+            OverBudget: it has none, and this is the run's first step.
+        """
+        self.counted = True
+        if not self.plan.holds:
+            return
+        account, name = self.run.memory, self.plan.stack.name
+        new = [lane for lane in self.lanes if not account.knows(lane, name)] if self.counts else []
+        if new:
+            each = need(self.plan, place.inputs(args, kwargs), rows_at(place, self.rows))
+            branches = 2 if self.run.guided and self.plan.stack.spec.guidance == "separate" else 1
+            account.expect(new, name, each, branches, self.run.in_first_step)
+        self.refused = next((lane.refused for lane in self.lanes if lane.refused), None)
+        self.counts = self.counts and self.refused is None
 
     def finish(self) -> None:
         """The forward is over: its rows go into the trace, its measurements on their way to the policy.
@@ -134,62 +312,102 @@ class Forward:
         Raises:
             BlocksChanged: reused features were laid over other blocks than those that made them.
         """
-        if not self._passed_all_sites():
+        if not self._is_whole():
             self._refuse_half_a_replay("that the last block was left out")
-            self._forget()
-            self._note_without_last_block()
+            for lane in self.lanes:
+                lane.forget()
+            self._note_left_out()
             return
-        if self.spared is not None and self.computed:
-            self._keep_outlines(self.spared)
-        measured = self._measure() if self.computed else [None] * len(self.steps)
-        for j, step in enumerate(self.steps):
-            if self.plan.keeps:
-                self._keep_route(step)
-            for passage in self.passages:
-                place = self.run.note(passage.events[j])
-                if self.plan.holds or self.timed:
-                    self._await(j, place, passage, measured[j])
+        if self.plan.holds:
+            self._keep_routes()
+        self.measuring.settle(self._was_computed)
+        self._note()
         self.run.note_hidden(self.hidden)
         if self.plan.holds:
-            self.run.note_bytes(self.steps)
+            self.run.note_bytes(self.lanes)
+        if self.computed:
+            for lane in self.lanes:
+                lane.latents, lane.inputs = self.arguments.latents, self.idle.inputs if self.idle else None
         if self.steps[0].total is not None and self.steps[0].index >= self.steps[0].total - 1:
-            self._forget()
+            for lane in self.lanes:
+                lane.forget()
 
-    def _await(self, j: int, event: int, passage: Passage, measured: Tensor | None) -> None:
-        key = self._key(self.steps[j], passage.site)
-        told = measured, passage.sums[j], passage.foretold[j]
-        self.run.await_numbers(Pending(event, self.steps[j], key, *told, passage.inside, self.indicator))
+    def _was_computed(self, site: str) -> bool:
+        call = self.calls.get(site)
+        return call is not None and call.action == "compute"
 
-    def _keep_outlines(self, spared: Spared) -> None:
-        for step in self.steps:
-            self.run.given[step.lane] = spared.inputs
-        if spared.notes and spared.inputs is not None:
-            self.run.idle[spared.inputs] = spared.outlines
+    def _note(self) -> None:
+        """Rows of the trace, and the numbers of a forward that computed anything."""
+        computed = any(call.action != "reuse" for call in self.calls.values())
+        numbers = Numbers(self.run.group) if computed else None
+        for j, (step, lane) in enumerate(zip(self.steps, self.lanes, strict=True)):
+            measured = None
+            if numbers is not None and self.plan.taps:
+                found = self.measuring.measured(j)
+                measured = numbers.add(None if self.rerouted else found, 2 * self.plan.readings)
+            for site in self.plan.sites:
+                call = self.calls.get(site.name)
+                if call is None:
+                    self._note_unreached(step, lane, site)
+                else:
+                    self._note_call(j, step, lane, call, measured, numbers)
+        if numbers is not None:
+            numbers.set_out()
 
-    def _note_without_last_block(self) -> None:
+    def _note_call(
+        self, j: int, step: Step, lane: Lane, call: SiteCall, measured: slice | None, numbers: Numbers | None
+    ) -> None:
+        """One row; where its numbers are still to come, or the policy is to be told, it is waited for."""
+        name, decided = call.site.name, call.decisions[j]
+        event = Event.at(step, site=self.plan.where(call.site), action=call.action, reason=decided.reason)
+        place = self.run.note(event)
+        if call.action == "reuse" and not self.timed:
+            return
+        row = Row(place, step, lane, self.plan.stack.name, name, numbers or Numbers(), measured, self.plan.channels)
+        if numbers is not None and self.keeps:
+            row.finite = numbers.add(call.finite[j] if call.finite else None, 1)
+            if self.plan.policy.needs_errors or call.action == "check":
+                row.error = numbers.add(call.errors[j] if call.errors else None, NUMBERS)
+        row.blocks, row.indicator = call.inside, self.measuring.intervals
+        self.run.wait_for(row)
+
+    def _note_unreached(self, step: Step, lane: Lane, site: Site) -> None:
+        """A site that lies in a reused one, or that this forward left out."""
+        outer = (self.calls.get(name) for name in self.plan.outer[site.name])
+        inside = any(call is not None and call.action == "reuse" for call in outer)
+        if not inside and site.name in lane.slots:
+            lane.slots[site.name].drop()
+        action: Action = "reuse" if inside else "compute"
+        reason = reasons.INSIDE if inside else reasons.LEFT_OUT
+        self.run.note(Event.at(step, site=self.plan.where(site), action=action, reason=reason))
+
+    def _note_left_out(self) -> None:
         """Nothing was kept of this forward, and its rows say why."""
-        decision = compute("the last block was left out, or blocks ran out of order")
-        sites = dict.fromkeys(place.site for place in self.plan.places if place.site is not None)
         for step in self.steps:
-            for site in sites:
-                where = f"{self.plan.stack.name}/{site.name}"
-                self.run.note(Event.at(step, site=where, action=decision.action, reason=decision.reason))
+            for site in self.plan.sites:
+                self.run.note(Event.at(step, site=self.plan.where(site), action="compute", reason=reasons.LEFT_OUT))
 
-    def _passed_all_sites(self) -> bool:
-        """Whether the blocks came in order, each once, and the last of every site was among them."""
+    def _is_whole(self) -> bool:
+        """Whether the blocks came in order, each once, and every site that began came to its end."""
         rising = all(a < b for a, b in pairwise(self.route))
-        return rising and self.plan.leaving <= set(self.route)
+        return rising and not self.disorder and all(call.closed for call in self.calls.values())
 
-    def _keep_route(self, step: Step) -> None:
+    def _keep_routes(self) -> None:
         """Some passes leave blocks out (skip-layer guidance): a replay must be of the same ones."""
-        if any(passage.reuses for passage in self.passages):
-            if self.run.routes.get(step.lane) != self.route:
-                self._refuse_half_a_replay("another choice of blocks")
-        else:
-            self.run.routes[step.lane] = self.route
+        for call in self.calls.values():
+            first, last = call.site.first.block, call.site.last.block
+            if first is None or last is None or first == last:
+                continue
+            route = [block for block in self.route if first <= block <= last]
+            for lane in self.lanes:
+                if call.action != "reuse":
+                    self.rerouted = self.rerouted or lane.routes.get(call.site.name, route) != route
+                    lane.routes[call.site.name] = route
+                elif lane.routes.get(call.site.name) != route:
+                    self._refuse_half_a_replay("another choice of blocks")
 
     def _refuse_half_a_replay(self, found: str) -> None:
-        if any(passage.reuses for passage in self.passages):
+        if any(call.action == "reuse" for call in self.calls.values()):
             raise BlocksChanged(
                 complaint(
                     f"{found} in step {self.steps[0].index} (branch {self.steps[0].branch}), which was being reused",
@@ -198,185 +416,15 @@ class Forward:
                 )
             )
 
-    def _forget(self) -> None:
-        for step in self.steps:
-            self.run.forget(step.lane)
 
-    def _count_memory(self, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Before the first block runs: what will be kept of new lanes must have room.
-
-        Raises:
-            OverBudget: it has none, and this is the run's first step.
-        """
-        account, denoiser = self.run.account, self.plan.stack.name
-        new = [step.lane for step in self.steps if not account.knows(step.lane, denoiser)] if self._counts else []
-        if new:
-            each = need(self.plan, self.run.policy, place.block.inputs(args, kwargs), self.rows)
-            branches = 2 if self.run.guided and self.plan.stack.spec.guidance == "separate" else 1
-            account.expect(new, denoiser, each, branches, self.run.in_first_step)
-        self.refusal = next((why for step in self.steps if (why := account.refusal(step.lane))), None)
-
-    def _enter(self, site: Site, entered: dict[str, Any]) -> None:
-        """Asks for the site's decision; where there is any doubt, the answer is to compute."""
-        signature = tuple(_signature(value, self.rows) for value in entered.values()) if self.plan.keeps else ()
-        if self.plan.holds:
-            for step in self.steps:
-                self.run.run_by(self.plan.stack.name, step.lane)
-        self.run.resolve_before(self.steps[0])
-        decisions = [self._decision(j, site, signature, entered) for j in range(len(self.steps))]
-        reuses = all(decision.action == "reuse" for decision in decisions)
-        where = f"{self.plan.stack.name}/{site.name}"
-        events = [
-            Event.at(step, site=where, action="reuse" if reuses else "compute", reason=decision.reason)
-            for step, decision in zip(self.steps, decisions, strict=True)
-        ]
-        if self.spared is not None and not reuses:
-            self.spared.compute(events[0].reason)
-        self.passages.append(
-            Passage(site, reuses, signature, entered, events, [None] * len(events), [None] * len(events))
-        )
-        if reuses:
-            self.run.store.expect(self._key(self.steps[0], site))
-
-    def _decision(self, j: int, site: Site, signature: Signature, entered: dict[str, Any]) -> Decision:
-        step = self.steps[j]
-        doubt = self._doubt(step, site, signature, entered) if self.plan.holds else None
-        if doubt is not None:
-            return compute(doubt)
-        if self.decided is not None:
-            return self.decided[j]
-        return self.run.policy.decide(Observation(step, site.name), self.run.state)
-
-    def _doubt(self, step: Step, site: Site, signature: Signature, entered: dict[str, Any]) -> str | None:
-        """Why nothing kept may be used here, or None."""
-        if torch.is_grad_enabled() and self._records_gradient(entered):
-            return "a gradient is being recorded (run it under torch.no_grad())"
-        if self.filling is not None and self.plan.keeps:
-            return f"fills a cache of the model's own ({self.filling})"
-        if self.refusal is not None:
-            return self.refusal
-        if not self._keeps:
-            return None
-        doubt = self.run.nothing_kept(step, self._key(step, site))
-        if doubt is not None:
-            return doubt
-        slot = self.run.store.get(self._key(step, site))
-        if slot is not None and slot.signature != signature:
-            return "another shape, dtype or device than what is kept"
-        return None
-
-    def _records_gradient(self, entered: dict[str, Any]) -> bool:
-        flows = any(isinstance(value, Tensor) and value.requires_grad for value in entered.values())
-        return flows or any(p.requires_grad for p in self.plan.stack.module.parameters())
-
-    def _skip(self, i: int, passage: Passage, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Inner blocks hand their inputs on; the last one returns what is kept, or what is predicted from it."""
-        start = timing.mark(_device(passage.entered)) if self.timed else None
-        if place.leaves:
-            returned = self._replayed(passage, place, place.block.inputs(args, kwargs))
-        elif place.block.outlined:
-            returned = self.run.outlines[self.steps[0].branch, i].filled(self.rows.samples)
-        else:
-            returned = place.block.packed(place.block.inputs(args, kwargs))
-        if start is not None:
-            passage.inside.append((start, timing.mark(_device(passage.entered))))
-        return returned
-
-    def _replayed(self, passage: Passage, place: Place, streams: dict[str, Any]) -> Any:
-        predictor = self.run.policy.feature_predictor
-        assert predictor is not None
-        made: dict[str, list[Tensor]] = {}
-        for step, following in zip(self.steps, [*self.steps[1:], None], strict=True):
-            key = self._key(step, passage.site)
-            if following is not None:  # while one lane's features are read, the next one's are on their way
-                self.run.store.expect(self._key(following, passage.site))
-            for name, past in self.run.store.past(key).items():
-                feature = predictor.predict(past, step.coordinate, self.run.damping(step, key))
-                made.setdefault(name, []).append(feature)
-        for name, features in made.items():
-            feature = self.rows.joined(features)
-            streams[name] = feature + passage.entered[name] if passage.site.keeps == "residual" else feature
-        return place.block.packed(streams)
-
-    def _timed(self, passage: Passage, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The block's call, its time added to the site's."""
-        start = timing.mark(_device(passage.entered))
-        returned = inner(*args, **kwargs)
-        passage.inside.append((start, timing.mark(_device(passage.entered))))
-        return returned
-
-    def _tap(self, ordinal: int, feature: Tensor) -> None:
-        if not self.tapped:
-            name, count = self.plan.stack.name, self.plan.taps
-            self.tapped = [
-                self.run.taps(step, name, count, self.rows.of(feature, j)) for j, step in enumerate(self.steps)
-            ]
-        if not self.timed:
-            self._record(ordinal, feature)
-            return
-        now = timing.clock(feature.device)
-        start = now()
-        self._record(ordinal, feature)
-        self.indicator.append((start, now()))
-
-    def _record(self, ordinal: int, feature: Tensor) -> None:
-        if len(self.tapped) == 1:
-            self.tapped[0].record(ordinal, feature)
-        else:
-            for j, tapped in enumerate(self.tapped):
-                tapped.record(ordinal, self.rows.of(feature, j))
-
-    def _measure(self) -> list[Tensor | None]:
-        if not self.tapped:
-            return [None] * len(self.steps)
-        device = _device(self.passages[-1].entered) if self.timed else None
-        start = timing.mark(device) if device else None
-        measured = [tapped.measure() for tapped in self.tapped]
-        if device:
-            self.indicator.append((start, timing.mark(device)))
-        return measured
-
-    def _leave(self, passage: Passage, streams: dict[str, Any]) -> None:
-        """Keeps the site's feature, and one number that tells whether all of it is finite."""
-        kept = {name: streams[name] for name in passage.site.streams if isinstance(streams[name], Tensor)}
-        self.hidden += sum(feature.nbytes for feature in kept.values())
-        predictor = self.run.policy.feature_predictor
-        if predictor is None or not self._keeps:
-            return
-        if passage.site.keeps == "residual":
-            kept = {name: feature - passage.entered[name] for name, feature in kept.items()}
-        for j, step in enumerate(self.steps):
-            features = {name: self.rows.of(feature.detach(), j) for name, feature in kept.items()}
-            key = self._key(step, passage.site)
-            if not self.run.keep(step, key, passage.signature, features, predictor.history):
-                continue
-            passage.sums[j] = _sum(list(features.values()))
-            if self.run.policy.needs_errors:
-                passage.foretold[j] = self._foretold(step, key, features)
-
-    def _foretold(self, step: Step, key: Key, features: dict[str, Tensor]) -> Tensor | None:
-        """How close the predictor would have come, by the measured stream or else the first."""
-        measured = features.get(self.plan.stack.spec.measured)
-        start = timing.mark(_device(features)) if self.timed else None
-        told = self.run.foretold(step, key, next(iter(features.values())) if measured is None else measured)
-        if start is not None:
-            self.indicator.append((start, timing.mark(_device(features))))
-        return told
-
-    @property
-    def _counts(self) -> bool:
-        """Whether the policy can do anything with what it is told here."""
-        return self.refusal is None and (self.steps[0].total is not None or not self.run.policy.needs_total)
-
-    @property
-    def _keeps(self) -> bool:
-        return self.plan.keeps and self._counts
-
-    def _key(self, step: Step, site: Site) -> Key:
-        return (step.lane, f"{self.plan.stack.name}/{site.name}")
+def _signature(entered: dict[str, Any], rows: Rows) -> Signature:
+    """Shapes of one lane, dtypes and devices of what enters a site, and whether torch casts there."""
+    first = next((value for value in entered.values() if isinstance(value, Tensor)), None)
+    cast = first is not None and torch.is_autocast_enabled(first.device.type)
+    return (cast, *(_kind(value, rows) for value in entered.values()))
 
 
-def _signature(value: Any, rows: Rows) -> object:
+def _kind(value: Any, rows: Rows) -> object:
     if not isinstance(value, Tensor):
         return type(value)
     shape = tuple(value.shape)
@@ -385,14 +433,30 @@ def _signature(value: Any, rows: Rows) -> object:
     return (shape, value.dtype, value.device)
 
 
-def _device(streams: dict[str, Any]) -> torch.device:
-    return next(value.device for value in streams.values() if isinstance(value, Tensor))
+def _copies(entered: dict[str, Any]) -> dict[str, Any]:
+    """What a residual is taken from: a block may write into what enters it."""
+    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in entered.items()}
 
 
-def _sum(features: list[Tensor]) -> Tensor | None:
+def _subtracted(call: SiteCall, kept: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a denoiser returned, its prediction less the latents."""
+    name, latents = returned_values.prediction(kept), next(iter(call.entered.values()))
+    return {**kept, name: kept[name] - like(latents, kept[name])}
+
+
+def _added(call: SiteCall, kept: dict[str, Tensor]) -> dict[str, Tensor]:
+    name, latents = returned_values.prediction(kept), next(iter(call.entered.values()))
+    return {**kept, name: kept[name] + like(latents, kept[name])}
+
+
+def _device(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:
+    return next(value.device for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+
+
+def _sum(features: dict[str, Tensor]) -> Tensor | None:
     """One number that is finite only if all entries are; None of nothing."""
     total = None
-    for feature in features:
+    for feature in features.values():
         own = feature.sum(dtype=torch.float32)
         total = own if total is None else total + own.to(total.device)
     return total

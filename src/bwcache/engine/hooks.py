@@ -11,22 +11,24 @@ By what torch, diffusers or the model itself look up on every call:
 - `cache_context` and `_reset_stateful_cache` are how pipelines tell a model the branch, the step and the end of a run.
 - `progress_bar` is where a pipeline says how many steps its loop has.
 
-The denoiser itself is watched by torch's own forward hooks.
+The denoiser's own call is intercepted in the first way too, or its `forward`, where that is what callers call.
 """
 
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
 from bwcache.engine.clock import Context
 from bwcache.errors import SpecMismatch, complaint
-from bwcache.models.stack import Block, Hook
+from bwcache.models.stack import Hook, Place
 
 CALL = "_compiled_call_impl"
 """The instance attribute that `nn.Module.__call__` runs in place of `_call_impl`."""
@@ -98,19 +100,19 @@ class Entry(Shadow):
                 mapping[self._name] = self._own
 
 
-def intercept_blocks(
-    undo: ExitStack, module: nn.Module, blocks: Sequence[Block], arounds: Sequence[Interceptor]
+def intercept_places(
+    undo: ExitStack, module: nn.Module, places: Sequence[Place], arounds: Sequence[Interceptor]
 ) -> list[Shadow]:
-    """Runs `around(inner)` in place of each call of a block of this module, or of what is called in its place."""
+    """Runs `around(inner)` in place of each call of a place of this module, or of what is called in its place."""
     shadows: list[Shadow] = []
     entries: dict[tuple[int, str], tuple[Hook, dict[int, Interceptor]]] = {}
-    for block, around in zip(blocks, arounds, strict=True):
-        if block.hook is None:
-            shadows.append(intercept(block.module, around))
+    for place, around in zip(places, arounds, strict=True):
+        if place.hook is None:
+            shadows.append(intercept(place.module, around))
             undo.callback(shadows[-1].restore)
         else:
-            key = (id(block.hook.owner), block.hook.name)
-            entries.setdefault(key, (block.hook, {}))[1][block.hook.number] = around
+            key = (id(place.hook.owner), place.hook.name)
+            entries.setdefault(key, (place.hook, {}))[1][place.hook.number] = around
     for hook, numbered in entries.values():
         make = functools.partial(_Stand, functools.partial(_by_number, hook.index, numbered))
         entry = Entry(hook.owner, hook.name, make)
@@ -159,46 +161,25 @@ def intercept_all(
     return shadows
 
 
-def watch(
-    undo: ExitStack,
-    session: Any,
-    module: nn.Module,
-    before: Callable[..., None],
-    after: Callable[[Any], None],
-    entry: str = "call",
-) -> None:
-    """Calls `before(args, kwargs)` and `after(output)` around each forward of this one module; None if it raised.
-
-    Args:
-        entry: "forward" where callers call `module.forward(...)`, which no hook of torch sees.
-    """
-
-    def around(inner: Callable[..., Any]) -> Callable[..., Any]:
-        tell, told = before, after
-
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            tell(args, kwargs)
-            returned = None
-            try:
-                returned = inner(*args, **kwargs)
-            finally:
-                told(returned)
-            return returned
-
-        return watched
-
-    if entry == "forward":
-        undo.callback(Shadow(module, "forward", functools.partial(_Listener, module, "forward", around)).restore)
-        before, after = _nothing, _nothing
-    enter = _Watcher(lambda module, args, kwargs: before(args, kwargs), session)
-    leave = _Watcher(lambda module, args, output: after(output), session)
-    undo.callback(module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True).remove)
-    undo.callback(module.register_forward_hook(leave, always_call=True).remove)
+_held: WeakKeyDictionary[nn.Module, weakref.ref[Any]] = WeakKeyDictionary()
 
 
-def watcher(module: nn.Module) -> Any:
-    """The session that watches this module, or None."""
-    return next((hook.session for hook in module._forward_pre_hooks.values() if isinstance(hook, _Watcher)), None)
+def hold(undo: ExitStack, module: nn.Module, session: Any) -> None:
+    """Take note of the session that holds a module, until it is undone."""
+    _held[module] = weakref.ref(session)
+    undo.callback(_held.pop, module, None)
+
+
+def holder(module: nn.Module) -> Any:
+    """Return the session that holds this module, or None."""
+    found = _held.get(module)
+    return None if found is None else found()
+
+
+def sessions() -> list[Any]:
+    """Return the sessions that hold any module."""
+    found = (reference() for reference in list(_held.values()))
+    return list({id(session): session for session in found if session is not None}.values())
 
 
 def listen(undo: ExitStack, module: nn.Module, tell: Callable[[Context | None], None], end: Callable[[], None]) -> None:
@@ -233,40 +214,10 @@ def forbid(undo: ExitStack, module: nn.Module, name: str, refuse: Callable[..., 
     stand_before(undo, module, name, lambda inner: refuse)
 
 
-def shows_bars(target: Any) -> list[Any]:
-    """What shows a bar over a loop: a pipeline, or those blocks of a modular one that are loops."""
-    shown = [target] if hasattr(target, "progress_bar") else []
-    parts = getattr(getattr(target, "_blocks", target), "sub_blocks", None)
-    return shown + [found for part in (parts or {}).values() for found in shows_bars(part)]
-
-
 def stand_before(undo: ExitStack, module: Any, name: str, make: Interceptor) -> None:
     """Runs `make(method)` in place of one of the module's methods, if it has it."""
     if hasattr(module, name):
         undo.callback(Shadow(module, name, functools.partial(_Listener, module, name, make)).restore)
-
-
-class _Watcher:
-    """A forward hook that does nothing in a copy of the module that it was put on."""
-
-    def __init__(self, call: Callable[..., None], session: Any) -> None:
-        self._call = call
-        self.session = session
-
-    def __call__(self, *args: Any) -> None:
-        self._call(*args)
-
-    def __reduce__(self) -> Any:
-        return _do_nothing, ()
-
-
-def _do_nothing() -> Callable[..., None]:
-    """What stands in a copy for a watcher."""
-    return _nothing
-
-
-def _nothing(*args: Any) -> None:
-    pass
 
 
 class _Stand:

@@ -1,13 +1,9 @@
 """Modules whose output nothing but blocks reads: in a replay they are skipped as well.
 
-They run before the first block, where the decision is usually asked for. So it is asked for at the start of the
-forward, but only where no doubt is left that could come up later: the arguments of the denoiser are those of the
-forward that filled what is kept, in shape, dtype and device, and everything else is known. A skipped module hands back
-empty tensors of the shapes that it last returned.
-
-Should there be a doubt after all at the first block, the forward is broken off and runs again with all its modules. The
-same happens if somebody does read such a module: the first replay of its kind in a session is made with NaN in the
-place of every skipped output, and the result is looked at.
+A replay that is decided before the forward begins skips them, if the arguments of the denoiser are those of the forward
+that filled what is kept, in shape, dtype and device. A skipped module hands back empty tensors of the shapes that it
+last returned. The first replay of its kind in a session is made with NaN in the place of every skipped output, and the
+result is looked at: if somebody does read such a module, the forward runs again with all of them, as do all to come.
 """
 
 from __future__ import annotations
@@ -31,16 +27,12 @@ Outlines = dict[tuple[str, int], Outline]
 _PLAIN = (bool, int, float, str, torch.dtype, torch.device, type(None))
 
 
-class Doubt(Exception):
-    """A forward in which modules were skipped cannot go on: it has to run again with all of them."""
-
-
 class _Unknown(Exception):
     """An argument of which it cannot be said what it is."""
 
 
 @dataclass(eq=False)
-class Idle:
+class IdleModules:
     """The idle modules of one denoiser in one session.
 
     Attributes:
@@ -60,76 +52,55 @@ class Idle:
 
 
 @dataclass(eq=False, slots=True)
-class Spared:
-    """The idle modules in one forward.
+class IdleCalls:
+    """The idle modules in one forward: skipped, looked at or just run.
 
     Attributes:
         idle: which there are.
-        inputs: what is told of the forward's arguments; None: not enough, so nothing is skipped.
-        outlines: what they returned; filled in a forward that computes.
-        notes: whether that is wanted of this one.
+        inputs: what is told of the forward's arguments.
+        known: what they returned with such inputs in this run; None: not seen yet.
+        outlines: what they return here, where it is not known.
         skips: whether they are skipped here.
         skipped: whether one was.
-        broken: whether this forward has to run again.
     """
 
-    idle: Idle
-    inputs: Inputs | None = None
+    idle: IdleModules
+    inputs: Inputs
+    known: Outlines | None
     outlines: Outlines = field(default_factory=dict)
-    notes: bool = False
     skips: bool = False
     skipped: bool = False
-    broken: bool = False
     _calls: dict[str, int] = field(default_factory=dict)
 
     def call(self, path: str, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The call of an idle module: run, or answered by its outline."""
-        if not self.skips and not self.notes:
+        known = self.known
+        if known is not None and not self.skips:
             return inner(*args, **kwargs)
         key = (path, self._calls.get(path, 0))
         self._calls[path] = key[1] + 1
-        if self.notes:
+        if known is None:
             returned = inner(*args, **kwargs)
             self.outlines[key] = Outline.of(returned)
             return returned
-        outline = self.outlines.get(key)
-        if outline is None:
+        if key not in known:
             return inner(*args, **kwargs)
         self.skipped = True
-        return outline.filled(value=None if self.inputs in self.idle.proven else float("nan"))
+        return known[key].filled(value=0.0 if self.inputs in self.idle.proven else float("nan"))
 
-    def compute(self, reason: str) -> None:
-        """The blocks run after all.
-
-        Raises:
-            Doubt: a module that they read was skipped.
-        """
-        self.skips = False
-        if self.skipped:
-            self.broken = True
-            raise Doubt(reason)
-
-    def needs_again(self, output: Any, blocks: bool) -> bool:
-        """Whether the forward that ends has to run again; reads the device, in the first replay of its kind only.
-
-        Args:
-            output: what it returned, or None if it raised.
-            blocks: whether it called any.
-        """
-        if not self.skipped or self.broken or output is None:
-            return self.broken
-        if not blocks:
-            self.broken = True
-        elif self.inputs is not None and self.inputs not in self.idle.proven:
-            if is_finite(output):
-                self.idle.proven.add(self.inputs)
-            else:
-                self.idle.read = self.broken = True
-        return self.broken
+    def was_read(self, output: Any) -> bool:
+        """Whether what a replay returned shows that somebody read them; looks at the first of its kind alone."""
+        if not self.skipped or self.inputs in self.idle.proven:
+            return False
+        if is_finite(output):
+            self.idle.proven.add(self.inputs)
+        else:
+            self.idle.read = True
+        return self.idle.read
 
 
 def inputs(stack: BlockStack, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Inputs | None:
-    """All that shapes and dtypes inside the denoiser can depend on; None where that cannot be said.
+    """Return all that shapes and dtypes inside the denoiser can depend on; None where that cannot be said.
 
     The time's own value is left out: it moves with every step.
     """

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from bwcache.core import Trace
 from bwcache.core.amounts import in_bytes, size
+from bwcache.engine import reasons
+from bwcache.engine.lane import Lane
 from bwcache.engine.plan import Plan
 from bwcache.engine.samples import Rows
 from bwcache.errors import MuchKept, OverBudget, SettingError, complaint
-from bwcache.features import foretelling, taps
+from bwcache.features import Sample, prediction_error, taps
 from bwcache.policies import Policy
 
 MUCH = 2**30
@@ -45,41 +47,45 @@ DEFAULT = Memory()
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class MemoryNeed:
     """Bytes that will be held between steps: of features, and of what taps and foretellings sample."""
 
     features: int = 0
     taps: int = 0
 
-    def __add__(self, other: Need) -> Need:
-        return Need(self.features + other.features, self.taps + other.taps)
+    def __add__(self, other: MemoryNeed) -> MemoryNeed:
+        return MemoryNeed(self.features + other.features, self.taps + other.taps)
 
-    def __mul__(self, times: int) -> Need:
-        return Need(self.features * times, self.taps * times)
+    def __mul__(self, times: int) -> MemoryNeed:
+        return MemoryNeed(self.features * times, self.taps * times)
 
 
-def need(plan: Plan, policy: Policy[Any], entered: dict[str, Any], rows: Rows) -> Need:
-    """What one lane will need, from the streams that enter the first block: most stacks return what is like these."""
+def need(plan: Plan, entered: dict[str, Any], rows: Rows) -> MemoryNeed:
+    """Return what one lane will need, from the streams that enter the first block: most stacks return the like."""
+    policy, predictor = plan.policy, plan.policy.feature_predictor
     first = plan.stack.blocks[0].measured
     streams = {name: _of_one(value, rows) for name, value in entered.items() if isinstance(value, Tensor)}
-    sites = dict.fromkeys(place.site for place in plan.places if place.site is not None)
-    tapped = [place.block.streams[place.tapped].name for place in plan.places if place.tap is not None]
-    predictor = policy.feature_predictor
 
     def like(name: str) -> Tensor:
         """A stream that only later blocks know is taken to be like the measured one."""
-        found = streams.get(name, streams.get(first))
+        found = streams.get(name, streams.get(first, next(iter(streams.values()), None)))
         return torch.empty(0, device="meta") if found is None else found
 
-    needed = Need(taps=taps.planned_bytes(like(tapped[0]), len(tapped), policy.tap_share) if tapped else 0)
-    if predictor is None or not policy.may_reuse:
+    sampled = [plan.taps[number] for number in plan.samples]
+    needed = MemoryNeed()
+    if sampled:
+        needed = MemoryNeed(taps=taps.planned_bytes(like(sampled[0].stream), len(sampled), policy.tap_share))
+    for tap in (plan.taps[number] for number in plan.looks):
+        view = tap.view or Sample(policy.tap_share)
+        needed += MemoryNeed(taps=view.planned_bytes(like(tap.stream)) * max(tap.lags))
+    if predictor is None or not plan.keeps:
         return needed
-    for site in sites:
+    for site in plan.sites:
         features = sum(like(name).nbytes for name in site.streams)
-        needed += Need(features * predictor.history)
+        needed += MemoryNeed(features * predictor.history)
         if policy.needs_errors:
-            foretold = plan.stack.spec.measured if plan.stack.spec.measured in site.streams else site.streams[0]
-            needed += Need(taps=foretelling.planned_bytes(like(foretold), predictor))
+            judged = plan.stack.spec.measured if plan.stack.spec.measured in site.streams else site.streams[0]
+            needed += MemoryNeed(taps=prediction_error.planned_bytes(like(judged), predictor))
     return needed
 
 
@@ -89,7 +95,7 @@ def _of_one(stream: Tensor, rows: Rows) -> Tensor:
     return torch.empty(sizes, dtype=stream.dtype, device="meta")
 
 
-class Account:
+class MemoryPlan:
     """What each lane of a run needs, against what may be held on the device between steps.
 
     Args:
@@ -100,18 +106,13 @@ class Account:
 
     def __init__(self, memory: Memory, trace: Trace, policy: Policy[Any]) -> None:
         self._memory, self._trace, self._policy = memory, trace, policy
-        self._needs: dict[tuple[str, str], Need] = {}
-        self._refused: dict[str, str] = {}
+        self._needs: dict[tuple[str, str], MemoryNeed] = {}
 
-    def knows(self, lane: str, denoiser: str) -> bool:
+    def knows(self, lane: Lane, denoiser: str) -> bool:
         """Whether a lane is counted."""
-        return (lane, denoiser) in self._needs
+        return (lane.name, denoiser) in self._needs
 
-    def refusal(self, lane: str) -> str | None:
-        """Why nothing is kept of a lane, or None."""
-        return self._refused.get(lane)
-
-    def refuse(self, lanes: Sequence[str], total: Need, run: bool) -> None:
+    def refuse(self, lanes: Sequence[Lane], total: MemoryNeed, run: bool) -> None:
         """Nothing is kept of these lanes from now on: with them, more would be held than is allowed.
 
         Args:
@@ -123,19 +124,20 @@ class Account:
         """
         if run:
             raise self._over_budget(total)
-        over = f"over max_memory ({size(self._on_device(total))}, {size(self._memory.limit or 0)} allowed)"
-        self._refused |= dict.fromkeys(lanes, over)
+        over = f"{reasons.OVER_MEMORY} ({size(self._on_device(total))}, {size(self._memory.limit or 0)} allowed)"
+        for lane in lanes:
+            lane.refused = over
 
     @property
     def limited(self) -> bool:
         """Whether there is a limit to what may be held."""
         return self._memory.limit is not None
 
-    def fits(self, held: Need) -> bool:
+    def fits(self, held: MemoryNeed) -> bool:
         """Whether so much may be held."""
         return self._memory.limit is None or self._on_device(held) <= self._memory.limit
 
-    def expect(self, lanes: Sequence[str], denoiser: str, each: Need, branches: int, refuses: bool) -> None:
+    def expect(self, lanes: Sequence[Lane], denoiser: str, each: MemoryNeed, branches: int, refuses: bool) -> None:
         """Counts lanes before the first block of their first forward.
 
         Args:
@@ -146,30 +148,30 @@ class Account:
         Raises:
             OverBudget: the run would hold more than is allowed.
         """
-        self._needs |= {(lane, denoiser): each for lane in lanes}
+        self._needs |= {(lane.name, denoiser): each for lane in lanes}
         total = max(self._total(), each * (len(lanes) * branches), key=self._weight)
         if not self.fits(total):
-            self._needs |= dict.fromkeys(((lane, denoiser) for lane in lanes), Need())
+            self._needs |= dict.fromkeys(((lane.name, denoiser) for lane in lanes), MemoryNeed())
             self.refuse(lanes, total, refuses)
             return
         self._trace.planned_bytes = max(self._trace.planned_bytes, self._on_device(total))
         self._trace.planned_host_bytes = max(self._trace.planned_host_bytes, total.features * self._memory.offload)
         self._warn_of(total)
 
-    def _total(self) -> Need:
+    def _total(self) -> MemoryNeed:
         """Of all lanes, each with the denoiser that needs most: what another one left is freed when it takes over."""
-        most: dict[str, Need] = {}
+        most: dict[str, MemoryNeed] = {}
         for (lane, _), each in self._needs.items():
-            most[lane] = max(most.get(lane, Need()), each, key=self._weight)
-        return sum(most.values(), Need())
+            most[lane] = max(most.get(lane, MemoryNeed()), each, key=self._weight)
+        return sum(most.values(), MemoryNeed())
 
-    def _weight(self, needed: Need) -> tuple[int, int]:
+    def _weight(self, needed: MemoryNeed) -> tuple[int, int]:
         return self._on_device(needed), needed.features
 
-    def _on_device(self, needed: Need) -> int:
+    def _on_device(self, needed: MemoryNeed) -> int:
         return needed.taps + (0 if self._memory.offload else needed.features)
 
-    def _over_budget(self, total: Need) -> OverBudget:
+    def _over_budget(self, total: MemoryNeed) -> OverBudget:
         where = " in main memory" if self._memory.offload else ""
         return OverBudget(
             complaint(
@@ -179,7 +181,7 @@ class Account:
             )
         )
 
-    def _ways_out(self, total: Need) -> list[str]:
+    def _ways_out(self, total: MemoryNeed) -> list[str]:
         """What a person can do about it, the cheapest first."""
         ways = []
         if total.taps > total.features and self._policy.tap_share is not None:
@@ -191,7 +193,7 @@ class Account:
             ways.append(f"keep one feature and not {predictor.history} (predictor Last())")
         return [*ways, "make fewer frames, pixels or videos at once"]
 
-    def _warn_of(self, total: Need) -> None:
+    def _warn_of(self, total: MemoryNeed) -> None:
         """A sample is small. All entries of all blocks are not, and nobody should find that out by running out."""
         held, share = self._on_device(total), self._policy.tap_share
         if held > MUCH and total.taps > total.features and share is not None:

@@ -2,93 +2,253 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from bwcache.errors import AttachError, complaint
-from bwcache.models import Block, BlockStack, Site
+from bwcache.features import Sample, relative_l1
+from bwcache.features.looks import Look
+from bwcache.models import BlockStack, Place, Site, Tap
 from bwcache.policies import Policy
 
+Span = tuple[float, float]
 
-@dataclass(frozen=True, eq=False)
-class Place:
-    """What there is to do at one block: the site it belongs to, the ordinal of its tap and which value that reads."""
 
-    block: Block
-    site: Site | None
-    leaves: bool
-    tap: int | None
-    tapped: int
+@dataclass(frozen=True, eq=False, slots=True)
+class Spot:
+    """What there is to do at one place.
+
+    Attributes:
+        sites: the sites that it is a place of, the outermost first.
+        closes: the sites that end here, the innermost first.
+        since: the sites whose residual is taken from what enters here, though they begin later.
+        enters: the looks at what enters here, by their number among the plan's `looks`.
+        leaves: the same of what is returned here.
+        taps: the numbers of its taps among the plan's `samples`, and which of the returned values each reads.
+    """
+
+    place: Place
+    sites: tuple[Site, ...] = ()
+    closes: tuple[Site, ...] = ()
+    since: tuple[Site, ...] = ()
+    enters: tuple[int, ...] = ()
+    leaves: tuple[int, ...] = ()
+    taps: tuple[tuple[int, int], ...] = ()
 
     @property
     def is_marked(self) -> bool:
-        """Whether the block which is here begins or ends a site or is tapped."""
-        return self.tap is not None or (self.site is not None and self.block in (self.site.first, self.site.last))
+        """Whether anything begins, ends or is looked at here."""
+        ends = bool(self.closes) or any(site.first is self.place for site in self.sites)
+        return ends or bool(self.since or self.enters or self.leaves or self.taps)
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Where a policy acts on one stack: made once, when it is attached.
+    """Where a policy acts on one stack.
 
     Attributes:
-        places: one for each block, in call order.
-        taps: how many blocks are tapped.
-        leaving: the last block of each site.
+        sites: in the order of the forward, outer ones before what lies in them.
+        root: what there is to do at the denoiser itself, if anything.
+        spots: what there is to do elsewhere, where there is anything: in call order for blocks.
+        taps: as the policy named them; `samples` and `looks` are their places in this order, by how they are taken.
+        columns: for each tap, whether it is a look, its number among the looks or samples, and how many lags it has.
+        judged: for each look, the site whose computing makes what it saw its past; None: every step does.
+        outer: by site, the sites that it lies in.
         alone: the site, where it is the only one, has all blocks and keeps their output: nothing else has a say in what
             a forward of it returns.
         keeps: whether the policy can reuse, so that features are kept for it.
-        watched: the blocks at whose calls there is anything to do, in call order.
     """
 
     stack: BlockStack
-    places: tuple[Place, ...]
-    taps: int
-    leaving: frozenset[int]
+    policy: Policy[Any]
+    sites: tuple[Site, ...]
+    root: Spot | None
+    spots: tuple[Spot, ...]
+    taps: tuple[Tap, ...]
+    samples: tuple[int, ...]
+    looks: tuple[int, ...]
+    columns: tuple[tuple[bool, int, int], ...]
+    judged: tuple[str | None, ...]
+    outer: dict[str, tuple[str, ...]]
     alone: Site | None
     keeps: bool
-    watched: tuple[int, ...]
 
     @property
     def holds(self) -> bool:
         """Whether anything is held between steps: features, or what taps compare."""
-        return self.keeps or self.taps > 0
+        return self.keeps or bool(self.taps)
+
+    def where(self, site: Site) -> str:
+        """Return how events name a site: with its denoiser."""
+        return f"{self.stack.name}/{site.name}"
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """The channel of each of these numbers; empty where there is but one."""
+        found = tuple(tap.channel for tap in self.taps for _ in tap.lags)
+        return found if any(found) else ()
+
+    @property
+    def readings(self) -> int:
+        """How many numbers the taps of one forward come to, by tap and lag."""
+        return sum(len(tap.lags) for tap in self.taps)
+
+    def new_looks(self) -> list[Look]:
+        """Return the looks of one lane, which have seen nothing yet."""
+        chosen = (self.taps[number] for number in self.looks)
+        return [
+            Look(tap.view or Sample(self.policy.tap_share), tap.indicator or relative_l1, tap.lags) for tap in chosen
+        ]
 
     @classmethod
     def of(cls, policy: Policy[Any], stack: BlockStack, timing: bool = False) -> Plan:
-        """The plan of a policy for a stack.
+        """Return the plan of a policy for a stack.
 
         Args:
             timing: whether the time inside of the blocks is taken.
 
         Raises:
-            AttachError: a site keeps a residual of a stream that does not enter it.
+            AttachError: sites that cross or share a name, or a residual of a stream that does not enter.
         """
-        sites: list[Site | None] = [None] * len(stack.blocks)
-        for site in policy.sites(stack):
-            _expect_residual(site, stack)
-            first, last = stack.blocks.index(site.first), stack.blocks.index(site.last)
-            sites[first : last + 1] = [site] * (last - first + 1)
-        taps = {tap.place.block: (i, tap.stream) for i, tap in enumerate(policy.taps(stack))}
-        places = []
-        for i, (block, at) in enumerate(zip(stack.blocks, sites, strict=True)):
-            ordinal, stream = taps.get(i, (None, block.streams[0].name))
-            places.append(Place(block, at, at is not None and block is at.last, ordinal, block.position(stream)))
-        leaving = frozenset(i for i, place in enumerate(places) if place.leaves)
-        alone = sites[0] if len(set(sites)) == 1 and sites[0] is not None and sites[0].keeps == "output" else None
+        sites = _ordered(policy.sites(stack))
+        for site in sites:
+            _expect_residual(site)
+        taps = policy.taps(stack)
+        samples = tuple(i for i, tap in enumerate(taps) if not policy.probes and _is_sample(tap))
+        looks = tuple(i for i in range(len(taps)) if i not in samples)
+        by_place = {id(spot.place): spot for spot in _spots(stack, sites, taps, samples, looks)}
+        busy = policy.may_reuse or timing or any(block.hook is not None for block in stack.blocks)
+        root = next((spot for spot in by_place.values() if spot.place.kind == "root"), None)
+        spots = tuple(spot for spot in by_place.values() if spot is not root and (busy or spot.is_marked))
+        outer = {site.name: tuple(other.name for other in sites if _is_within(site, other)) for site in sites}
+        whole = sites[0] if len(sites) == 1 and _span(sites[0]) == (0, len(stack.blocks) - 1) else None
+        alone = whole if whole is not None and whole.keeps == "output" and whole.first.kind == "block" else None
+        columns = tuple(
+            (i in looks, (looks if i in looks else samples).index(i), len(tap.lags)) for i, tap in enumerate(taps)
+        )
+        judged = tuple(None if taps[i].against == "step" else _judging(sites, taps[i].place) for i in looks)
         keeps = policy.may_reuse
-        by_number = any(block.hook is not None for block in stack.blocks)
-        busy = keeps or timing or by_number
-        watched = tuple(i for i, place in enumerate(places) if busy or place.is_marked)
-        return cls(stack, tuple(places), len(taps), leaving, alone, keeps, watched)
+        return cls(stack, policy, sites, root, spots, taps, samples, looks, columns, judged, outer, alone, keeps)
 
 
-def _expect_residual(site: Site, stack: BlockStack) -> None:
-    enters = [stream.name for stream in site.first.streams]
+def _spots(
+    stack: BlockStack,
+    sites: tuple[Site, ...],
+    taps: tuple[Tap, ...],
+    samples: tuple[int, ...],
+    looks: tuple[int, ...],
+) -> Iterator[Spot]:
+    """What there is to do at each place that lies in a site or is tapped."""
+    spans = [_span(site) for site in sites]
+    inside = [
+        block
+        for i, block in enumerate(stack.blocks)
+        if any(a <= i <= b for site, (a, b) in zip(sites, spans, strict=True) if site.first.kind == "block")
+    ]
+    others = [place for site in sites for place in (site.first, site.last, site.since) if place is not None]
+    others += [tap.place for tap in taps]
+    for place in _distinct([*inside, *others]):
+        sampled = [(number, taps[tap]) for number, tap in enumerate(samples) if taps[tap].place is place]
+        looked = [(number, taps[tap]) for number, tap in enumerate(looks) if taps[tap].place is place]
+        yield Spot(
+            place,
+            sites=tuple(site for site, span in zip(sites, spans, strict=True) if _has(site, span, place)),
+            closes=tuple(site for site in reversed(sites) if site.last is place),
+            since=tuple(site for site in sites if site.since is place and site.first is not place),
+            enters=tuple(number for number, one in looked if one.end == "in"),
+            leaves=tuple(number for number, one in looked if one.end != "in"),
+            taps=tuple((number, place.position(one.stream)) for number, one in sampled),
+        )
+
+
+def _has(site: Site, span: Span, place: Place) -> bool:
+    """Whether it is one of the site's own places, and does not just lie in one."""
+    if site.first.kind != "block":
+        return site.first is place
+    return place.kind == "block" and place.block is not None and span[0] <= place.block <= span[1]
+
+
+def _distinct(places: Iterable[Place]) -> list[Place]:
+    return list({id(place): place for place in places}.values())
+
+
+def _is_sample(tap: Tap) -> bool:
+    """Whether the fast way does: samples of an output by relative L1 against the last computed one."""
+    plain = tap.end == "out" and tap.view is None and tap.indicator is None
+    return plain and tap.against == "computed" and tuple(tap.lags) == (1,) and tap.place.kind not in ("root", "named")
+
+
+def _span(site: Site) -> Span:
+    """From which block to which: a part lies within its block, everything within the root."""
+    if site.first.kind == "root":
+        return float("-inf"), float("inf")
+    first, last = site.first.block, site.last.block
+    assert first is not None
+    assert last is not None
+    return first, last
+
+
+def _is_within(site: Site, other: Site) -> bool:
+    if site is other:
+        return False
+    (a, b), (c, d) = _span(site), _span(other)
+    same = (a, b) == (c, d)
+    part, whole = site.first.kind not in ("root", "block"), other.first.kind in ("root", "block")
+    return c <= a and b <= d and whole and (part or not same)
+
+
+def _judging(sites: tuple[Site, ...], place: Place) -> str | None:
+    """The innermost site that a place lies in, or else the next one that begins after it."""
+    at = float("-inf") if place.block is None else float(place.block)
+    around = [site for site in sites if _span(site)[0] <= at <= _span(site)[1]]
+    if place.kind not in ("root", "block", "named"):
+        around = [site for site in around if site.first.kind in ("root", "block") or site.first is place]
+    if around:
+        return around[-1].name
+    return next((site.name for site in sites if _span(site)[0] > at), sites[-1].name if sites else None)
+
+
+def _ordered(sites: tuple[Site, ...]) -> tuple[Site, ...]:
+    """The sites, each after those that it lies in; checked."""
+    for site in sites:
+        if site.first is not site.last and {site.first.kind, site.last.kind} != {"block"}:
+            raise AttachError(
+                complaint(
+                    f"a site from {site.first.name} to {site.last.name}", "one place, or a run of blocks", "split it"
+                )
+            )
+    for one, other in combinations(sites, 2):
+        (a, b), (c, d) = sorted((_span(one), _span(other)))
+        blocks = one.first.kind == other.first.kind == "block"
+        if one.name == other.name or one.first is other.first is one.last is other.last or (a < c <= b < d and blocks):
+            raise AttachError(
+                complaint(
+                    f"sites {one.name!r} and {other.name!r} that cross", "sites apart or within each other", "move one"
+                )
+            )
+    order = {id(site): i for i, site in enumerate(sites)}
+    return tuple(
+        sorted(
+            sites,
+            key=lambda site: (
+                _span(site)[0],
+                -_span(site)[1],
+                site.first.kind not in ("root", "block"),
+                order[id(site)],
+            ),
+        )
+    )
+
+
+def _expect_residual(site: Site) -> None:
+    enters = [stream.name for stream in (site.since or site.first).streams]
     strange = [name for name in site.streams if name not in enters]
     if site.keeps == "residual" and strange:
         raise AttachError(
             complaint(
-                f"a residual of {strange[0]!r}, which does not enter {site.first.name}",
+                f"a residual of {strange[0]!r}, which does not enter {(site.since or site.first).name}",
                 f"one of {', '.join(enters)}",
                 'keep "output" in this site',
             )

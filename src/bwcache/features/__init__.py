@@ -1,6 +1,25 @@
-"""What is measured of a feature, how a skipped one is made, and where they are kept. Torch only."""
+"""What is measured of a feature, how a skipped one is made, and how it is kept. Torch only."""
 
-from bwcache.features.predictors import Damped, Last, Linear, Predictor, Taylor
-from bwcache.features.store import FeatureStore
+from bwcache.features.indicators import relative_l1, squared
+from bwcache.features.looks import Indicator
+from bwcache.features.prediction_error import PredictionError
+from bwcache.features.predictors import Along, Damped, Last, Linear, Past, Predictor, Taylor
+from bwcache.features.views import All, Channels, Sample, View
 
-__all__ = ["Damped", "FeatureStore", "Last", "Linear", "Predictor", "Taylor"]
+__all__ = [
+    "All",
+    "Along",
+    "Channels",
+    "Damped",
+    "Indicator",
+    "Last",
+    "Linear",
+    "Past",
+    "PredictionError",
+    "Predictor",
+    "Sample",
+    "Taylor",
+    "View",
+    "relative_l1",
+    "squared",
+]

@@ -23,3 +23,16 @@ def relative_l1(new: Tensor, old: Tensor) -> Tensor:
     old = old.to(torch.promote_types(old.dtype, torch.float32))  # a difference of halves would be rounded
     changes = torch.stack((new - old, old)).abs_()
     return (changes if changes.ndim == 3 else changes.flatten(2)).sum(2, dtype=torch.float32)
+
+
+def squared(new: Tensor, old: Tensor) -> Tensor:
+    """Mean squared change: ||new - old||_2^2 over the number of entries.
+
+    Args:
+        new, old: as in `relative_l1`.
+
+    Returns:
+        `[2, T]` float32, as `relative_l1`.
+    """
+    change = (new.float() - old.float()).flatten(1)
+    return torch.stack((change.square().sum(1), change.new_full((len(change),), float(change.shape[1]))))

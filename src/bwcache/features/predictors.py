@@ -1,7 +1,7 @@
 """How the feature of a skipped step is made from computed ones.
 
-A predictor sees the past as `(coordinate, feature)` pairs, newest first; the coordinate is sigma where the scheduler
-has one (`Step.coordinate`). Features have any shape. Predictors are settings: they hold no tensor.
+A predictor sees the past as `(step, feature)` pairs, newest first, and the step that is wanted; most read no more of a
+step than its `coordinate`. Features have any shape. Predictors are settings: they hold no tensor.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bwcache.core import Step
 from bwcache.errors import SettingError, complaint
+from bwcache.features.prediction_error import PredictionError
 
-Past = Sequence[tuple[float, Tensor]]
+Past = Sequence[tuple[Step, Tensor]]
 
 
 class Predictor(ABC):
@@ -27,18 +29,29 @@ class Predictor(ABC):
         """How many computed features are kept (each one hidden state per branch)."""
 
     @property
-    def damped(self) -> bool:
-        """Whether it is told how much of its last prediction was right."""
+    def needs_errors(self) -> bool:
+        """Whether it asks how close it would have come at the last computed step: then that is measured."""
         return False
 
-    @abstractmethod
-    def predict(self, past: Past, coordinate: float, damping: float = 1.0) -> Tensor:
-        """The feature at `coordinate`; a new tensor, never one of the past ones.
+    def share(self, error: PredictionError | None) -> float:
+        """Return how much of the way from the newest feature to the predicted one is gone, 0..1.
 
         Args:
-            past: computed features, newest first.
-            coordinate: of the feature wanted.
-            damping: 0..1, for predictors that are `damped`: how far to go from the newest feature to the predicted one.
+            error: of the last computed step of this sample and site; None where none was measured.
+        """
+        return 1.0
+
+    def given(self, error: PredictionError | None) -> Predictor:
+        """Return the predictor that goes its `share` of the way: by default itself."""
+        return self
+
+    @abstractmethod
+    def predict(self, past: Past, step: Step) -> Tensor:
+        """Return the feature at `step`: a new tensor, never one of the past ones.
+
+        Args:
+            past: computed features and their steps, newest first.
+            step: whose feature is wanted.
         """
 
 
@@ -51,8 +64,8 @@ class Last(Predictor):
         """One."""
         return 1
 
-    def predict(self, past: Past, coordinate: float, damping: float = 1.0) -> Tensor:
-        """A copy of the newest feature."""
+    def predict(self, past: Past, step: Step) -> Tensor:
+        """Return a copy of the newest feature."""
         return past[0][1].clone()
 
 
@@ -75,16 +88,16 @@ class Taylor(Predictor):
         """One more than the order."""
         return self.order + 1
 
-    def predict(self, past: Past, coordinate: float, damping: float = 1.0) -> Tensor:
-        """The polynomial's value at `coordinate`, computed in float32 and returned in the features' dtype."""
+    def predict(self, past: Past, step: Step) -> Tensor:
+        """Return the polynomial's value at the step, computed in float32 and handed out in the features' dtype."""
         nodes: dict[float, Tensor] = {}
         for node, feature in past[: self.history]:
-            nodes.setdefault(node, feature)
+            nodes.setdefault(node.coordinate, feature)
         newest = past[0][1]
         if len(nodes) == 1:
             return newest.clone()
         value = torch.zeros_like(newest, dtype=torch.promote_types(newest.dtype, torch.float32))
-        for weight, feature in zip(_lagrange(list(nodes), coordinate), nodes.values(), strict=True):
+        for weight, feature in zip(_lagrange(list(nodes), step.coordinate), nodes.values(), strict=True):
             value.add_(feature, alpha=weight)
         return value.to(newest.dtype)
 
@@ -98,12 +111,25 @@ class Linear(Predictor):
         """Two."""
         return 2
 
-    def predict(self, past: Past, coordinate: float, damping: float = 1.0) -> Tensor:
-        """Extrapolates; replays where only one feature is known."""
-        if len(past) < 2 or past[0][0] == past[1][0]:
-            return past[0][1].clone()
-        (near, newest), (far, older) = past[0], past[1]
-        return torch.lerp(newest, older, (coordinate - near) / (far - near))
+    def predict(self, past: Past, step: Step) -> Tensor:
+        """Return where the line leads; replays where only one feature is known."""
+        return _along(past, step, 1.0)
+
+
+@dataclass(frozen=True)
+class Along(Predictor):
+    """A share of the way along the straight line in sigma: 0 replays, 1 is `Linear`, above 1 goes beyond it."""
+
+    length: float = 1.0
+
+    @property
+    def history(self) -> int:
+        """Two."""
+        return 2
+
+    def predict(self, past: Past, step: Step) -> Tensor:
+        """Return the newest feature, and `length` of the way to where the line leads."""
+        return _along(past, step, self.length)
 
 
 @dataclass(frozen=True)
@@ -116,16 +142,27 @@ class Damped(Linear):
     """
 
     @property
-    def damped(self) -> bool:
+    def needs_errors(self) -> bool:
         """Yes."""
         return True
 
-    def predict(self, past: Past, coordinate: float, damping: float = 1.0) -> Tensor:
-        """The newest feature, and `damping` of the way to where the line leads."""
-        if len(past) < 2 or past[0][0] == past[1][0] or damping == 0:
-            return past[0][1].clone()
-        (near, newest), (far, older) = past[0], past[1]
-        return torch.lerp(newest, older, damping * (coordinate - near) / (far - near))
+    def share(self, error: PredictionError | None) -> float:
+        """Return what would have come closest the last time; all of it where that is not known."""
+        return 1.0 if error is None else error.damping
+
+    def given(self, error: PredictionError | None) -> Predictor:
+        """Return the line, as long as that."""
+        return Along(self.share(error))
+
+
+def _along(past: Past, step: Step, length: float) -> Tensor:
+    if len(past) < 2 or length == 0:
+        return past[0][1].clone()
+    (near, newest), (far, older) = past[0], past[1]
+    at = near.coordinate
+    if at == far.coordinate:
+        return newest.clone()
+    return torch.lerp(newest, older, length * (step.coordinate - at) / (far.coordinate - at))
 
 
 def _lagrange(nodes: list[float], at: float) -> list[float]:

@@ -1,147 +1,161 @@
-"""What a run keeps between steps: past features by (lane, site), and how many bytes that is."""
+"""What is kept of a site between steps: copies of its past features, and how many bytes that is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from bwcache.core import Step
 from bwcache.features.offload import Arrival, Offload
 
-Key = tuple[str, str]
-"""(lane, site)"""
-
 Signature = tuple[object, ...]
-"""Shapes, dtypes and devices of a site's inputs: features are only good for the same ones."""
+"""Shapes, dtypes and devices of a site's inputs, and autocast: features are only good for the same ones."""
 
-Copied = Callable[[Tensor, Tensor | None], Tensor]
-"""A copy of the first tensor, over the second one if it is given: a model may write into what it returned."""
-
-
-@dataclass
-class Slot:
-    """The past of one site in one lane, newest first: `(coordinate, feature per stream)`, and where each was made."""
-
-    signature: Signature
-    past: list[tuple[float, dict[str, Tensor]]] = field(default_factory=list)
-    devices: dict[str, torch.device] = field(default_factory=dict)
-
-    def push(self, coordinate: float, streams: dict[str, Tensor], history: int, copied: Copied) -> None:
-        """Copies the streams in, over the oldest once `history` are held."""
-        over: dict[str, Tensor] = {}
-        if len(self.past) >= history and self._fits(self.past[-1][1], streams):
-            _, over = self.past.pop()
-        kept = {name: copied(stream, over.get(name)) for name, stream in streams.items()}
-        self.devices = {name: stream.device for name, stream in streams.items()}
-        self.past.insert(0, (coordinate, kept))
-        del self.past[history:]
-
-    def _fits(self, kept: dict[str, Tensor], new: dict[str, Tensor]) -> bool:
-        """Whether the new streams can be copied over the kept ones."""
-        return kept.keys() == new.keys() and all(
-            old.shape == new[name].shape and old.dtype == new[name].dtype and self.devices.get(name) == new[name].device
-            for name, old in kept.items()
-        )
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held, wherever."""
-        return sum(tensor.nbytes for _, streams in self.past for tensor in streams.values())
+Streams = dict[str, Tensor]
 
 
-class FeatureStore:
-    """Past features of one run. Belongs to the run and goes with it.
+@dataclass(slots=True)
+class Held:
+    """Bytes that all slots of a run hold, and where they wait between steps.
 
-    Args:
-        offload: whether they wait in main memory, and not on the device that made them.
+    Attributes:
+        offload: brings features to main memory and back, or None where they stay on the device.
+        device, host: bytes held on the devices that compute, and in main memory in their place.
+        passing: bytes that were brought back and wait to be read.
     """
 
-    def __init__(self, offload: bool = False) -> None:
-        self._slots: dict[Key, Slot] = {}
-        self._offload = Offload() if offload else None
-        self._arrivals: dict[Key, list[tuple[float, dict[str, Arrival]]]] = {}
+    offload: Offload | None = None
+    kept: int = 0
+    passing: int = 0
 
-    def get(self, key: Key) -> Slot | None:
-        """The slot of a site in a lane, or None where nothing was computed yet."""
-        return self._slots.get(key)
+    @property
+    def device(self) -> int:
+        """Bytes on the devices that compute."""
+        return self.passing + (self.kept if self.offload is None else 0)
 
-    def put(self, key: Key, signature: Signature, coordinate: float, streams: dict[str, Tensor], history: int) -> None:
-        """Adds a computed feature; a new signature drops what was there."""
-        self._arrivals.pop(key, None)
-        slot = self._slots.get(key)
-        if slot is None or slot.signature != signature:
-            slot = self._slots[key] = Slot(signature)
-        slot.push(coordinate, streams, history, _copied if self._offload is None else self._offload.out)
+    @property
+    def host(self) -> int:
+        """Bytes in main memory in their place."""
+        return 0 if self.offload is None else self.kept
 
-    def expect(self, key: Key) -> None:
-        """Begins to bring a site's past to the device, where it waits in main memory: `past` will be asked for it."""
-        slot = self._slots.get(key)
-        if self._offload is None or slot is None or key in self._arrivals:
+
+@dataclass(eq=False, slots=True)
+class Slot:
+    """The past of one site in one lane, newest first.
+
+    Attributes:
+        held: what counts its bytes.
+        signature: of what entered the site when these were made.
+        past: steps and what was kept of each: features by stream.
+    """
+
+    held: Held
+    signature: Signature = ()
+    past: list[tuple[Step, Streams]] = field(default_factory=list)
+    _devices: dict[str, torch.device] = field(default_factory=dict)
+    _arrivals: list[dict[str, Arrival]] | None = None
+    _nbytes: int = 0
+
+    def push(self, signature: Signature, step: Step, streams: Streams, history: int) -> None:
+        """Copy computed features in, over the oldest once `history` are held; a new signature drops what was there."""
+        self._let_go()
+        if self.signature != signature:
+            self.past.clear()
+            self.signature = signature
+        over: Streams = {}
+        if len(self.past) >= history and self._fits(self.past[-1][1], streams):
+            _, over = self.past.pop()
+        self._devices = {name: stream.device for name, stream in streams.items()}
+        with outside_inference_mode():
+            kept = {name: self._copied(stream, over.get(name)) for name, stream in streams.items()}
+        self.past.insert(0, (step, kept))
+        del self.past[history:]
+        self._count()
+
+    def expect(self) -> None:
+        """Begin to bring the past to the device, where it waits in main memory: `read` will be asked for it."""
+        offload = self.held.offload
+        if offload is None or self._arrivals is not None:
             return
-        self._arrivals[key] = [
-            (coordinate, {name: self._offload.back(kept, slot.devices[name]) for name, kept in streams.items()})
-            for coordinate, streams in slot.past
+        self._arrivals = [
+            {name: offload.back(kept, self._devices[name]) for name, kept in streams.items()}
+            for _, streams in self.past
         ]
+        self.held.passing += self._nbytes
 
-    def past(self, key: Key) -> dict[str, list[tuple[float, Tensor]]]:
-        """The past of each stream of a site as predictors read it, on the device; empty where there is none.
+    def read(self) -> dict[str, list[tuple[Step, Tensor]]]:
+        """Return the past of each stream as predictors read it, on the device; empty where there is none.
 
         What was brought from main memory is let go of: whoever asks again has it brought again.
         """
-        self.expect(key)
-        slot = self._slots.get(key)
-        entries = [] if slot is None else slot.past
-        if self._offload is not None:
-            arrived = self._arrivals.pop(key, [])
-            entries = [(at, {name: one.taken() for name, one in streams.items()}) for at, streams in arrived]
+        entries = self.past
+        if self.held.offload is not None:
+            self.expect()
+            arrived = zip(self.past, self._arrivals or (), strict=True)
+            entries = [(step, {name: one.taken() for name, one in streams.items()}) for (step, _), streams in arrived]
+            self._let_go()
+        if len(entries) == 1:
+            step, streams = entries[0]
+            return {name: [(step, feature)] for name, feature in streams.items()}
         names = dict.fromkeys(name for _, streams in entries for name in streams)
-        return {name: [(at, streams[name]) for at, streams in entries if name in streams] for name in names}
+        return {name: [(step, streams[name]) for step, streams in entries if name in streams] for name in names}
 
-    def drop_lane(self, lane: str) -> None:
-        """Forgets all sites of a lane."""
-        for key in [key for key in self._slots if key[0] == lane]:
-            self.drop(key)
-
-    def drop(self, key: Key) -> None:
-        """Forgets a site of a lane."""
-        self._slots.pop(key, None)
-        self._arrivals.pop(key, None)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held on the devices that compute."""
-        arrived = (streams for entries in self._arrivals.values() for _, streams in entries)
-        passing = sum(arrival.tensor.nbytes for streams in arrived for arrival in streams.values())
-        return passing + (self._held if self._offload is None else 0)
-
-    @property
-    def host_bytes(self) -> int:
-        """Bytes held in main memory in their place."""
-        return 0 if self._offload is None else self._held
-
-    @property
-    def _held(self) -> int:
-        return sum(slot.nbytes for slot in self._slots.values())
+    def drop(self) -> None:
+        """Forget all."""
+        self._let_go()
+        self.past.clear()
+        self._count()
 
     def full_bytes(self, history: int) -> int:
-        """What `nbytes` will be when each site holds `history` features like those it has."""
-        if self._offload is not None:
+        """Return the bytes on the device when `history` features like those it has are held."""
+        if self.held.offload is not None or not self.past:
             return 0
-        return sum(slot.nbytes // len(slot.past) * max(history, len(slot.past)) for slot in self._slots.values())
+        return self._nbytes // len(self.past) * max(history, len(self.past))
 
-    def growth(self, key: Key, signature: Signature, streams: dict[str, Tensor], history: int) -> int:
-        """Bytes by which `nbytes` grows with this feature and those to come until `history` are held; may be < 0."""
-        if self._offload is not None:
+    def growth(self, signature: Signature, streams: Streams, history: int) -> int:
+        """Return the bytes on the device to come with this feature and those until `history` are held; may be < 0."""
+        if self.held.offload is not None:
             return 0
         new = sum(stream.nbytes for stream in streams.values())
-        slot = self._slots.get(key)
-        if slot is None or slot.signature != signature:
-            return new * history - (0 if slot is None else slot.nbytes)
-        return new * max(history - len(slot.past), 0)
+        if not self.past or self.signature != signature:
+            return new * history - self._nbytes
+        return new * max(history - len(self.past), 0)
+
+    def _count(self) -> None:
+        before, self._nbytes = self._nbytes, sum(kept.nbytes for _, streams in self.past for kept in streams.values())
+        self.held.kept += self._nbytes - before
+
+    def _let_go(self) -> None:
+        if self._arrivals is not None:
+            self._arrivals = None
+            self.held.passing -= self._nbytes
+
+    def _copied(self, feature: Tensor, over: Tensor | None) -> Tensor:
+        if self.held.offload is not None:
+            return self.held.offload.out(feature, over)
+        return feature.detach().clone() if over is None else over.copy_(feature.detach())
+
+    def _fits(self, kept: Streams, new: Streams) -> bool:
+        """Whether the new streams can be copied over the kept ones."""
+        return kept.keys() == new.keys() and all(
+            old.shape == new[name].shape and old.dtype == new[name].dtype and self._devices[name] == new[name].device
+            for name, old in kept.items()
+        )
 
 
-def _copied(feature: Tensor, over: Tensor | None = None) -> Tensor:
-    feature = feature.detach()
-    return feature.clone() if over is None else over.copy_(feature)
+@contextmanager
+def _normal() -> Iterator[None]:
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+_NOTHING = nullcontext()
+
+
+def outside_inference_mode() -> AbstractContextManager[None]:
+    """Return what makes tensors that live on be normal ones: a run may go over to `no_grad`, or come from there."""
+    return _normal() if torch.is_inference_mode_enabled() else _NOTHING

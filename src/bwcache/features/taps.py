@@ -1,4 +1,7 @@
-"""Taps: what is kept of the tapped blocks' outputs, and how much they changed since the last computed step.
+"""Taps: what is kept of the tapped blocks' outputs, and how much they changed since they were last computed.
+
+This is the fast way, for outputs compared by relative L1 with the last computed ones; `looks.py` has the general one.
+Each tap keeps its own past: a block that was not called keeps what it had.
 
 Two ways, one answer. A sample is so small that old and new are both at hand, and all distances come out of one
 reduction at the end of the forward. All entries are so many, in models of real size, that only the old ones are, and
@@ -15,6 +18,7 @@ from torch import Tensor
 
 from bwcache.features import indicators, sampling
 from bwcache.features.exchange import exchange
+from bwcache.features.store import outside_inference_mode
 
 FEW = 64 * 2**20
 """All entries of all tapped blocks, in bytes, that may be at hand for as long as a forward takes."""
@@ -103,10 +107,23 @@ class SampledTaps:
     def _compared(self, sheets: list[Sheet]) -> Tensor | None:
         """These samples against the last ones, in whose place they are kept."""
         old, self._old = self._old, sheets
-        if not old or len(old) != len(sheets) or not all(map(Sheet.follows, sheets, old)):
+        if not old or not sheets:
             return None
-        distances = [indicators.relative_l1(b.samples, a.samples) for a, b in zip(old, sheets, strict=True)]
-        return spread(distances, [tap for sheet in old for tap in sheet.taps], self._count)
+        if len(old) == len(sheets) and all(map(Sheet.follows, sheets, old)):
+            pairs = list(zip(old, sheets, strict=True))
+        else:
+            pairs, self._old = self._matched(old, sheets)
+        if not pairs:
+            return None
+        distances = [indicators.relative_l1(new.samples, before.samples) for before, new in pairs]
+        return spread(distances, [tap for sheet, _ in pairs for tap in sheet.taps], self._count)
+
+    def _matched(self, old: list[Sheet], new: list[Sheet]) -> tuple[list[tuple[Sheet, Sheet]], list[Sheet]]:
+        """The taps that both have, side by side; and the newest sample of each tap, whichever has it."""
+        before, now = _by_tap(old), _by_tap(new)
+        both = [tap for tap, (walk, _) in now.items() if tap in before and before[tap][0] is walk]
+        pairs = zip(_sheets({tap: before[tap] for tap in both}), _sheets({tap: now[tap] for tap in both}), strict=True)
+        return list(pairs), _sheets(before | now)
 
     def _lay_out(self, last: Sheet) -> None:
         """An empty sheet like the last one, and what `record` asks for at each tap."""
@@ -130,11 +147,7 @@ class SampledTaps:
         taken = dict(self._apart)
         if self._new is not None:
             taken |= {tap: (self._new.walk, self._rows[tap]) for tap in self._taken}
-        sheets: dict[int, Sheet] = {}
-        for walk in {id(walk): walk for walk, _ in taken.values()}.values():
-            taps = sorted(tap for tap, (own, _) in taken.items() if own is walk)
-            sheets[taps[0]] = Sheet(walk, taps, torch.stack([taken[tap][1] for tap in taps]))
-        return [sheets[first] for first in sorted(sheets)]
+        return _sheets(taken)
 
     def _walk(self, feature: Tensor) -> sampling.Walk:
         for walk in self._walks:
@@ -164,10 +177,10 @@ class LateTaps(SampledTaps):
 
     def record(self, tap: int, feature: Tensor) -> None:
         """As its base; from the second forward on it only takes note of the feature."""
+        if self._late is not False and feature.is_inference():
+            self._late = False  # what is written into such a tensor is not counted
         if self._late is not True:
             super().record(tap, feature)
-        if self._late is None and feature.is_inference():
-            self._late = False  # what is written into such a tensor is not counted
         if self._late is not False:
             self._held.append((tap, feature, feature._version))
 
@@ -201,33 +214,45 @@ class ExactTaps:
     def __init__(self, count: int) -> None:
         self._count = count
         self._kept: dict[int, Tensor] = {}
-        self._seen: list[int] = []
+        self._compared: list[int] = []
         self._sums: list[Tensor] = []
 
     def record(self, tap: int, feature: Tensor) -> None:
         """Compares the output `[B, …, C]` of the `tap`-th tapped block with the kept one and overwrites that."""
-        self._seen.append(tap)
         new, kept = feature.detach(), self._kept.get(tap)
         if kept is not None and comparable(kept, new):
+            self._compared.append(tap)
             self._sums += exchange(kept, new)
         else:
-            self._kept[tap] = new.clone()
+            with outside_inference_mode():
+                self._kept[tap] = new.clone()
 
     def measure(self) -> Tensor | None:
         """As `SampledTaps.measure`."""
-        seen, sums = self._seen, self._sums
-        complete = bool(seen) and seen == list(self._kept) and len(sums) == 2 * len(seen)
-        self._kept = {tap: self._kept[tap] for tap in seen}
-        self._seen, self._sums = [], []
-        if not complete:
+        compared, sums = self._compared, self._sums
+        self._compared, self._sums = [], []
+        if not compared:
             return None
         together = torch.stack([part.to(sums[0].device) for part in (*sums[::2], *sums[1::2])])
-        return spread([together.view(2, -1)], seen, self._count)
+        return spread([together.view(2, -1)], compared, self._count)
 
     @property
     def nbytes(self) -> int:
         """Bytes held between steps."""
         return sum(entries.nbytes for entries in self._kept.values())
+
+
+def _by_tap(sheets: list[Sheet]) -> dict[int, tuple[sampling.Walk, Tensor]]:
+    return {tap: (each.walk, row) for each in sheets for tap, row in zip(each.taps, each.samples, strict=True)}
+
+
+def _sheets(samples: dict[int, tuple[sampling.Walk, Tensor]]) -> list[Sheet]:
+    """Samples by tap on one sheet for each kind of feature."""
+    sheets: dict[int, Sheet] = {}
+    for walk in {id(walk): walk for walk, _ in samples.values()}.values():
+        taps = sorted(tap for tap, (own, _) in samples.items() if own is walk)
+        sheets[taps[0]] = Sheet(walk, taps, torch.stack([samples[tap][1] for tap in taps]))
+    return [sheets[first] for first in sorted(sheets)]
 
 
 def spread(measured: list[Tensor], places: list[int], count: int) -> Tensor:

@@ -100,6 +100,12 @@ class Place:
             return returned[position]
         return returned if len(self.streams) == 1 and not isinstance(returned, tuple) else self.outputs(returned)
 
+    def passed_on(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Return what the module would if it did nothing: the streams as they enter."""
+        if len(self.streams) == 1:
+            return self.streams[0].read(args, kwargs)
+        return self.packed(self.inputs(args, kwargs))
+
     def packed(self, streams: Mapping[str, Any]) -> Any:
         """Return what the module would: a bare value for one stream, a tuple for more."""
         values = tuple(streams[stream.name] for stream in self.streams)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from bwcache.errors import SettingError, complaint
+from bwcache.features import Indicator, View
 from bwcache.models.places import Hook, Place, named_place, parts_of
 from bwcache.models.spec import BlockList, BlockSpec
 from bwcache.models.streams import Stream, stream_of
@@ -19,12 +20,6 @@ __all__ = ["Aside", "Block", "BlockStack", "Hook", "Place", "Site", "Stream", "T
 Block = Place
 
 Keeps = Literal["output", "residual", "clean", "beside"]
-
-View = Callable[..., Tensor]
-"""What of a feature a tap keeps, to compare it later."""
-
-Indicator = Callable[[Tensor, Tensor], Tensor]
-"""How much a feature changed: (new, old) to numerators and denominators."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """When to compute and when to reuse. One paper, one file."""
 
 from bwcache.policies.adaptive import Adaptive
-from bwcache.policies.base import Foretold, Measured, Observation, Policy
+from bwcache.policies.base import Observation, Policy, Readings
 from bwcache.policies.bwcache import BWCache
 from bwcache.policies.compute import Compute
 from bwcache.policies.fixed_interval import FixedInterval
@@ -14,10 +14,9 @@ __all__ = [
     "BWCache",
     "Compute",
     "FixedInterval",
-    "Foretold",
-    "Measured",
     "Observation",
     "Policy",
+    "Readings",
     "Scheduled",
     "known",
     "named",

@@ -27,8 +27,8 @@ from dataclasses import dataclass, field
 
 from bwcache.core import Decision, Step
 from bwcache.core.decision import compute, reuse
-from bwcache.features import Damped, Predictor
-from bwcache.policies.base import Foretold, Observation, Policy
+from bwcache.features import Damped, PredictionError, Predictor
+from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, expect_predictor, number
 
 GROWTH = 1.4
@@ -50,7 +50,7 @@ class Group:
     computed: float | None = None
     computed_at: int = -1
     reach: float = 0.0
-    told: Foretold | None = None
+    told: PredictionError | None = None
     spent: float = 0.0
     decided_at: int = -1
     decision: Decision = field(default_factory=lambda: compute("first step"))
@@ -110,8 +110,6 @@ class Adaptive(Policy[State]):
     def decide(self, observation: Observation, state: State) -> Decision:
         """The branches of a group follow the first one's decision of each step."""
         step = observation.step
-        if not self.may_reuse:
-            return compute("tolerance 0 never reuses")
         group = state.groups.setdefault(step.sample, Group())
         if group.decided_at != step.index:
             group.decided_at, group.decision = step.index, self._decide(step, group)
@@ -119,7 +117,7 @@ class Adaptive(Policy[State]):
 
     def refresh(self, observation: Observation, state: State) -> None:
         """Takes note of a computed step: where it stood, and how close the predictor would have come."""
-        step, told = observation.step, observation.foretold
+        step, told = observation.step, observation.error
         group = state.groups.setdefault(step.sample, Group())
         if group.computed_at == step.index:
             group.told = group.told + told if group.told and told else None

@@ -5,97 +5,114 @@ rank. The engine asks it, in this order:
 
 1. `sites(stack)` and `taps(stack)` when it is attached: what is reused as one, and where features are measured;
 2. `init()` at the start of each run: a fresh state;
-3. `decide(observation, state)` each time a forward reaches a site that could be reused;
-4. `refresh(observation, state)` once for every real computation, whatever caused it, at the latest before the next
-   `decide`: the observation then carries what the taps measured. Not where nothing can ever be reused or measured.
+3. `decide(observation, state)` for each site that could be reused: before the forward begins, or, where the policy
+   `probes`, when the forward reaches the site. It is not asked where nothing can be reused: at a site of which nothing
+   is kept, or at all where `may_reuse` is false;
+4. `refresh(observation, state)` once for every real computation of a site, whatever caused it, at the latest before the
+   next `decide`: the observation then carries what the taps measured.
 """
 
 from __future__ import annotations
 
-import math
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from operator import add
 from typing import Any, Generic, TypeVar
 
 from bwcache.core import Decision, Step
-from bwcache.features import Last, Predictor
+from bwcache.features import Last, PredictionError, Predictor
+from bwcache.features.prediction_error import ratio
 from bwcache.models import BlockStack, Site, Tap
 
 State = TypeVar("State")
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What the taps of one forward measured against the last computed step, one entry per tap.
+class Readings:
+    """What the taps of one forward measured, one entry per tap and lag, in the policy's order.
 
-    Numerators and denominators stand apart, so that branches and ranks can be pooled by adding before dividing.
+    Numerators and denominators stand apart, so that branches and ranks can be pooled by adding before dividing. Both
+    are 0 where a tap measured nothing: its place was not called, or never before.
+
+    Attributes:
+        channels: for each entry, which of several indicators it is a part of (`Tap.channel`); empty: there is but one.
     """
 
     numerators: tuple[float, ...]
     denominators: tuple[float, ...]
+    channels: tuple[int, ...] = ()
 
-    def __add__(self, other: Measured) -> Measured:
+    def __add__(self, other: Readings) -> Readings:
         if len(self.numerators) != len(other.numerators):
             raise ValueError(f"found {len(other.numerators)} taps, expected {len(self.numerators)}")
-        return Measured(
-            tuple(map(add, self.numerators, other.numerators)), tuple(map(add, self.denominators, other.denominators))
-        )
+        numerators = tuple(map(add, self.numerators, other.numerators))
+        return Readings(numerators, tuple(map(add, self.denominators, other.denominators)), self.channels)
+
+    def __getitem__(self, tap: int) -> float | None:
+        """The change at one tap (dimensionless); None where it measured nothing."""
+        numerator, denominator = self.numerators[tap], self.denominators[tap]
+        return ratio(numerator, denominator) if numerator or denominator else None
 
     @cached_property
     def distances(self) -> tuple[float, ...]:
         """Relative change per tap (dimensionless); 0/0 is 0, x/0 is infinite."""
-        return tuple(map(_ratio, self.numerators, self.denominators))
+        return tuple(map(ratio, self.numerators, self.denominators))
 
     @cached_property
     def mean(self) -> float:
-        """Mean of the distances of the blocks that were called."""
-        called = [d for d, n, o in zip(self.distances, self.numerators, self.denominators, strict=True) if n or o]
-        return sum(called) / len(called) if called else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Foretold:
-    """How close the predictor would have come to what was computed; sums, so that branches and ranks can be pooled.
-
-    Attributes:
-        missed: ||feature - predicted||_1.
-        size: ||feature||_1.
-        along, square: <d, e> and <d, d>, where d leads from the last feature to the predicted one (undamped), e to
-            the true one.
-    """
-
-    missed: float
-    size: float
-    along: float
-    square: float
-
-    def __add__(self, other: Foretold) -> Foretold:
-        return Foretold(
-            self.missed + other.missed, self.size + other.size, self.along + other.along, self.square + other.square
-        )
-
-    @property
-    def error(self) -> float:
-        """Relative L1 error of the prediction (dimensionless)."""
-        return _ratio(self.missed, self.size)
-
-    @property
-    def damping(self) -> float:
-        """The share of d that comes closest to e (least squares), cut to 0..1."""
-        share = self.along / self.square if self.square > 0 else 0.0
-        return min(max(share, 0.0), 1.0) if math.isfinite(share) else 0.0
+        """Mean of the distances of the taps that measured anything; of several channels the largest."""
+        channels = self.channels or (0,) * len(self.numerators)
+        called: dict[int, list[float]] = {}
+        for channel, distance, n, o in zip(channels, self.distances, self.numerators, self.denominators, strict=True):
+            if n or o:
+                called.setdefault(channel, []).append(distance)
+        return max((sum(some) / len(some) for some in called.values()), default=0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What a policy may know when it is asked: where we are, at which site, and what the last computation measured."""
+    """What a policy may know when it is asked.
+
+    Attributes:
+        step: where in the run.
+        site: which site, by its name.
+        last: what the taps measured in the last computed forward; there already. In `refresh`, of the forward itself.
+        error: how close the predictor would have come there, where the policy `needs_errors`.
+        denoiser: which of the pipeline's denoisers, such as "transformer_2".
+    """
 
     step: Step
     site: str
-    measured: Measured | None = None
-    foretold: Foretold | None = None
+    last: Readings | None = None
+    error: PredictionError | None = None
+    denoiser: str = ""
+    look: Callable[[], Readings] | None = None
+
+    @property
+    def measured(self) -> Readings | None:
+        """Deprecated: `last`."""
+        _deprecated("Observation.measured", "Observation.last")
+        return self.last
+
+    @property
+    def foretold(self) -> PredictionError | None:
+        """Deprecated: `error`."""
+        _deprecated("Observation.foretold", "Observation.error")
+        return self.error
+
+    @property
+    def now(self) -> Readings:
+        """What the taps measured in this forward so far; waits for the device. For policies that `probes`.
+
+        Raises:
+            ValueError: the policy does not probe, so it was asked before the forward began.
+        """
+        if self.look is None:
+            raise ValueError("found a look into this forward; expected `probes` to be True; say so in the policy")
+        return self.look()
 
 
 @dataclass(frozen=True)
@@ -116,6 +133,11 @@ class Policy(ABC, Generic[State]):
         return None
 
     @property
+    def probes(self) -> bool:
+        """Whether `decide` looks at what this very forward measured (`now`): then it is asked at the site itself."""
+        return False
+
+    @property
     def feature_predictor(self) -> Predictor | None:
         """How a skipped feature is made; None: nothing is ever kept."""
         return Last()
@@ -134,7 +156,7 @@ class Policy(ABC, Generic[State]):
     def needs_errors(self) -> bool:
         """Whether it wants to know at each computation how close the predictor would have come."""
         predictor = self.feature_predictor
-        return predictor is not None and predictor.damped
+        return predictor is not None and predictor.needs_errors
 
     @abstractmethod
     def init(self) -> State:
@@ -159,7 +181,5 @@ class Policy(ABC, Generic[State]):
         """Raises `SettingError` where the settings cannot work on a run of `total` steps."""
 
 
-def _ratio(numerator: float, denominator: float) -> float:
-    if denominator == 0:
-        return 0.0 if numerator == 0 else math.inf
-    return numerator / denominator
+def _deprecated(name: str, instead: str) -> None:
+    warnings.warn(f"{name} goes in the next release; use {instead}", DeprecationWarning, stacklevel=3)

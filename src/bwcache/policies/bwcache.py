@@ -30,7 +30,7 @@ from bwcache.core import Decision, Step
 from bwcache.core.decision import compute, reuse
 from bwcache.features import Last, Predictor
 from bwcache.models import BlockStack, Tap
-from bwcache.policies.base import Measured, Observation, Policy
+from bwcache.policies.base import Observation, Policy, Readings
 from bwcache.policies.checks import expect, expect_predictor, number
 
 
@@ -43,7 +43,7 @@ class Group:
     opened: int = 0
     progress: float | None = None
     measured_at: int = -1
-    measured: Measured | None = None
+    measured: Readings | None = None
     complete: bool = False
     decided_at: int = -1
     decision: Decision = field(default_factory=lambda: compute("first step"))
@@ -156,7 +156,7 @@ class BWCache(Policy[State]):
             return ()
         count = len(stack.blocks)
         chosen = range(count) if self.blocks is None else sorted({_index(block, count) for block in self.blocks})
-        return tuple(stack.tap(block) for block in chosen)
+        return stack.taps(chosen)
 
     def init(self) -> State:
         """No trigger, no window, nothing measured."""
@@ -165,8 +165,6 @@ class BWCache(Policy[State]):
     def decide(self, observation: Observation, state: State) -> Decision:
         """Eq. 7 and 8 and the tail guard. The branches of a group follow the first one's decision of each step."""
         step = observation.step
-        if not self.may_reuse:
-            return compute("threshold 0 never reuses")
         if step.total is None:
             return compute("number of steps unknown: pass steps= where nobody says it")
         group = self._group(step, state)
@@ -176,7 +174,7 @@ class BWCache(Policy[State]):
 
     def refresh(self, observation: Observation, state: State) -> None:
         """Eq. 5 and 6: takes the distances of a computed step; a computation without any ends a window."""
-        step, measured = observation.step, observation.measured
+        step, measured = observation.step, observation.last
         group = self._group(step, state)
         group.remaining, group.progress = 0, step.progress
         if group.measured_at != step.index:

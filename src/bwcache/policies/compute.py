@@ -44,11 +44,11 @@ class Compute(Policy[None]):
 
     def taps(self, stack: BlockStack) -> tuple[Tap, ...]:
         """All blocks, or none."""
-        return () if self.measures is None else tuple(stack.tap(i) for i in range(len(stack.blocks)))
+        return () if self.measures is None else stack.taps()
 
     def init(self) -> None:
         """No state."""
 
     def decide(self, observation: Observation, state: None) -> Decision:
         """Always compute."""
-        return compute("always")
+        return compute("never reuses with these settings")

@@ -26,7 +26,7 @@ from bwcache.measure.call import Call, OnProgress, Request, call
 from bwcache.measure.compare import WARMUP_STEPS
 from bwcache.measure.environment import describe_pipeline, environment
 from bwcache.models import BlockStack, denoisers, resolve
-from bwcache.policies import Compute, Measured, Observation
+from bwcache.policies import Compute, Observation, Readings
 from bwcache.study.folder import Folder
 from bwcache.study.profile_curves import Fewer, fewer_blocks, indicator, judged
 from bwcache.study.profile_results import Profile, Table, Watched, numbers
@@ -117,19 +117,19 @@ class _Changes:
 
     def __init__(self, stacks: Sequence[BlockStack]) -> None:
         self._sizes = {stack.name: len(stack.blocks) for stack in stacks}
-        self._measured: dict[tuple[int, str], Measured | None] = {}
+        self._measured: dict[tuple[int, str], Readings | None] = {}
         self._steps: dict[int, Step] = {}
 
     def note(self, observation: Observation) -> None:
         """One forward of one denoiser."""
-        step, denoiser = observation.step, observation.site.split("/")[0]
+        step, denoiser = observation.step, observation.denoiser
         place = (step.index, denoiser)
         if place not in self._measured:
-            self._measured[place] = observation.measured
+            self._measured[place] = observation.last
         else:
             before = self._measured[place]
-            known = before is not None and observation.measured is not None
-            self._measured[place] = before + observation.measured if known else None  # type: ignore[operator]
+            known = before is not None and observation.last is not None
+            self._measured[place] = before + observation.last if known else None  # type: ignore[operator]
         self._steps[step.index] = step
 
     def table(self) -> Table:

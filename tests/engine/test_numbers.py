@@ -4,18 +4,35 @@ import pytest
 import torch
 
 import bwcache
-from bwcache.engine.reading import Reading, arrived
+from bwcache.engine.numbers import Numbers
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"))]
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_all_numbers_arrive_in_order(device: str) -> None:
+def test_each_part_is_read_where_it_was_put(device: str) -> None:
     parts = [torch.arange(float(n), device=device) + n for n in (1, 3, 2)]
-    readings = [Reading(parts[:2]), Reading([]), Reading(parts[2:])]
-    assert arrived(readings) == [1.0, 3.0, 4.0, 5.0, 2.0, 3.0]
-    assert arrived([]) == []
-    assert arrived([Reading([])]) == []
+    numbers = Numbers()
+    places = [numbers.add(part, len(part)) for part in parts[:2]]
+    assert numbers.add(None, 5) is None
+    places.append(numbers.add(parts[2], 2))
+    numbers.set_out()
+    assert [numbers.read(place) for place in places] == [[1.0], [3.0, 4.0, 5.0], [2.0, 3.0]]
+    assert numbers.read(None) is None
+
+
+def test_of_nothing_there_is_nothing_to_read() -> None:
+    numbers = Numbers()
+    numbers.set_out()
+    assert numbers.read(None) is None
+    assert numbers.read(slice(0, 1)) is None
+
+
+def test_parts_of_one_vector_lie_on_several_devices_and_in_several_shapes() -> None:
+    numbers = Numbers()
+    places = [numbers.add(torch.ones(2, 3), 6), numbers.add(torch.tensor(7.0), 1)]
+    numbers.set_out()
+    assert [numbers.read(place) for place in places] == [[1.0] * 6, [7.0]]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
@@ -23,15 +40,19 @@ def test_on_cuda_nothing_waits_that_torch_would_call_synchronizing() -> None:
     module = torch.nn.Linear(64, 64, device="cuda")
     with torch.no_grad():
         value = module(torch.ones(8, 64, device="cuda"))
-        Reading([value.abs().sum()[None]])  # the pinned memory is there from now on
+        first = Numbers()
+        first.add(value.abs().sum()[None], 1)
+        first.set_out()  # the pinned memory is there from now on
         torch.cuda.set_sync_debug_mode("error")
         try:
-            reading = Reading([value.sum()[None], value[0]])
-            numbers = arrived([reading])
+            numbers = Numbers()
+            places = numbers.add(value.sum()[None], 1), numbers.add(value[0], 64)
+            numbers.set_out()
+            read = [numbers.read(place) for place in places]
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    assert numbers[0] == pytest.approx(value.sum().item())
-    assert len(numbers) == 65
+    assert read[0] == [pytest.approx(value.sum().item())]
+    assert len(read[1] or []) == 64
 
 
 def test_numbers_set_out_when_their_forward_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,17 +60,17 @@ def test_numbers_set_out_when_their_forward_ends(monkeypatch: pytest.MonkeyPatch
     from tests.tiny import wan_transformer
 
     order: list[str] = []
-    set_out, told = Reading.__init__, bwcache.BWCache.refresh
+    set_out, told = Numbers.set_out, bwcache.BWCache.refresh
 
-    def setting_out(self: Reading, parts: list[torch.Tensor]) -> None:
+    def setting_out(self: Numbers) -> None:
         order.append(f"out {forwards}")
-        set_out(self, parts)
+        set_out(self)
 
     def telling(self: bwcache.BWCache, *args: object) -> None:
         order.append(f"told {forwards}")
         told(self, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Reading, "__init__", setting_out)
+    monkeypatch.setattr(Numbers, "set_out", setting_out)
     monkeypatch.setattr(bwcache.BWCache, "refresh", telling)
     module, forwards = wan_transformer(), 0
     with torch.no_grad(), bwcache.attach(module, bwcache.BWCache(threshold=1e-9), steps=3):

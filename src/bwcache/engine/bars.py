@@ -1,0 +1,67 @@
+"""The bars that a pipeline shows over its loop: how many steps it has, and when it ends or breaks off."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from bwcache.engine import hooks
+from bwcache.engine.schedule import Loop
+from bwcache.errors import NeverReused
+
+if TYPE_CHECKING:
+    from bwcache.engine.session import Session
+
+
+def follow(undo: ExitStack, target: Any, session: Session) -> None:
+    """Tell the session of each loop over which a pipeline, or a block of a modular one, shows a bar."""
+    for part in _showing(target):
+        hooks.stand_before(undo, part, "progress_bar", functools.partial(_noting, target, session))
+
+
+def _showing(target: Any) -> list[Any]:
+    """What shows a bar over a loop: a pipeline, or those blocks of a modular one that are loops."""
+    shown = [target] if hasattr(target, "progress_bar") else []
+    parts = getattr(getattr(target, "_blocks", target), "sub_blocks", None)
+    return shown + [found for part in (parts or {}).values() for found in _showing(part)]
+
+
+def _noting(pipeline: Any, session: Session, inner: Callable[..., Any]) -> Callable[..., Any]:
+    def progress_bar(*args: Any, **kwargs: Any) -> Any:
+        given = dict(zip(("iterable", "total"), args, strict=False)) | kwargs
+        _warn_if_replaced(pipeline, session)
+        session.here.clock.loop = Loop.shown(pipeline, given.get("iterable"), given.get("total"))
+        bar = inner(*args, **kwargs)
+        _listen(bar, pipeline, session)
+        return bar
+
+    return progress_bar
+
+
+def _listen(bar: Any, pipeline: Any, session: Session) -> None:
+    """Frees what is kept as soon as a loop breaks off: by an exception, Ctrl-C or an interrupt."""
+    close = getattr(bar, "close", None)
+    if close is None or not hasattr(bar, "__dict__"):
+        return
+
+    def closing() -> None:
+        close()
+        if sys.exc_info()[0] is not None or getattr(pipeline, "_interrupt", False):
+            session.end_run()
+
+    bar.close = closing
+
+
+def _warn_if_replaced(pipeline: Any, session: Session) -> None:
+    for name, denoiser in session.denoisers.items():
+        if not denoiser.is_in_use:
+            warnings.warn(
+                f"{name} of {type(pipeline).__name__} is another module than the session was attached to: nothing is "
+                "reused in it; call bwcache.enable(…, replace=True) after a component was replaced",
+                NeverReused,
+                stacklevel=3,
+            )

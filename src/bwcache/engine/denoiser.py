@@ -1,0 +1,243 @@
+"""One denoiser under a session: the one wrapper of its call, and the interceptors at its places."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bwcache.engine import hooks, samples
+from bwcache.engine.compiled import CompiledDenoiser, is_within
+from bwcache.engine.decide import Arguments, Group, decide
+from bwcache.engine.forward import Forward, RunAgain
+from bwcache.engine.idle import IdleCalls, IdleModules, inputs
+from bwcache.engine.plan import Plan, Spot
+from bwcache.engine.run import Run
+from bwcache.engine.samples import Rows
+from bwcache.models import BlockStack, uncompiled
+from bwcache.policies import Policy
+
+if TYPE_CHECKING:
+    from bwcache.engine.session import Session
+
+
+class Denoiser:
+    """A denoiser that a session holds.
+
+    Args:
+        undo: what undoes it.
+        session: whose it is.
+        stack: where its blocks are.
+        look: finds what callers call in its place now.
+    """
+
+    def __init__(self, undo: ExitStack, session: Session, stack: BlockStack, look: Callable[[], Any]) -> None:
+        self.stack = stack
+        self._session, self._look = session, look
+        self._compiled = CompiledDenoiser(undo, stack, look)
+        self._at_places = ExitStack()
+        undo.callback(lambda: self._at_places.close())
+        self.plan_for(session.policy)
+        if stack.spec.entry == "forward":
+            hooks.stand_before(undo, stack.module, "forward", self._wrapped)
+        else:
+            undo.callback(hooks.intercept(stack.module, self._wrapped).restore)
+        self._compiled.watch(undo)
+        hooks.hold(undo, stack.module, session)
+        hooks.listen(undo, stack.module, session.told, session.end_run)
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether the pipeline still calls it."""
+        used = self._look()
+        return used is None or uncompiled(used) is self.stack.module
+
+    def expect_plan(self, policy: Policy[Any]) -> None:
+        """See whether a policy fits.
+
+        Raises:
+            AttachError: it does not.
+        """
+        Plan.of(policy, self.stack)
+
+    def plan_for(self, policy: Policy[Any]) -> None:
+        """Make a plan for a policy, and intercept the places at which there is anything to do."""
+        self._at_places.close()
+        undo = self._at_places = ExitStack()
+        self.plan = plan = Plan.of(policy, self.stack, self._session.timing)
+        places = [spot.place for spot in plan.spots]
+        shadows = hooks.intercept_places(undo, self.stack.module, places, [self._at(plan, spot) for spot in plan.spots])
+        self._idle = self._idle_modules(plan)
+        self._shadows = [*shadows, *hooks.intercept_all(undo, self._idle.modules, self._at_idle)]
+        self._compiled.interceptors = shadows
+
+    def _idle_modules(self, plan: Plan) -> IdleModules:
+        """The modules that can be skipped in a replay of this plan."""
+        stack = self.stack
+        surprising = plan.alone is None or stack.spec.entry != "call" or self._session.group is not None
+        if surprising or not plan.keeps:
+            return IdleModules({})
+        return IdleModules({path: part for path, part in stack.idle.items() if not is_within(stack.module, path)})
+
+    def _at(self, plan: Plan, spot: Spot) -> hooks.Interceptor:
+        here, warn = self._session.here, self._warn_of_calls_outside
+
+        def around(inner: Callable[..., Any]) -> Callable[..., Any]:
+            def intercepted(*args: Any, **kwargs: Any) -> Any:
+                forward = here.forward
+                if forward is None or forward.plan is not plan:
+                    warn(spot)
+                    return inner(*args, **kwargs)
+                return forward(spot, inner, args, kwargs)
+
+            return intercepted
+
+        return around
+
+    def _at_idle(self, path: str) -> hooks.Interceptor:
+        here = self._session.here
+
+        def around(inner: Callable[..., Any]) -> Callable[..., Any]:
+            def intercepted(*args: Any, **kwargs: Any) -> Any:
+                forward = here.forward
+                if forward is None or forward.idle is None or forward.plan is not self.plan:
+                    return inner(*args, **kwargs)
+                return forward.idle.call(path, inner, args, kwargs)
+
+            return intercepted
+
+        return around
+
+    def _wrapped(self, inner: Callable[..., Any]) -> Callable[..., Any]:
+        """The denoiser's call; no compiler traces it, so that it runs block by block whatever is compiled around it."""
+
+        @torch.compiler.disable
+        def called(*args: Any, **kwargs: Any) -> Any:
+            return self.call(inner, args, kwargs)
+
+        return called
+
+    def call(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one forward: which step is it, what is decided for whom, do it, and take note."""
+        session, here = self._session, self._session.here
+        self._compiled.check()
+        for shadow in self._shadows:
+            if not shadow.intact:
+                shadow.renew()
+        if here.busy:
+            return self._plainly(inner, args, kwargs)
+        try:
+            sign = self.stack.aside(args, kwargs)
+            if sign is not None:
+                here.asides[sign] += 1
+                return self._plainly(inner, args, kwargs)
+            run, step = session.arrive(self, args, kwargs)
+            rows = self._rows(run, step.branch, args, kwargs)
+            arguments = Arguments.of(self.stack, args, kwargs, rows, here.clock.doubt)
+            groups = decide(run, self.plan, step, rows, arguments)
+            if len(groups) == 1:
+                return self._run(run, groups[0], rows, arguments, inner, args, kwargs)
+            outputs = []
+            for group in groups:
+                own = Rows(len(group.steps), rows.branches, rows.axis)
+                some = _on(group.samples, rows, self.stack, args, kwargs)
+                outputs.append(self._run(run, group, own, arguments, inner, *some))
+            return samples.merged(outputs, [group.samples for group in groups], rows)
+        except BaseException:
+            session.end_run()
+            raise
+
+    def _rows(self, run: Run, branch: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rows:
+        """How the samples lie in the batch: those that decide for themselves."""
+        if not self._session.per_sample or self.plan.policy.probes:
+            return Rows()
+        return run.rows(self.stack, branch, args, kwargs)
+
+    def _run(
+        self,
+        run: Run,
+        group: Group,
+        rows: Rows,
+        arguments: Arguments,
+        inner: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """One forward of some samples; again, with all modules, where it turned out that it needed one it skipped."""
+        plan, timed = self.plan, self._session.timing
+        idle = self._idle_calls(run, group, args, kwargs) if self._idle.modules else None
+        forward = Forward(plan, run, group.steps, group.lanes, rows, group.decided, arguments, timed, idle)
+        try:
+            returned = self._opened(forward, inner, args, kwargs)
+            again = idle is not None and idle.skipped and (not forward.calls or idle.was_read(returned))
+        except RunAgain:
+            again = True
+        if again:
+            self._warn_if_idle_modules_are_read()
+            forward = Forward(plan, run, group.steps, group.lanes, rows, group.decided, arguments, timed)
+            returned = self._opened(forward, inner, args, kwargs)
+        if not forward.calls and plan.sites:
+            self._session.warn(
+                f"{self._session.name} ran and called none of its blocks: was it compiled as a whole? nothing is reused"
+            )
+            return returned
+        forward.finish()
+        if idle is not None and idle.known is None and forward.computed:
+            run.idle.setdefault(idle.inputs, idle.outlines)
+        return returned
+
+    def _opened(
+        self, forward: Forward, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        here, root = self._session.here, self.plan.root
+        here.forward = forward
+        try:
+            return inner(*args, **kwargs) if root is None else forward(root, inner, args, kwargs)
+        finally:
+            here.forward = None
+
+    def _plainly(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A forward that is no step: everything runs, nothing is taken note of."""
+        here = self._session.here
+        forward, plain = here.forward, here.plain
+        here.forward, here.plain = None, True
+        try:
+            return inner(*args, **kwargs)
+        finally:
+            here.forward, here.plain = forward, plain
+
+    def _idle_calls(self, run: Run, group: Group, args: tuple[Any, ...], kwargs: dict[str, Any]) -> IdleCalls | None:
+        """The idle modules in this forward: skipped, if it is a replay of which no doubt is left."""
+        given = None if self._idle.read else inputs(self.stack, args, kwargs)
+        if given is None:
+            return None
+        calls = IdleCalls(self._idle, given, run.idle.get(given))
+        if calls.known is None or group.decided is None or torch.is_grad_enabled() or self._idle.is_watched:
+            return calls
+        reuses = all(decision.reuses for decisions in group.decided.values() for decision in decisions)
+        calls.skips = reuses and all(lane.inputs == given for lane in group.lanes)
+        return calls
+
+    def _warn_if_idle_modules_are_read(self) -> None:
+        if self._idle.read:
+            warnings.warn(
+                f"{self._session.name} reads {', '.join(self._idle.modules)} after its blocks: computed in every step. "
+                f"Is the row of {self.stack.spec.model} right?",
+                stacklevel=2,
+            )
+
+    def _warn_of_calls_outside(self, spot: Spot) -> None:
+        if not self._session.here.plain:
+            self._session.warn(f"{spot.place.name} was called outside of {self._session.name}'s forward: computed")
+
+
+def _on(some: Sequence[int], rows: Rows, stack: BlockStack, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A forward's arguments with the rows of some samples only."""
+    skipped = stack.skipped(args, kwargs)
+    chosen = samples.chosen((args, kwargs), some, rows)
+    if skipped is None or stack.skips is None:
+        return chosen
+    return stack.skips.replaced(samples.chosen(skipped.T, some, rows).T, *chosen)

@@ -1,0 +1,95 @@
+"""What a computed forward measured, on its way from the device to the host: one vector.
+
+It is agreed among the ranks that work on one video once, copied once, and read once, late: when the next decision needs
+it. On CUDA it sets out as soon as the forward has been given to the device, into pinned memory; whoever wants it waits
+for that copy alone, not for what was given to the device since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class Numbers:
+    """The numbers of one forward, float32.
+
+    Args:
+        group: process group of the ranks that work on one video: what each measured on its part is added up, before
+            anybody divides. All of them have the same parts, absent or not, so their vectors are of one length. None:
+            a single process.
+    """
+
+    def __init__(self, group: Any = None) -> None:
+        self._group = group
+        self._parts: list[Tensor] = []
+        self._there: list[float] = []
+        self._size = 0
+        self._vector: Tensor | None = None
+        self._copied: torch.cuda.Event | None = None
+        self._values: list[float] | None = None
+
+    def add(self, part: Tensor | None, size: int) -> slice | None:
+        """Take `size` numbers on any device, or None, and return where they will stand; None: nowhere."""
+        if self._group is None and part is None:
+            return None
+        place = slice(self._size, self._size + size)
+        self._parts.append(torch.zeros(size) if part is None else part.detach().flatten())
+        self._there += [float(part is not None)] * size
+        self._size += size
+        return place
+
+    def set_out(self) -> None:
+        """Send them on their way: there are no more to come."""
+        if not self._parts:
+            return
+        devices = [part.device for part in self._parts]
+        device = next((one for one in devices if one.type != "cpu"), devices[0])
+        if self._group is not None:
+            self._parts.append(torch.tensor(self._there))
+        alike = len(self._parts) == 1
+        vector = self._parts[0] if alike else torch.cat([part.to(device, torch.float32) for part in self._parts])
+        self._parts = []
+        if self._group is not None:
+            dist.all_reduce(vector, op=dist.ReduceOp.SUM, group=self._group)
+        self._vector = self._on_its_way(vector) if vector.is_cuda else vector
+
+    def _on_its_way(self, vector: Tensor) -> Tensor:
+        host = torch.empty(vector.shape, dtype=vector.dtype, pin_memory=True)
+        with torch.cuda.device(vector.device):
+            host.copy_(vector, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+        return host
+
+    def read(self, place: slice | None) -> list[float] | None:
+        """Return what stands at a place; None where nothing does, or where some rank had nothing there. Waits."""
+        if place is None or self._vector is None:
+            return None
+        if self._values is None:
+            arrive([self])
+        assert self._values is not None
+        if self._group is not None and self._values[self._size + place.start] < dist.get_world_size(self._group):
+            return None
+        return self._values[place]
+
+
+def arrive(several: Iterable[Numbers]) -> None:
+    """Read the numbers of several forwards at once; waits."""
+    unread = [one for one in dict.fromkeys(several) if one._vector is not None and one._values is None]
+    vectors = []
+    for one in unread:
+        if one._copied is not None:
+            one._copied.synchronize()
+        assert one._vector is not None
+        vectors.append(one._vector)
+    if not vectors:
+        return
+    together = vectors[0] if len(vectors) == 1 else torch.cat([vector.to(vectors[0].device) for vector in vectors])
+    values = together.tolist()
+    for one, vector in zip(unread, vectors, strict=True):
+        one._values, values = values[: len(vector)], values[len(vector) :]

@@ -1,0 +1,287 @@
+"""A session that lives: it goes over to another policy, is told of changes, stopped, watched and replaced."""
+
+import pickle
+import threading
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+import bwcache
+from bwcache import Adaptive, BWCache, FixedInterval, Linear
+from bwcache.core.trace import reuse_line
+from tests.engine.test_restore import snapshot
+from tests.tiny import VIDEO_TO_VIDEO, WAN, Scripted, noise, wan, wan_transformer
+
+CAREFREE = BWCache(threshold=10.0, reuse_interval=2)
+
+
+def rows(trace: bwcache.Trace) -> list[bwcache.Event]:
+    """Its rows, whichever run of its session it was."""
+    return [replace(event, run=0) for event in trace.events]
+
+
+def steps_of(module: Any, count: int, pause: Any = None) -> list[torch.Tensor]:
+    """Forwards of a bare module, on latents that move."""
+    made = []
+    for i in range(count):
+        if pause is not None:
+            pause(i)
+        latents = noise(1, 4, 2, 4, 4) + 0.01 * i
+        with torch.no_grad():
+            made.append(module(latents, torch.tensor([1000.0 - 50 * i]), noise(1, 6, 8, seed=1), return_dict=False)[0])
+    return made
+
+
+# --- another policy ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "other", [Adaptive(10.0, warmup=0.0), FixedInterval(3, predictor=Linear()), BWCache(0.0)], ids=repr
+)
+def test_another_policy_takes_over_with_the_next_run(other: bwcache.Policy[Any]) -> None:
+    pipe = wan()
+    with bwcache.attach(pipe, other) as alone:
+        expected = WAN.run(pipe)
+    before = snapshot(pipe)
+    with bwcache.attach(pipe, CAREFREE) as session:
+        first = WAN.run(pipe)
+        session.use(other)
+        assert session.policy == other
+        assert torch.equal(WAN.run(pipe), expected)
+        session.use(CAREFREE)
+        assert torch.equal(WAN.run(pipe), first)
+    assert rows(session.traces[1]) == rows(alone.trace)
+    assert [trace.meta["policy"]["name"] for trace in session.traces] == ["BWCache", type(other).__name__, "BWCache"]
+    assert snapshot(pipe) == before
+
+
+def test_another_policy_in_the_middle_of_a_run_waits_for_its_end() -> None:
+    module = wan_transformer()
+    with bwcache.attach(module, CAREFREE, steps=8) as session:
+        steps_of(module, 8, lambda i: session.use(FixedInterval(4)) if i == 3 else None)
+        steps_of(module, 8)
+    assert [reuse_line(trace.events) for trace in session.traces] == ["CCrrCrrC", "CrrrCrrC"]
+
+
+def test_a_policy_that_does_not_fit_is_refused_and_the_old_one_stays() -> None:
+    module = wan_transformer()
+    with bwcache.attach(module, CAREFREE, steps=8) as session:
+        with pytest.raises(bwcache.SettingError, match="blocks 99"):
+            session.use(BWCache(blocks=(99,)))
+        steps_of(module, 8)
+        with pytest.raises(AttributeError):
+            session.policy = FixedInterval(2)  # type: ignore[misc]
+    assert session.trace.meta["policy"]["name"] == "BWCache"
+
+
+# --- what changes in the middle ---------------------------------------------------------------------------------------
+
+
+def test_what_was_kept_is_not_used_once_it_is_said_to_be_stale() -> None:
+    module = wan_transformer()
+    with bwcache.attach(module, Scripted(frozenset(range(1, 8))), steps=8) as session:
+        steps_of(module, 8, lambda i: session.invalidate() if i in (3, 5) else None)
+    assert reuse_line(session.trace.events) == "CrrCrCrr"
+    assert session.trace.events[3].reason.startswith("nothing kept to reuse")
+
+
+def test_a_stopped_pipeline_ends_its_loop_and_the_next_video_is_whole() -> None:
+    pipe = wan()
+    with bwcache.attach(pipe, CAREFREE) as session:
+        expected = WAN.run(pipe)
+        seen: list[int] = []
+        stop = session.on_step(lambda event: (seen.append(event.step), session.stop() if event.step == 3 else None))  # type: ignore[func-returns-value]
+        WAN.run(pipe)
+        stop()
+        assert torch.equal(WAN.run(pipe), expected)
+    assert [trace.steps for trace in session.traces] == [10, 4, 10]
+    assert seen == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_a_stopped_module_raises_at_its_next_forward_and_only_there() -> None:
+    module = wan_transformer()
+    with bwcache.attach(module, CAREFREE, steps=8) as session:
+        expected = steps_of(module, 8)
+        with pytest.raises(bwcache.RunStopped, match="expected nothing"):
+            steps_of(module, 8, lambda i: session.stop() if i == 4 else None)
+        for made, wanted in zip(steps_of(module, 8), expected, strict=True):
+            assert torch.equal(made, wanted)
+    assert [trace.steps for trace in session.traces] == [8, 4, 8]
+
+
+# --- looking ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "policy", [CAREFREE, Adaptive(10.0, warmup=0.0), FixedInterval(3, predictor=bwcache.Damped())], ids=repr
+)
+def test_looking_at_a_run_in_progress_changes_nothing(policy: bwcache.Policy[Any]) -> None:
+    pipe = wan()
+    with bwcache.attach(pipe, policy) as session:
+        expected = WAN.run(pipe)
+        looks: list[int] = []
+        session.on_step(lambda event: looks.append(session.trace.summary().steps))
+        assert torch.equal(WAN.run(pipe), expected)
+    assert rows(session.traces[0]) == rows(session.traces[1])
+    assert looks == sorted(looks)
+    assert len(looks) == 20
+
+
+def test_a_run_in_progress_shows_what_it_measured() -> None:
+    module = wan_transformer()
+    indicators: list[float | None] = []
+    with bwcache.attach(module, BWCache(threshold=1e-9), steps=4) as session:
+        steps_of(module, 4, lambda i: indicators.append(session.trace.events[-1].indicator) if i else None)
+    found = [event.indicator for event in session.trace.events]
+    assert indicators == found[:-1]
+    assert found[1] is not None
+
+
+# --- traces -----------------------------------------------------------------------------------------------------------
+
+
+def test_traces_are_handed_on_and_no_more_are_held_than_asked_for() -> None:
+    pipe, handed = wan(), []
+    with bwcache.attach(pipe, CAREFREE, keep_traces=2, on_trace=handed.append) as session:
+        for _ in range(4):
+            WAN.run(pipe)
+        assert session.traces == handed[2:]
+        session.clear_traces()
+        assert session.traces == []
+    assert len(handed) == 4
+
+
+@pytest.mark.parametrize("keep", [-1, 1.5, "all", True])
+def test_how_many_traces_are_held_is_checked(keep: Any) -> None:
+    with pytest.raises(bwcache.SettingError, match="keep_traces"):
+        bwcache.attach(wan(), CAREFREE, keep_traces=keep)
+
+
+def test_a_session_is_not_pickled_and_says_what_is() -> None:
+    with bwcache.attach(wan(), CAREFREE) as session, pytest.raises(bwcache.BWCacheError, match=r"session.trace"):
+        pickle.dumps(session)
+
+
+# --- replaced ---------------------------------------------------------------------------------------------------------
+
+
+def test_enabling_twice_replaces_where_that_is_said() -> None:
+    pipe = wan()
+    WAN.run(pipe)
+    before = snapshot(pipe)
+    first = bwcache.enable(pipe, CAREFREE)
+    with pytest.raises(bwcache.AlreadyAttached, match="replace=True"):
+        bwcache.enable(pipe, FixedInterval(3))
+    second = bwcache.enable(pipe, FixedInterval(3), replace=True)
+    WAN.run(pipe)
+    assert second.trace.steps == 10
+    with pytest.raises(bwcache.BWCacheError, match="no run"):
+        _ = first.trace
+    bwcache.disable(pipe)
+    assert snapshot(pipe) == before
+    bwcache.enable(pipe, CAREFREE, replace=True)
+    bwcache.disable(pipe)
+
+
+def test_a_component_put_in_place_of_another_is_told_and_can_be_left() -> None:
+    pipe, other = wan(), wan_transformer()
+    bwcache.enable(pipe, CAREFREE)
+    pipe.transformer = other
+    with pytest.warns(bwcache.NeverReused, match=r"another module than the session was attached to.*replace=True"):
+        WAN.run(pipe)
+    session = bwcache.enable(pipe, CAREFREE, replace=True)
+    WAN.run(pipe)
+    assert session.trace.reused > 0
+    bwcache.disable(pipe)
+
+
+def test_no_policy_is_refused_before_anything_is_touched() -> None:
+    with pytest.raises(bwcache.SettingError, match="as a policy"):
+        bwcache.attach(wan(), "bwcache")  # type: ignore[arg-type]
+
+
+# --- forwards within forwards, and beside each other ------------------------------------------------------------------
+
+
+def test_a_hook_that_calls_the_denoiser_again_makes_no_step() -> None:
+    module = wan_transformer()
+    with bwcache.attach(module, CAREFREE, steps=8) as session:
+        expected = steps_of(module, 8)
+        again: list[torch.Tensor] = []
+
+        def once_more(called: Any, args: Any, output: Any) -> None:
+            if len(again) % 2 == 0:
+                again.append(torch.empty(0))
+                again.append(called(*args, return_dict=False)[0])
+
+        with module.register_forward_hook(once_more):
+            for made, wanted in zip(steps_of(module, 8), expected, strict=True):
+                assert torch.equal(made, wanted)
+    assert [reuse_line(trace.events) for trace in session.traces] == ["CCrrCrrC"] * 2
+    plain = steps_of(module, 8)
+    assert all(torch.equal(one, wanted) for one, wanted in zip(again[1::2], plain, strict=True))
+
+
+def test_two_threads_with_one_model_know_nothing_of_each_other() -> None:
+    module = wan_transformer()
+    meet = threading.Barrier(2, timeout=60)
+    with bwcache.attach(module, Scripted(frozenset({2, 3, 5})), steps=8) as session:
+        expected = steps_of(module, 8)
+        made: dict[int, list[torch.Tensor]] = {}
+
+        def work(which: int) -> None:
+            made[which] = steps_of(module, 8, lambda i: meet.wait())
+
+        threads = [threading.Thread(target=work, args=(which,), daemon=True) for which in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=120)
+    for which in range(2):
+        assert all(torch.equal(one, wanted) for one, wanted in zip(made[which], expected, strict=True))
+    assert [reuse_line(trace.events) for trace in session.traces] == ["CCrrCrCC"] * 3
+
+
+# --- modes ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", [CAREFREE, BWCache(10.0, 2, token_sample=1), Adaptive(10.0, warmup=0.0)], ids=repr)
+@pytest.mark.parametrize("first", ["inference", "no grad"])
+def test_a_run_may_go_over_from_one_mode_to_the_other(policy: bwcache.Policy[Any], first: str) -> None:
+    module = wan_transformer()
+    with bwcache.attach(module, policy, steps=8) as session:
+        expected = steps_of(module, 8)
+        for i in range(8):
+            with torch.inference_mode((i < 4) == (first == "inference")), torch.no_grad():
+                latents = noise(1, 4, 2, 4, 4) + 0.01 * i
+                made = module(latents, torch.tensor([1000.0 - 50 * i]), noise(1, 6, 8, seed=1), return_dict=False)[0]
+            assert torch.equal(made, expected[i])
+    one, two = session.traces
+    assert reuse_line(one.events) == reuse_line(two.events)
+
+
+def test_what_was_made_under_autocast_is_not_replayed_outside_of_it() -> None:
+    module = wan_transformer()
+    with bwcache.attach(module, Scripted(frozenset(range(1, 8))), steps=8) as session:
+        for i in range(8):
+            with torch.autocast("cpu", torch.bfloat16, enabled=i < 4):
+                steps_of_one(module, i)
+    assert reuse_line(session.trace.events) == "CrrrCrrr"
+    assert session.trace.events[4].reason.startswith("another shape, dtype or device")
+
+
+def steps_of_one(module: Any, i: int) -> None:
+    with torch.no_grad():
+        module(noise(1, 4, 2, 4, 4), torch.tensor([1000.0 - 50 * i]), noise(1, 6, 8, seed=1))
+
+
+def test_settings_that_never_reuse_are_not_asked() -> None:
+    """A policy may rely on it that every decision follows a computation it was told of."""
+    pipe = VIDEO_TO_VIDEO.build()
+    with warnings.catch_warnings(), bwcache.attach(pipe, FixedInterval(1, warmup=0)) as session:
+        warnings.simplefilter("error")
+        VIDEO_TO_VIDEO.run(pipe)
+    assert {event.reason for event in session.trace.events} == {"never reuses with these settings"}
