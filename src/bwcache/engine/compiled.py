@@ -54,8 +54,8 @@ class CompiledDenoiser:
         """
         self._stack, self._module, self._look = stack, stack.module, look
         self._stands: list[_Stand] = []
-        self._parts: list[hooks.Shadow] = []
-        self.interceptors: Sequence[hooks.Shadow] = ()
+        self._parts: list[hooks.Override] = []
+        self.interceptors: Sequence[hooks.Override] = ()
         self._call: Callable[..., Any] | None = None
         self._warned = False
         self._owners: list[nn.Module] = [stack.module]
@@ -138,14 +138,15 @@ class CompiledDenoiser:
                 )
             )
         context = without_cuda_graphs(context)
-        for shadow in [*reversed(self.interceptors), *reversed(self._parts)]:
-            shadow.restore()
+        for override in [*reversed(self.interceptors), *reversed(self._parts)]:
+            override.restore()
         modules = [block.module for block in self._stack.blocks if not hasattr(block.module, "_orig_mod")]
         self._parts = [
-            hooks.Shadow(module, hooks.CALL, functools.partial(_compiled_unless, context, module)) for module in modules
+            hooks.Override(module, hooks.CALL, functools.partial(_compiled_unless, context, module))
+            for module in modules
         ]
-        for shadow in self.interceptors:
-            shadow.renew()
+        for override in self.interceptors:
+            override.renew()
 
     def _put_back(self) -> None:
         for part in reversed(self._parts):

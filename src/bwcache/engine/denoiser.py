@@ -69,10 +69,12 @@ class Denoiser:
         undo = self._at_places = ExitStack()
         self.plan = plan = Plan.of(policy, self.stack, self._session.timing)
         places = [spot.place for spot in plan.spots]
-        shadows = hooks.intercept_places(undo, self.stack.module, places, [self._at(plan, spot) for spot in plan.spots])
+        overrides = hooks.intercept_places(
+            undo, self.stack.module, places, [self._at(plan, spot) for spot in plan.spots]
+        )
         self._idle = self._idle_modules(plan)
-        self._shadows = [*shadows, *hooks.intercept_all(undo, self._idle.modules, self._at_idle)]
-        self._compiled.interceptors = shadows
+        self._overrides = [*overrides, *hooks.intercept_all(undo, self._idle.modules, self._at_idle)]
+        self._compiled.interceptors = overrides
 
     def _idle_modules(self, plan: Plan) -> IdleModules:
         """The modules that can be skipped in a replay of this plan."""
@@ -124,9 +126,8 @@ class Denoiser:
         """Run one forward: which step is it, what is decided for whom, do it, and take note."""
         session, here = self._session, self._session.here
         self._compiled.check()
-        for shadow in self._shadows:
-            if not shadow.intact:
-                shadow.renew()
+        for override in [each for each in self._overrides if each.holder.get(each.name) is not each.value]:
+            override.renew()
         if here.busy:
             return self._plainly(inner, args, kwargs)
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -68,7 +67,7 @@ class Forward:
         decided: what was decided beforehand; None: each site is asked when it is reached.
         arguments: what is known of the call.
         timed: whether to take the time.
-        measuring: its taps.
+        measuring, predictor: its taps, and the policy's predictor.
         idle: the idle modules, where they may be skipped.
         calls: the sites that were reached, by name, in order.
         replaying: the one that is being skipped at present.
@@ -92,6 +91,7 @@ class Forward:
     arguments: Arguments
     timed: bool
     measuring: Measuring = field(init=False)
+    predictor: Predictor | None = field(init=False)
     idle: IdleCalls | None = None
     calls: dict[str, SiteCall] = field(default_factory=dict)
     replaying: SiteCall | None = None
@@ -108,6 +108,7 @@ class Forward:
     def __post_init__(self) -> None:
         self.measuring = Measuring(self.plan, self.run, self.steps, self.lanes, self.rows, self.timed)
         self.counts = self.steps[0].total is not None or not self.plan.policy.needs_total
+        self.predictor = self.plan.policy.feature_predictor
 
     def __call__(self, spot: Spot, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The call of a place: computed, or answered from what is kept."""
@@ -115,8 +116,13 @@ class Forward:
         if not self.counted:
             self._count_memory(place, args, kwargs)
         if place.kind == "block":
-            self.route.append(place.block or 0)
-        if self.replaying is None:
+            block = place.block or 0
+            self.disorder = self.disorder or bool(self.route and block <= self.route[-1])
+            self.route.append(block)
+        if self.replaying is not None and spot.handed_on is not None and not self.timed:
+            name, position = spot.handed_on
+            return kwargs[name] if name in kwargs else args[position]
+        if self.replaying is None and (spot.begins or (spot.sites and spot.sites[-1].name not in self.calls)):
             self._arrive(spot, args, kwargs)
         if self.replaying is not None:
             returned = self._skip(self.replaying, place, args, kwargs)
@@ -157,7 +163,8 @@ class Forward:
                 lane.outlines[place.block or 0] = outline
         if self.counts:
             for number, position in spot.taps:
-                self.measuring.sample(number, place.value(returned, position))
+                bare = spot.bare and isinstance(returned, Tensor)
+                self.measuring.sample(number, returned if bare else place.value(returned, position))
         if spot.leaves and self.counts:
             self.measuring.look_at_outputs(spot, returned, args, kwargs)
         return returned
@@ -192,7 +199,7 @@ class Forward:
         """Takes the site's decision; what enters may contradict it, and then it is computed."""
         entered = place.inputs(args, kwargs)
         signature = _signature(entered, rows_at(place, self.rows)) if self.plan.keeps else ()
-        decisions = tuple(self._decision(j, site, signature) for j in range(len(self.steps)))
+        decisions = tuple([self._decision(j, site, signature) for j in range(len(self.steps))])
         actions = {each.action for each in decisions}
         action = decisions[0].action if len(actions) == 1 else "compute"
         if self.idle is not None and self.idle.skipped and action != "reuse":
@@ -219,13 +226,13 @@ class Forward:
         return found if slot is not None or not found.reuses else compute(reasons.NOTHING_KEPT)
 
     def _replayed(self, call: SiteCall, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        name, predictor = call.site.name, self.plan.policy.feature_predictor
+        name = call.site.name
         made: dict[str, list[Tensor]] = {}
         slots = [lane.slots[name] for lane in self.lanes]
         for j, (step, decided, slot) in enumerate(zip(self.steps, call.decisions, slots, strict=True)):
             if j + 1 < len(slots):  # while one lane's features are read, the next one's are on their way
                 slots[j + 1].expect()
-            how = decided.how or predictor
+            how = decided.how or self.predictor
             assert isinstance(how, Predictor)
             how = how.given(self.run.error(step, self.plan.where(call.site)))
             for stream, past in slot.read().items():
@@ -241,8 +248,8 @@ class Forward:
         """Keeps the site's feature, and one number that tells whether all of it is finite."""
         call.closed = True
         kept = self._streams(call, place, returned)
-        self.hidden = max(self.hidden, sum(feature.nbytes for feature in kept.values()))
-        predictor = self.plan.policy.feature_predictor
+        self.hidden = max(self.hidden, sum([feature.nbytes for feature in kept.values()]))
+        predictor = self.predictor
         if predictor is None or not self.keeps:
             return
         rows = rows_at(place, self.rows)
@@ -274,7 +281,7 @@ class Forward:
     def _predicted(self, step: Step, lane: Lane, call: SiteCall, features: dict[str, Tensor]) -> Tensor | None:
         """How close the predictor would have come, by the measured stream or else the first."""
         policy, name = self.plan.policy, call.site.name
-        predictor, checked = policy.feature_predictor, call.action == "check"
+        predictor, checked = self.predictor, call.action == "check"
         if predictor is None or not (policy.needs_errors or checked) or not features:
             return None
         measured = features.get(self.plan.stack.spec.measured)
@@ -303,7 +310,7 @@ class Forward:
             each = need(self.plan, place.inputs(args, kwargs), rows_at(place, self.rows))
             branches = 2 if self.run.guided and self.plan.stack.spec.guidance == "separate" else 1
             account.expect(new, name, each, branches, self.run.in_first_step)
-        self.refused = next((lane.refused for lane in self.lanes if lane.refused), None)
+        self.refused = next(iter([lane.refused for lane in self.lanes if lane.refused]), None)
         self.counts = self.counts and self.refused is None
 
     def finish(self) -> None:
@@ -320,17 +327,22 @@ class Forward:
             return
         if self.plan.holds:
             self._keep_routes()
-        self.measuring.settle(self._was_computed)
+        if self.measuring.seen:
+            self.measuring.settle(self._was_computed)
         self._note()
-        self.run.note_hidden(self.hidden)
-        if self.plan.holds:
-            self.run.note_bytes(self.lanes)
         if self.computed:
-            for lane in self.lanes:
-                lane.latents, lane.inputs = self.arguments.latents, self.idle.inputs if self.idle else None
+            self._note_computed()
         if self.steps[0].total is not None and self.steps[0].index >= self.steps[0].total - 1:
             for lane in self.lanes:
                 lane.forget()
+
+    def _note_computed(self) -> None:
+        """What is held now, and with which arguments it was made."""
+        self.run.note_hidden(self.hidden)
+        if self.plan.holds:
+            self.run.note_bytes(self.lanes)
+        for lane in self.lanes:
+            lane.latents, lane.inputs = self.arguments.latents, self.idle.inputs if self.idle else None
 
     def _was_computed(self, site: str) -> bool:
         call = self.calls.get(site)
@@ -338,7 +350,7 @@ class Forward:
 
     def _note(self) -> None:
         """Rows of the trace, and the numbers of a forward that computed anything."""
-        computed = any(call.action != "reuse" for call in self.calls.values())
+        computed = bool([call for call in self.calls.values() if call.action != "reuse"])
         numbers = Numbers(self.run.group) if computed else None
         for j, (step, lane) in enumerate(zip(self.steps, self.lanes, strict=True)):
             measured = None
@@ -389,8 +401,7 @@ class Forward:
 
     def _is_whole(self) -> bool:
         """Whether the blocks came in order, each once, and every site that began came to its end."""
-        rising = all(a < b for a, b in pairwise(self.route))
-        return rising and not self.disorder and all(call.closed for call in self.calls.values())
+        return not self.disorder and not [call for call in self.calls.values() if not call.closed]
 
     def _keep_routes(self) -> None:
         """Some passes leave blocks out (skip-layer guidance): a replay must be of the same ones."""
@@ -419,9 +430,9 @@ class Forward:
 
 def _signature(entered: dict[str, Any], rows: Rows) -> Signature:
     """Shapes of one lane, dtypes and devices of what enters a site, and whether torch casts there."""
-    first = next((value for value in entered.values() if isinstance(value, Tensor)), None)
+    first = next(iter([value for value in entered.values() if isinstance(value, Tensor)]), None)
     cast = first is not None and torch.is_autocast_enabled(first.device.type)
-    return (cast, *(_kind(value, rows) for value in entered.values()))
+    return (cast, *[_kind(value, rows) for value in entered.values()])
 
 
 def _kind(value: Any, rows: Rows) -> object:

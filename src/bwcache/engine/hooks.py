@@ -6,7 +6,7 @@ By what torch, diffusers or the model itself look up on every call:
   interceptor there stands outside of everything else: forward patches of accelerate and of diffusers' hooks, forward
   hooks, and compiled code, which stays free of graph breaks. Nothing that patches or restores `forward` can lose it,
   torch leaves it out of copies and pickles, and a skipped block does not even load offloaded weights. Only a later
-  `module.compile()` overwrites it: `Shadow.intact` tells.
+  `module.compile()` overwrites it: `Override.intact` tells.
 - Where blocks are never called, but a function in a mapping for each of them, that entry is set.
 - `cache_context` and `_reset_stateful_cache` are how pipelines tell a model the branch, the step and the end of a run.
 - `progress_bar` is where a pipeline says how many steps its loop has.
@@ -39,87 +39,84 @@ Interceptor = Callable[[Callable[..., Any]], Callable[..., Any]]
 _ABSENT = object()
 
 
-class Shadow:
-    """An instance attribute set over whatever the object had under that name, until `restore`."""
+class Override:
+    """An instance attribute set over whatever the object had under that name, until `restore`.
+
+    Attributes:
+        holder, name, value: the mapping that holds it, under which name, and what was set.
+    """
 
     def __init__(self, target: Any, name: str, make: Callable[[Any], Any]) -> None:
         """`make` turns the present value (looked up as usual) into the new one."""
-        self._target, self._name, self._make = target, name, make
-        self._apply()
-
-    def _apply(self) -> None:
-        self._own = self._held().get(self._name, _ABSENT)
-        self._value = self._make(self._present())
-        self._set(self._value)
+        self._target, self.name, self._make = target, name, make
+        self.holder: Mapping[str, Any] = self._held()
+        self.renew()
 
     def _held(self) -> Mapping[str, Any]:
         return vars(self._target)
 
     def _present(self) -> Any:
-        return getattr(self._target, self._name)
+        return getattr(self._target, self.name)
 
     def _set(self, value: Any) -> None:
-        setattr(self._target, self._name, value)
-
-    @property
-    def intact(self) -> bool:
-        """Whether the attribute is still the one set here."""
-        return self._held().get(self._name) is self._value
+        setattr(self._target, self.name, value)
 
     def renew(self) -> None:
-        """Sets it again over what somebody else has put there meanwhile."""
-        self._apply()
+        """Set it, also over what somebody else has put there meanwhile."""
+        self._own = self.holder.get(self.name, _ABSENT)
+        self.value = self._make(self._present())
+        self._set(self.value)
 
     def restore(self) -> None:
-        """Puts back what was there; leaves alone what somebody else has put there meanwhile."""
-        if not self.intact:
+        """Put back what was there; leave alone what somebody else has put there meanwhile."""
+        if self.holder.get(self.name) is not self.value:
             return
         if self._own is _ABSENT:
-            delattr(self._target, self._name)
+            delattr(self._target, self.name)
         else:
             self._set(self._own)
 
 
-class Entry(Shadow):
+class Entry(Override):
     """The same for an entry that a mapping has."""
 
     def _held(self) -> Mapping[str, Any]:
         return self._target
 
     def _present(self) -> Any:
-        return self._target[self._name]
+        return self._target[self.name]
 
     def _set(self, value: Any) -> None:
-        self._target[self._name] = value
+        self._target[self.name] = value
 
     def restore_in(self, module: nn.Module) -> None:
         """Puts back what was there in other mappings of the module too, into which it was copied meanwhile."""
         held = (value for part in module.modules() for value in vars(part).values() if isinstance(value, dict))
         for mapping in held:
-            if mapping.get(self._name) is self._value:
-                mapping[self._name] = self._own
+            if mapping.get(self.name) is self.value:
+                mapping[self.name] = self._own
 
 
 def intercept_places(
     undo: ExitStack, module: nn.Module, places: Sequence[Place], arounds: Sequence[Interceptor]
-) -> list[Shadow]:
+) -> list[Override]:
     """Runs `around(inner)` in place of each call of a place of this module, or of what is called in its place."""
-    shadows: list[Shadow] = []
+    overrides: list[Override] = []
     entries: dict[tuple[int, str], tuple[Hook, dict[int, Interceptor]]] = {}
     for place, around in zip(places, arounds, strict=True):
         if place.hook is None:
-            shadows.append(intercept(place.module, around))
-            undo.callback(shadows[-1].restore)
+            overrides.append(intercept(place.module, around))
+            undo.callback(overrides[-1].restore)
         else:
             key = (id(place.hook.owner), place.hook.name)
             entries.setdefault(key, (place.hook, {}))[1][place.hook.number] = around
     for hook, numbered in entries.values():
         make = functools.partial(_Stand, functools.partial(_by_number, hook.index, numbered))
         entry = Entry(hook.owner, hook.name, make)
-        shadows.append(entry)
+        overrides.append(entry)
         undo.callback(entry.restore_in, module)
         undo.callback(entry.restore)
-    return shadows
+    return overrides
 
 
 def _by_number(index: str, arounds: Mapping[int, Interceptor], inner: Callable[..., Any]) -> Callable[..., Any]:
@@ -142,23 +139,23 @@ def _by_number(index: str, arounds: Mapping[int, Interceptor], inner: Callable[.
     return called
 
 
-def intercept(module: nn.Module, around: Interceptor) -> Shadow:
+def intercept(module: nn.Module, around: Interceptor) -> Override:
     """Runs `around(inner)` in place of each call of this one module; `inner` is the call itself."""
 
     def make(compiled: Callable[..., Any] | None) -> Callable[..., Any]:
         return around(module._call_impl if compiled is None else compiled)
 
-    return Shadow(module, CALL, make)
+    return Override(module, CALL, make)
 
 
 def intercept_all(
     undo: ExitStack, modules: Mapping[str, nn.Module], around: Callable[[str], Interceptor]
-) -> list[Shadow]:
+) -> list[Override]:
     """Intercepts modules, each by what stands around it: told by its name."""
-    shadows = [intercept(module, around(name)) for name, module in modules.items()]
-    for shadow in shadows:
-        undo.callback(shadow.restore)
-    return shadows
+    overrides = [intercept(module, around(name)) for name, module in modules.items()]
+    for override in overrides:
+        undo.callback(override.restore)
+    return overrides
 
 
 _held: WeakKeyDictionary[nn.Module, weakref.ref[Any]] = WeakKeyDictionary()
@@ -217,7 +214,7 @@ def forbid(undo: ExitStack, module: nn.Module, name: str, refuse: Callable[..., 
 def stand_before(undo: ExitStack, module: Any, name: str, make: Interceptor) -> None:
     """Runs `make(method)` in place of one of the module's methods, if it has it."""
     if hasattr(module, name):
-        undo.callback(Shadow(module, name, functools.partial(_Listener, module, name, make)).restore)
+        undo.callback(Override(module, name, functools.partial(_Listener, module, name, make)).restore)
 
 
 class _Stand:

@@ -48,7 +48,7 @@ class IdleModules:
     @property
     def is_watched(self) -> bool:
         """Whether somebody's forward hook waits at one of them to be called."""
-        return any(part._forward_hooks or part._forward_pre_hooks for part in self.modules.values())
+        return bool([part for part in self.modules.values() if part._forward_hooks or part._forward_pre_hooks])
 
 
 @dataclass(eq=False, slots=True)

@@ -86,5 +86,5 @@ class Lane:
     def sampled_bytes(self) -> int:
         """Bytes that taps hold, and the samples by which predictions are judged."""
         taps = 0 if self.taps is None else self.taps.nbytes
-        looks = sum(look.nbytes for look in self.looks or ())
-        return taps + looks + sum(kept.nbytes for kept in self.samples.values())
+        looks = sum([look.nbytes for look in self.looks]) if self.looks else 0
+        return taps + looks + (sum([kept.nbytes for kept in self.samples.values()]) if self.samples else 0)

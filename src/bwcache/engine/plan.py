@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import Any
 
@@ -27,6 +28,10 @@ class Spot:
         enters: the looks at what enters here, by their number among the plan's `looks`.
         leaves: the same of what is returned here.
         taps: the numbers of its taps among the plan's `samples`, and which of the returned values each reads.
+        begins: whether there is something to do before each run of it: looks, residuals, a site of this place alone.
+        bare: whether it returns one stream, as a bare value.
+        handed_on: of a place in the middle of a site that returns one stream: the argument that it hands on if it is
+            skipped, by name and position.
     """
 
     place: Place
@@ -36,6 +41,9 @@ class Spot:
     enters: tuple[int, ...] = ()
     leaves: tuple[int, ...] = ()
     taps: tuple[tuple[int, int], ...] = ()
+    begins: bool = False
+    bare: bool = False
+    handed_on: tuple[str, int] | None = None
 
     @property
     def is_marked(self) -> bool:
@@ -75,7 +83,7 @@ class Plan:
     alone: Site | None
     keeps: bool
 
-    @property
+    @cached_property
     def holds(self) -> bool:
         """Whether anything is held between steps: features, or what taps compare."""
         return self.keeps or bool(self.taps)
@@ -84,13 +92,13 @@ class Plan:
         """Return how events name a site: with its denoiser."""
         return f"{self.stack.name}/{site.name}"
 
-    @property
+    @cached_property
     def channels(self) -> tuple[int, ...]:
         """The channel of each of these numbers; empty where there is but one."""
         found = tuple(tap.channel for tap in self.taps for _ in tap.lags)
         return found if any(found) else ()
 
-    @property
+    @cached_property
     def readings(self) -> int:
         """How many numbers the taps of one forward come to, by tap and lag."""
         return sum(len(tap.lags) for tap in self.taps)
@@ -151,16 +159,27 @@ def _spots(
     others += [tap.place for tap in taps]
     for place in _distinct([*inside, *others]):
         sampled = [(number, taps[tap]) for number, tap in enumerate(samples) if taps[tap].place is place]
+        own = tuple(site for site, span in zip(sites, spans, strict=True) if _has(site, span, place))
+        since = tuple(site for site in sites if site.since is place and site.first is not place)
         looked = [(number, taps[tap]) for number, tap in enumerate(looks) if taps[tap].place is place]
         yield Spot(
             place,
-            sites=tuple(site for site, span in zip(sites, spans, strict=True) if _has(site, span, place)),
+            sites=own,
             closes=tuple(site for site in reversed(sites) if site.last is place),
-            since=tuple(site for site in sites if site.since is place and site.first is not place),
+            since=since,
+            begins=bool(since or any(one.end == "in" for _, one in looked) or (own and place.kind != "block")),
             enters=tuple(number for number, one in looked if one.end == "in"),
             leaves=tuple(number for number, one in looked if one.end != "in"),
             taps=tuple((number, place.position(one.stream)) for number, one in sampled),
+            bare=len(place.streams) == 1 and place.index is None and place.kind != "root",
+            handed_on=_handed_on(place) if not any(site.last is place for site in sites) else None,
         )
+
+
+def _handed_on(place: Place) -> tuple[str, int] | None:
+    stream = place.streams[0]
+    alone = len(place.streams) == 1 and not place.outlined and stream.position is not None
+    return (stream.name, stream.position) if alone and stream.position is not None else None
 
 
 def _has(site: Site, span: Span, place: Place) -> bool:

@@ -60,7 +60,7 @@ class Row:
 
     def prediction_error(self) -> PredictionError | None:
         """Return how close the predictor would have come; waits."""
-        values = self.numbers.read(self.error)
+        values = None if self.error is None else self.numbers.read(self.error)
         return None if values is None else PredictionError(*values)
 
 
@@ -207,7 +207,7 @@ class Run:
 
     @property
     def _sampled_bytes(self) -> int:
-        return sum(lane.sampled_bytes for lane in self.lanes.values())
+        return sum([lane.sampled_bytes for lane in self.lanes.values()])
 
     @property
     def in_first_step(self) -> bool:
@@ -226,10 +226,10 @@ class Run:
     def resolve(self) -> None:
         """Take what the computed forwards measured, and tell policy and trace."""
         pending, self._pending = self._pending, []
-        arrive(row.numbers for row in pending)
+        arrive([row.numbers for row in pending])
         errors: dict[tuple[int | None, str], PredictionError] = {}
         for row in pending:
-            error, finite = row.prediction_error(), row.numbers.read(row.finite)
+            readings, error, finite = row.readings(), row.prediction_error(), row.numbers.read(row.finite)
             row.lane.not_finite.discard(row.site)
             if finite is not None and not math.isfinite(finite[0]):
                 row.lane.slot(row.site).drop()
@@ -237,8 +237,8 @@ class Run:
             if error is not None:
                 key = (row.step.sample, self.trace.events[row.event].site)
                 errors[key] = errors[key] + error if key in errors else error
-            self._tell(row)
-            row.lane.last = row.readings()
+            self._tell(row, readings, error)
+            row.lane.last = readings
             if self.trace.events[row.event].action != "reuse":
                 self.policy.refresh(Observation(row.step, row.site, row.lane.last, error, row.denoiser), self.state)
         self._errors |= {key: error for key, error in errors.items() if error.square > 0}
@@ -246,14 +246,13 @@ class Run:
     def as_it_stands(self) -> Trace:
         """Return the trace with all that was measured so far. Changes nothing: the policy is told when it is due."""
         pending = list(self._pending)
-        arrive(row.numbers for row in pending)
+        arrive([row.numbers for row in pending])
         for row in pending:
-            self._tell(row)
+            self._tell(row, row.readings(), row.prediction_error())
         return self.trace
 
-    def _tell(self, row: Row) -> None:
+    def _tell(self, row: Row, readings: Readings | None, error: PredictionError | None) -> None:
         """Complete a row of the trace."""
-        readings, error = row.readings(), row.prediction_error()
         found: dict[str, Any] = {}
         if readings:
             found |= {"indicator": readings.mean, "distances": readings.distances}

@@ -126,7 +126,7 @@ class Slot:
         return new * max(history - len(self.past), 0)
 
     def _count(self) -> None:
-        before, self._nbytes = self._nbytes, sum(kept.nbytes for _, streams in self.past for kept in streams.values())
+        before, self._nbytes = self._nbytes, sum([kept.nbytes for _, streams in self.past for kept in streams.values()])
         self.held.kept += self._nbytes - before
 
     def _let_go(self) -> None:

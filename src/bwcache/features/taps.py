@@ -159,7 +159,7 @@ class SampledTaps:
     @property
     def nbytes(self) -> int:
         """Bytes held between steps."""
-        return sum(sheet.samples.nbytes for sheet in self._old)
+        return sum([sheet.samples.nbytes for sheet in self._old])
 
 
 class LateTaps(SampledTaps):
@@ -203,8 +203,11 @@ class LateTaps(SampledTaps):
     def _sheets(self, held: list[tuple[int, Tensor, int]]) -> list[Sheet]:
         """All samples, on one sheet for each kind of feature."""
         kinds: dict[sampling.Walk, dict[int, Tensor]] = {}
+        walk: sampling.Walk | None = None
         for tap, feature, _ in held:
-            kinds.setdefault(self._walk(feature), {})[tap] = feature
+            if walk is None or feature.shape != walk.shape or feature.dtype is not walk.of:
+                walk = self._walk(feature)
+            kinds.setdefault(walk, {})[tap] = feature
         return [Sheet(walk, list(some), walk.samples(some, self._first)) for walk, some in kinds.items()]
 
 

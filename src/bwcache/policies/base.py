@@ -59,12 +59,17 @@ class Readings:
     @cached_property
     def distances(self) -> tuple[float, ...]:
         """Relative change per tap (dimensionless); 0/0 is 0, x/0 is infinite."""
-        return tuple(map(ratio, self.numerators, self.denominators))
+        both = zip(self.numerators, self.denominators, strict=True)
+        return tuple([n / d if d else ratio(n, d) for n, d in both])
 
     @cached_property
     def mean(self) -> float:
         """Mean of the distances of the taps that measured anything; of several channels the largest."""
-        channels = self.channels or (0,) * len(self.numerators)
+        if not self.channels:
+            both = zip(self.distances, self.numerators, self.denominators, strict=True)
+            measured = [distance for distance, n, d in both if n or d]
+            return sum(measured) / len(measured) if measured else 0.0
+        channels = self.channels
         called: dict[int, list[float]] = {}
         for channel, distance, n, o in zip(channels, self.distances, self.numerators, self.denominators, strict=True):
             if n or o:
