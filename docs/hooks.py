@@ -1,9 +1,9 @@
 """What the pages take from the code when they are built, so that they cannot say anything else.
 
 A marker on a line of its own is replaced. `<!-- matrix -->` and `<!-- native -->`: the models with what was verified.
-`<!-- models -->`: the rows of the model table. `<!-- idle -->`: what a replay skips outside of the blocks.
-`<!-- presets -->`: what is published for some. `<!-- refused -->`: why others have no row. `<!-- policies -->`: the
-policies. `<!-- cli -->`: every command and option.
+`<!-- models -->`: the rows of the model table. `<!-- parts -->`: what stands inside of blocks. `<!-- idle -->`: what a
+replay skips outside of them. `<!-- presets -->`: what is published for some. `<!-- refused -->`: why others have no
+row. `<!-- policies -->`: the policies. `<!-- cli -->`: every command and option.
 CONTRIBUTING.md and CHANGELOG.md become pages.
 """
 
@@ -36,6 +36,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         "native": native,
         "models": models,
         "idle": idle,
+        "parts": parts,
         "presets": presets,
         "refused": refused,
         "policies": policies,
@@ -145,7 +146,7 @@ def refused() -> str:
 
 
 def models() -> str:
-    """The model table: one line per list of blocks of each row of models/table.py."""
+    """The model table: one line per list of blocks of each row."""
     from bwcache.models.table import ROWS
 
     lines = ["| denoiser | blocks, in the order of the forward | what a block returns | kept of the last one |"]
@@ -167,7 +168,29 @@ def idle() -> str:
     lines = ["| denoiser | skipped too |", "|---|---|"]
     for row in ROWS:
         if row.idle:
-            lines.append(f"| `{row.model}` | {', '.join(f'`{path}`' for path in row.idle)} |")
+            lines.append(f"| `{row.model}` | {', '.join(map(_idle, row.idle))} |")
+    return "\n".join(lines)
+
+
+def _idle(each: Any) -> str:
+    return f"`{each}`" if isinstance(each, str) else f"`{each.path}` (by `{each.read_after}`)"
+
+
+def parts() -> str:
+    """What stands inside of blocks, one line per list of blocks that is not of native code; and what has a name."""
+    from bwcache.models.spec import Part
+    from bwcache.models.table import ROWS
+
+    lines = ["| denoiser | blocks | parts, in the order of their calls | why others are missing | named |"]
+    lines += ["|---|---|---|---|---|"]
+    for row in ROWS:
+        named = ", ".join(f"{name} `{path}`" for name, path in row.named.items())
+        for blocks in row.lists if row.home == "diffusers." else ():
+            paths = {kind: part.path if isinstance(part, Part) else part for kind, part in blocks.parts.items()}
+            shown = ", ".join(f"{kind} `{path}`" for kind, path in paths.items())
+            first = blocks is row.lists[0]
+            model, names = (f"`{row.model}`", named) if first else ("", "")
+            lines.append(f"| {model} | `{blocks.path}` | {shown} | {blocks.parts_missing} | {names} |")
     return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@
 BWCacheError
 ├── AttachError            the model cannot be accelerated as it stands
 │   ├── NoBlocksFound      nothing in it is known as a stack of blocks
-│   ├── SpecMismatch       the row in models/table.py does not describe this module
+│   ├── SpecMismatch       the row in models/families does not describe this module
 │   ├── NotProven          no row could be found for it whose replay is exact
 │   └── AlreadyAttached    another session holds it
 ├── BlocksChanged          a pipeline ran other blocks in a reused step than in the computed one

@@ -115,7 +115,9 @@ def lines_of(table: str) -> list[str]:
 
 def test_every_model_is_documented() -> None:
     prose, made = page("models.md"), hooks()
-    assert all(f"<!-- {name} -->\n" in prose for name in ("matrix", "native", "models", "presets", "refused"))
+    assert all(
+        f"<!-- {name} -->\n" in prose for name in ("matrix", "native", "models", "parts", "idle", "presets", "refused")
+    )
     ours, theirs = lines_of(made.matrix()), lines_of(made.native())
     assert len(ours) + len(theirs) == len(ROWS) + 4  # and the heads
     for row in ROWS:
@@ -124,6 +126,8 @@ def test_every_model_is_documented() -> None:
         assert row.home == "diffusers." or row.sources in made.native()
         assert row.home != "diffusers." or all(f"`{name}`" in line for name in row.pipelines)
         assert f"`{row.model}`" in made.models()
+        assert row.home != "diffusers." or f"`{row.model}`" in made.parts()
+        assert all(blocks.parts_missing in made.parts() for blocks in row.lists if row.home == "diffusers.")
 
 
 def test_what_is_verified_has_a_tick_and_nothing_else() -> None:

@@ -40,7 +40,7 @@ def test_known_models_are_found_without_their_rows(name: str) -> None:
     assert vars(module).keys() == before.keys()
     known, seen = resolve("model", module), resolve("model", module, found)
     assert [block.module for block in seen.blocks] == [block.module for block in known.blocks]
-    assert found.timestep == known.spec.timestep
+    assert (found.timestep, found.latents) == (known.spec.timestep, known.spec.latents)
     assert set(known.spec.decoded) <= set(found.decoded)
 
 
@@ -80,12 +80,28 @@ def test_an_unknown_model_is_attached_with_what_was_found() -> None:
     module = seeded(Unknown)
     spec = bwcache.discover(module, inputs())
     assert spec.lists == (bwcache.BlockList("layers", ("hidden",)),)
-    assert spec.timestep == "timestep"
+    assert (spec.timestep, spec.latents) == ("timestep", "latents")
     policy = BWCache(threshold=10, reuse_interval=2, tail_guard=0)
     with bwcache.attach(module, policy, spec=spec, steps=6) as session, torch.no_grad():
         for i in range(6):
             module(**inputs(i / 6))
     assert reuse_line(session.trace.events) == "CCrrCr"
+
+
+def test_blocks_in_a_dictionary_are_found() -> None:
+    module = seeded(Unknown)
+    layers = {f"layer{i}": layer for i, layer in enumerate(module.layers)}
+    module.layers = Values(layers)
+    spec = bwcache.discover(module, inputs())
+    assert spec.lists == (bwcache.BlockList("layers", ("hidden",)),)
+    assert [block.name for block in resolve("model", module, spec).blocks] == [f"layers.{name}" for name in layers]
+
+
+class Values(nn.ModuleDict):
+    """Yields its modules, as the forwards that have one take them."""
+
+    def __iter__(self) -> Any:
+        return iter(self.values())
 
 
 def test_a_call_that_runs_the_model_will_do() -> None:

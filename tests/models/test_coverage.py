@@ -43,7 +43,7 @@ def test_the_list_is_diffusers_own() -> None:
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
 def test_a_class_has_a_row_or_a_reason(kind: type) -> None:
     row, reason = row_of(kind), reason_of(kind)
-    assert row or reason, f"{kind.__name__}: add a row to models/table.py, or a reason to models/refused.py"
+    assert row or reason, f"{kind.__name__}: add a row to its family in models/families, or a reason to its REFUSED"
     assert not (row and reason), f"{kind.__name__} has the row of {row.model} and is refused: {reason}"
 
 

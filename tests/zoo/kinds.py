@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bwcache.models import Block
+from bwcache.models import BlockStack, Place, resolve
 from tests.tiny import Case, noise, seeded
 
 __all__ = ["Model", "Pipeline", "noise", "seeded", "without_zeros"]
@@ -51,6 +51,11 @@ class Model:
     inputs: Callable[[float], dict[str, Any]]
     guidance: str = "none"
 
+    @functools.cached_property
+    def stack(self) -> BlockStack:
+        """The stack of a denoiser that nobody runs or changes: to look at."""
+        return resolve("model", self.build())
+
     def run(self, module: Any, share: float) -> list[Tensor]:
         """All tensors of one forward's output."""
         with torch.no_grad():
@@ -81,7 +86,7 @@ def tensors(value: Any) -> list[Tensor]:
     return []
 
 
-def put_around(block: Block, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+def put_around(block: Place, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
     """Sets `around(inner)` in the place of what runs as a block: its forward, or a function that is called for it."""
     hook = block.hook
     inner = block.module.forward if hook is None else hook.owner[hook.name]
@@ -97,7 +102,7 @@ def put_around(block: Block, around: Callable[[Callable[..., Any]], Callable[...
     hook.owner[hook.name] = called
 
 
-def note_calls(block: Block, calls: list[str]) -> None:
+def note_calls(block: Place, calls: list[str]) -> None:
     """Appends the block's name to `calls` each time that it runs."""
 
     def around(inner: Callable[..., Any]) -> Callable[..., Any]:

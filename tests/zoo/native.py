@@ -6,6 +6,7 @@ else: what a block does inside is the same small attention everywhere.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +32,8 @@ def defined_in(module: str, name: str | None = None) -> Callable[[type], type]:
     def place(kind: type) -> type:
         kind.__module__ = module
         kind.__name__ = kind.__qualname__ = name or kind.__name__
+        for function in filter(inspect.isfunction, vars(kind).values()):
+            function.__module__, function.__qualname__ = module, f"{kind.__name__}.{function.__name__}"
         return kind
 
     return place

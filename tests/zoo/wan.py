@@ -88,7 +88,7 @@ def _vace_inputs(share: float) -> dict[str, Any]:
     return {**wan_inputs(scalar_time(share)), **control}
 
 
-def animate(layers: int = 4) -> Any:
+def animate(layers: int = 4, faces_every: int = 2) -> Any:
     return wan_like(
         WanAnimateTransformer3DModel,
         in_channels=12,
@@ -101,7 +101,7 @@ def animate(layers: int = 4) -> Any:
         motion_encoder_dim=16,
         face_encoder_hidden_dim=16,
         face_encoder_num_heads=2,
-        inject_face_latents_blocks=2,
+        inject_face_latents_blocks=faces_every,
         **IMAGE,
     )
 
@@ -233,6 +233,7 @@ MODELS = (
     # no released checkpoint adds a hint after the last block, but it would be right all the same
     Model("WanVACETransformer3DModel last", lambda: vace([0, 3]), _vace_inputs, guidance="separate"),
     Model("WanAnimateTransformer3DModel", animate, _animate_inputs, guidance="separate"),
+    Model("WanAnimateTransformer3DModel last", lambda: animate(faces_every=1), _animate_inputs, guidance="separate"),
     Model(
         "ChronoEditTransformer3DModel",
         lambda: wan_like(ChronoEditTransformer3DModel, in_channels=12, rope_temporal_skip_len=8, **IMAGE),

@@ -72,7 +72,7 @@ def described(row: BlockSpec) -> dict[str, Any]:
         "zipped": row.zipped,
         "decoded": list(row.decoded),
         "timestep": row.timestep,
-        "idle": list(row.idle),
+        "idle": list(row.idle_paths),
         "guidance": row.guidance,
         "preset": preset and {"method": preset.method, "settings": dict(preset.settings), "source": preset.source},
         "verified": {"model": shown.model, "pipelines": list(shown.pipelines)},

@@ -40,9 +40,10 @@ class Call:
 
 @dataclass
 class Recording:
-    """One forward of a denoiser: what it was given, the calls of all its blocks in order."""
+    """One forward of a denoiser: what it was given and made, the calls of all its blocks in order."""
 
     arguments: dict[str, Any] = field(default_factory=dict)
+    made: list[Tensor] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
 
 
@@ -119,6 +120,7 @@ def guesses(module: nn.Module, recording: Recording, time: str) -> Iterator[Bloc
             lists if last is lists[-1] else (*(part for part in lists if part is not last), last),
             decoded=last.returns,
             measured=last.returns[0],
+            latents=_latents(recording, time),
             timestep=time,
             zipped=in_turn,
             per_sample=False,
@@ -126,6 +128,13 @@ def guesses(module: nn.Module, recording: Recording, time: str) -> Iterator[Bloc
             home=type(module).__module__,
             sources="discovered",
         )
+
+
+def _latents(recording: Recording, time: str) -> str:
+    """Return the argument of the shape of what was made, or else the first one that is a tensor."""
+    given = {name: value for name, value in recording.arguments.items() if isinstance(value, Tensor) and name != time}
+    shapes = [tensor.shape for tensor in recording.made[:1]]
+    return next((name for name, value in given.items() if value.shape in shapes), next(iter(given), "hidden_states"))
 
 
 def doubt(module: nn.Module, spec: BlockSpec, recording: Recording) -> str | None:
@@ -163,8 +172,8 @@ def _lists(module: nn.Module) -> dict[str, list[nn.Module]]:
     found: dict[str, list[nn.Module]] = {}
     for path, child in module.named_modules():
         inside = any(path.startswith(f"{outer}.") for outer in found)
-        if isinstance(child, nn.ModuleList) and len(child) > 1 and not inside:
-            found[path] = list(child)
+        if isinstance(child, (nn.ModuleList, nn.ModuleDict)) and len(child) > 1 and not inside:
+            found[path] = list(child.children())
     return found
 
 
@@ -191,7 +200,8 @@ def _noting_once(recording: Recording, module: nn.Module) -> hooks.Interceptor:
         def noted(*args: Any, **kwargs: Any) -> Any:
             given = _copied(dict(signature.bind(*args, **kwargs).arguments))
             returned = inner(*args, **kwargs)
-            recording.arguments = recording.arguments or given
+            if not recording.arguments:
+                recording.arguments, recording.made = given, _tensors(returned)
             return returned
 
         return noted

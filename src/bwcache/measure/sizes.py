@@ -8,10 +8,11 @@ import re
 from typing import Any
 
 from bwcache.errors import SettingError, complaint
+from bwcache.models.table import ROWS
 
 SPATIAL = ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_spatial_scale_factor", "vae_scale_factor")
 TEMPORAL = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio", "vae_temporal_scale_factor")
-ANY_LENGTH = ("AllegroPipeline",)  # autoencoders that take a whole number of groups, and cut the rest off
+ANY_LENGTH = frozenset(name for row in ROWS if row.any_length for name in row.pipelines)
 
 
 def check_sizes(pipe: Any, height: int | None, width: int | None, frames: int | None) -> None:

@@ -121,13 +121,25 @@ def parts_of(block: Place, blocks: BlockList) -> list[Place]:
     found = []
     for kind, said in blocks.parts.items():
         part = Part(said) if isinstance(said, str) else said
-        module = inside(block.module, part.path)
-        if not isinstance(module, nn.Module):
-            continue
-        name = f"{block.name}.{part.path}"
+        modules = enumerate(_named(inside(block.module, part.path), part.path).items())
+        found += [(i, _part(block, part, kind, path, module)) for i, (path, module) in modules]
+    return [place for _, place in sorted(found, key=lambda each: each[0])]
+
+
+def _named(owner: Any, path: str) -> dict[str, nn.Module]:
+    """Return the modules by path that a list holds, or one that stands alone; none where there is no module."""
+    if isinstance(owner, (nn.ModuleList, list, tuple)):
+        return {f"{path}.{i}": module for i, module in enumerate(owner)}
+    return {path: owner} if isinstance(owner, nn.Module) else {}
+
+
+def _part(block: Place, part: Part, kind: str, path: str, module: nn.Module) -> Place:
+    name = f"{block.name}.{path}"
+    if part.outlined:
+        streams = tuple(Stream(stream, None) for stream in part.returns)
+    else:
         streams = tuple(stream_of(module, stream, name) for stream in part.returns)
-        found.append(Place(name, module, streams, kind, part.returns[0], block=block.block))
-    return found
+    return Place(name, module, streams, kind, part.returns[0], outlined=part.outlined, block=block.block)
 
 
 def named_place(module: nn.Module, name: str, path: str) -> Place | None:

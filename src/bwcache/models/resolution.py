@@ -11,8 +11,9 @@ from torch import nn
 from bwcache.errors import AttachError, NoBlocksFound, SpecMismatch, complaint
 from bwcache.models import table
 from bwcache.models.places import Hook, Place, inside
+from bwcache.models.provenance import expect_free, expect_proven
 from bwcache.models.refused import reason_of
-from bwcache.models.spec import BlockList, BlockSpec
+from bwcache.models.spec import BlockList, BlockSpec, Idle
 from bwcache.models.stack import Aside, BlockStack
 from bwcache.models.streams import stream_of, uncompiled
 
@@ -70,12 +71,18 @@ def resolve(name: str, module: nn.Module, spec: BlockSpec | None = None) -> Bloc
 
     Raises:
         NoBlocksFound: no row is of this class or of one that it derives from.
+        NotProven: the class derives from that of the row and has a forward of its own.
+        AttachError: another cache is at work on it, or a strange function stands in the place of its forward.
         SpecMismatch: the row names a list or an argument that the module does not have.
     """
     module = uncompiled(module)
-    spec = spec or table.row_of(type(module))
+    given, spec = spec, spec or table.row_of(type(module))
     if spec is None:
         raise _unknown(f"a {type(module).__name__} of {type(module).__module__}", [type(module)])
+    expect_free(name, module)
+    if given is None:
+        named = (_named_blocks(inside(module, part.path), part.path) for part in spec.lists)
+        expect_proven(module, spec, [block for blocks in named for block in blocks.values()])
     found = _all_blocks(module, spec)
     _expect_streams(spec)
     kind = type(module).__name__
@@ -85,7 +92,9 @@ def resolve(name: str, module: nn.Module, spec: BlockSpec | None = None) -> Bloc
     skips = None if spec.skips is None else stream_of(module, spec.skips, kind)
     blocks = tuple(replace(block, block=i) for i, (block, _) in enumerate(found))
     lists = tuple(part for _, part in found)
-    return BlockStack(name, module, blocks, spec, time, lists, asides, fillings, skips, _idle(module, spec))
+    return BlockStack(
+        name, module, blocks, spec, time, lists, asides, fillings, skips, _idle(module, spec, len(blocks))
+    )
 
 
 def _expect_streams(spec: BlockSpec) -> None:
@@ -125,16 +134,27 @@ def _all_blocks(module: nn.Module, spec: BlockSpec) -> list[tuple[Place, BlockLi
     return [each for some in ordered for each in some]
 
 
-def _idle(module: nn.Module, spec: BlockSpec) -> dict[str, nn.Module]:
-    """The idle modules that there are; a variant without one has nothing to skip there."""
+def _idle(module: nn.Module, spec: BlockSpec, count: int) -> dict[str, nn.Module]:
+    """Return the idle modules that there are; a variant without one has nothing to skip there."""
     found: dict[str, nn.Module] = {}
-    for path in spec.idle:
+    for each in spec.idle:
+        if isinstance(each, Idle) and _is_read_after(module, each, count - 1):
+            continue
+        path = each.path if isinstance(each, Idle) else each
         part = inside(module, path)
         if isinstance(part, (nn.ModuleList, nn.ModuleDict)):
-            found |= {f"{path}.{name}": each for name, each in part.named_children()}
+            found |= {f"{path}.{name}": child for name, child in part.named_children()}
         elif isinstance(part, nn.Module):
             found[path] = part
     return found
+
+
+def _is_read_after(module: nn.Module, idle: Idle, last: int) -> bool:
+    """Return whether a module's output is read after the last block; in doubt it is."""
+    blocks = getattr(getattr(module, "config", None), idle.read_after, None)
+    if isinstance(blocks, int):
+        return blocks < 1 or last % blocks == 0
+    return not isinstance(blocks, (list, tuple)) or last in blocks
 
 
 def _aside(module: nn.Module, said: str, kind: str) -> Aside:

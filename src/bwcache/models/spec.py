@@ -16,12 +16,29 @@ class Part:
     """A module inside of a block that the block calls once: an attention, a feed-forward net.
 
     Attributes:
-        path: attribute path in the block, such as "attn1" or "ff.net".
+        path: attribute path in the block, such as "attn1" or "ff.net"; a list stands for all of its modules, those of
+            several such parts called in turn.
         returns: what it returns, in order, by the names that its own `forward` gives to the same streams as arguments.
+        outlined: whether it returns something else than it takes in: then `returns` only names the values.
     """
 
     path: str
     returns: tuple[str, ...] = ("hidden_states",)
+    outlined: bool = False
+
+
+@dataclass(frozen=True)
+class Idle:
+    """A module outside of the blocks that is idle in a replay only where its output is not read after the last block.
+
+    Attributes:
+        path: as in `BlockSpec.idle`.
+        read_after: the entry of the denoiser's config that says after which blocks it is read: their ordinals, or a
+            number for every so many blocks, the first one among them. Without that entry it is not idle.
+    """
+
+    path: str
+    read_after: str
 
 
 @dataclass(frozen=True)
@@ -68,8 +85,9 @@ class BlockSpec:
         also_measured: further streams that are replayed: the indicator is the largest of their changes.
         latents: the argument of the denoiser's forward that it works on; the first tensor it returns is its prediction.
         named: modules that methods look at, name to path in the denoiser; "[i]" behind it picks one of the values that
-            the module returns. "time" is the embedding of the time, which is there before the first block; "modulated"
-            the first block's input under it.
+            the module returns; of several calls in a forward the first counts. "time" is the embedding of the time,
+            which is there before the first block; "modulated" the first block's input as the time has scaled and
+            shifted it, or where that is no module's output, what scales and shifts it.
         timestep: name of the argument of the denoiser's forward that carries the time.
         aside: arguments of the denoiser's forward, by name (dots lead into objects, dictionaries and lists), also as
             `name=value`: a forward in which one of these is set fills a cache that others read, so it always runs, and
@@ -82,7 +100,9 @@ class BlockSpec:
         batch_axis: along which axis of the streams inside the blocks the batch lies.
         zipped: whether the forward takes one block of each list in turn, and not one list after the other.
         idle: modules outside of the blocks whose output nothing but blocks reads, by path; a list or a dictionary
-            stands for all of its modules. They are skipped in a replay too. A variant of the class may lack some.
+            stands for all of its modules; an `Idle` for one that is not idle in every variant. They are skipped in a
+            replay too. A variant of the class may lack some.
+        any_length: whether its pipelines make videos of any number of frames, whatever their autoencoder says.
         guidance: how its pipelines run classifier-free guidance.
         pipelines: class names of the pipelines it was read in.
         home: how the module that defines the class begins; a class of the same name from elsewhere is another model.
@@ -104,8 +124,14 @@ class BlockSpec:
     per_sample: bool = True
     batch_axis: int = 0
     zipped: bool = False
-    idle: tuple[str, ...] = ()
+    idle: tuple[str | Idle, ...] = ()
+    any_length: bool = False
     guidance: Guidance = "separate"
     pipelines: tuple[str, ...] = ()
     home: str = "diffusers."
     sources: str = "diffusers 0.42.1"
+
+    @property
+    def idle_paths(self) -> tuple[str, ...]:
+        """The paths of the idle modules, whatever their conditions."""
+        return tuple(each.path if isinstance(each, Idle) else each for each in self.idle)

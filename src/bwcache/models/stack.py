@@ -157,7 +157,7 @@ class BlockStack:
             SettingError: no block has a part of this kind.
             SpecMismatch: a part's forward lacks an argument that the row names.
         """
-        there = dict.fromkeys(place.kind for place in self._parts)
+        there = self.kinds
         for kind in kinds:
             if kind not in there:
                 why = "; ".join(dict.fromkeys(part.parts_missing for part in self.spec.lists if part.parts_missing))
@@ -169,6 +169,11 @@ class BlockStack:
                     )
                 )
         return tuple(place for place in self._parts if not kinds or place.kind in kinds)
+
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of parts that the blocks have."""
+        return tuple(dict.fromkeys(place.kind for place in self._parts))
 
     @cached_property
     def _parts(self) -> tuple[Place, ...]:

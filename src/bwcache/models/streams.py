@@ -46,13 +46,24 @@ def uncompiled(module: Any) -> Any:
 def parameters(module: nn.Module) -> list[str]:
     """Return the names of the arguments of a module's forward.
 
-    Where somebody has put a function over it on this one instance that takes `*args, **kwargs`, its class knows them.
+    What takes `*args, **kwargs` and stands over another forward, on this one instance or in a class that derives from
+    the one that knows, names nothing: then that one is asked.
     """
     module = uncompiled(module)
-    own = inspect.signature(module.forward).parameters
-    if "forward" in vars(module) and all(parameter.kind in _OPEN for parameter in own.values()):
-        return list(inspect.signature(type(module).forward).parameters)[1:]
-    return list(own)
+    if not takes_anything(module.forward):
+        return list(inspect.signature(module.forward).parameters)
+    for base in type(module).__mro__:
+        names = (
+            list(inspect.signature(vars(base)["forward"]).parameters.values())[1:] if "forward" in vars(base) else []
+        )
+        if any(parameter.kind not in _OPEN for parameter in names):
+            return [parameter.name for parameter in names]
+    return list(inspect.signature(module.forward).parameters)
+
+
+def takes_anything(function: Callable[..., Any]) -> bool:
+    """Return whether a function takes `*args, **kwargs` and names nothing."""
+    return all(parameter.kind in _OPEN for parameter in inspect.signature(function).parameters.values())
 
 
 def stream_of(
