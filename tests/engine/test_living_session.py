@@ -93,7 +93,13 @@ def test_a_stopped_pipeline_ends_its_loop_and_the_next_video_is_whole() -> None:
     with bwcache.attach(pipe, CAREFREE) as session:
         expected = WAN.run(pipe)
         seen: list[int] = []
-        stop = session.on_step(lambda event: (seen.append(event.step), session.stop() if event.step == 3 else None))  # type: ignore[func-returns-value]
+
+        def watch(event: bwcache.Event) -> None:
+            seen.append(event.step)
+            if event.step == 3:
+                session.stop()
+
+        stop = session.on_step(watch)
         WAN.run(pipe)
         stop()
         assert torch.equal(WAN.run(pipe), expected)

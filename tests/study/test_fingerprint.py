@@ -1,6 +1,7 @@
 """A model is known again by every byte of what it holds, wherever that lies, and by nothing else."""
 
 import copy
+from typing import Any
 
 import accelerate
 import pytest
@@ -90,11 +91,11 @@ def test_a_decoder_in_tiles_and_a_buffer_count():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.int8, torch.bool])
 def test_any_dtype_any_layout_and_no_entries_at_all(dtype):
-    module = nn.Module()
+    module: Any = nn.Module()
     module.register_buffer("values", torch.arange(12).reshape(3, 4).to(dtype))
     module.register_buffer("one", torch.ones((), dtype=dtype))
     module.register_buffer("none", torch.ones(0, dtype=dtype))
-    turned = nn.Module()
+    turned: Any = nn.Module()
     turned.register_buffer("values", module.values.T.contiguous().T)
     turned.register_buffer("one", module.one.clone())
     turned.register_buffer("none", module.none.clone())

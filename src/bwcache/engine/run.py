@@ -83,7 +83,7 @@ class Run:
         group: Any = None,
         memory: Memory = DEFAULT,
         guided: bool = False,
-        on_event: Callable[[Event], None] | None = None,
+        on_event: Callable[[Event], object] | None = None,
     ) -> None:
         self.policy = policy
         self.trace = Trace(meta)

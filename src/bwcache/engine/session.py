@@ -81,7 +81,7 @@ class Session:
         self._runs: list[Run] = []
         self._finished: deque[Trace] = deque(maxlen=keep_traces)
         self._on_trace = on_trace
-        self._on_step: list[Callable[[Event], None]] = []
+        self._on_step: list[Callable[[Event], object]] = []
         self._stopped = False
         self._begun = 0
         self._undo = ExitStack()
@@ -176,7 +176,7 @@ class Session:
         else:
             self._stopped = True
 
-    def on_step(self, call: Callable[[Event], None]) -> Callable[[], None]:
+    def on_step(self, call: Callable[[Event], object]) -> Callable[[], None]:
         """Call `call(event)` at each row of the trace, as soon as it stands; return what ends that."""
         self._on_step.append(call)
         return lambda: self._on_step.remove(call)

@@ -118,7 +118,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         found = f"a {SUMMARY} in {place} that cannot be read ({error})"
         raise _refused(found, "strict JSON", again) from None
-    if isinstance(summary, dict) and isinstance(summary.get("runs"), list) and "total" not in summary:
+    if _is_of_generate(summary):
         raise _refused(
             f"videos of 'bwcache generate' in {place}, made once each",
             "a comparison, which has each video without and with caching",
@@ -130,6 +130,12 @@ def read_summary(folder: Path) -> dict[str, Any]:
         found = f"a {SUMMARY} in {place} with {lacking or 'no runs'}"
         raise _refused(found, "the whole record of a comparison by this version", again)
     return summary
+
+
+def _is_of_generate(summary: Any) -> bool:
+    """Whether it is the record of videos that were made once each: they are compared with nothing."""
+    runs = summary.get("runs") if isinstance(summary, dict) and "total" not in summary else None
+    return isinstance(runs, list) and not any("speedup" in run for run in runs if isinstance(run, dict))
 
 
 def caption(run: Run) -> str:
