@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         Policy,
         Readings,
         Scheduled,
+        policy,
         preset,
     )
 
@@ -97,6 +98,7 @@ __all__ = [
     "disable",
     "discover",
     "enable",
+    "policy",
     "preset",
 ]
 
@@ -114,6 +116,7 @@ _HOMES = {
         "Policy",
         "Readings",
         "Scheduled",
+        "policy",
         "preset",
     ),
 }

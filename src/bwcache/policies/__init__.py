@@ -5,7 +5,7 @@ from bwcache.policies.base import Observation, Policy, Readings
 from bwcache.policies.bwcache import BWCache
 from bwcache.policies.compute import Compute
 from bwcache.policies.fixed_interval import FixedInterval
-from bwcache.policies.known import known, named
+from bwcache.policies.known import known, named, policy
 from bwcache.policies.presets import preset
 from bwcache.policies.scheduled import Scheduled
 
@@ -20,5 +20,6 @@ __all__ = [
     "Scheduled",
     "known",
     "named",
+    "policy",
     "preset",
 ]

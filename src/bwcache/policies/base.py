@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from operator import add
@@ -175,15 +175,22 @@ class Policy(ABC, Generic[State]):
         """Takes note of a real computation."""
 
     def describe(self) -> dict[str, Any]:
-        """Name and settings, ready for JSON."""
-        settings = {field.name: getattr(self, field.name) for field in fields(self)}
-        plain = (str, int, float, bool, list, tuple, type(None))
-        return {"name": type(self).__name__} | {
-            name: value if isinstance(value, plain) else repr(value) for name, value in settings.items()
-        }
+        """Return name and settings, ready for JSON; `bwcache.policy` makes the policy of them again."""
+        settings = {field.name: _described(getattr(self, field.name)) for field in fields(self) if field.init}
+        return {"name": type(self).__name__} | settings
 
     def check(self, total: int) -> None:
         """Raises `SettingError` where the settings cannot work on a run of `total` steps."""
+
+
+def _described(value: Any) -> Any:
+    if isinstance(value, Policy):
+        return value.describe()
+    if isinstance(value, (list, tuple)):
+        return [*map(_described, value)] if isinstance(value, list) else tuple(map(_described, value))
+    if isinstance(value, Mapping):
+        return {str(key): _described(inner) for key, inner in value.items()}
+    return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)
 
 
 def _deprecated(name: str, instead: str) -> None:

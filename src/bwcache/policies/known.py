@@ -1,37 +1,157 @@
-"""The policies of this package by their names, for those who choose one in words."""
+"""The policies by their names, for those who choose one in words: on the command line, or from what a trace says."""
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+import importlib
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
+from bwcache.core import words
 from bwcache.errors import SettingError, complaint
 from bwcache.policies.base import Policy
 
 
 def known() -> dict[str, type[Policy[Any]]]:
-    """Class name -> policy, in alphabetical order."""
-    package = __name__.rpartition(".")[0]
-    found: dict[str, type[Policy[Any]]] = {}
-    waiting: list[Any] = [Policy]
-    while waiting:
-        below = waiting.pop().__subclasses__()
-        waiting += below
-        found |= {
-            policy.__name__: policy
-            for policy in below
-            if policy.__module__.startswith(package + ".") and not inspect.isabstract(policy)
-        }
-    return dict(sorted(found.items()))
+    """Return class name -> policy of all that this package exports, in alphabetical order."""
+    package = importlib.import_module(__name__.rpartition(".")[0])
+    exported = {name: getattr(package, name) for name in package.__all__}
+    return dict(sorted((name, thing) for name, thing in exported.items() if _is_policy(thing)))
 
 
 def named(name: str) -> type[Policy[Any]]:
-    """The policy of a name, upper and lower case alike.
+    """Return the policy of a name.
+
+    Args:
+        name: of a policy of this package, such as FixedInterval, fixed-interval or fixedinterval; of another one that
+            is defined in what has been imported; or `module:Class`, which is imported.
 
     Raises:
-        SettingError: there is none.
+        SettingError: there is none, or more than one.
     """
-    found = next((policy for other, policy in known().items() if other.lower() == name.lower()), None)
-    if found is None:
-        raise SettingError(complaint(f"policy {name!r}", " or ".join(known()), "name one of them"))
+    module, colon, inner = name.partition(":")
+    if colon:
+        return _imported(module, inner)
+    wanted = words.plain_name(name)
+    found = {other: policy for other, policy in known().items() if words.plain_name(other) == wanted}
+    found = found or {
+        f"{policy.__module__}:{other}": policy
+        for other, policy in _defined()
+        if words.plain_name(other) == wanted and not policy.__module__.startswith("bwcache.")
+    }
+    if len(found) > 1:
+        raise _refused(f"policy {name!r}, of which there are several", " or ".join(found), "name one as module:Class")
+    if not found:
+        near = difflib.get_close_matches(wanted, {words.plain_name(other): other for other in known()}, 1)
+        right = next((other for other in known() if near and words.plain_name(other) == near[0]), None)
+        action = f"did you mean {right}?" if right else "name one of them"
+        raise _refused(f"policy {words.shown(name)}", " or ".join(known()), action)
+    return next(iter(found.values()))
+
+
+def policy(described: Mapping[str, Any]) -> Policy[Any]:
+    """Return the policy that a description means: the inverse of `Policy.describe`, also after a way through JSON.
+
+    Args:
+        described: `name`, and the fields that are not as by default; a predictor as its words ("taylor:2" or
+            "Taylor(order=2)"), a policy inside as its own description.
+
+    Raises:
+        SettingError: no policy of this name, no such field, a field that must be given, or a value that cannot be.
+    """
+    if not isinstance(described, Mapping) or not isinstance(described.get("name"), str):
+        raise _refused(words.shown(described), "a dictionary with a name", "give what a policy's describe() returned")
+    kind = named(described["name"])
+    return made(kind, {name: value for name, value in described.items() if name != "name"})
+
+
+def made(kind: type[Policy[Any]], settings: Mapping[str, Any], base: Policy[Any] | None = None) -> Policy[Any]:
+    """Return a policy with these settings, over those of `base` if there is one.
+
+    Args:
+        kind: the policy's class.
+        settings: field -> value, or the words for it.
+        base: of the same class.
+
+    Raises:
+        SettingError: as `policy`.
+    """
+    values = {name: value_of(kind, name, value) for name, value in settings.items()}
+    if base is not None:
+        return dataclasses.replace(base, **values)
+    missing = [
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.init
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+        and field.name not in values
+    ]
+    if missing:
+        raise _refused(
+            f"policy {kind.__name__}, of which {' and '.join(missing)} must be said",
+            f"a value for {' and '.join(missing)}",
+            f"say it, such as {missing[0]}={_example(kind, missing[0])}",
+        )
+    return kind(**values)
+
+
+def value_of(kind: type[Policy[Any]], field: str, value: Any, what: str | None = None) -> Any:
+    """Return the value of a policy's field from words, or from what JSON has.
+
+    Args:
+        kind: the policy's class.
+        field: its name.
+        value: a text, or a value.
+        what: how the complaint calls it; the field's name where that is not given.
+
+    Raises:
+        SettingError: there is no such field, or the value does not fit its type.
+    """
+    fields = words.field_types(kind)
+    if field not in fields:
+        found = f"{what or field} with policy {kind.__name__}"
+        raise _refused(found, f"its fields ({', '.join(fields)})", nearest(field, fields) or "leave it out")
+    return words.read_or_fit(value, fields[field], what or field)
+
+
+def nearest(name: str, possible: Any) -> str | None:
+    """Return "did you mean …?" with the names that look most like this one; None where none does."""
+    close = difflib.get_close_matches(name, list(possible), 2)
+    return f"did you mean {' or '.join(close)}?" if close else None
+
+
+def _defined() -> list[tuple[str, type[Policy[Any]]]]:
+    found, waiting = [], [Policy]
+    while waiting:
+        below = waiting.pop().__subclasses__()
+        waiting += below
+        found += [(one.__name__, one) for one in below if _is_policy(one)]
     return found
+
+
+def _imported(module: str, name: str) -> type[Policy[Any]]:
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever the module does when it is imported
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        found_ = f"policy '{module}:{name}' that cannot be imported ({reason})"
+        raise _refused(found_, "module:Class of a policy of yours", "check the spelling and PYTHONPATH") from error
+    if not _is_policy(found):
+        raise _refused(f"'{module}:{name}', which is no policy", "a class that derives from bwcache.Policy", "name one")
+    return found
+
+
+def _is_policy(thing: Any) -> bool:
+    return inspect.isclass(thing) and issubclass(thing, Policy) and not inspect.isabstract(thing)
+
+
+def _example(kind: type[Policy[Any]], field: str) -> str:
+    text = words.expected(words.field_types(kind)[field])
+    return "0+1+5" if "0+4+8" in text else "…"
+
+
+def _refused(found: str, expected: str, action: str) -> SettingError:
+    return SettingError(complaint(found, expected, action))
