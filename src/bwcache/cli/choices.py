@@ -1,30 +1,55 @@
-"""What the options amount to, checked before anything slow happens."""
+"""What the options amount to, checked before anything slow happens: parse, then check against the model, then load."""
 
 from __future__ import annotations
 
-import codecs
-import dataclasses
-from dataclasses import dataclass, replace
+import contextlib
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from bwcache.cli.progress import quiet_libraries
+from bwcache.cli.prompts import check_text, read_prompts
+from bwcache.cli.sets import Sets, opened, sorted_out
 from bwcache.cli.settings import Asked
-from bwcache.errors import SettingError, complaint
+from bwcache.core.words import field_types
+from bwcache.errors import NeverReused, SettingError, complaint
 
 DEFAULT_STEPS = 50
 DEFAULT_FPS = 16
 SHAPES_FPS = 8
-PREDICTORS = {"last": "Last", "linear": "Linear", "damped": "Damped"}
+
+SHORTHANDS = ("tolerance", "threshold", "reuse_interval", "tail_guard", "token_sample", "decision", "predictor")
+"""Options that are named as the policy's field."""
+
+RANGES: Mapping[str, tuple[float, float]] = {
+    "steps": (1, 10_000),
+    "seed": (0, 2**63 - 1),
+    "seeds": (1, 10_000),
+    "height": (1, 16_384),
+    "width": (1, 16_384),
+    "frames": (1, 100_000),
+    "fps": (1, 1_000),
+    "repeats": (1, 1_000),
+    "guidance_scale": (-10_000, 10_000),
+}
+"""Option -> least and most; what lies outside cannot be meant."""
 
 
 @dataclass(frozen=True)
 class Choices:
     """Options with every default filled in, except sizes and guidance that are the model's own.
 
-    `policy` has what a person named, which is in `given`, and defaults; `of` puts published settings in their place.
+    Attributes:
+        policy: with what a person named, which is in `given`, and what is published for the model or is default.
+        arguments: of the pipeline's call, beside prompt, steps, guidance and sizes.
+        scheduler: class and settings of the one in place of the pipeline's own, or None.
+        skeleton: the pipeline without its weights; None where it cannot be built without them.
     """
 
     prompts: tuple[str, ...]
     steps: int
+    seed: int
     guidance_scale: float | None
     height: int | None
     width: int | None
@@ -33,6 +58,9 @@ class Choices:
     policy: Any
     given: dict[str, Any]
     device: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    scheduler: tuple[type[Any], dict[str, Any]] | None = None
+    skeleton: Any = None
 
     def of(self, pipe: Any) -> Choices:
         """With the settings published for the model, where the options leave them open.
@@ -47,136 +75,245 @@ class Choices:
         policy.check(self.steps)
         return replace(self, policy=policy)
 
+    def requests(self) -> list[Any]:
+        """One request per prompt."""
+        from bwcache.measure.call import Request
+
+        sizes = (self.guidance_scale, self.height, self.width, self.frames)
+        return [Request(prompt, self.steps, self.seed, *sizes, self.arguments) for prompt in self.prompts]
+
+    def check_policies(self, policies: Iterable[Any]) -> None:
+        """Raise where one of these cannot work on so many steps, or on the blocks of this model.
+
+        Raises:
+            SettingError: as said.
+        """
+        for policy in policies:
+            policy.check(self.steps)
+            if self.skeleton is not None:
+                check_policy(self.skeleton, policy)
+
 
 def choose(settings: Asked) -> Choices:
-    """Check the options and fill in defaults.
+    """Check the options against each other and against what the model's small files say, and fill in defaults.
 
     Raises:
         SettingError: for the first that cannot work.
+        AttachError: the model has no blocks that could be reused.
     """
     from bwcache import shapes
-    from bwcache.measure.load import DTYPES, OFFLOADS, SHAPES, check_device, check_source
+    from bwcache.measure.load import DTYPES, OFFLOADS, SHAPES, check_device, check_source, small_files
+    from bwcache.measure.skeleton import check_known, pipeline_kind, skeleton
 
     own = settings.model == SHAPES
     check_source(settings.model)
-    prompts = _prompts(settings, shapes.PROMPTS if own else ())
-    steps = settings.steps if settings.steps is not None else shapes.STEPS if own else DEFAULT_STEPS
-    fps = _first(getattr(settings, "fps", None), SHAPES_FPS if own else DEFAULT_FPS)
-    _at_least(1, steps=steps, fps=fps, repeats=getattr(settings, "repeats", 1), seeds=getattr(settings, "seeds", 1))
-    _at_least(1, height=settings.height, width=settings.width, frames=settings.frames)
-    _at_least(0, seed=settings.seed)
+    check_ranges(settings)
     _one_of(DTYPES, dtype=settings.dtype)
     _one_of(OFFLOADS, offload=settings.offload)
-    _one_of(("shared", "per_branch"), decision=getattr(settings, "decision", None))
     _one_of(("device", "offload"), memory=getattr(settings, "memory", None))
-    _one_of(tuple(PREDICTORS), predictor=getattr(settings, "predictor", None))
-    given = _given(settings)
-    policy = _policy(settings, given)
-    policy.check(steps)
-    return Choices(
-        prompts=prompts,
-        steps=steps,
-        guidance_scale=_first(settings.guidance_scale, shapes.GUIDANCE_SCALE if own else None),
-        height=_first(settings.height, shapes.HEIGHT if own else None),
-        width=_first(settings.width, shapes.WIDTH if own else None),
-        frames=_first(settings.frames, shapes.FRAMES if own else None),
-        fps=fps,
-        policy=policy,
-        given=given,
-        device=check_device(settings.device, settings.offload),
-    )
+    if settings.prompt or settings.prompts is not None or own:
+        prompts = read_prompts(settings.prompt, settings.prompts, shapes.PROMPTS if own else (), settings.model)
+    else:
+        prompts = ()
+    policy = policy_kind(settings)
+    short = shorthands(settings, policy)
+    device = check_device(settings.device, settings.offload)
+    with quiet_libraries():
+        folder = small_files(settings.model)
+        kind = pipeline_kind(folder)
+        check_known(folder, kind)
+        sets = sort_sets(settings, policy, kind)
+        given = policy_settings(policy, short, sets)
+        scheduler = _scheduler(settings)
+        choices = Choices(
+            prompts=_prompts_of(kind, prompts, settings),
+            steps=settings.steps if settings.steps is not None else shapes.STEPS if own else DEFAULT_STEPS,
+            seed=settings.seed,
+            guidance_scale=_first(settings.guidance_scale, shapes.GUIDANCE_SCALE if own else None),
+            height=_first(settings.height, shapes.HEIGHT if own else None),
+            width=_first(settings.width, shapes.WIDTH if own else None),
+            frames=_first(settings.frames, shapes.FRAMES if own else None),
+            fps=_first(getattr(settings, "fps", None), SHAPES_FPS if own else DEFAULT_FPS),
+            policy=_policy(policy, given),
+            given=given,
+            device=device,
+            arguments=arguments_of(settings, kind, sets),
+            scheduler=scheduler,
+        )
+        choices.policy.check(choices.steps)
+        check_arguments(kind, choices)
+        pipe = skeleton(folder)
+        return choices if pipe is None else replace(check_fits(pipe, choices), skeleton=pipe)
 
 
-def _prompts(settings: Asked, default: tuple[str, ...]) -> tuple[str, ...]:
-    if settings.prompt and settings.prompts is not None:
-        raise _refused("both --prompt and --prompts", "one of them", "leave one out")
-    if settings.prompts is not None:
-        return _read_prompts(settings)
-    if any(not text.strip() for text in settings.prompt):
-        raise _refused("an empty --prompt", "a text", "describe the video")
-    if not settings.prompt and not default:
-        raise _refused(f"no prompt for {settings.model!r}", "--prompt or --prompts", "describe the video")
-    return tuple(text.strip() for text in settings.prompt) or default
+def check_fits(pipe: Any, choices: Choices) -> Choices:
+    """Check that a pipeline, with or without weights, can do what is asked; with the choices as they are for it.
 
-
-def _read_prompts(settings: Asked) -> tuple[str, ...]:
-    assert settings.prompts is not None
-    name = repr(str(settings.prompts))
-    try:
-        lines = settings.prompts.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
-    except OSError as error:
-        raise _refused(
-            f"prompt file {name} that cannot be read ({error.strerror})",
-            "a text file with one prompt per line",
-            "name such a file",
-        ) from error
-    texts = (_prompt_of(line, f"line {number} of {name}") for number, line in enumerate(lines, start=1))
-    prompts = tuple(text for text in texts if text)
-    if not prompts:
-        raise _refused(f"no prompt in {name}", "one prompt per line", "write at least one into the file")
-    return prompts
-
-
-def _prompt_of(line: bytes, where: str) -> str:
-    """The prompt in a line; "" where there is none."""
-    try:
-        text = line.decode("utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise _refused(f"{where} that is not UTF-8 text", "one prompt per line", "save the file as UTF-8") from error
-    strange = next((letter for letter in text if not letter.isprintable() and letter != "\t"), None)
-    if strange is not None:
-        raise _refused(f"the control character {strange!r} in {where}", "text", "take it out")
-    return "" if text.startswith("#") else text
-
-
-def _given(settings: Asked) -> dict[str, Any]:
-    """The policy's settings that the options name."""
-    from bwcache import features
-
-    names = ("tolerance", "threshold", "reuse_interval", "tail_guard", "token_sample", "decision", "predictor")
-    given: dict[str, Any] = {name: getattr(settings, name, None) for name in names}
-    if given["predictor"] is not None:
-        given["predictor"] = getattr(features, PREDICTORS[given["predictor"]])()
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def _policy(settings: Asked, given: dict[str, Any]) -> Any:
-    """The policy that is named, with what is given.
+    Its scheduler is replaced where the options name another.
 
     Raises:
-        SettingError: there is no such policy, it has no such field, or a value cannot work.
+        SettingError: it cannot.
+        AttachError: it has no blocks that could be reused.
     """
+    from bwcache.measure.inputs import check_inputs
+    from bwcache.measure.schedulers import check_schedule, replaced
+    from bwcache.measure.sizes import check_sizes
+
+    if choices.scheduler is not None:
+        pipe.scheduler = replaced(pipe.scheduler, *choices.scheduler)
+    choices = choices.of(pipe)
+    check_policy(pipe, choices.policy)
+    check_sizes(pipe, choices.height, choices.width, choices.frames)
+    sizes = {"height": choices.height, "width": choices.width}
+    asked = {"prompt": choices.prompts[0], **{name: one for name, one in sizes.items() if one is not None}}
+    check_inputs(pipe, asked | choices.arguments)
+    check_schedule(pipe, choices.steps, choices.arguments)
+    return choices
+
+
+def check_policy(pipe: Any, policy: Any) -> None:
+    """Raise where a policy cannot be attached to a pipeline."""
+    from bwcache.engine import attach
+
+    with warnings.catch_warnings(), contextlib.ExitStack() as attached:
+        warnings.simplefilter("ignore", NeverReused)
+        attached.enter_context(attach(pipe, policy))
+
+
+def check_ranges(settings: Any) -> None:
+    """Raise for a number that cannot be meant."""
+    for name, (least, most) in RANGES.items():
+        value = getattr(settings, name, None)
+        option = "--" + name.replace("_", "-")
+        if value is not None and value < least:
+            raise _refused(f"{option} {_short(value)}", f"at least {least:g}", "choose a larger one")
+        if value is not None and value > most:
+            raise _refused(f"{option} {_short(value)}", f"at most {most:,}", "choose a smaller one")
+
+
+def policy_kind(settings: Any) -> type[Any]:
+    """Return the class of the policy that is named; BWCache where the command asks for none."""
     from bwcache.policies import named
 
-    policy = named(getattr(settings, "policy", "BWCache"))
-    fields = [field.name for field in dataclasses.fields(policy)]
-    for name in given:
-        if name not in fields:
-            option = "--" + name.replace("_", "-")
+    return named(getattr(settings, "policy", "BWCache"))
+
+
+def shorthands(settings: Any, policy: type[Any]) -> dict[str, Any]:
+    """Return the fields that options of their own name, read as the policy's annotations want them.
+
+    Raises:
+        SettingError: the policy has no such field, or the value does not fit.
+    """
+    from bwcache.policies.known import value_of
+
+    texts = {name: getattr(settings, name, None) for name in SHORTHANDS}
+    return {
+        name: value_of(policy, name, text, "--" + name.replace("_", "-"))
+        for name, text in texts.items()
+        if text is not None
+    }
+
+
+def sort_sets(settings: Any, policy: type[Any], kind: type[Any]) -> Sets:
+    """Return what ``--set`` says of the policy, and what of the pipeline's call."""
+    from bwcache.measure.inputs import settable
+
+    has_policy = hasattr(settings, "policy")
+    fields = tuple(field_types(policy)) if has_policy else ()
+    name = policy.__name__ if has_policy else None
+    return sorted_out(settings.sets, fields, settable(kind), name, kind.__name__)
+
+
+def policy_settings(policy: type[Any], short: Mapping[str, Any], sets: Sets) -> dict[str, Any]:
+    """Return all fields of the policy that are given.
+
+    Raises:
+        SettingError: one is given by an option and by ``--set``, or a value does not fit.
+    """
+    from bwcache.policies.known import value_of
+
+    both = next((name for name in sets.fields if name in short), None)
+    if both is not None:
+        raise _refused(f"--{both.replace('_', '-')} beside --set {both}", "one of them", "leave one out")
+    return {**short, **{name: value_of(policy, name, text, f"--set {name}") for name, text in sets.fields.items()}}
+
+
+def arguments_of(settings: Asked, kind: type[Any], sets: Sets) -> dict[str, Any]:
+    """Return the arguments of the pipeline's call that the options name; files are opened.
+
+    Raises:
+        SettingError: the pipeline takes no such argument, a value does not fit, or a file cannot be read.
+    """
+    from bwcache.measure.inputs import NAMES, argument_for, parameters, value_of
+    from bwcache.measure.media import read_media, read_video
+
+    found: dict[str, Any] = {}
+    if settings.negative_prompt is not None:
+        if "negative_prompt" not in parameters(kind):
+            found_ = f"--negative-prompt with {kind.__name__}"
+            raise _refused(found_, "a pipeline that takes one", "leave it out, or name another --model")
+        found["negative_prompt"] = check_text(settings.negative_prompt, "--negative-prompt")
+    for what in NAMES:
+        path = getattr(settings, what)
+        if path is None:
+            continue
+        name = argument_for(kind, what)
+        if name is None or name in found:
+            takes = ", ".join(f"--{one}" for one in NAMES if argument_for(kind, one)) or "none"
             raise _refused(
-                f"{option} with policy {policy.__name__}", f"its fields ({', '.join(fields)})", "leave it out"
+                f"--{what} with {kind.__name__}", f"inputs that it takes ({takes})", "leave it out, or name another --model"
             )
-    asked = [field.name for field in dataclasses.fields(policy) if _has_no_default(field) and field.name not in given]
-    if asked:
-        found = f"policy {policy.__name__}, of which {' and '.join(asked)} must be said"
-        raise _refused(found, "a policy that the options can set up", "use it from Python, or name another one")
-    return policy(**given)
+        found[name] = read_video(path) if what == "video" else read_media(path)
+    for name, text in sets.arguments.items():
+        if name in found:
+            raise _refused(f"--set {name} beside an option for it", "one of them", "leave one out")
+        media = opened(text, f"--set {name}")
+        found[name] = value_of(kind, name, check_text(text, f"--set {name}")) if media is None else media
+    return found
 
 
-def _has_no_default(field: dataclasses.Field[Any]) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+def check_arguments(kind: type[Any], choices: Choices) -> None:
+    """Raise where a pipeline of this class does not take what is asked for, or needs what is not given."""
+    from bwcache.measure.call import check_taken
+    from bwcache.measure.inputs import check_needed
+
+    request = choices.requests()[0]
+    check_taken(kind, request)
+    check_needed(kind, choices.arguments)
 
 
-def _at_least(least: int, **values: int | None) -> None:
-    for name, value in values.items():
-        if value is not None and value < least:
-            raise _refused(f"--{name} {value}", f"at least {least}", "choose a larger one")
+def _prompts_of(kind: type[Any], prompts: tuple[str, ...], settings: Asked) -> tuple[str, ...]:
+    """The prompts; one that is empty for a pipeline that takes none."""
+    from bwcache.measure.inputs import parameters
+
+    if "prompt" in parameters(kind):
+        return prompts or read_prompts([], None, (), settings.model)
+    if prompts:
+        raise _refused(f"a prompt for {kind.__name__}, which takes none", "no --prompt", "leave it out")
+    return ("",)
+
+
+def _scheduler(settings: Asked) -> tuple[type[Any], dict[str, Any]] | None:
+    from bwcache.measure.schedulers import named_scheduler
+
+    return None if settings.scheduler is None else named_scheduler(settings.scheduler)
+
+
+def _policy(policy: type[Any], given: Mapping[str, Any]) -> Any:
+    from bwcache.policies.known import made
+
+    return made(policy, given)
 
 
 def _one_of(possible: tuple[str, ...], **values: str | None) -> None:
     for name, value in values.items():
         if value is not None and value not in possible:
             raise _refused(f"--{name} {value}", ", ".join(possible[:-1]) + f" or {possible[-1]}", "choose one of them")
+
+
+def _short(number: float) -> str:
+    text = f"{number}"
+    return text if len(text) <= 24 else f"{text[:12]}...{text[-4:]}"
 
 
 def _first(value: Any, default: Any) -> Any:

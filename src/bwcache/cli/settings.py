@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from bwcache.core.amounts import in_bytes
+from bwcache.core.words import shown
 from bwcache.errors import SettingError, complaint
 
 
@@ -21,32 +22,41 @@ def whole_number(text: str | int) -> int:
     try:
         return int(text)
     except ValueError:
-        raise typer.BadParameter(complaint(repr(text), "a whole number", "write it in digits")) from None
+        raise typer.BadParameter(complaint(shown(text), "a whole number", "write it in digits")) from None
 
 
 def real_number(text: str | float) -> float:
     """Parse a finite number."""
     try:
         value = float(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         value = math.nan
     if not math.isfinite(value):
-        raise typer.BadParameter(complaint(repr(text), "a number", "write it in digits, such as 0.15"))
+        raise typer.BadParameter(complaint(shown(text), "a number", "write it in digits, such as 4.5"))
     return value
-
-
-def share_or_count(text: str | float) -> float:
-    """Parse ``0.1`` as a share and ``3`` as a number of steps."""
-    value = real_number(text)
-    return int(value) if value >= 1 and value.is_integer() else value
 
 
 def amount_of_memory(text: str | int) -> int:
     """Parse bytes, or a number with a unit."""
     try:
-        return in_bytes(int(text) if str(text).isdigit() else text)
+        return in_bytes(text)
     except SettingError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def place(text: str | Path) -> Path:
+    """Parse a path: with the home folder of ``~``, and such as the system can follow."""
+    try:
+        path = Path(text).expanduser()
+        path.stat()
+    except RuntimeError:
+        raise typer.BadParameter(complaint(f"{shown(str(text))}, a home that is not known", "a path", "write it in full")) from None
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise typer.BadParameter(complaint(f"{shown(str(text))} ({reason})", "a path that can be followed", "name another")) from None
+    return path
 
 
 def _option(name: str, text: str, panel: str, parser: Callable[[Any], Any] | None = None, **more: Any) -> Any:
@@ -54,6 +64,7 @@ def _option(name: str, text: str, panel: str, parser: Callable[[Any], Any] | Non
 
 
 WHAT, MODEL, CACHE, OUTPUT = "What to make", "Model and machine", "Caching", "Output"
+ELSE = "Anything else"
 WITH = "On the same page"
 
 
@@ -66,7 +77,22 @@ class Asked:
     )
     prompts: Annotated[
         Path | None,
-        _option("--prompts", "Text file with one prompt per line; empty lines and lines with # are left out.", WHAT),
+        _option(
+            "--prompts", "Text file with one prompt per line; empty lines and lines with # are left out.", WHAT, place
+        ),
+    ] = None
+    negative_prompt: Annotated[
+        str | None, _option("--negative-prompt", "What no video should show.", WHAT, metavar="TEXT")
+    ] = None
+    image: Annotated[
+        Path | None, _option("--image", "Picture to begin with, or to edit.", WHAT, place, metavar="FILE")
+    ] = None
+    video: Annotated[
+        Path | None, _option("--video", "Video to go on from, or to change.", WHAT, place, metavar="FILE")
+    ] = None
+    control: Annotated[
+        Path | None,
+        _option("--control", "Picture or video of edges, depth or poses to follow.", WHAT, place, metavar="FILE"),
     ] = None
     steps: Annotated[
         int | None,
@@ -98,6 +124,16 @@ class Asked:
             "--model", "'shapes', the small model in the box; or a folder or hub id of a diffusers pipeline.", MODEL
         ),
     ] = "shapes"
+    scheduler: Annotated[
+        str | None,
+        _option(
+            "--scheduler",
+            "In place of the model's own, with settings if need be: UniPCMultistep:solver_order=3.",
+            MODEL,
+            show_default="the model's",
+            metavar="NAME[:KEY=VALUE,...]",
+        ),
+    ] = None
     device: Annotated[str, _option("--device", "auto, cpu, cuda, cuda:1, mps or xpu.", MODEL)] = "auto"
     dtype: Annotated[
         str, _option("--dtype", "auto, float32, bfloat16 or float16; auto is float32 on a CPU.", MODEL)
@@ -105,81 +141,95 @@ class Asked:
     offload: Annotated[
         str, _option("--offload", "What waits in main memory: none, model, sequential or group.", MODEL)
     ] = "none"
+    sets: Annotated[
+        list[str],
+        _option(
+            "--set",
+            "Any other argument of the pipeline's call, such as true_cfg_scale=4 or last_image=@end.png; may be given "
+            "several times.",
+            ELSE,
+            metavar="NAME=VALUE",
+        ),
+    ] = dataclasses.field(default_factory=list)
+
+
+def _shorthand(name: str, text: str, default: str) -> Any:
+    """An option for a field of the policy; `--set` reads its text as it would its own."""
+    return _option(name, text, CACHE, show_default=default, metavar="X")
+
+
+_PUBLISHED = "published for the model, else "
 
 
 @dataclass(frozen=True)
 class Caching(Asked):
-    """The options of a policy. None leaves a value to what is published for the model, or to the policy."""
+    """The policy. None leaves a field to what is published for the model, or to the policy."""
 
+    sets: Annotated[
+        list[str],
+        _option(
+            "--set",
+            "Any field of the policy, such as warmup=3, or any other argument of the pipeline's call, such as "
+            "true_cfg_scale=4 or last_image=@end.png; may be given several times.",
+            ELSE,
+            metavar="NAME=VALUE",
+        ),
+    ] = dataclasses.field(default_factory=list)
     policy: Annotated[
-        str, _option("--policy", "The method: BWCache, Adaptive or another policy's name.", CACHE, metavar="NAME")
+        str,
+        _option(
+            "--policy",
+            "The method: bwcache, adaptive, fixed-interval or another policy's name; module:Class for one of yours.",
+            CACHE,
+            metavar="NAME",
+        ),
     ] = "BWCache"
     tolerance: Annotated[
-        float | None,
-        _option(
-            "--tolerance",
-            "With --policy Adaptive: damage that one window of reused steps may do; 0 never reuses.",
-            CACHE,
-            real_number,
-            show_default="0.02",
-            metavar="X",
+        str | None,
+        _shorthand(
+            "--tolerance", "Of adaptive: damage that one window of reused steps may do; 0 never reuses.", "0.02"
         ),
     ] = None
     threshold: Annotated[
-        float | None,
-        _option(
+        str | None,
+        _shorthand(
             "--threshold",
             "Reuse while the blocks change by less than this; 0 never reuses, and measures nothing.",
-            CACHE,
-            real_number,
-            show_default="published for the model, else 0.15",
-            metavar="X",
+            _PUBLISHED + "0.15",
         ),
     ] = None
     reuse_interval: Annotated[
-        float | None,
-        _option(
+        str | None,
+        _shorthand(
             "--reuse-interval",
             "Steps that one computed step may serve: a share of all (0.1) or a number (3).",
-            CACHE,
-            share_or_count,
-            show_default="published for the model, else 0.1",
-            metavar="X",
+            _PUBLISHED + "0.1",
         ),
     ] = None
     tail_guard: Annotated[
-        float | None,
-        _option(
+        str | None,
+        _shorthand(
             "--tail-guard",
             "Always compute the last steps: this share of the steps before the first reuse.",
-            CACHE,
-            real_number,
-            show_default="published for the model, else 0.5",
-            metavar="X",
+            _PUBLISHED + "0.5",
         ),
     ] = None
     token_sample: Annotated[
-        float | None,
-        _option(
-            "--token-sample",
-            "Share of the tokens that the indicator looks at; 1 is the paper's.",
-            CACHE,
-            real_number,
-            show_default="a small sample",
-            metavar="X",
+        str | None,
+        _shorthand(
+            "--token-sample", "Share of the entries that the indicator looks at; 1 is the paper's.", "a small sample"
         ),
     ] = None
     decision: Annotated[
         str | None,
-        _option("--decision", "With guidance in two forwards: shared or per_branch.", CACHE, show_default="shared"),
+        _shorthand("--decision", "With guidance in two forwards: shared or per_branch.", "shared"),
     ] = None
     predictor: Annotated[
         str | None,
-        _option(
+        _shorthand(
             "--predictor",
-            "How a skipped step is made: last (the paper's), linear or damped.",
-            CACHE,
-            show_default="the policy's",
+            "How a skipped step is made: last (the paper's), linear, damped or taylor:2.",
+            "the policy's",
         ),
     ] = None
 
@@ -203,7 +253,7 @@ class Settings(Caching):
             metavar="2GiB",
         ),
     ] = None
-    out: Annotated[Path, _option("--out", "Folder for the results; made whole or not at all.", OUTPUT)] = Path(
+    out: Annotated[Path, _option("--out", "Folder for the results; made whole or not at all.", OUTPUT, place)] = Path(
         "bwcache-out"
     )
     overwrite: Annotated[
@@ -266,7 +316,7 @@ class StudySettings(Asked):
     ] = 1
     out: Annotated[
         Path,
-        _option("--out", "Folder for the results; runs that are finished there are not made again.", OUTPUT),
+        _option("--out", "Folder for the results; runs that are finished there are not made again.", OUTPUT, place),
     ] = Path("bwcache-study")
 
 
@@ -297,7 +347,7 @@ class SweepSettings(StudySettings, Caching):
     ] = None
     out: Annotated[
         Path,
-        _option("--out", "Folder for the results; runs that are finished there are not made again.", OUTPUT),
+        _option("--out", "Folder for the results; runs that are finished there are not made again.", OUTPUT, place),
     ] = Path("bwcache-sweep")
 
 
@@ -320,7 +370,7 @@ class ProfileSettings(StudySettings):
     ] = 3
     out: Annotated[
         Path,
-        _option("--out", "Folder for the results; runs that are finished there are not made again.", OUTPUT),
+        _option("--out", "Folder for the results; runs that are finished there are not made again.", OUTPUT, place),
     ] = Path("bwcache-profile")
 
 
@@ -361,7 +411,7 @@ class BenchSettings(StudySettings):
     quick: Annotated[bool, _option("--quick", "Two settings of each method instead of all.", CACHE)] = False
     out: Annotated[
         Path,
-        _option("--out", "Folder for the results; runs that are finished there are not made again.", OUTPUT),
+        _option("--out", "Folder for the results; runs that are finished there are not made again.", OUTPUT, place),
     ] = Path("bwcache-bench")
 
 
@@ -371,7 +421,12 @@ class VBenchSettings:
 
     folder: Annotated[
         Path,
-        typer.Argument(metavar="DIR", help="What 'bwcache compare' or 'bwcache generate' wrote.", show_default=False),
+        typer.Argument(
+            metavar="DIR",
+            help="What 'bwcache compare' or 'bwcache generate' wrote.",
+            show_default=False,
+            parser=place,
+        ),
     ]
     dimension: Annotated[
         list[str],
@@ -395,7 +450,7 @@ class VBenchSettings:
     prepare: Annotated[bool, typer.Option("--prepare", help="Only lay out the videos, to score elsewhere.")] = False
     out: Annotated[
         Path | None,
-        _option("--out", "Folder for videos and scores.", OUTPUT, show_default="DIR-vbench"),
+        _option("--out", "Folder for videos and scores.", OUTPUT, place, show_default="DIR-vbench"),
     ] = None
     overwrite: Annotated[
         bool, _option("--overwrite", "Replace the scores that an earlier call left in --out.", OUTPUT)
@@ -408,9 +463,9 @@ class ReportSettings:
 
     folder: Annotated[
         Path,
-        typer.Argument(metavar="DIR", help="What 'bwcache compare' wrote.", show_default=False),
+        typer.Argument(metavar="DIR", help="What 'bwcache compare' wrote.", show_default=False, parser=place),
     ]
-    out: Annotated[Path | None, _option("--out", "The page.", OUTPUT, show_default="DIR/report.html")] = None
+    out: Annotated[Path | None, _option("--out", "The page.", OUTPUT, place, show_default="DIR/report.html")] = None
     videos: Annotated[
         int,
         _option(
@@ -424,13 +479,13 @@ class ReportSettings:
     overwrite: Annotated[bool, _option("--overwrite", "Replace an earlier report.", OUTPUT)] = False
     profile: Annotated[
         Path | None,
-        _option("--profile", "What 'bwcache profile' wrote.", WITH, show_default="DIR/profile, if there"),
+        _option("--profile", "What 'bwcache profile' wrote.", WITH, place, show_default="DIR/profile, if there"),
     ] = None
     sweep: Annotated[
-        Path | None, _option("--sweep", "What 'bwcache sweep' wrote.", WITH, show_default="DIR/sweep, if there")
+        Path | None, _option("--sweep", "What 'bwcache sweep' wrote.", WITH, place, show_default="DIR/sweep, if there")
     ] = None
     bench: Annotated[
-        Path | None, _option("--bench", "What 'bwcache bench' wrote.", WITH, show_default="DIR/bench, if there")
+        Path | None, _option("--bench", "What 'bwcache bench' wrote.", WITH, place, show_default="DIR/bench, if there")
     ] = None
 
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
+from bwcache.core.words import shown
 from bwcache.errors import SettingError, complaint
+
+MOST = 2**63 - 1
+"""Bytes; no machine has more."""
 
 _UNITS = {"": 1, "B": 1} | {
     f"{letter}{unit}": base ** (i + 1) for i, letter in enumerate("KMGT") for unit, base in (("B", 1000), ("iB", 1024))
@@ -12,21 +17,21 @@ _UNITS = {"": 1, "B": 1} | {
 
 
 def in_bytes(amount: int | str) -> int:
-    """The bytes of 1073741824, "1GiB" (1024³) or "1.5 GB" (1000³).
+    """Return the bytes of 1073741824, "1073741824", "1GiB" (1024³) or "1.5 GB" (1000³).
 
     Raises:
-        SettingError: it is no such amount, or nothing.
+        SettingError: it is no such amount, nothing, or more than any machine has.
     """
-    if isinstance(amount, int) and not isinstance(amount, bool) and amount > 0:
-        return amount
-    if isinstance(amount, str) and (found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", amount.strip())):
+    count = amount if isinstance(amount, int) and not isinstance(amount, bool) else 0
+    if isinstance(amount, str) and (found := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)", amount.strip())):
         number, unit = found.groups()
         size = {name.lower(): size for name, size in _UNITS.items()}.get(unit.lower())
-        if size is not None and int(float(number) * size) > 0:
-            return int(float(number) * size)
-    raise SettingError(
-        complaint(f"{amount!r} as an amount of memory", "bytes, or a number with B to TiB", "try '2GiB'")
-    )
+        count = int(Fraction(number) * size) if size is not None and len(number) < len(str(MOST)) + 20 else 0
+    if not 0 < count <= MOST:
+        raise SettingError(
+            complaint(f"{shown(amount)} as an amount of memory", "bytes, or a number with B to TiB", "try '2GiB'")
+        )
+    return count
 
 
 def size(count: int) -> str:

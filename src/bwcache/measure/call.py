@@ -5,21 +5,24 @@ Every call of every command goes through `call`, so each begins from the same ra
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from bwcache.errors import SettingError, complaint
+from bwcache.core.words import shown
+from bwcache.errors import BWCacheError, SettingError, complaint
 from bwcache.measure.frames import Frames, as_frames
 from bwcache.measure.latency import DenoiseTimer, computing_device, finish_device_work
+from bwcache.measure.media import recorded
 from bwcache.measure.seeding import seeded
 
-FRAME_NAMES = ("num_frames", "video_length")
+FRAME_NAMES = ("num_frames", "video_length", "frames")
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Request:
         height: pixels.
         width: pixels.
         frames: number of frames.
+        arguments: whatever else the pipeline's call is given, by name.
     """
 
     prompt: str
@@ -43,6 +47,13 @@ class Request:
     height: int | None = None
     width: int | None = None
     frames: int | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def record(self) -> dict[str, Any]:
+        """Return all of it, ready for JSON; `arguments` only where there are any."""
+        plain = asdict(replace(self, arguments={}))
+        plain.pop("arguments")
+        return plain | ({"arguments": recorded(dict(self.arguments))} if self.arguments else {})
 
 
 @dataclass(frozen=True)
@@ -88,7 +99,8 @@ def call(pipe: Any, request: Request, what: str = "video", on_progress: OnProgre
     """Run a pipeline once, all that it draws at random from the request's seed.
 
     Raises:
-        SettingError: when the pipeline does not take something that was asked for, or makes pixels that are no numbers.
+        SettingError: when the pipeline does not take something that was asked for, refuses it before its denoiser runs,
+            or makes pixels that are no numbers.
     """
     arguments = pipeline_arguments(pipe, request)
     if on_progress is not None:
@@ -96,7 +108,7 @@ def call(pipe: Any, request: Request, what: str = "video", on_progress: OnProgre
     device = computing_device(pipe)
     finish_device_work(device)
     start = time.perf_counter()
-    with seeded(request.seed, device), DenoiseTimer(pipe) as timer:
+    with seeded(request.seed, device), DenoiseTimer(pipe) as timer, _refusals(pipe, timer):
         output = pipe(**arguments)
     finish_device_work(device)
     seconds = time.perf_counter() - start
@@ -122,16 +134,33 @@ def pipeline_arguments(pipe: Any, request: Request) -> dict[str, Any]:
         length: request.frames,
     }
     given = {name: value for name, value in wanted.items() if value is not None}
+    if "prompt" not in taken and not request.prompt:
+        given.pop("prompt")
+    given |= request.arguments
     for name, value in given.items():
         if name not in taken:
-            possible = ", ".join(one for one in wanted if one in taken)
+            possible = ", ".join(dict.fromkeys(one for one in (*wanted, *taken) if one in taken and one != "self"))
             raise SettingError(
-                complaint(f"{name} {value!r}", f"only what {type(pipe).__name__} takes ({possible})", "leave it out")
+                complaint(
+                    f"{name} {shown(value)}", f"only what {type(pipe).__name__} takes ({possible})", "leave it out"
+                )
             )
     given["generator"] = torch.Generator("cpu").manual_seed(request.seed)
     if "output_type" in taken:
         given["output_type"] = "np"
     return given
+
+
+@contextlib.contextmanager
+def _refusals(pipe: Any, timer: DenoiseTimer) -> Iterator[None]:
+    """Makes one line of what a pipeline says of its arguments before the denoiser's first forward."""
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
+        if timer.before_seconds is not None or isinstance(error, BWCacheError):
+            raise
+        found = f"arguments that {type(pipe).__name__} refuses ({' '.join(str(error).split())})"
+        raise SettingError(complaint(found, "such as it takes", "change them, or give what is missing")) from error
 
 
 def _report_steps(pipe: Any, arguments: dict[str, Any], steps: int, what: str, on_progress: OnProgress) -> None:

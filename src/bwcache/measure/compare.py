@@ -13,7 +13,7 @@ import dataclasses
 import math
 import statistics
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -47,6 +47,7 @@ def compare(
     height: int | None = None,
     width: int | None = None,
     frames: int | None = None,
+    arguments: Mapping[str, Any] | None = None,
     repeats: int = 1,
     memory: str = "device",
     max_memory: int | str | None = None,
@@ -67,6 +68,7 @@ def compare(
         height: pixels.
         width: pixels.
         frames: number of frames.
+        arguments: whatever else the pipeline's call is given, by name, such as an image.
         repeats: pairs of calls per prompt; times are their medians.
         memory: as in `attach`.
         max_memory: as in `attach`.
@@ -81,7 +83,8 @@ def compare(
         OverBudget: when more than ``max_memory`` would be kept.
     """
     attached = partial(attach, pipe, policy, memory=memory, max_memory=max_memory)
-    requests = [Request(text, steps, seed, guidance_scale, height, width, frames) for text in prompts]
+    sizes = (guidance_scale, height, width, frames)
+    requests = [Request(text, steps, seed, *sizes, arguments or {}) for text in prompts]
     block_share, own_noise = warm_up(pipe, policy, attached, requests[0], on_progress)
     runs: list[Run] = []
     for index, request in enumerate(requests):
@@ -100,6 +103,8 @@ def compare(
             "width": pair.uncached.shape[2],
             "own_noise_psnr": own_noise,
         }
+        if arguments:
+            settings["arguments"] = requests[0].record()["arguments"]
         comparison = Comparison(
             model=describe_pipeline(pipe, name),
             policy=policy.describe(),

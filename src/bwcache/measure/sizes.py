@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import re
 from typing import Any
 
 from bwcache.errors import SettingError, complaint
+from bwcache.measure.inputs import answered
 from bwcache.models.table import ROWS
 
 SPATIAL = ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_spatial_scale_factor", "vae_scale_factor")
@@ -42,7 +42,7 @@ def spatial_multiple(pipe: Any) -> int:
     """Pixels that heights and widths must be a multiple of: autoencoder times patch, and what the pipeline asks."""
     factor = next((int(getattr(pipe, name)) for name in SPATIAL if getattr(pipe, name, None)), 1)
     multiple = factor * _patch(pipe)
-    asked = re.search(r"divisible by (\d+)", _pipeline_says(pipe, multiple, 1) or "")
+    asked = re.search(r"divisible by (\d+)", answered(pipe, {"prompt": "a", "height": multiple, "width": 1}) or "")
     return math.lcm(multiple, int(asked.group(1))) if asked else multiple
 
 
@@ -59,29 +59,10 @@ def _patch(pipe: Any) -> int:
     return int(max(patch[-2:])) if isinstance(patch, (list, tuple)) else int(patch)
 
 
-def _pipeline_says(pipe: Any, height: int | None, width: int | None) -> str | None:
-    """What the pipeline's own check says about a size; None when it is content or has no such check."""
-    check = getattr(pipe, "check_inputs", None)
-    names = inspect.signature(check).parameters if check is not None else {}
-    if check is None or not {"prompt", "height", "width"} <= set(names):
-        return None
-    values: dict[str, Any] = {"prompt": "a", "height": height, "width": width}
-    required = [
-        name for name, one in names.items() if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD
-    ]
-    try:
-        check(**dict.fromkeys(required) | values)
-    except ValueError as error:
-        return str(error)
-    except Exception:  # a check that needs more than a prompt and sizes cannot be asked beforehand
-        return None
-    return None
-
-
 def _ask_pipeline(pipe: Any, height: int | None, width: int | None) -> None:
     if height is None or width is None:
         return
-    answer = _pipeline_says(pipe, height, width)
+    answer = answered(pipe, {"prompt": "a", "height": height, "width": width})
     if answer is not None and re.search(r"height|width|resolution", answer):
         found = f"height {height} and width {width} ({' '.join(answer.split())})"
         raise SettingError(complaint(found, f"sizes that {type(pipe).__name__} can make", "choose others"))

@@ -87,7 +87,7 @@ def profile(
     timed, flops = watch.time(), watch.flops()
     return Profile(
         model=describe_pipeline(pipe, name),
-        environment=environment(pipe) | dataclasses.asdict(request) | {"prompt": None, "videos": len(units)},
+        environment=environment(pipe) | request.record() | {"prompt": None, "videos": len(units)},
         steps=tuple((step[0], step[1]) for step in whole[0]["steps"]),
         videos=videos,
         blocks=block_figures(watch.names, timed["splits"], flops["blocks"]),

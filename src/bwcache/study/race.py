@@ -69,7 +69,7 @@ def identity(pipe: Any, request: Request, name: str | None = None) -> dict[str, 
     The request's seed is the first one of a study; its prompt does not count.
     """
     seen = environment(pipe)
-    asked = dataclasses.asdict(request)
+    asked = request.record()
     asked.pop("prompt")
     return {
         "model": describe_pipeline(pipe, name) | {"schedule": _schedule(pipe)},

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from bwcache.errors import SettingError, complaint
+from bwcache.measure.schedulers import flow_settings, is_flow
 from bwcache.study.contenders import FewerSteps
 from bwcache.study.standings import CEILING, Standing
 
@@ -60,7 +61,7 @@ def multistep(name: str, own: Any) -> Any:
     settings = dict(own.config)
     if is_flow(own):
         _expect_plain_flow(name, kind, own)
-        wanted = _flow_settings(settings)
+        wanted = flow_settings(settings)
     elif hasattr(own, "alphas_cumprod") and settings.get("timestep_type") != "continuous":
         wanted = _noise_settings(own, settings)
     else:
@@ -68,12 +69,6 @@ def multistep(name: str, own: Any) -> Any:
         raise SettingError(complaint(found, "flow matching or a noise schedule", "compare with its own steps"))
     taken = inspect.signature(kind.__init__).parameters
     return kind(**{field: value for field, value in wanted.items() if field in taken})
-
-
-def is_flow(scheduler: Any) -> bool:
-    """Whether a scheduler goes along straight lines from noise to data: sigma 0..1, data weighted 1 - sigma."""
-    settings = scheduler.config
-    return type(scheduler).__name__.startswith("FlowMatch") or bool(settings.get("use_flow_sigmas"))
 
 
 def compute_range(shares: Sequence[float], total: int) -> tuple[int, ...]:
@@ -106,12 +101,6 @@ def _expect_plain_flow(name: str, kind: Any, own: Any) -> None:
     if settings.get("use_dynamic_shifting") and name != "UniPC":
         found = f"{type(own).__name__} with a shift that depends on the size, which {kind.__name__} cannot be told"
         raise SettingError(complaint(found, "a fixed shift", "compare with UniPC"))
-
-
-def _flow_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Shift and schedule under the names that the multistep solvers have for them."""
-    shift = settings.get("flow_shift", settings.get("shift", 1.0))
-    return settings | {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift}
 
 
 def _noise_settings(own: Any, settings: dict[str, Any]) -> dict[str, Any]:

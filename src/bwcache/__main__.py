@@ -1,0 +1,5 @@
+"""``python -m bwcache`` is the command ``bwcache``."""
+
+from bwcache.cli import main
+
+main()

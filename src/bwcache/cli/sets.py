@@ -1,0 +1,121 @@
+"""``--set NAME=VALUE``: each goes to the policy whose field it is, or to the pipeline whose call takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bwcache.core.words import shown
+from bwcache.errors import SettingError, complaint
+
+OPTIONS: Mapping[str, str] = {
+    "prompt": "--prompt",
+    "negative_prompt": "--negative-prompt",
+    "num_inference_steps": "--steps",
+    "guidance_scale": "--guidance-scale",
+    "height": "--height",
+    "width": "--width",
+    "num_frames": "--frames",
+    "video_length": "--frames",
+    "generator": "--seed",
+    "num_videos_per_prompt": "--seeds of sweep and bench",
+    "num_images_per_prompt": "--seeds of sweep and bench",
+}
+"""Arguments of a pipeline's call that have an option of their own."""
+
+POLICY, CALL = "policy.", "call."
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What the texts say, still in words.
+
+    Attributes:
+        fields: of the policy.
+        arguments: of the pipeline's call.
+    """
+
+    fields: dict[str, str] = field(default_factory=dict)
+    arguments: dict[str, str] = field(default_factory=dict)
+
+
+def sorted_out(
+    texts: Sequence[str], fields: Iterable[str], arguments: Iterable[str], policy: str | None, pipeline: str
+) -> Sets:
+    """Return which text belongs to the policy and which to the pipeline.
+
+    Args:
+        texts: each "NAME=VALUE", "policy.NAME=VALUE" or "call.NAME=VALUE".
+        fields: that the policy has.
+        arguments: that a person may give to the pipeline's call.
+        policy: its name; None where the command has none.
+        pipeline: its name.
+
+    Raises:
+        SettingError: a name of neither, of both, given twice, or with an option of its own.
+    """
+    fields, arguments = tuple(fields), tuple(arguments)
+    found = Sets()
+    for text in texts:
+        name, equals, value = text.partition("=")
+        prefix, name = _prefix(name.strip().replace("-", "_"))
+        if not equals or not name:
+            raise _refused(f"--set {shown(text)}", "NAME=VALUE", "write such as warmup=3")
+        if prefix == POLICY and policy is None:
+            raise _refused(f"--set {shown(text)}", "an argument of the pipeline: this command sets no policy", "leave it out")
+        of_policy = prefix != CALL and name in fields
+        of_call = prefix != POLICY and name in arguments and name not in OPTIONS
+        if of_policy and of_call:
+            both = f"--set {name}, a field of {policy} and an argument of {pipeline}"
+            raise _refused(both, "one of them", f"write {POLICY}{name}= or {CALL}{name}=")
+        if not of_policy and not of_call:
+            raise _unknown(name, prefix, fields, arguments, policy, pipeline)
+        where = found.fields if of_policy else found.arguments
+        if name in where:
+            raise _refused(f"--set {name} twice", "each name once", "leave one out")
+        where[name] = value.strip()
+    return found
+
+
+def opened(text: str, what: str) -> Any | None:
+    """Return the picture or the video of "@FILE", as a list of frames; None for another text.
+
+    Raises:
+        SettingError: it cannot be read.
+    """
+    if not text.startswith("@"):
+        return None
+    from bwcache.measure.media import read_media
+
+    try:
+        path = Path(text[1:]).expanduser()
+    except RuntimeError as error:
+        raise _refused(f"{what} {shown(text)}, a home that is not known", "@FILE", "write it in full") from error
+    return read_media(path)
+
+
+def _prefix(name: str) -> tuple[str, str]:
+    found = next((prefix for prefix in (POLICY, CALL) if name.startswith(prefix)), "")
+    return found, name.removeprefix(found)
+
+
+def _unknown(
+    name: str, prefix: str, fields: Sequence[str], arguments: Sequence[str], policy: str | None, pipeline: str
+) -> SettingError:
+    from bwcache.policies.known import nearest
+
+    if prefix != POLICY and name in OPTIONS:
+        return _refused(f"--set {name}", "a name without an option of its own", f"use {OPTIONS[name]}")
+    possible = [*(fields if prefix != CALL else ()), *(arguments if prefix != POLICY else ())]
+    free = [one for one in possible if one not in OPTIONS]
+    of_policy = f"a field of {policy} ({', '.join(fields)})" if policy and prefix != CALL else ""
+    of_call = f"an argument of {pipeline}" if prefix != POLICY else ""
+    others = ", ".join(one for one in arguments if one not in OPTIONS)
+    action = nearest(name, free) or (f"{pipeline} takes {others}" if of_call else "name one")
+    return _refused(f"--set {shown(name)}", " or ".join(filter(None, (of_policy, of_call))), action)
+
+
+def _refused(found: str, expected: str, action: str) -> SettingError:
+    return SettingError(complaint(found, expected, action))
