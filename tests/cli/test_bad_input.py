@@ -22,8 +22,8 @@ BEFORE_LOADING = [
     (["compare", "--reuse-interval", "5", "--steps", "4"], "at most the 4 steps"),
     (["compare", "--tail-guard", "2"], "tail_guard 2"),
     (["compare", "--token-sample", "0"], "token_sample 0"),
-    (["compare", "--decision", "none"], "--decision none"),
-    (["compare", "--predictor", "cubic"], "--predictor cubic"),
+    (["compare", "--decision", "none"], "--decision 'none'"),
+    (["compare", "--predictor", "cubic"], "--predictor 'cubic'"),
     (["compare", "--policy", "teacache"], "policy 'teacache'"),
     (["compare", "--policy", "scheduled"], "policy Scheduled, of which steps must be said"),
     (["compare", "--policy", "adaptive", "--tolerance", "-1"], "tolerance -1"),
@@ -31,7 +31,7 @@ BEFORE_LOADING = [
     (["compare", "--tolerance", "0.1"], "--tolerance with policy BWCache"),
     (["compare", "--memory", "host"], "--memory host"),
     (["compare", "--max-memory", "lots"], "--max-memory 'lots'"),
-    (["generate", "--max-memory", "0"], "--max-memory 0"),
+    (["generate", "--max-memory", "0"], "--max-memory '0'"),
     (["compare", "--steps", "0"], "--steps 0"),
     (["compare", "--steps", "many"], "--steps 'many'"),
     (["compare", "--seed", "-1"], "--seed -1"),
@@ -56,6 +56,62 @@ BEFORE_LOADING = [
     (["compare", "--out", "thesis", "--overwrite"], "'chapter.txt'"),
     (["compare", "--out", "earlier"], "add --overwrite"),
     (["generate", "--out", "earlier"], "add --overwrite"),
+    (["compare", "--steps", "9" * 40], "--steps 999999999999...9999; expected at most 10,000"),
+    (["compare", "--steps", "9" * 5000], "--steps '99999"),
+    (["compare", "--steps", "²"], "--steps '²'"),
+    (["compare", "--seed", str(2**63)], "--seed 9223372036854775808; expected at most"),
+    (["compare", "--height", str(10**10)], "--height 10000000000; expected at most 16,384"),
+    (["compare", "--width", str(16 * 10**9)], "--width 16000000000"),
+    (["compare", "--frames", str(10**9 + 1)], "--frames 1000000001"),
+    (["compare", "--guidance-scale", "1e300"], "--guidance-scale 1e+300"),
+    (["compare", "--guidance-scale", "9" * 400], "--guidance-scale '999"),
+    (["compare", "--fps", str(10**10)], "--fps 10000000000"),
+    (["compare", "--repeats", str(10**9)], "--repeats 1000000000"),
+    (["sweep", "--seeds", str(10**9)], "--seeds 1000000000"),
+    (["compare", "--device", "cpu:²"], "device 'cpu:²'"),
+    (["compare", "--device", "cpu:"], "device 'cpu:'"),
+    (["compare", "--device", "cpu:" + "9" * 50], "device 'cpu:999"),
+    (["compare", "--device", "auto:1"], "device 'auto:1'"),
+    (["compare", "--max-memory", "9" * 400], "--max-memory '999"),
+    (["compare", "--max-memory", "²"], "--max-memory '²'"),
+    (["compare", "--max-memory", "9999999999TiB"], "--max-memory '9999999999TiB'"),
+    (["compare", "--token-sample", "5e-324"], "token_sample 5e-324"),
+    (["compare", "--tail-guard", "1e999"], "--tail-guard '1e999'"),
+    (["compare", "--predictor", "taylor:²"], "--predictor 'taylor:²'"),
+    (["compare", "--prompt", "a \udcff"], "the argument 'a \\udcff' that is not UTF-8"),
+    (["compare", "--prompt", "a \x1b[31m"], "the control character '\\x1b'"),
+    (["compare", "--negative-prompt", "a \x00"], "the control character"),
+    (["compare", "--out", "loop"], "--out 'loop' (Too many levels of symbolic links)"),
+    (["compare", "--model", "./loop"], "model './loop' (Too many levels"),
+    (["compare", "--prompts", "loop"], "--prompts 'loop'"),
+    (["report", "loop"], "'loop'"),
+    (["compare", "--out", "~nosuchuser/out"], "--out '~nosuchuser/out', a home that is not known"),
+    (["compare", "--model", "~nosuchuser/model"], "model '~nosuchuser/model'"),
+    (["compare", "--out", "x" * 300], "(File name too long)"),
+    (["compare", "--set", "blocks=99"], "blocks 99; expected indices of the 12 blocks"),
+    (["sweep", "--set", "blocks=99"], "blocks 99"),
+    (["sweep", "--grid", "blocks=0,99"], "blocks 99"),
+    (["compare", "--set", "threshold"], "--set 'threshold'; expected NAME=VALUE"),
+    (["compare", "--set", "=3"], "--set '=3'"),
+    (["compare", "--set", "thresold=1"], "did you mean threshold?"),
+    (["compare", "--set", "threshold=much"], "--set threshold 'much'; expected a number"),
+    (["compare", "--set", "threshold=1", "--threshold", "2"], "--threshold beside --set threshold"),
+    (["compare", "--set", "blocks=1", "--set", "blocks=2"], "--set blocks twice"),
+    (["compare", "--set", "height=32"], "--set height; expected a name without an option of its own; use --height"),
+    (["compare", "--set", "max_sequence_length=long"], "max_sequence_length of WanPipeline 'long'"),
+    (["compare", "--set", "policy.max_sequence_length=3"], "--set 'max_sequence_length'; expected a field of BWCache"),
+    (["compare", "--set", "call.threshold=3"], "--set 'threshold'; expected an argument of WanPipeline"),
+    (["compare", "--set", "output_type=pt"], "--set 'output_type'"),
+    (["bench", "--set", "threshold=3"], "--set 'threshold'; expected an argument of WanPipeline"),
+    (["profile", "--set", "policy.threshold=3"], "this command sets no policy"),
+    (["compare", "--image", "good.txt"], "--image with WanPipeline"),
+    (["compare", "--video", "good.txt"], "--video with WanPipeline"),
+    (["compare", "--control", "good.txt"], "--control with WanPipeline"),
+    (["compare", "--scheduler", "ddim"], "scheduler DDIMScheduler, which does no flow matching"),
+    (["compare", "--scheduler", "UniPC"], "did you mean UniPCMultistep"),
+    (["compare", "--scheduler", "unipc-multistep:solver_ordr=3"], "did you mean solver_order"),
+    (["compare", "--scheduler", "unipc-multistep:solver_order=x"], "solver_order of unipc-multistep 'x'"),
+    (["compare", "--scheduler", "unipc multistep"], "expected NAME or NAME:KEY=VALUE"),
     (["compare", "--nonsense"], "--nonsense"),
     (["compare", "--steps"], "--steps"),
     (["compare", "extra"], "extra"),
@@ -74,6 +130,7 @@ def around(tmp_path):
     (tmp_path / "good.txt").write_text("a red circle\n")
     (tmp_path / "empty.txt").write_text("\n# nothing yet\n   \n")
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00\x81")
+    (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
     (tmp_path / "earlier").mkdir()
@@ -105,12 +162,12 @@ def test_a_gpu_that_is_not_there(bwcache_command, written):
 
 
 def test_a_hub_id_that_cannot_be_reached(bwcache_command, written, monkeypatch):
-    import diffusers
+    import huggingface_hub
 
     def unreachable(*arguments, **options):
         raise OSError("We couldn't connect to 'https://huggingface.co' to load the files")
 
-    monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", unreachable)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
     ended = bwcache_command("compare", "--model", "someone/something", "--prompt", "a cat")
     check(ended, "hub id 'someone/something' (the hub cannot be reached")
     assert written() == []
@@ -120,7 +177,7 @@ def test_a_folder_that_is_not_what_it_says(bwcache_command, tmp_path, written):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model_index.json").write_text('{"_class_name": "NoSuchPipeline"}')
     before = written()
-    check(bwcache_command("compare", "--model", "model", "--prompt", "a cat"), "a folder 'model' that cannot be loaded")
+    check(bwcache_command("compare", "--model", "model", "--prompt", "a cat"), "pipeline 'NoSuchPipeline' in 'model'")
     assert written() == before
 
 

@@ -4,7 +4,8 @@ import pytest
 
 import bwcache
 from bwcache import policies
-from bwcache.cli.grids import combinations, default_grid, field_types, parse, read_grid
+from bwcache.cli.grids import combinations, default_grid, read_grid
+from bwcache.core.words import field_types, read
 
 
 def test_values_have_the_types_of_the_fields():
@@ -34,9 +35,9 @@ def test_values_have_the_types_of_the_fields():
 
 
 def test_other_kinds():
-    assert parse("3", int, "x") == 3
-    assert parse("yes", bool, "x") is True
-    assert parse("word", str, "x") == "word"
+    assert read("3", int, "x") == 3
+    assert read("yes", bool, "x") is True
+    assert read("word", str, "x") == "word"
     assert read_grid(bwcache.Compute, ["measures=none,0.5,default"]) == {"measures": (None, 0.5, "default")}
     assert combinations({}) == [{}]
 
@@ -49,10 +50,10 @@ def test_other_kinds():
         ("shrink=1", "field 'shrink'; expected a field of BWCache (threshold, reuse_interval"),
         ("threshold=much", "--grid threshold 'much'; expected a number"),
         ("threshold=nan", "expected a number"),
-        ("predictor=cubic", "expected last or linear or taylor or damped or taylor:2"),
-        ("predictor=linear:2", "expected last or linear"),
-        ("predictor=taylor:x", "expected last or linear"),
-        ("blocks=0+x", "expected block indices such as 0+4+8 or none"),
+        ("predictor=cubic", "expected last or taylor or linear or damped or taylor:2"),
+        ("predictor=linear:2", "expected last or taylor"),
+        ("predictor=taylor:x", "expected last or taylor"),
+        ("blocks=0+x", "expected numbers such as 0+4+8 or none"),
         ("decision=alone", "expected shared or per_branch"),
     ],
 )
@@ -86,6 +87,6 @@ def test_every_policy_is_known_by_name_and_every_field_can_be_read():
         assert policies.named(name.lower()) is policy
         for field, kind in field_types(policy).items():
             with pytest.raises(bwcache.SettingError, match=f"{field} '.*'"):
-                parse("no:such;thing", kind, field)
+                read("no:such;thing", kind, field)
     with pytest.raises(bwcache.SettingError, match="policy 'teacache'; expected Adaptive or BWCache or "):
         policies.named("teacache")

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from bwcache.cli.choices import Choices, choose
-from bwcache.cli.grids import parse
-from bwcache.cli.loading import load, requests
+from bwcache.cli.loading import load
 from bwcache.cli.progress import Bars
 from bwcache.cli.settings import BenchSettings
 from bwcache.cli.studies import check_study, check_twice, claimed_study, run_missing
+from bwcache.core.words import read
 from bwcache.errors import BWCacheError
 
 NAME = "results"
@@ -25,7 +25,6 @@ def run_bench(settings: BenchSettings) -> None:
     out = check_study(settings.out)
     choices = choose(settings)
     check_twice(choices.prompts)
-    from bwcache.measure.call import Request
     from bwcache.study.folder import Folder
     from bwcache.study.peers import Guards
     from bwcache.study.peers.methods import chosen
@@ -37,7 +36,7 @@ def run_bench(settings: BenchSettings) -> None:
         one.check(choices.steps)
     with claimed_study(out), Bars() as bars:
         pipe, choices = load(settings, choices, bars)
-        request = requests(settings, choices, Request)[0]
+        request = choices.requests()[0]
         seeds = range(settings.seed, settings.seed + settings.seeds)
         units = tuple(Unit(prompt, seed) for prompt in choices.prompts for seed in seeds)
         folder = Folder(out, identity(pipe, request, settings.model))
@@ -56,7 +55,7 @@ def warmups(text: str | None, steps: int) -> tuple[int, ...]:
     """
     if text is None:
         return tuple(dict.fromkeys((2, max(2, round(steps * WARMUP_SHARE)))))
-    return tuple(dict.fromkeys(parse(one.strip(), int, "--warmup") for one in text.split(",")))
+    return tuple(dict.fromkeys(read(one, int, "--warmup") for one in text.split(",")))
 
 
 def field(

@@ -163,7 +163,7 @@ def check_fits(pipe: Any, choices: Choices) -> Choices:
         pipe.scheduler = replaced(pipe.scheduler, *choices.scheduler)
     choices = choices.of(pipe)
     check_policy(pipe, choices.policy)
-    check_sizes(pipe, choices.height, choices.width, choices.frames)
+    check_sizes(pipe, choices.height, choices.width, choices.frames, choices.arguments)
     sizes = {"height": choices.height, "width": choices.width}
     asked = {"prompt": choices.prompts[0], **{name: one for name, one in sizes.items() if one is not None}}
     check_inputs(pipe, asked | choices.arguments)
@@ -261,7 +261,9 @@ def arguments_of(settings: Asked, kind: type[Any], sets: Sets) -> dict[str, Any]
         if name is None or name in found:
             takes = ", ".join(f"--{one}" for one in NAMES if argument_for(kind, one)) or "none"
             raise _refused(
-                f"--{what} with {kind.__name__}", f"inputs that it takes ({takes})", "leave it out, or name another --model"
+                f"--{what} with {kind.__name__}",
+                f"inputs that it takes ({takes})",
+                "leave it out, or name another --model",
             )
         found[name] = read_video(path) if what == "video" else read_media(path)
     for name, text in sets.arguments.items():

@@ -46,6 +46,7 @@ def run_compare(settings: CompareSettings) -> None:
             height=choices.height,
             width=choices.width,
             frames=choices.frames,
+            arguments=choices.arguments,
             repeats=settings.repeats,
             memory=settings.memory,
             max_memory=settings.max_memory,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bwcache.cli.choices import Choices, choose
-from bwcache.cli.loading import load, requests
+from bwcache.cli.loading import load
 from bwcache.cli.output import Results, absolute, check_target, results
 from bwcache.cli.progress import Bars
 from bwcache.cli.settings import GenerateSettings
@@ -15,7 +15,6 @@ def run_generate(settings: GenerateSettings) -> None:
     """Make one video per prompt as the options say."""
     check_target(absolute(settings.out), settings.overwrite)
     choices = choose(settings)
-    from bwcache.measure.call import Request
     from bwcache.measure.environment import describe_pipeline, environment
     from bwcache.report.videos import check_rate
 
@@ -29,7 +28,7 @@ def run_generate(settings: GenerateSettings) -> None:
             "environment": environment(pipe),
             "runs": rows,
         }
-        for index, request in enumerate(requests(settings, choices, Request)):
+        for index, request in enumerate(choices.requests()):
             rows.append(make_one(pipe, request, index, made, settings, choices, bars))
             made.record(summary)
     show(rows, str(settings.out))

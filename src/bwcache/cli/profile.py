@@ -23,14 +23,12 @@ def run_profile(settings: ProfileSettings) -> None:
     if settings.shares_on < 0:
         raise SettingError(complaint(f"--shares-on {settings.shares_on}", "at least 0", "choose a larger one"))
     choices = choose(settings)
-    from bwcache.measure.call import Request
     from bwcache.report.profiles import write_profile
     from bwcache.study.folder import Folder
     from bwcache.study.profile import profile, profile_identity
     from bwcache.study.race import Unit
 
-    sizes = (choices.guidance_scale, choices.height, choices.width, choices.frames)
-    request = Request("", choices.steps, settings.seed, *sizes)
+    request = dataclasses.replace(choices.requests()[0], prompt="")
     units = [Unit(text, settings.seed + i) for i in range(settings.seeds) for text in dict.fromkeys(choices.prompts)]
     with claimed_study(out), Bars() as bars:
         pipe, choices = load(settings, choices, bars)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bwcache.core.words import shown
+from bwcache.core.words import shown, split
 from bwcache.errors import SettingError, complaint
 
 OPTIONS: Mapping[str, str] = {
@@ -19,6 +19,7 @@ OPTIONS: Mapping[str, str] = {
     "width": "--width",
     "num_frames": "--frames",
     "video_length": "--frames",
+    "frames": "--frames",
     "generator": "--seed",
     "num_videos_per_prompt": "--seeds of sweep and bench",
     "num_images_per_prompt": "--seeds of sweep and bench",
@@ -64,7 +65,9 @@ def sorted_out(
         if not equals or not name:
             raise _refused(f"--set {shown(text)}", "NAME=VALUE", "write such as warmup=3")
         if prefix == POLICY and policy is None:
-            raise _refused(f"--set {shown(text)}", "an argument of the pipeline: this command sets no policy", "leave it out")
+            raise _refused(
+                f"--set {shown(text)}", "an argument of the pipeline: this command sets no policy", "leave it out"
+            )
         of_policy = prefix != CALL and name in fields
         of_call = prefix != POLICY and name in arguments and name not in OPTIONS
         if of_policy and of_call:
@@ -80,20 +83,27 @@ def sorted_out(
 
 
 def opened(text: str, what: str) -> Any | None:
-    """Return the picture or the video of "@FILE", as a list of frames; None for another text.
+    """Return the picture of "@FILE", a list of frames where it is a video, or a list of all of "@FILE,@FILE".
+
+    None for another text.
 
     Raises:
-        SettingError: it cannot be read.
+        SettingError: one cannot be read.
     """
-    if not text.startswith("@"):
-        return None
     from bwcache.measure.media import read_media
 
+    parts = split(text)
+    if not all(part.startswith("@") for part in parts):
+        return None
+    found = [read_media(_path(part[1:], what)) for part in parts]
+    return found[0] if len(found) == 1 else found
+
+
+def _path(text: str, what: str) -> Path:
     try:
-        path = Path(text[1:]).expanduser()
+        return Path(text).expanduser()
     except RuntimeError as error:
         raise _refused(f"{what} {shown(text)}, a home that is not known", "@FILE", "write it in full") from error
-    return read_media(path)
 
 
 def _prefix(name: str) -> tuple[str, str]:

@@ -46,16 +46,18 @@ def amount_of_memory(text: str | int) -> int:
 
 def place(text: str | Path) -> Path:
     """Parse a path: with the home folder of ``~``, and such as the system can follow."""
+    name = shown(str(text))
     try:
         path = Path(text).expanduser()
         path.stat()
     except RuntimeError:
-        raise typer.BadParameter(complaint(f"{shown(str(text))}, a home that is not known", "a path", "write it in full")) from None
+        found = f"{name}, a home that is not known"
+        raise typer.BadParameter(complaint(found, "a path", "write it in full")) from None
     except (FileNotFoundError, NotADirectoryError, PermissionError):
-        pass
+        pass  # what is done with it says so
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise typer.BadParameter(complaint(f"{shown(str(text))} ({reason})", "a path that can be followed", "name another")) from None
+        found = f"{name} ({getattr(error, 'strerror', None) or error})"
+        raise typer.BadParameter(complaint(found, "a path that can be followed", "name another")) from None
     return path
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from bwcache.cli.choices import Choices, choose
-from bwcache.cli.grids import combinations, default_grid, parse, read_grid
-from bwcache.cli.loading import load, requests
+from bwcache.cli.grids import combinations, default_grid, read_grid
+from bwcache.cli.loading import load
 from bwcache.cli.progress import Bars
 from bwcache.cli.settings import SweepSettings
 from bwcache.cli.studies import check_study, check_twice, claimed_study, run_missing
+from bwcache.core.words import read
 from bwcache.errors import SettingError, complaint
 
 FEWER = (0.25, 0.35, 0.45, 0.6, 0.75, 0.9)
@@ -61,8 +62,7 @@ def plan(settings: SweepSettings, choices: Choices) -> Plan:
     if both is not None:
         raise _refused(f"--{both.replace('_', '-')} beside --grid {both}", "one of them", "leave one out")
     made = Plan(policy, choices.given, grid, _counts(settings.fewer_steps, choices.steps))
-    for one in made.settings():
-        one.check(choices.steps)
+    choices.check_policies(made.settings())
     check_twice(choices.prompts)
     return made
 
@@ -72,13 +72,12 @@ def run_sweep(settings: SweepSettings) -> None:
     out = check_study(settings.out)
     choices = choose(settings)
     planned = plan(settings, choices)
-    from bwcache.measure.call import Request
     from bwcache.study.folder import Folder
     from bwcache.study.race import Race, Unit, identity
 
     with claimed_study(out), Bars() as bars:
         pipe, choices = load(settings, choices, bars)
-        request = requests(settings, choices, Request)[0]
+        request = choices.requests()[0]
         seeds = range(settings.seed, settings.seed + settings.seeds)
         units = tuple(Unit(prompt, seed) for prompt in choices.prompts for seed in seeds)
         field = Race(contenders(planned, choices, pipe), units, request)
@@ -169,7 +168,7 @@ def _counts(text: str | None, total: int) -> tuple[int, ...]:
         raise _refused(f"--steps {total}", "at least 2, so that there can be fewer", "choose more")
     if text is None:
         return compute_range(FEWER, total) or (total - 1,)
-    counts = tuple(parse(one.strip(), int, "--fewer-steps") for one in text.split(","))
+    counts = tuple(read(one, int, "--fewer-steps") for one in text.split(","))
     for count in counts:
         if not 1 <= count < total:
             raise _refused(f"--fewer-steps {count}", f"at least 1 and fewer than the {total} steps", "name such")

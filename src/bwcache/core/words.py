@@ -1,8 +1,8 @@
 """Values from words: what a person writes in a terminal, or what stands in a JSON file, as an annotation wants it.
 
-`read` takes a text, `fit` a value that is there already. Both understand numbers, texts, truth values, None, `Literal`,
-unions, tuples, lists and dictionaries; and dataclasses of a family (predictors, policies) by name: `linear`, `taylor:2`,
-`taylor:order=2`, `Taylor(order=2)`.
+`read` takes a text, `fit` a value that is there already. Both understand numbers, texts, truth values, None,
+`Literal`, unions, tuples, lists and dictionaries; and dataclasses of a family (predictors, policies) by name: `linear`,
+`taylor:2`, `taylor:order=2`, `Taylor(order=2)`.
 """
 
 from __future__ import annotations
@@ -147,6 +147,18 @@ def hints_of(thing: Any) -> dict[str, Any]:
         return {}
 
 
+def writable(kind: Any) -> bool:
+    """Return whether any value of this kind can be written in words."""
+    origin, inside = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return any(writable(option) for option in inside if option is not type(None))
+    if (origin or kind) in (*_LISTS, dict, collections.abc.Mapping):
+        return all(writable(option) for option in inside if option is not Ellipsis)
+    if kind is Any or origin is Literal or kind in _WORDS or isinstance(kind, TypeVar):
+        return True
+    return inspect.isclass(kind) and bool(family(kind))
+
+
 def expected(kind: Any) -> str:
     """Return what a kind of value may be, in words."""
     return " or ".join(dict.fromkeys(_possible(kind)))
@@ -272,9 +284,7 @@ def _first_reading(text: str, kind: Any) -> Any:
     return next((one for one in fitted if one is not _NO), _NO)
 
 
-def _made(
-    kind: type, ordered: Sequence[Any], by_name: Mapping[str, Any], fitting: Callable[[Any, Any], Any]
-) -> Any:
+def _made(kind: type, ordered: Sequence[Any], by_name: Mapping[str, Any], fitting: Callable[[Any, Any], Any]) -> Any:
     """An instance of a dataclass, or `_NO` where it has no such fields; raises what its constructor raises."""
     fields = field_types(kind)
     if len(ordered) > len(fields) or not set(by_name) <= set(fields):

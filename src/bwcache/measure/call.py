@@ -122,8 +122,21 @@ def call(pipe: Any, request: Request, what: str = "video", on_progress: OnProgre
 
 
 def pipeline_arguments(pipe: Any, request: Request) -> dict[str, Any]:
-    """The keyword arguments for a pipeline's call, only such as it takes."""
-    taken = inspect.signature(type(pipe).__call__).parameters
+    """Return the keyword arguments for a pipeline's call; raises as `check_taken`."""
+    given = check_taken(type(pipe), request)
+    given["generator"] = torch.Generator("cpu").manual_seed(request.seed)
+    if "output_type" in inspect.signature(type(pipe).__call__).parameters:
+        given["output_type"] = "np"
+    return given
+
+
+def check_taken(kind: type[Any], request: Request) -> dict[str, Any]:
+    """Return what a request comes to as arguments of a call of such a pipeline.
+
+    Raises:
+        SettingError: it takes no such argument.
+    """
+    taken = inspect.signature(kind.__call__).parameters
     length = next((name for name in FRAME_NAMES if name in taken), "num_frames")
     wanted = {
         "prompt": request.prompt,
@@ -141,13 +154,8 @@ def pipeline_arguments(pipe: Any, request: Request) -> dict[str, Any]:
         if name not in taken:
             possible = ", ".join(dict.fromkeys(one for one in (*wanted, *taken) if one in taken and one != "self"))
             raise SettingError(
-                complaint(
-                    f"{name} {shown(value)}", f"only what {type(pipe).__name__} takes ({possible})", "leave it out"
-                )
+                complaint(f"{name} {shown(value)}", f"only what {kind.__name__} takes ({possible})", "leave it out")
             )
-    given["generator"] = torch.Generator("cpu").manual_seed(request.seed)
-    if "output_type" in taken:
-        given["output_type"] = "np"
     return given
 
 
@@ -156,8 +164,9 @@ def _refusals(pipe: Any, timer: DenoiseTimer) -> Iterator[None]:
     """Makes one line of what a pipeline says of its arguments before the denoiser's first forward."""
     try:
         yield
-    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
-        if timer.before_seconds is not None or isinstance(error, BWCacheError):
+    except (ValueError, TypeError, AttributeError, LookupError, RuntimeError) as error:
+        known = isinstance(error, (BWCacheError, torch.OutOfMemoryError))
+        if known or timer.before_seconds is not None:
             raise
         found = f"arguments that {type(pipe).__name__} refuses ({' '.join(str(error).split())})"
         raise SettingError(complaint(found, "such as it takes", "change them, or give what is missing")) from error

@@ -1,4 +1,4 @@
-"""What a pipeline's call takes and needs, known from its signature and asked of its own check before weights are read."""
+"""What a pipeline's call takes and needs: known from its signature, and asked of its own check, without weights."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ NEEDED = (
 OWN = ("output_type", "return_dict", "generator", "num_videos_per_prompt", "num_images_per_prompt", "timesteps")
 """Arguments that a measurement gives itself, or that would make other than one video per call."""
 
+_SEEN = re.compile(r"^(?!.*(latents|embeds|attention_mask)).*(image|video|mask|frames)")
+"""Arguments that are pictures, whatever their annotations say."""
+
 
 def parameters(kind: type[Any]) -> Mapping[str, inspect.Parameter]:
     """Return the arguments of a pipeline's call by name."""
@@ -42,12 +45,19 @@ def parameters(kind: type[Any]) -> Mapping[str, inspect.Parameter]:
 
 
 def settable(kind: type[Any]) -> tuple[str, ...]:
-    """Return the arguments that a person may give in words: no callbacks, and none of `OWN`."""
-    return tuple(name for name in parameters(kind) if name not in OWN and not name.startswith("callback"))
+    """Return the arguments that a person may give in words or as files: no callbacks, no tensors, and none of `OWN`."""
+    hints = words.hints_of(kind.__call__)
+    return tuple(
+        name
+        for name in parameters(kind)
+        if name not in OWN
+        and not name.startswith("callback")
+        and (words.writable(hints.get(name, Any)) or _SEEN.search(name))
+    )
 
 
 def argument_for(kind: type[Any], what: str) -> str | None:
-    """Return what a pipeline's call names an input of this kind ("image", "video", "control"); None if it takes none."""
+    """Return what a call names an input of this kind ("image", "video", "control"); None where it takes none."""
     taken = parameters(kind)
     found = next((name for name in NAMES[what] if name in taken), None)
     steered = any(name in taken for name in STEERED) and not any(name in taken for name in NAMES["control"])

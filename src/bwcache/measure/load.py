@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
 
+from bwcache.core.words import shown
 from bwcache.errors import SettingError, complaint
 from bwcache.extras import need
 
@@ -13,6 +16,7 @@ SHAPES = "shapes"
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 OFFLOADS = ("none", "model", "sequential", "group")
+SMALL_FILES = ("model_index.json", "*/config.json", "*/scheduler_config.json")
 OFFLINE_WORDS = ("offline", "connect", "resolve host", "name resolution", "network", "proxy", "outgoing traffic")
 
 
@@ -24,7 +28,7 @@ def check_source(model: str) -> None:
     """
     if model == SHAPES:
         return
-    folder = Path(model).expanduser()
+    folder = folder_of(model)
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():
             raise _refused(
@@ -42,6 +46,49 @@ def check_source(model: str) -> None:
         )
 
 
+def folder_of(model: str) -> Path:
+    """Return the path that a name would mean as a folder.
+
+    Raises:
+        SettingError: no path that the system can follow.
+    """
+    try:
+        folder = Path(model).expanduser()
+        folder.is_dir()
+        os.stat(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return folder
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise _refused(
+            f"model {shown(model)} ({reason})", "a folder that can be read, or a hub id", "name another"
+        ) from error
+    return folder
+
+
+def small_files(model: str) -> Path:
+    """Return a folder with a pipeline's index and configs; of a hub id they are fetched, and no weights.
+
+    Raises:
+        SettingError: it names no pipeline, or the hub does not give them.
+    """
+    check_source(model)
+    need("diffusers")
+    if model == SHAPES:
+        from bwcache import shapes
+
+        return shapes.PATH
+    folder = folder_of(model)
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(SMALL_FILES)))
+    except Exception as error:  # whatever the hub, the network or the cache throw, the reader needs one line
+        raise SettingError(_why_not(model, False, error)) from error
+
+
 def check_device(device: str, offload: str = "none") -> str:
     """The device to use; "auto" takes a GPU when there is one.
 
@@ -50,9 +97,9 @@ def check_device(device: str, offload: str = "none") -> str:
     """
     import torch
 
-    kind = device.split(":")[0]
-    if kind not in DEVICES:
-        raise _refused(f"device {device!r}", ", ".join(DEVICES), "name one of them")
+    kind, colon, index = device.partition(":")
+    if kind not in DEVICES or (kind == "auto" and colon):
+        raise _refused(f"device {shown(device)}", ", ".join(DEVICES), "name one of them")
     there = {
         "cpu": 1,
         "cuda": torch.cuda.device_count(),
@@ -61,10 +108,9 @@ def check_device(device: str, offload: str = "none") -> str:
     }
     if device == "auto":
         kind = device = next((name for name in ("cuda", "xpu", "mps") if there[name]), "cpu")
-    index = device.partition(":")[2] or "0"
-    if not index.isdigit() or int(index) >= there[kind]:
+    if (colon and not re.fullmatch("[0-9]{1,4}", index)) or int(index or 0) >= there[kind]:
         raise _refused(
-            f"device {device!r} but {there[kind]} such devices that torch {torch.__version__} can use",
+            f"device {shown(device)} but {there[kind]} such devices that torch {torch.__version__} can use",
             "one that is there",
             "use device cpu, or install a torch built for yours",
         )
@@ -107,7 +153,7 @@ def _read(model: str, dtype: Any) -> Any:
     need("diffusers")
     from diffusers import DiffusionPipeline
 
-    folder = Path(model).expanduser()
+    folder = folder_of(model)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # the old name of dtype works in every version so far

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bwcache.core.words import shown
 from bwcache.errors import SettingError, complaint
+from bwcache.extras import need
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -47,6 +48,7 @@ def read_video(path: Path) -> list[Image]:
     Raises:
         SettingError: there is no such file, it cannot be decoded, or it has more than `MOST_FRAMES`.
     """
+    need("plots")
     import imageio_ffmpeg
     from PIL import Image
 

@@ -41,9 +41,11 @@ def named_scheduler(text: str) -> tuple[type[Any], dict[str, Any]]:
     kinds = _kinds()
     kind = kinds.get(_short(name))
     if kind is None:
-        near = difflib.get_close_matches(_short(name), kinds, 3)
-        names = " or ".join(_import(kinds[one]).__name__ for one in near) or "such as UniPCMultistep or DDIM"
-        raise _refused(f"scheduler {words.shown(name)}", "a scheduler of diffusers", f"did you mean {names}?")
+        begun = [one for one in kinds if one.startswith(_short(name))]
+        near = begun[:3] or difflib.get_close_matches(_short(name), kinds, 3)
+        names = " or ".join(kinds[one].removesuffix("Scheduler") for one in near)
+        action = f"did you mean {names}?" if near else "name one, such as UniPCMultistep or DDIM"
+        raise _refused(f"scheduler {words.shown(name)}", "a scheduler of diffusers", action)
     made = _import(kind)
     taken = {key for key in inspect.signature(made.__init__).parameters if key != "self"}
     hints = words.hints_of(made.__init__)
@@ -143,7 +145,7 @@ def _import(name: str) -> type[Any]:
     except Exception as error:
         found_ = f"scheduler {name} that cannot be imported ({' '.join(str(error).split())[:120]})"
         raise _refused(found_, "one that needs nothing else", "install what it needs, or name another one") from error
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _short(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from bwcache.errors import SettingError, complaint
@@ -15,19 +16,26 @@ TEMPORAL = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio", "vae_
 ANY_LENGTH = frozenset(name for row in ROWS if row.any_length for name in row.pipelines)
 
 
-def check_sizes(pipe: Any, height: int | None, width: int | None, frames: int | None) -> None:
+def check_sizes(
+    pipe: Any,
+    height: int | None,
+    width: int | None,
+    frames: int | None,
+    arguments: Mapping[str, Any] | None = None,
+) -> None:
     """Raise when a pipeline cannot make a video of these sizes; None means the pipeline's own default.
 
     Args:
-        pipe: a diffusers pipeline.
+        pipe: a diffusers pipeline, with or without weights.
         height: pixels.
         width: pixels.
         frames: number of frames.
+        arguments: whatever else its call is given, such as an image, without which it would not look at sizes.
 
     Raises:
         SettingError: with the nearest sizes that work.
     """
-    multiple = spatial_multiple(pipe)
+    multiple = spatial_multiple(pipe, arguments)
     for name, size in (("height", height), ("width", width)):
         if size is not None and (size < multiple or size % multiple):
             _refuse(pipe, name, size, f"a multiple of {multiple}", _nearest(size, multiple, 0))
@@ -35,14 +43,17 @@ def check_sizes(pipe: Any, height: int | None, width: int | None, frames: int | 
     if frames is not None and (frames < 1 or (frames - 1) % group):
         rule = f"a multiple of {group} plus 1" if group > 1 else "at least 1"
         _refuse(pipe, "frames", frames, rule, _nearest(frames, group, 1))
-    _ask_pipeline(pipe, height, width)
+    _ask_pipeline(pipe, height, width, arguments or {})
 
 
-def spatial_multiple(pipe: Any) -> int:
+def spatial_multiple(pipe: Any, arguments: Mapping[str, Any] | None = None) -> int:
     """Pixels that heights and widths must be a multiple of: autoencoder times patch, and what the pipeline asks."""
     factor = next((int(getattr(pipe, name)) for name in SPATIAL if getattr(pipe, name, None)), 1)
     multiple = factor * _patch(pipe)
-    asked = re.search(r"divisible by (\d+)", answered(pipe, {"prompt": "a", "height": multiple, "width": 1}) or "")
+    asked = re.search(
+        r"divisible by (\d+)",
+        answered(pipe, {"prompt": "a", "height": multiple, "width": 1, **(arguments or {})}) or "",
+    )
     return math.lcm(multiple, int(asked.group(1))) if asked else multiple
 
 
@@ -59,10 +70,10 @@ def _patch(pipe: Any) -> int:
     return int(max(patch[-2:])) if isinstance(patch, (list, tuple)) else int(patch)
 
 
-def _ask_pipeline(pipe: Any, height: int | None, width: int | None) -> None:
+def _ask_pipeline(pipe: Any, height: int | None, width: int | None, arguments: Mapping[str, Any]) -> None:
     if height is None or width is None:
         return
-    answer = answered(pipe, {"prompt": "a", "height": height, "width": width})
+    answer = answered(pipe, {"prompt": "a", "height": height, "width": width, **arguments})
     if answer is not None and re.search(r"height|width|resolution", answer):
         found = f"height {height} and width {width} ({' '.join(answer.split())})"
         raise SettingError(complaint(found, f"sizes that {type(pipe).__name__} can make", "choose others"))

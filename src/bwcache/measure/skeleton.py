@@ -20,7 +20,6 @@ from bwcache.models.refused import reason_of
 from bwcache.models.table import row_of, supported
 
 INDEX = "model_index.json"
-SMALL_FILES = (INDEX, "*/config.json", "*/scheduler_config.json")
 
 
 def pipeline_kind(folder: Path) -> type[Any]:
@@ -126,7 +125,7 @@ def _built(folder: Path, name: str, kind: type[Any] | None) -> Any | None:
             with torch.device("meta"):
                 return _empty(folder / name, kind)
         if hasattr(kind, "set_timesteps") or hasattr(kind, "SCHEDULER_CONFIG_NAME"):
-            return kind.from_config(kind.load_config(folder / name))  # type: ignore[attr-defined]
+            return kind.from_config(kind.load_config(folder / name))
     except Exception:  # a module that computes while it is made
         return None
     return None

@@ -5,19 +5,33 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from bwcache.core.words import shown
 from bwcache.errors import SettingError, complaint
 from bwcache.features import Predictor
 
+LEAST_SHARE = 1e-9
+"""Of entries; less is none of any tensor."""
+
 
 def number(value: object) -> bool:
-    """Whether it is a finite number, and no truth value."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Return whether it is a finite number that a float can hold, and no truth value."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def share(value: Any) -> bool:
+    """Return whether it is a share of entries: a number in (0, 1], and large enough to be counted."""
+    return number(value) and LEAST_SHARE <= value <= 1
 
 
 def expect(fine: bool, name: str, value: object, expected: str, instead: str) -> None:
     """Raises `SettingError` where a setting is not as expected."""
     if not fine:
-        raise SettingError(complaint(f"{name} {value!r}", expected, f"try {instead}"))
+        raise SettingError(complaint(f"{name} {shown(value)}", expected, f"try {instead}"))
 
 
 def expect_predictor(value: Any, instead: str = "bwcache.Last()") -> None:

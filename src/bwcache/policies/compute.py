@@ -7,9 +7,9 @@ from typing import Literal
 
 from bwcache.core import Decision
 from bwcache.core.decision import compute
-from bwcache.errors import SettingError, complaint
 from bwcache.models import BlockStack, Tap
 from bwcache.policies.base import Observation, Policy
+from bwcache.policies.checks import expect, share
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,8 @@ class Compute(Policy[None]):
     measures: float | Literal["default"] | None = None
 
     def __post_init__(self) -> None:
-        shared = isinstance(self.measures, (int, float)) and not isinstance(self.measures, bool)
-        if self.measures not in (None, "default") and not (shared and 0 < float(self.measures or 0) <= 1):
-            expected = "a share in (0, 1], 'default' or None"
-            raise SettingError(complaint(f"measures {self.measures!r}", expected, "use 1 for all entries"))
+        fine = self.measures is None or self.measures == "default" or share(self.measures)
+        expect(fine, "measures", self.measures, "a share in (0, 1], 'default' or None", "1 for all entries")
 
     @property
     def feature_predictor(self) -> None:

@@ -124,7 +124,8 @@ def nearest(name: str, possible: Any) -> str | None:
 
 
 def _defined() -> list[tuple[str, type[Policy[Any]]]]:
-    found, waiting = [], [Policy]
+    found: list[tuple[str, type[Policy[Any]]]] = []
+    waiting: list[type[Policy[Any]]] = [Policy]
     while waiting:
         below = waiting.pop().__subclasses__()
         waiting += below

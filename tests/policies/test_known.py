@@ -1,0 +1,109 @@
+"""Policies by name, and from what they say of themselves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+import bwcache
+from bwcache import Decision, Observation, Policy, SettingError, policies
+from bwcache.core.decision import compute
+from bwcache.policies import known, named
+
+EVERY = [
+    bwcache.BWCache(),
+    bwcache.BWCache(0.2, 3, 0, token_sample=1, blocks=(0, -1), decision="per_branch", predictor=bwcache.Taylor(2)),
+    bwcache.BWCache(measure="progress", predictor=bwcache.Linear()),
+    bwcache.Adaptive(),
+    bwcache.Adaptive(0.1, 0.3, bwcache.Last()),
+    bwcache.FixedInterval(3, 2, 0, bwcache.Damped()),
+    bwcache.Compute(),
+    bwcache.Compute(measures="default"),
+    bwcache.Compute(measures=0.5),
+    bwcache.Scheduled((0, 1, 5)),
+    bwcache.Scheduled(((0, 1), (0, 2)), bwcache.Linear()),
+]
+
+
+@dataclass(frozen=True)
+class Wrapped(Policy[None]):
+    """A policy of a test: it holds another one, and one for each expert."""
+
+    inner: Policy[Any] = field(default_factory=bwcache.BWCache)
+    experts: dict[str, Policy[Any]] = field(default_factory=dict)
+    stages: tuple[Policy[Any], ...] = ()
+    share: float = 0.5
+
+    def init(self) -> None:
+        return None
+
+    def decide(self, observation: Observation, state: None) -> Decision:
+        return compute("always")
+
+
+NESTED = Wrapped(
+    bwcache.Adaptive(predictor=bwcache.Taylor(2)),
+    {"transformer": bwcache.FixedInterval(3)},
+    (bwcache.BWCache(blocks=(0, 1)), Wrapped()),
+)
+
+
+@pytest.mark.parametrize("one", [*EVERY, NESTED], ids=repr)
+def test_a_description_makes_the_policy_again(one: Policy[Any]) -> None:
+    described = one.describe()
+    assert bwcache.policy(described) == one
+    written = json.loads(json.dumps(described))
+    again = bwcache.policy(written)
+    assert again == one
+    assert json.loads(json.dumps(again.describe())) == written
+
+
+def test_every_policy_of_the_package_is_among_them() -> None:
+    assert {type(one) for one in EVERY} == set(known().values())
+
+
+def test_a_description_may_leave_fields_out_and_write_words() -> None:
+    made = bwcache.policy({"name": "fixed-interval", "interval": 4, "predictor": "taylor:2"})
+    assert made == bwcache.FixedInterval(4, predictor=bwcache.Taylor(2))
+
+
+@pytest.mark.parametrize(
+    ("described", "said"),
+    [
+        ({}, "a dictionary with a name"),
+        ([], "a dictionary with a name"),
+        ({"name": 3}, "a dictionary with a name"),
+        ({"name": "BWCash"}, "did you mean BWCache?"),
+        ({"name": "BWCache", "thresold": 1}, "did you mean threshold?"),
+        ({"name": "BWCache", "threshold": "much"}, "threshold 'much'; expected a number"),
+        ({"name": "BWCache", "threshold": True}, "threshold True"),
+        ({"name": "BWCache", "threshold": 10**400}, "threshold 1000"),
+        ({"name": "BWCache", "threshold": -1}, "threshold -1"),
+        ({"name": "BWCache", "predictor": "Cubic()"}, "predictor 'Cubic()'"),
+        ({"name": "BWCache", "blocks": [0.5]}, "blocks [0.5]"),
+        ({"name": "Scheduled"}, "of which steps must be said"),
+        ({"name": "no.such.module:Policy"}, "cannot be imported"),
+        ({"name": "bwcache.errors:SettingError"}, "which is no policy"),
+    ],
+)
+def test_what_is_no_description_is_refused(described: Any, said: str) -> None:
+    with pytest.raises(SettingError) as error:
+        bwcache.policy(described)
+    assert said in str(error.value)
+
+
+def test_names() -> None:
+    for name in ("FixedInterval", "fixed-interval", "fixed_interval", "fixedinterval", "FIXEDINTERVAL"):
+        assert named(name) is bwcache.FixedInterval
+    assert named("wrapped") is Wrapped
+    assert named(f"{__name__}:Wrapped") is Wrapped
+    assert "Wrapped" not in known()
+
+
+def test_what_the_package_exports_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policies, "Wrapped", Wrapped, raising=False)
+    monkeypatch.setattr(policies, "__all__", [*policies.__all__, "Wrapped"])
+    assert known()["Wrapped"] is Wrapped
