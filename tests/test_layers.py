@@ -22,7 +22,8 @@ MODULES = {
 
 def layer(module: str) -> str:
     """The part of the package: "core", …; "" for the package itself."""
-    return ([*module.split("."), ""])[1]
+    part = ([*module.split("."), ""])[1]
+    return "cli" if part == "__main__" else part
 
 
 def _names(node: ast.AST, package: str) -> list[str]:

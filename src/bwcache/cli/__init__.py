@@ -2,7 +2,9 @@
 
 app        the command and its errors: one line on stderr, exit code 2; 130 after Ctrl-C
 settings   every option, once
-choices    what the options amount to: prompts, policy, sizes
+choices    what the options amount to, checked against the model without its weights
+prompts    the texts, from options or a file
+sets       `--set NAME=VALUE`: of the policy, or of the pipeline
 output     a folder that appears whole or not at all
 progress   bars for loading, sampling and decoding
 compare    ``bwcache compare``

@@ -255,7 +255,7 @@ class Settings(Caching):
             metavar="2GiB",
         ),
     ] = None
-    out: Annotated[Path, _option("--out", "Folder for the results; made whole or not at all.", OUTPUT, place)] = Path(
+    out: Annotated[Path, _option("--out", "Folder for the results; made whole or not at all.", OUTPUT)] = Path(
         "bwcache-out"
     )
     overwrite: Annotated[
@@ -318,7 +318,7 @@ class StudySettings(Asked):
     ] = 1
     out: Annotated[
         Path,
-        _option("--out", "Folder for the results; runs that are finished there are not made again.", OUTPUT, place),
+        _option("--out", "Folder for the results; runs that are finished there are not made again.", OUTPUT),
     ] = Path("bwcache-study")
 
 
@@ -349,7 +349,7 @@ class SweepSettings(StudySettings, Caching):
     ] = None
     out: Annotated[
         Path,
-        _option("--out", "Folder for the results; runs that are finished there are not made again.", OUTPUT, place),
+        _option("--out", "Folder for the results; runs that are finished there are not made again.", OUTPUT),
     ] = Path("bwcache-sweep")
 
 
@@ -372,7 +372,7 @@ class ProfileSettings(StudySettings):
     ] = 3
     out: Annotated[
         Path,
-        _option("--out", "Folder for the results; runs that are finished there are not made again.", OUTPUT, place),
+        _option("--out", "Folder for the results; runs that are finished there are not made again.", OUTPUT),
     ] = Path("bwcache-profile")
 
 
@@ -413,7 +413,7 @@ class BenchSettings(StudySettings):
     quick: Annotated[bool, _option("--quick", "Two settings of each method instead of all.", CACHE)] = False
     out: Annotated[
         Path,
-        _option("--out", "Folder for the results; runs that are finished there are not made again.", OUTPUT, place),
+        _option("--out", "Folder for the results; runs that are finished there are not made again.", OUTPUT),
     ] = Path("bwcache-bench")
 
 
@@ -452,7 +452,7 @@ class VBenchSettings:
     prepare: Annotated[bool, typer.Option("--prepare", help="Only lay out the videos, to score elsewhere.")] = False
     out: Annotated[
         Path | None,
-        _option("--out", "Folder for videos and scores.", OUTPUT, place, show_default="DIR-vbench"),
+        _option("--out", "Folder for videos and scores.", OUTPUT, show_default="DIR-vbench"),
     ] = None
     overwrite: Annotated[
         bool, _option("--overwrite", "Replace the scores that an earlier call left in --out.", OUTPUT)
@@ -467,7 +467,7 @@ class ReportSettings:
         Path,
         typer.Argument(metavar="DIR", help="What 'bwcache compare' wrote.", show_default=False, parser=place),
     ]
-    out: Annotated[Path | None, _option("--out", "The page.", OUTPUT, place, show_default="DIR/report.html")] = None
+    out: Annotated[Path | None, _option("--out", "The page.", OUTPUT, show_default="DIR/report.html")] = None
     videos: Annotated[
         int,
         _option(

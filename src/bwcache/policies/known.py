@@ -125,7 +125,7 @@ def nearest(name: str, possible: Any) -> str | None:
 
 def _defined() -> list[tuple[str, type[Policy[Any]]]]:
     found: list[tuple[str, type[Policy[Any]]]] = []
-    waiting: list[type[Policy[Any]]] = [Policy]
+    waiting: list[Any] = [Policy]
     while waiting:
         below = waiting.pop().__subclasses__()
         waiting += below
