@@ -25,7 +25,7 @@ LONGEST = 60
 _NO = object()
 _CONSTANTS = {"true": True, "false": False, "none": None}
 _ANSWERS = {"yes": True, "no": False}
-_LISTS = (list, tuple, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
+_LISTS = (list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "none"}
 
 
@@ -64,13 +64,13 @@ def read_or_fit(value: Any, kind: Any, what: str) -> Any:
     return read(value, kind, what) if isinstance(value, str) else fit(value, kind, what)
 
 
-def shown(value: Any) -> str:
+def shown(value: Any, longest: int = LONGEST) -> str:
     """Return how a complaint repeats a value: as Python writes it, shortened."""
     try:
         text = repr(value)
     except Exception:  # an object whose repr fails is an odd value too
         text = f"a {type(value).__name__}"
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]}...{text[-1]}"
+    return text if len(text) <= longest else f"{text[: longest - 4]}...{text[-1]}"
 
 
 def split(text: str, at: str = ",") -> list[str]:
@@ -243,7 +243,7 @@ def _fit_plain(value: Any, kind: type) -> Any:
 
 
 def _fit_list(value: Any, kind: Any, inside: tuple[Any, ...]) -> Any:
-    if not isinstance(value, (list, tuple)):
+    if not isinstance(value, (list, tuple, set, frozenset)):
         return _NO
     if kind is tuple and inside and Ellipsis not in inside:
         if len(inside) != len(value):
@@ -253,7 +253,7 @@ def _fit_list(value: Any, kind: Any, inside: tuple[Any, ...]) -> Any:
         fitted = [_fit(one, inside[0] if inside else Any) for one in value]
     if any(one is _NO for one in fitted):
         return _NO
-    return tuple(fitted) if kind is tuple else fitted
+    return kind(fitted) if kind in (tuple, set, frozenset) else fitted
 
 
 def _fit_mapping(value: Any, inside: tuple[Any, ...]) -> Any:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".gif"}
 """How the names of video files end."""
 
+LONGEST_PATH = 250
+"""Letters of a path that a complaint repeats."""
+
 MOST_FRAMES = 10_000
 """Of a video: more would fill the memory before the pipeline could refuse them."""
 
@@ -60,7 +63,7 @@ def read_video(path: Path) -> list[Image]:
         size = next(reading)["size"]
         for pixels in reading:
             if len(frames) == MOST_FRAMES:
-                found = f"{shown(str(path))} with more than {MOST_FRAMES} frames"
+                found = f"{shown(str(path), LONGEST_PATH)} with more than {MOST_FRAMES} frames"
                 raise SettingError(complaint(found, "a shorter video", "cut it"))
             frames.append(Image.frombytes("RGB", size, pixels))
     except SettingError:
@@ -71,7 +74,7 @@ def read_video(path: Path) -> list[Image]:
         if reading is not None:
             reading.close()
     if not frames:
-        raise SettingError(complaint(f"no frame in {shown(str(path))}", "a video", "name another file"))
+        raise SettingError(complaint(f"no frame in {shown(str(path), LONGEST_PATH)}", "a video", "name another file"))
     return frames
 
 
@@ -108,11 +111,11 @@ def _check_file(path: Path, expected: str) -> None:
             pass
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        found = f"file {shown(str(path))} that cannot be read ({reason})"
+        found = f"file {shown(str(path), LONGEST_PATH)} that cannot be read ({reason})"
         raise SettingError(complaint(found, expected, "name another file")) from error
 
 
 def _unreadable(path: Path, expected: str, error: Exception) -> SettingError:
     reason = (" ".join(str(error).split()) or type(error).__name__).replace(str(path), path.name)
-    found = f"file {shown(str(path))} that cannot be decoded ({reason[:120]})"
+    found = f"file {shown(str(path), LONGEST_PATH)} that cannot be decoded ({reason[:120]})"
     return SettingError(complaint(found, expected, "name another file"))

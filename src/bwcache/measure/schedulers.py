@@ -139,7 +139,7 @@ def _import(name: str) -> type[Any]:
     from diffusers import schedulers
 
     try:
-        found = getattr(schedulers, name)
+        found: type[Any] = getattr(schedulers, name)
         if getattr(found, "_backends", None):  # what diffusers puts in the place of a class that it cannot import
             raise ImportError(f"it needs {', '.join(found._backends)}")
     except Exception as error:

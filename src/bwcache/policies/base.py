@@ -188,6 +188,8 @@ def _described(value: Any) -> Any:
         return value.describe()
     if isinstance(value, (list, tuple)):
         return [*map(_described, value)] if isinstance(value, list) else tuple(map(_described, value))
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(_described, value), key=repr)
     if isinstance(value, Mapping):
         return {str(key): _described(inner) for key, inner in value.items()}
     return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)

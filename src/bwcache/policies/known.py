@@ -135,7 +135,7 @@ def _defined() -> list[tuple[str, type[Policy[Any]]]]:
 
 def _imported(module: str, name: str) -> type[Policy[Any]]:
     try:
-        found = getattr(importlib.import_module(module), name)
+        found: type[Policy[Any]] = getattr(importlib.import_module(module), name)
     except Exception as error:  # whatever the module does when it is imported
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         found_ = f"policy '{module}:{name}' that cannot be imported ({reason})"

@@ -1,0 +1,118 @@
+"""Any policy and any of its fields from the command line, also one that the command has never heard of."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bwcache
+from bwcache import Decision, Observation, Policy, Predictor, policies
+from bwcache.cli.choices import choose
+from bwcache.cli.settings import CompareSettings, SweepSettings
+from bwcache.cli.sweep import plan
+from bwcache.core.decision import compute, reuse
+
+
+@dataclass(frozen=True)
+class EveryNth(Policy[None]):
+    """A policy of a test.
+
+    Args:
+        spacing: of the computed steps.
+        always: steps that are computed too.
+        how: the predictor.
+    """
+
+    spacing: int
+    always: frozenset[int] = frozenset()
+    how: Predictor = field(default_factory=bwcache.Last)
+
+    @property
+    def feature_predictor(self) -> Predictor:
+        return self.how
+
+    def init(self) -> None:
+        return None
+
+    def decide(self, observation: Observation, state: None) -> Decision:
+        index = observation.step.index
+        return compute("due") if index % self.spacing == 0 or index in self.always else reuse("between")
+
+
+@pytest.fixture
+def exported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if it were a file of the package, with a line in its `__init__`."""
+    monkeypatch.setattr(policies, "EveryNth", EveryNth, raising=False)
+    monkeypatch.setattr(policies, "__all__", [*policies.__all__, "EveryNth"])
+
+
+@pytest.mark.usefixtures("exported")
+def test_a_new_policy_needs_no_change_of_the_command(bwcache_command: Any, tmp_path: Path) -> None:
+    ended = bwcache_command(
+        "generate", "--steps", "6", "--frames", "5", "--prompt", "a red circle",
+        "--policy", "every-nth", "--set", "spacing=3", "--set", "always=4+5", "--set", "how=taylor:2",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    summary = json.loads((tmp_path / "bwcache-out" / "summary.json").read_text())
+    assert bwcache.policy(summary["policy"]) == EveryNth(3, frozenset({4, 5}), bwcache.Taylor(2))
+    assert summary["runs"][0]["computed"] == 4
+
+
+@pytest.mark.usefixtures("exported")
+def test_it_is_swept_likewise() -> None:
+    settings = SweepSettings(policy="everynth", sets=["how=linear"], grid=["spacing=2,3"], steps=6)
+    choices = choose(settings.__class__(**{**vars(settings), "sets": ["how=linear", "spacing=2"], "grid": []}))
+    assert choices.policy == EveryNth(2, how=bwcache.Linear())
+    planned = plan(settings.__class__(**{**vars(settings), "grid": ["always=1,2+3"]}), choices)
+    assert [one.always for one in planned.settings()] == [frozenset({1}), frozenset({2, 3})]
+
+
+def test_one_of_ones_own_is_named_by_its_module() -> None:
+    found = choose(CompareSettings(policy=f"{__name__}:EveryNth", sets=["spacing=2"])).policy
+    assert found == EveryNth(2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"threshold": "0.2", "predictor": "linear"}, bwcache.BWCache(0.2, predictor=bwcache.Linear())),
+        ({"sets": ["threshold=0.2", "predictor=linear"]}, bwcache.BWCache(0.2, predictor=bwcache.Linear())),
+        ({"sets": ["blocks=0+-1", "policy.measure=progress"]}, bwcache.BWCache(blocks=(0, -1), measure="progress")),
+        ({"policy": "fixed-interval", "sets": ["interval=3", "tail=0"]}, bwcache.FixedInterval(3, tail=0)),
+        ({"policy": "scheduled", "sets": ["steps=[0, 3]"]}, bwcache.Scheduled((0, 3))),
+        ({"policy": "adaptive", "tolerance": "0.1", "sets": ["warmup=.2"]}, bwcache.Adaptive(0.1, 0.2)),
+        ({"policy": "compute", "sets": ["measures=default"]}, bwcache.Compute("default")),
+    ],
+)
+def test_shorthands_and_fields_are_read_alike(settings: dict[str, Any], expected: Policy[Any]) -> None:
+    found = choose(CompareSettings(**settings)).policy
+    assert found == expected
+
+
+@dataclass(frozen=True)
+class Long(Policy[None]):
+    """A policy of a test that has a field of the same name as an argument of the pipeline."""
+
+    max_sequence_length: int = 3
+
+    def init(self) -> None:
+        return None
+
+    def decide(self, observation: Observation, state: None) -> Decision:
+        return compute("always")
+
+
+def test_a_name_of_both_needs_a_prefix() -> None:
+    with pytest.raises(
+        bwcache.SettingError, match=r"a field of Long and an argument of WanPipeline; .* write policy\."
+    ):
+        choose(CompareSettings(policy="long", sets=["max_sequence_length=5"]))
+    choices = choose(
+        CompareSettings(policy="long", sets=["policy.max_sequence_length=5", "call.max_sequence_length=9"])
+    )
+    assert choices.policy == Long(5)
+    assert choices.arguments == {"max_sequence_length": 9}
