@@ -17,6 +17,7 @@ from bwcache.engine.idle import IdleCalls, IdleModules, inputs
 from bwcache.engine.plan import Plan, Spot
 from bwcache.engine.run import Run
 from bwcache.engine.samples import Rows
+from bwcache.errors import AttachError, complaint
 from bwcache.models import BlockStack, uncompiled
 from bwcache.policies import Policy
 
@@ -55,19 +56,30 @@ class Denoiser:
         used = self._look()
         return used is None or uncompiled(used) is self.stack.module
 
-    def expect_plan(self, policy: Policy[Any]) -> None:
-        """See whether a policy fits.
+    def expect_plan(self, policy: Policy[Any]) -> Plan:
+        """Return the plan of a policy.
 
         Raises:
-            AttachError: it does not.
+            AttachError: it does not fit the denoiser, or it acts within what is compiled as one.
         """
-        Plan.of(policy, self.stack)
+        plan = Plan.of(policy, self.stack, self._session.timing)
+        parts = (spot.place for spot in plan.spots if spot.place.kind not in ("block", "named"))
+        hidden = next((part for part in parts if is_within(self.stack.module, part.name)), None)
+        if hidden is not None:
+            raise AttachError(
+                complaint(
+                    f"{hidden.name} within a compiled block of {self.stack.name}",
+                    "parts that are called one by one: in a compiled block nothing can be decided",
+                    "attach before anything is compiled, and compile the parts alone; or take a policy on whole blocks",
+                )
+            )
+        return plan
 
     def plan_for(self, policy: Policy[Any]) -> None:
         """Make a plan for a policy, and intercept the places at which there is anything to do."""
         self._at_places.close()
+        self.plan = plan = self.expect_plan(policy)
         undo = self._at_places = ExitStack()
-        self.plan = plan = Plan.of(policy, self.stack, self._session.timing)
         places = [spot.place for spot in plan.spots]
         overrides = hooks.intercept_places(
             undo, self.stack.module, places, [self._at(plan, spot) for spot in plan.spots]
