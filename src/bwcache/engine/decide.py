@@ -129,7 +129,7 @@ def decision(
     doubt = _doubt(run, plan, step, lane, site, arguments)
     if doubt is not None:
         return compute(doubt)
-    observation = Observation(step, site.name, lane.last, run.error(step, plan.where(site)), plan.stack.name, look)
+    observation = Observation(step, site.name, lane.last, run.error(step, plan.where[site.name]), plan.stack.name, look)
     return run.policy.decide(observation, run.state)
 
 

@@ -234,7 +234,7 @@ class Forward:
                 slots[j + 1].expect()
             how = decided.how or self.predictor
             assert isinstance(how, Predictor)
-            how = how.given(self.run.error(step, self.plan.where(call.site)))
+            how = how.given(self.run.error(step, self.plan.where[call.site.name]))
             for stream, past in slot.read().items():
                 made.setdefault(stream, []).append(how.predict(past, step))
         joined: dict[str, Any] = {stream: rows_at(place, self.rows).joined(some) for stream, some in made.items()}
@@ -289,7 +289,7 @@ class Forward:
         start = timing.mark(feature.device) if self.timed else None
         samples = lane.samples.setdefault(name, PredictionSamples())
         found = samples.compare(
-            feature, step, predictor, self.run.error(step, self.plan.where(call.site)), keep=not checked
+            feature, step, predictor, self.run.error(step, self.plan.where[call.site.name]), keep=not checked
         )
         if start is not None:
             self.measuring.intervals.append((start, timing.mark(feature.device)))
@@ -371,7 +371,7 @@ class Forward:
     ) -> None:
         """One row; where its numbers are still to come, or the policy is to be told, it is waited for."""
         name, decided = call.site.name, call.decisions[j]
-        event = Event.at(step, site=self.plan.where(call.site), action=call.action, reason=decided.reason)
+        event = Event.at(step, site=self.plan.where[call.site.name], action=call.action, reason=decided.reason)
         place = self.run.note(event)
         if call.action == "reuse" and not self.timed:
             return
@@ -391,13 +391,15 @@ class Forward:
             lane.slots[site.name].drop()
         action: Action = "reuse" if inside else "compute"
         reason = reasons.INSIDE if inside else reasons.LEFT_OUT
-        self.run.note(Event.at(step, site=self.plan.where(site), action=action, reason=reason))
+        self.run.note(Event.at(step, site=self.plan.where[site.name], action=action, reason=reason))
 
     def _note_left_out(self) -> None:
         """Nothing was kept of this forward, and its rows say why."""
         for step in self.steps:
             for site in self.plan.sites:
-                self.run.note(Event.at(step, site=self.plan.where(site), action="compute", reason=reasons.LEFT_OUT))
+                self.run.note(
+                    Event.at(step, site=self.plan.where[site.name], action="compute", reason=reasons.LEFT_OUT)
+                )
 
     def _is_whole(self) -> bool:
         """Whether the blocks came in order, each once, and every site that began came to its end."""

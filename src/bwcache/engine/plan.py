@@ -88,9 +88,10 @@ class Plan:
         """Whether anything is held between steps: features, or what taps compare."""
         return self.keeps or bool(self.taps)
 
-    def where(self, site: Site) -> str:
-        """Return how events name a site: with its denoiser."""
-        return f"{self.stack.name}/{site.name}"
+    @cached_property
+    def where(self) -> dict[str, str]:
+        """How events name each site: with its denoiser."""
+        return {site.name: f"{self.stack.name}/{site.name}" for site in self.sites}
 
     @cached_property
     def channels(self) -> tuple[int, ...]:
