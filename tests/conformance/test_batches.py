@@ -12,7 +12,6 @@ from torch import Tensor
 import bwcache
 from bwcache import Decision, Observation
 from bwcache.core.decision import compute, reuse
-from bwcache.engine.samples import batch
 from bwcache.models import resolve
 from tests.tiny import Scripted
 from tests.zoo import MODELS
@@ -48,9 +47,14 @@ def mapped(change: Callable[[Tensor], Tensor], value: Any) -> Any:
     return {key: mapped(change, item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
+def worked_on(inputs: dict[str, Any]) -> Tensor | None:
+    """What the denoiser works on: the first tensor of at least three sizes."""
+    return next((value for value in inputs.values() if isinstance(value, Tensor) and value.ndim >= 3), None)
+
+
 def guided(inputs: dict[str, Any]) -> dict[str, Any]:
     """Guidance in one batch runs on the same latents in every row."""
-    latents = batch((), inputs)
+    latents = worked_on(inputs)
     return mapped(lambda value: value[:1].expand_as(value).clone() if value is latents else value, inputs)
 
 
@@ -78,7 +82,7 @@ def forwards(module: Any, inputs: list[dict[str, Any]], policy: Any, **settings:
 
 def batches(model: Model, module: Any) -> tuple[list[dict[str, Any]], int] | str:
     """The forwards of a run on two samples, and the rows of each; or why two samples cannot be made here."""
-    latents = batch((), model.inputs(0.0))
+    latents = worked_on(model.inputs(0.0))
     if latents is None:
         return "its samples are a list"
     rows = len(latents)

@@ -18,11 +18,14 @@ from diffusers import (
     WanVideoToVideoPipeline,
 )
 from diffusers.models.cache_utils import CacheMixin
+from torch import nn
 
 import bwcache
 from bwcache import BWCache, Compute, Trace
 from bwcache.core.trace import reuse_line
-from bwcache.engine.clock import Context, StepClock
+from bwcache.engine.clock import Clock, Context
+from bwcache.models import BlockSpec, BlockStack
+from bwcache.models.streams import Stream
 from tests.tiny import BY_NAME, VIDEO_TO_VIDEO, WAN, Case, Scripted, cogvideox, noise, wan, wan_transformer
 
 CAREFREE = BWCache(threshold=10.0, reuse_interval=2)
@@ -516,13 +519,17 @@ def test_positional_arguments_are_read_too() -> None:
 # --- the clock alone --------------------------------------------------------------------------------------------------
 
 
-def ticks(clock: StepClock, *times: float, names: tuple[str | None, ...] = (None,)) -> list[tuple[Any, ...]]:
+BARE = BlockStack("model", nn.Identity(), (), BlockSpec("Identity", ()), Stream("input", 0), ())
+"""A denoiser that takes the time alone."""
+
+
+def ticks(clock: Clock, *times: float, names: tuple[str | None, ...] = (None,)) -> list[tuple[Any, ...]]:
     """Run, index, total and branch of a forward for each time and name."""
     made = []
     for time in times:
         for name in names:
             clock.context = None if name is None else Context(name)
-            step = clock.tick(time)
+            step = clock.tick(BARE, (time,), {})
             made.append((step.run, step.index, step.total, step.branch))
     return made
 
@@ -534,7 +541,7 @@ def scheduler(*times: float, **attributes: Any) -> Any:
 @pytest.mark.parametrize("names", [("cond", "uncond"), (None,)], ids=str)
 def test_a_scheduler_whose_copies_step_still_says_how_many_steps_there_are(names: Any) -> None:
     """SkyReels-V2 with diffusion forcing: a copy for each frame; the pipeline's own one never moves."""
-    clock = StepClock(lambda: still)
+    clock = Clock(lambda: still)
     still = scheduler(999, 700, 400, 100, step_index=None, begin_index=None)
     for run in range(2):
         made = ticks(clock, 999, 700, 400, 100, names=names)
@@ -543,7 +550,7 @@ def test_a_scheduler_whose_copies_step_still_says_how_many_steps_there_are(names
 
 def test_a_scheduler_that_stands_still_and_knows_other_times_says_nothing() -> None:
     still = scheduler(999, 700, 400, 100, step_index=None, begin_index=None)
-    made = ticks(StepClock(lambda: still), 999, 800, 400)
+    made = ticks(Clock(lambda: still), 999, 800, 400)
     assert made == [(0, 0, 4, "call0"), (0, 1, None, "call0"), (0, 2, None, "call0")]
 
 
@@ -552,7 +559,7 @@ def test_a_time_that_stands_twice_in_the_schedule_is_two_steps(names: Any) -> No
     """PNDM: it does not count its steps, and the second timestep comes twice."""
     times = (901, 801, 801, 701, 601)
     schedule = scheduler(*times)
-    made = ticks(StepClock(lambda: schedule), *times, names=names)
+    made = ticks(Clock(lambda: schedule), *times, names=names)
     branches = [name or f"call{i}" for i, name in enumerate(names)]
     assert made == [(0, i, 5, branch) for i in range(5) for branch in branches]
 
@@ -562,13 +569,13 @@ def test_a_place_in_a_schedule_that_reads_alike_from_both_ends(begin: int) -> No
     """900, 800, …, 0: 400 is the sixth, and not 600 backwards."""
     times = [900.0 - 100 * i for i in range(10)]
     schedule = scheduler(*times)
-    made = ticks(StepClock(lambda: schedule), *times[begin:])
+    made = ticks(Clock(lambda: schedule), *times[begin:])
     assert made == [(0, i, 10 - begin, "call0") for i in range(10 - begin)]
 
 
 def test_times_rounded_to_the_same_number_are_noticed_where_nobody_counts() -> None:
     """Two steps of one time look like one step with two branches; a number of branches that comes and goes is none."""
-    made = ticks(StepClock(lambda: None, steps=8), 1000, 1000, 992, 984, 984, 976)
+    made = ticks(Clock(lambda: None, steps=8), 1000, 1000, 992, 984, 984, 976)
     assert [(index, branch) for _, index, _, branch in made] == [
         (0, "call0"),
         (0, "call1"),
@@ -583,14 +590,14 @@ def test_times_rounded_to_the_same_number_are_noticed_where_nobody_counts() -> N
 @pytest.mark.parametrize("widths", [(2, 2, 1, 1), (1, 1, 2, 2), (1, 2, 3, 3)])
 def test_guidance_that_begins_or_ends_on_a_bare_module_is_followed(widths: tuple[int, ...]) -> None:
     times = [time for time, width in zip((900, 700, 500, 300), widths, strict=True) for _ in range(width)]
-    made = ticks(StepClock(lambda: None, steps=4), *times)
+    made = ticks(Clock(lambda: None, steps=4), *times)
     assert made == [(0, i, 4, f"call{j}") for i, width in enumerate(widths) for j in range(width)]
 
 
 @pytest.mark.parametrize("branches", [1, 2])
 def test_the_last_time_once_more_begins_the_next_run(branches: int) -> None:
     """Down and up again: an inversion that begins where sampling ended."""
-    clock = StepClock(lambda: None, steps=3)
+    clock = Clock(lambda: None, steps=3)
     names = (None,) * branches
     made = ticks(clock, 900, 500, 100, 100, 500, 900, names=names)
     assert [row[:3] for row in made] == [(run, i, 3) for run in range(2) for i in range(3) for _ in names]

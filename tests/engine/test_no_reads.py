@@ -12,7 +12,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 import bwcache
-from bwcache.engine.listed import Listed
+from bwcache.engine.clock.host_timesteps import HostTimesteps
 from bwcache.features import taps
 from bwcache.models import denoisers
 from tests.tiny import CASES, VIDEO_TO_VIDEO, WAN, Case, Scripted
@@ -107,7 +107,7 @@ def test_in_a_window_of_the_paper_nothing_is_read(name: str) -> None:
 
 def test_the_count_sees_a_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the tests above can fail: without the list of the scheduler's times, each time is read."""
-    monkeypatch.setattr(Listed, "value", lambda self, timestep: None)
+    monkeypatch.setattr(HostTimesteps, "value", lambda self, timestep: None)
     found, _ = reads(CALLS["cogvideox"][0], Scripted(frozenset({3, 4, 5})))
     assert all(found)
 
@@ -126,7 +126,7 @@ HANDED_ON = {
 @pytest.mark.parametrize("name", HANDED_ON)
 def test_a_view_of_a_scheduler_s_time_is_known(name: str) -> None:
     view, value = HANDED_ON[name]
-    assert Listed(TIMES).value(view) == value
+    assert HostTimesteps(TIMES).value(view) == value
 
 
 OTHERS = {
@@ -143,18 +143,18 @@ OTHERS = {
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_anything_else_is_not(name: str) -> None:
-    assert Listed(TIMES).value(OTHERS[name]) is None
+    assert HostTimesteps(TIMES).value(OTHERS[name]) is None
 
 
 def test_times_of_a_longer_tensor_and_of_every_second_place() -> None:
     long = torch.arange(12.0)
-    listed = Listed(long[2:10:2])
+    listed = HostTimesteps(long[2:10:2])
     assert [listed.value(long[i]) for i in range(12)] == [None, None, 2, None, 4, None, 6, None, 8, None, None, None]
 
 
 def test_times_that_were_written_into_are_read_again() -> None:
     times = TIMES.clone()
-    listed = Listed(times)
+    listed = HostTimesteps(times)
     assert listed.value(times[0]) == 999.0
     times[0] = 5
     assert listed.value(times[0]) is None
@@ -164,7 +164,7 @@ def test_times_that_were_written_into_are_read_again() -> None:
     "times", [None, torch.zeros(0), torch.zeros(2, 2), [3, 2, 1], torch.ones(3, device="meta")], ids=str
 )
 def test_schedulers_without_such_times(times: Any) -> None:
-    listed = Listed(times)
+    listed = HostTimesteps(times)
     assert listed.value(torch.tensor(1.0)) is None
     assert not isinstance(times, torch.Tensor) or listed.value(times[:1]) is None
 
@@ -172,4 +172,4 @@ def test_schedulers_without_such_times(times: Any) -> None:
 def test_in_inference_mode() -> None:
     with torch.inference_mode():
         times = torch.tensor([2.0, 1.0])
-        assert Listed(times).value(times[1]) == 1.0
+        assert HostTimesteps(times).value(times[1]) == 1.0

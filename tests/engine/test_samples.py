@@ -15,9 +15,13 @@ import bwcache
 from bwcache import BWCache, Decision, Observation
 from bwcache.core.decision import compute, reuse
 from bwcache.core.trace import reuse_line
-from bwcache.engine.samples import Outline, Rows, branches, chosen, merged
+from bwcache.engine.batch import BatchLayout
+from bwcache.engine.guidance import branches_of, period
+from bwcache.engine.samples import Outline
 from bwcache.models import denoisers, resolve
-from tests.tiny import BY_NAME, Case, Scripted, noise
+from tests.runs.cases import BY_NAME as EVERY
+from tests.runs.cases import SD3, SD3_PAG
+from tests.tiny import BY_NAME, Case, Scripted, ltx, noise
 
 LIVELY = BWCache(threshold=0.3, reuse_interval=1, tail_guard=0)
 
@@ -137,45 +141,128 @@ def test_an_error_in_a_split_forward_leaves_nothing() -> None:
     assert len(session.traces) == 2
 
 
-# --- rows -------------------------------------------------------------------------------------------------------------
+# --- lanes in a batch -------------------------------------------------------------------------------------------------
 
 
-@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 1))
-def test_rows_come_apart_and_together(samples: int, guidance: int, inner: int, axis: int) -> None:
-    rows = Rows(samples, guidance, axis)
-    size = samples * guidance * inner
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 1), st.booleans(), st.data())
+def test_lanes_come_apart_and_together(
+    samples: int, branches: int, inner: int, axis: int, named: bool, data: st.DataObject
+) -> None:
+    names = [f"b{i}" for i in range(branches)]
+    by_name, by_sample = BatchLayout.of_branches(names, samples, axis), BatchLayout.of_samples(samples, branches, axis)
+    layout = by_name if named else by_sample
+    size = samples * branches * inner
     tensor = torch.arange(size * 5).reshape((size, 5) if axis == 0 else (5, size))
-    parts = [rows.of(tensor, i) for i in range(samples)]
-    assert torch.equal(rows.joined(parts), tensor)
+    parts = [layout.of(tensor, i) for i in range(len(layout))]
+    assert torch.equal(layout.joined(parts), tensor)
     assert sum(part.numel() for part in parts) == tensor.numel()
+    assert all(part.shape == layout.size(tensor.shape) for part in parts)
+    lanes = sorted(data.draw(st.sets(st.integers(0, len(layout) - 1), min_size=1)))
+    rows = sorted(row for lane in lanes for row in layout.rows[lane]) or list(range(samples * branches))
+    cut = torch.cat([tensor.narrow(axis, row * inner, inner) for row in rows], axis)
+    own = layout.only(lanes)
+    assert all(torch.equal(own.of(cut, i), parts[lane]) for i, lane in enumerate(lanes))
 
 
-def test_a_forward_is_cut_and_put_together_by_samples() -> None:
-    rows = Rows(samples=3, branches=2)
+def test_rows_that_lie_side_by_side_are_not_copied() -> None:
+    tensor = noise(4, 3)
+    for layout in (BatchLayout.of_samples(4), BatchLayout.of_branches(["u", "c"], 2)):
+        assert layout.of(tensor, 2).data_ptr() == tensor[2].data_ptr()
+    assert BatchLayout().of(tensor, 0) is tensor
+
+
+def test_each_lane_stands_in_its_branch_and_sample() -> None:
+    step = bwcache.Step(0, 3, 8, None, None, "u+c")
+    assert BatchLayout().steps(step) == (step,)
+    lanes = [own.lane for own in BatchLayout.of_branches(["u", "c"], 2).steps(step)]
+    assert lanes == ["u#0", "u#1", "c#0", "c#1"]
+    assert [own.lane for own in BatchLayout.of_branches(["u", "c"], 1).steps(step)] == ["u", "c"]
+    assert [own.lane for own in BatchLayout.of_branches(["u", "c"], 2).only([1, 2]).steps(step)] == ["u#1", "c#0"]
+    assert [own.lane for own in BatchLayout.of_samples(2, 2).steps(step)] == ["u+c#0", "u+c#1"]
+
+
+def test_a_forward_is_cut_and_put_together_by_lanes() -> None:
+    layout = BatchLayout.of_samples(samples=3, branches=2)
     latents = torch.tensor([0, 1, 2, 10, 11, 12])[:, None, None].expand(6, 2, 4)
     rope = torch.ones(7, 3)
-    cut = chosen(
-        {"x": latents, "t": torch.arange(6), "rope": rope, "n": 5, "more": {"mask": latents[:, 0]}}, [0, 2], rows
-    )
+    given = {"x": latents, "t": torch.arange(6), "rope": rope, "n": 5, "more": {"mask": latents[:, 0]}}
+    cut = layout.take(given, [0, 2])
     assert cut["x"][:, 0, 0].tolist() == [0, 2, 10, 12]
     assert cut["t"].tolist() == [0, 2, 3, 5]
     assert cut["more"]["mask"][:, 0].tolist() == [0, 2, 10, 12]
     assert cut["rope"] is rope
     assert cut["n"] == 5
-    parts = [chosen((latents,), some, rows) for some in ([1], [0, 2])]
-    assert torch.equal(merged(parts, [[1], [0, 2]], rows)[0], latents)
+    for each in (layout, BatchLayout.of_branches(["u", "c"], 3), BatchLayout.of_branches("abcdef", 1)):
+        groups = [[1], [i for i in range(len(each)) if i != 1]]
+        parts = [each.take((latents,), some) for some in groups]
+        assert torch.equal(each.merge(parts, groups)[0], latents)
 
 
-def test_guidance_in_one_batch_is_told_by_equal_latents() -> None:
+# --- guidance in one batch --------------------------------------------------------------------------------------------
+
+
+def test_equal_latents_repeat() -> None:
     latents = noise(2, 4, 3)
-    assert branches(torch.cat([latents] * 2)) == 2
-    assert branches(torch.cat([latents] * 3)) == 3
-    assert branches(latents) == 1
+    assert period(torch.cat([latents] * 2)) == 2
+    assert period(torch.cat([latents] * 3)) == 2
+    assert period(latents) == 2
+    assert period(torch.cat([latents[:1]] * 6)) == 1
     image = noise(2, 4, 3, 3, seed=3)
     edited = torch.cat([torch.cat([noise(2, 4, 3, 3)] * 3), torch.cat([image, image, image * 0])], dim=1)
-    assert branches(edited) == 1
-    assert branches(edited, channels=4) == 3
-    assert branches(noise(4, 4, 3)) == 1
+    assert period(edited) == 6
+    assert period(edited, channels=4) == 2
+
+
+@pytest.mark.parametrize(
+    ("count", "repeat", "said", "branches"),
+    [
+        (4, 4, 2, 1),  # guidance is off by now: Z-Image
+        (4, 2, 2, 2),
+        (4, 1, 2, 2),  # two samples of one seed
+        (2, 1, 1, 1),  # two samples of one seed, no guidance
+        (6, 1, 3, 3),  # perturbed attention
+        (6, 1, 2, 2),
+        (6, 2, 2, None),  # three branches where the pipeline speaks of two
+        (6, 2, None, 3),
+        (6, 1, None, None),
+        (2, 1, None, None),
+        (3, 3, None, 1),
+    ],
+)
+def test_how_many_branches_are_in_a_batch(count: int, repeat: int, said: int | None, branches: int | None) -> None:
+    found, why = branches_of(count, repeat, said)
+    assert found == branches
+    assert why
+
+
+@pytest.mark.parametrize("name", ["ltx", "cogvideox", "mochi", "PixArtAlphaPipeline", SD3.name])
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_two_prompts_from_one_seed_are_two_samples(name: str, guidance: float) -> None:
+    case = SD3 if name == SD3.name else EVERY[name]
+    pipe, many = case.build(), batch_of(case, 2)
+    latents, trace = made(pipe, replace(many, call={**many.call, "guidance_scale": guidance}), [5, 5], LIVELY)
+    assert {event.sample for event in trace.events} == {0, 1}
+    assert f"2 samples in {1 if guidance == 1.0 else 2} branches" in trace.meta["samples"]
+    assert latents.isfinite().all()
+
+
+def test_perturbed_attention_decides_apart_in_three_branches() -> None:
+    """Six equal rows: two samples of one seed."""
+    pipe, many = SD3_PAG.build(), batch_of(SD3_PAG, 2)
+    _, trace = made(pipe, many, [5, 5], _ByTurns())
+    assert [line(trace, i) for i in range(2)] == ["CrCrCrCrCr", "CCrCCrCCrC"]
+    assert "2 samples in 3 branches" in trace.meta["samples"]
+
+
+def test_in_doubt_a_batch_decides_as_one_and_the_trace_says_so() -> None:
+    module = ltx().transformer
+    latents = noise(1, 8, 8).expand(4, -1, -1)
+    with bwcache.attach(module, Scripted(frozenset({1, 2})), steps=3) as session, torch.no_grad():
+        for i in range(3):
+            time = torch.full((4,), 900.0 - 300 * i)
+            module(latents, noise(4, 6, 32, seed=1), time, torch.ones(4, 6), num_frames=2, height=2, width=2)
+    assert {event.sample for event in session.trace.events} == {None}
+    assert session.trace.meta["samples"].startswith("4 rows decide as one: all have the same latents")
 
 
 def test_an_outline_has_everything_but_the_values() -> None:

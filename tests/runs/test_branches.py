@@ -130,7 +130,7 @@ def test_lumina_drops_the_second_forward_late() -> None:
 
 
 def test_z_image_halves_its_batch() -> None:
-    """The first step of the half batch finds another size and computes; from there on it is reused again."""
+    """The first step of the half batch has other prompts and computes; from there on it is reused again."""
     seen = told(Z_IMAGE, cfg_truncation=0.3, num_inference_steps=16)
     sizes = [forward.shape[0] for forward in seen.forwards]
     assert set(sizes) == {1, 2}
@@ -139,7 +139,7 @@ def test_z_image_halves_its_batch() -> None:
     changed = sizes.index(1)
     event = seen.traces[0].events[changed]
     assert event.action == "compute"
-    assert event.reason == "another shape, dtype or device than what is kept"
+    assert event.reason == "another prompt or image to go by than before"
     assert seen.lines[0][changed:].startswith("CCrr")
 
 
@@ -211,7 +211,7 @@ def test_a_number_of_conditions_that_depends_on_the_time() -> None:
 def test_batches_that_are_split_as_memory_allows() -> None:
     """ComfyUI: both conditions in a batch, or one after the other, from step to step. What is kept fits or is dropped.
 
-    A number of forwards that goes up and down again is no number of branches: the number of steps is given up.
+    The prompts tell which is which, so the number of steps stays known though that of the forwards goes up and down.
     """
     sizes = [(2,), (2,), (1, 1), (1, 1), (2,), (2,), (1, 1), (2,)]
     made, trace = traced(sizes, BWCache(threshold=0))
@@ -220,5 +220,4 @@ def test_batches_that_are_split_as_memory_allows() -> None:
     _, trace = traced(sizes, GREEDY)
     assert reuse_line(trace.events) == "CrCrCrCC"
     _, trace = traced(sizes, CAREFREE)
-    assert {event.total for event in trace.events if event.step >= 5} == {None}
-    assert not any(event.action == "reuse" for event in trace.events if event.step >= 5)
+    assert {event.total for event in trace.events} == {8}

@@ -11,8 +11,8 @@ import torch
 from diffusers import EulerDiscreteScheduler, HeunDiscreteScheduler, PNDMScheduler
 
 import bwcache
-from bwcache.engine.clock import StepClock
-from bwcache.engine.schedule import Loop
+from bwcache.engine.clock import Clock, Loop
+from tests.engine.test_clock import BARE
 from tests.runs.cases import BY_NAME, MODULAR_LARGE
 from tests.runs.laws import told
 
@@ -88,9 +88,9 @@ TIMES = (900.0, 700.0, 500.0, 300.0, 100.0)
 
 def totals(pipeline: Any, *times: float) -> list[int | None]:
     """Totals of forwards at these times, after the pipeline has shown its bar."""
-    clock = StepClock(lambda: pipeline.scheduler)
+    clock = Clock(lambda: pipeline.scheduler)
     clock.loop = pipeline.bar()
-    return [clock.tick(time).total for time in times]
+    return [clock.tick(BARE, (time,), {}).total for time in times]
 
 
 def shows(iterable: Any = None, total: Any = None, asked: int = 5, named: Any = None, begin: int = 0) -> Any:
@@ -131,10 +131,10 @@ def test_a_bar_over_what_is_left_of_a_schedule() -> None:
 
 def test_a_bar_of_a_schedule_before_tells_nothing() -> None:
     pipeline = shows(total=3)
-    clock = StepClock(lambda: pipeline.scheduler)
+    clock = Clock(lambda: pipeline.scheduler)
     clock.loop = pipeline.bar()
     pipeline.scheduler.timesteps = torch.tensor(TIMES)
-    assert clock.tick(900.0).total == 5
+    assert clock.tick(BARE, (900.0,), {}).total == 5
 
 
 def test_a_loop_that_goes_on_after_what_was_said_to_be_all() -> None:

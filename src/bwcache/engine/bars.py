@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from bwcache.engine import hooks
-from bwcache.engine.schedule import Loop
+from bwcache.engine.clock import Loop
 from bwcache.errors import NeverReused
 
 if TYPE_CHECKING:

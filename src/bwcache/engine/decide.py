@@ -7,7 +7,7 @@ forward itself measured: it is asked when the site is reached, by the same funct
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,11 +15,12 @@ from torch import Tensor
 
 from bwcache.core import Decision, Step
 from bwcache.core.decision import compute
-from bwcache.engine import reasons, samples
+from bwcache.engine import reasons
+from bwcache.engine.batch import BatchLayout
+from bwcache.engine.clock.arguments import latents as latents_of
 from bwcache.engine.lane import Lane
 from bwcache.engine.plan import Plan
 from bwcache.engine.run import Run
-from bwcache.engine.samples import Rows
 from bwcache.models import BlockStack, Site
 from bwcache.policies import Observation, Readings
 
@@ -32,7 +33,7 @@ class Arguments:
     """What is known of a call of the denoiser before anything runs.
 
     Attributes:
-        latents: shape, dtype and device of the latents, of one sample.
+        latents: shape, dtype and device of the latents, of one lane.
         gradient: whether a gradient is being recorded.
         filling: the sign that it fills a cache of the model's own, or None.
         doubt: why nothing older may be used, as the clock says, or None.
@@ -45,14 +46,15 @@ class Arguments:
 
     @classmethod
     def of(
-        cls, stack: BlockStack, args: tuple[Any, ...], kwargs: dict[str, Any], rows: Rows, doubt: str | None
+        cls, stack: BlockStack, args: tuple[Any, ...], kwargs: dict[str, Any], rows: BatchLayout, doubt: str | None
     ) -> Arguments:
         """Return what is known of a call."""
-        latents = samples.batch(args, kwargs)
+        latents = latents_of(stack, args, kwargs)
         kind: object = type(latents)
         if isinstance(latents, Tensor):
             cast = latents.device.type
-            kind = (latents.shape, latents.dtype, latents.device, rows.samples, torch.is_autocast_enabled(cast))
+            size = rows.at(0).size(latents.shape)
+            kind = (size, latents.dtype, latents.device, torch.is_autocast_enabled(cast))
         return cls(kind, _records_gradient(stack, args, kwargs), stack.filling(args, kwargs), doubt)
 
 
@@ -65,41 +67,41 @@ def _records_gradient(stack: BlockStack, args: tuple[Any, ...], kwargs: dict[str
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Samples that run in one forward.
+    """Lanes that run in one forward.
 
     Attributes:
         steps, lanes: one for each.
+        ordinals: which of the forward's lanes they are.
         decided: what was decided; None: each site is asked when it is reached.
     """
 
     steps: tuple[Step, ...]
     lanes: tuple[Lane, ...]
     decided: Decided | None
-
-    @property
-    def samples(self) -> list[int]:
-        """Their ordinals in the batch."""
-        return [step.sample or 0 for step in self.steps]
+    ordinals: tuple[int, ...] = (0,)
 
 
-def decide(run: Run, plan: Plan, step: Step, rows: Rows, arguments: Arguments) -> list[Group]:
-    """Return the samples of a forward by what they decide, those that compute most first."""
-    single = rows.samples == 1
-    steps = [step] if single else [replace(step, sample=sample) for sample in range(rows.samples)]
+def decide(run: Run, plan: Plan, step: Step, rows: BatchLayout, arguments: Arguments) -> list[Group]:
+    """Return the lanes of a forward by what they decide, those that compute most first."""
+    single = len(rows) == 1
+    steps = rows.steps(step)
     lanes = [run.lane(own, plan.stack.name) for own in steps]
+    if arguments.doubt is not None:
+        for lane in lanes:
+            lane.forget()
     run.resolve_before(step)
     if plan.policy.probes:
         return [Group(tuple(steps), tuple(lanes), None)]
-    asked: dict[tuple[str, ...], list[tuple[Step, Lane, dict[str, Decision]]]] = {}
-    for own, lane in zip(steps, lanes, strict=True):
+    asked: dict[tuple[str, ...], list[tuple[int, Step, Lane, dict[str, Decision]]]] = {}
+    for i, (own, lane) in enumerate(zip(steps, lanes, strict=True)):
         found = _decisions(run, plan, own, lane, arguments)
         actions = tuple(f"{site} {decision.action}" for site, decision in found.items())
-        asked.setdefault(actions if not single else (), []).append((own, lane, found))
+        asked.setdefault(actions if not single else (), []).append((i, own, lane, found))
     groups = []
     for alike in asked.values():
-        some_steps, some_lanes, found_by_lane = zip(*alike, strict=True)
+        ordinals, some_steps, some_lanes, found_by_lane = zip(*alike, strict=True)
         decided = {site: tuple(found[site] for found in found_by_lane) for site in found_by_lane[0]}
-        groups.append(Group(some_steps, some_lanes, decided))
+        groups.append(Group(some_steps, some_lanes, decided, ordinals))
     return groups if single else sorted(groups, key=_reused)
 
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bwcache.engine import hooks, samples
+from bwcache.engine import hooks
+from bwcache.engine.batch import BatchLayout
 from bwcache.engine.compiled import CompiledDenoiser, is_within
 from bwcache.engine.decide import Arguments, Group, decide
 from bwcache.engine.forward import Forward, RunAgain
 from bwcache.engine.idle import IdleCalls, IdleModules, inputs
 from bwcache.engine.plan import Plan, Spot
 from bwcache.engine.run import Run
-from bwcache.engine.samples import Rows
 from bwcache.errors import AttachError, complaint
 from bwcache.models import BlockStack, uncompiled
 from bwcache.policies import Policy
@@ -148,32 +148,34 @@ class Denoiser:
                 here.asides[sign] += 1
                 return self._plainly(inner, args, kwargs)
             run, step = session.arrive(self, args, kwargs)
-            rows = self._rows(run, step.branch, args, kwargs)
+            rows = self._layout(run, step.branch, args, kwargs)
             arguments = Arguments.of(self.stack, args, kwargs, rows, here.clock.doubt)
             groups = decide(run, self.plan, step, rows, arguments)
             if len(groups) == 1:
                 return self._run(run, groups[0], rows, arguments, inner, args, kwargs)
             outputs = []
             for group in groups:
-                own = Rows(len(group.steps), rows.branches, rows.axis)
-                some = _on(group.samples, rows, self.stack, args, kwargs)
-                outputs.append(self._run(run, group, own, arguments, inner, *some))
-            return samples.merged(outputs, [group.samples for group in groups], rows)
+                some = _on(group.ordinals, rows, self.stack, args, kwargs)
+                outputs.append(self._run(run, group, rows.only(group.ordinals), arguments, inner, *some))
+            return rows.merge(outputs, [group.ordinals for group in groups])
         except BaseException:
             session.end_run()
             raise
 
-    def _rows(self, run: Run, branch: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rows:
-        """How the samples lie in the batch: those that decide for themselves."""
+    def _layout(self, run: Run, branch: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BatchLayout:
+        """How the lanes lie in the batch: samples that decide for themselves, branches that the host names."""
         if not self._session.per_sample or self.plan.policy.probes:
-            return Rows()
-        return run.rows(self.stack, branch, args, kwargs)
+            return BatchLayout()
+        layout = run.layouts.of(self.stack, branch, args, kwargs, self._session.here.clock)
+        if run.layouts.notes:
+            run.trace.meta["samples"] = "; ".join(run.layouts.notes)
+        return layout
 
     def _run(
         self,
         run: Run,
         group: Group,
-        rows: Rows,
+        rows: BatchLayout,
         arguments: Arguments,
         inner: Callable[..., Any],
         args: tuple[Any, ...],
@@ -247,10 +249,12 @@ class Denoiser:
             self._session.warn(f"{spot.place.name} was called outside of {self._session.name}'s forward: computed")
 
 
-def _on(some: Sequence[int], rows: Rows, stack: BlockStack, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A forward's arguments with the rows of some samples only."""
+def _on(
+    lanes: Sequence[int], rows: BatchLayout, stack: BlockStack, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """A forward's arguments with the rows of some lanes only."""
     skipped = stack.skipped(args, kwargs)
-    chosen = samples.chosen((args, kwargs), some, rows)
+    chosen = rows.take((args, kwargs), lanes)
     if skipped is None or stack.skips is None:
         return chosen
-    return stack.skips.replaced(samples.chosen(skipped.T, some, rows).T, *chosen)
+    return stack.skips.replaced(rows.take(skipped.T, lanes).T, *chosen)

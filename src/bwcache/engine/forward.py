@@ -13,6 +13,7 @@ from bwcache.core import Decision, Event, Step
 from bwcache.core.decision import Action, compute
 from bwcache.engine import reasons, timing
 from bwcache.engine import returned as returned_values
+from bwcache.engine.batch import BatchLayout
 from bwcache.engine.decide import Arguments, Decided, decision
 from bwcache.engine.idle import IdleCalls
 from bwcache.engine.lane import Lane
@@ -21,7 +22,7 @@ from bwcache.engine.memory import need
 from bwcache.engine.numbers import Numbers
 from bwcache.engine.plan import Plan, Spot
 from bwcache.engine.run import Intervals, Row, Run
-from bwcache.engine.samples import Outline, Rows
+from bwcache.engine.samples import Outline
 from bwcache.errors import BlocksChanged, complaint
 from bwcache.features import Predictor
 from bwcache.features.prediction_error import NUMBERS, PredictionSamples
@@ -86,7 +87,7 @@ class Forward:
     run: Run
     steps: tuple[Step, ...]
     lanes: tuple[Lane, ...]
-    rows: Rows
+    rows: BatchLayout
     decided: Decided | None
     arguments: Arguments
     timed: bool
@@ -158,7 +159,7 @@ class Forward:
         returned = self._timed(place, inner, args, kwargs) if self.timed else inner(*args, **kwargs)
         self.computed = True
         if place.outlined:
-            outline = Outline.of(returned, self.rows.samples)
+            outline = Outline.of(returned, len(self.rows))
             for lane in self.lanes:
                 lane.outlines[place.block or 0] = outline
         if self.counts:
@@ -188,7 +189,7 @@ class Forward:
             returned = self._replayed(call, place, args, kwargs)
             call.closed = True
         elif place.outlined:
-            returned = self.lanes[0].outlines[place.block or 0].filled(self.rows.samples, 0.0)
+            returned = self.lanes[0].outlines[place.block or 0].filled(len(self.rows), 0.0)
         else:
             returned = place.passed_on(args, kwargs)
         if device:
@@ -430,20 +431,17 @@ class Forward:
             )
 
 
-def _signature(entered: dict[str, Any], rows: Rows) -> Signature:
+def _signature(entered: dict[str, Any], rows: BatchLayout) -> Signature:
     """Shapes of one lane, dtypes and devices of what enters a site, and whether torch casts there."""
     first = next(iter([value for value in entered.values() if isinstance(value, Tensor)]), None)
     cast = first is not None and torch.is_autocast_enabled(first.device.type)
     return (cast, *[_kind(value, rows) for value in entered.values()])
 
 
-def _kind(value: Any, rows: Rows) -> object:
+def _kind(value: Any, rows: BatchLayout) -> object:
     if not isinstance(value, Tensor):
         return type(value)
-    shape = tuple(value.shape)
-    if rows.samples > 1:
-        shape = tuple(size // rows.samples if axis == rows.axis else size for axis, size in enumerate(shape))
-    return (shape, value.dtype, value.device)
+    return (rows.size(value.shape), value.dtype, value.device)
 
 
 def _copies(entered: dict[str, Any]) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from bwcache.core import Step
 from bwcache.engine import timing
+from bwcache.engine.batch import BatchLayout
 from bwcache.engine.lane import Lane
 from bwcache.engine.numbers import Numbers
 from bwcache.engine.plan import Plan, Spot
 from bwcache.engine.run import Intervals, Run
-from bwcache.engine.samples import Rows
 from bwcache.models import Place
 from bwcache.policies import Readings
 
@@ -35,14 +35,14 @@ class Measuring:
     run: Run
     steps: tuple[Step, ...]
     lanes: tuple[Lane, ...]
-    rows: Rows
+    rows: BatchLayout
     timed: bool = False
     seen: list[dict[int, Tensor]] = field(default_factory=list)
     intervals: Intervals = field(default_factory=list)
 
     def sample(self, number: int, feature: Tensor) -> None:
         """Take the output of a place whose tap goes the fast way."""
-        if self.rows.samples == 1 and not self.timed:
+        if len(self.rows) == 1 and not self.timed:
             lane = self.lanes[0]
             (lane.taps or self.run.taps(lane, len(self.plan.samples), feature)).record(number, feature)
             return
@@ -75,7 +75,7 @@ class Measuring:
 
     def _look(self, number: int, place: Place, feature: Tensor) -> None:
         rows = rows_at(place, self.rows)
-        cut = rows.samples > 1 and feature.shape[rows.axis] == rows.samples * rows.branches
+        cut = len(rows) > 1 and feature.shape[rows.axis] == rows.count
         if not self.seen:
             self.seen = [{} for _ in self.lanes]
         for j, lane in enumerate(self.lanes):
@@ -127,9 +127,9 @@ class Measuring:
                     lane.looks[number].let_go()
 
 
-def rows_at(place: Place, rows: Rows) -> Rows:
+def rows_at(place: Place, rows: BatchLayout) -> BatchLayout:
     """Return how the lanes lie in the tensors at a place: at the denoiser itself the batch comes first."""
-    return Rows(rows.samples, rows.branches) if place.kind in ("root", "named") and rows.axis else rows
+    return rows.at(0) if place.kind in ("root", "named") else rows
 
 
 def value_of(place: Place, stream: str, returned: Any) -> Tensor:

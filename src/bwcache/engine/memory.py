@@ -13,9 +13,9 @@ from torch import Tensor
 from bwcache.core import Trace
 from bwcache.core.amounts import in_bytes, size
 from bwcache.engine import reasons
+from bwcache.engine.batch import BatchLayout
 from bwcache.engine.lane import Lane
 from bwcache.engine.plan import Plan
-from bwcache.engine.samples import Rows
 from bwcache.errors import MuchKept, OverBudget, SettingError, complaint
 from bwcache.features import Sample, prediction_error, taps
 from bwcache.policies import Policy
@@ -60,7 +60,7 @@ class MemoryNeed:
         return MemoryNeed(self.features * times, self.taps * times)
 
 
-def need(plan: Plan, entered: dict[str, Any], rows: Rows) -> MemoryNeed:
+def need(plan: Plan, entered: dict[str, Any], rows: BatchLayout) -> MemoryNeed:
     """Return what one lane will need, from the streams that enter the first block: most stacks return the like."""
     policy, predictor = plan.policy, plan.policy.feature_predictor
     first = plan.stack.blocks[0].measured
@@ -89,9 +89,9 @@ def need(plan: Plan, entered: dict[str, Any], rows: Rows) -> MemoryNeed:
     return needed
 
 
-def _of_one(stream: Tensor, rows: Rows) -> Tensor:
+def _of_one(stream: Tensor, rows: BatchLayout) -> Tensor:
     """The outline of one sample's rows of a stream, without its values."""
-    sizes = [length // rows.samples if axis == rows.axis else length for axis, length in enumerate(stream.shape)]
+    sizes = rows.size(stream.shape)
     return torch.empty(sizes, dtype=stream.dtype, device="meta")
 
 

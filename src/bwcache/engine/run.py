@@ -10,17 +10,16 @@ from typing import Any
 from torch import Tensor
 
 from bwcache.core import Event, Step, Trace
-from bwcache.engine import samples, timing
+from bwcache.engine import timing
+from bwcache.engine.guidance import Layouts
 from bwcache.engine.idle import Inputs, Outlines
 from bwcache.engine.lane import Lane
 from bwcache.engine.memory import DEFAULT, Memory, MemoryNeed, MemoryPlan
 from bwcache.engine.numbers import Numbers, arrive
-from bwcache.engine.samples import Rows
 from bwcache.features import PredictionError
 from bwcache.features.offload import Offload
 from bwcache.features.store import Held, Signature, Streams
 from bwcache.features.taps import Taps, taps
-from bwcache.models import BlockStack
 from bwcache.policies import Observation, Policy, Readings
 
 Intervals = list[tuple[timing.Mark, timing.Mark]]
@@ -98,7 +97,7 @@ class Run:
         self._errors: dict[tuple[int | None, str], PredictionError] = {}
         self._pending: list[Row] = []
         self._ordinals: dict[str, int] = {}
-        self._branches: dict[tuple[str, int], int] = {}
+        self.layouts = Layouts()
         self._skipped: dict[str, object] = {}
         self._steps = (-1, -1)
 
@@ -126,19 +125,6 @@ class Run:
                 if lane.branch == branch:
                     lane.forget()
             self._skipped[branch] = found
-
-    def rows(self, stack: BlockStack, branch: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rows:
-        """Return how the samples lie in a forward's batch: guidance in one forward is told by equal latents."""
-        batch = samples.batch(args, kwargs)
-        if batch is None or len(batch) == 1 or not stack.spec.per_sample:
-            return Rows()
-        if samples.listed(len(batch), args, kwargs):
-            return Rows()
-        if (branch, len(batch)) not in self._branches:
-            asked = stack.spec.guidance in ("batched", "either")
-            self._branches[branch, len(batch)] = samples.branches(batch, _made(stack)) if asked else 1
-        branches = self._branches[branch, len(batch)]
-        return Rows(len(batch) // branches, branches, stack.spec.batch_axis)
 
     def taps(self, lane: Lane, count: int, feature: Tensor) -> Taps:
         """Return the taps of a lane. Each branch looks at other entries; a sample at those it has when alone."""
@@ -273,9 +259,3 @@ class Run:
         self.resolve()
         self.lanes.clear()
         self.idle.clear()
-
-
-def _made(stack: BlockStack) -> int | None:
-    """How many channels the denoiser makes; what a pipeline lays behind these (an image to go by) may differ."""
-    made = getattr(getattr(stack.module, "config", None), "out_channels", None)
-    return made if isinstance(made, int) else None

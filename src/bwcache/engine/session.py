@@ -15,7 +15,7 @@ from torch import nn
 
 from bwcache.core import Event, Step, Trace
 from bwcache.engine import bars, hooks
-from bwcache.engine.clock import Context, StepClock
+from bwcache.engine.clock import Clock, Context
 from bwcache.engine.denoiser import Denoiser
 from bwcache.engine.forward import Forward
 from bwcache.engine.memory import DEFAULT, Memory
@@ -40,7 +40,7 @@ class Sampling(threading.local):
         asides: the forwards of this run that were no step, by their sign.
     """
 
-    def __init__(self, new_clock: Callable[[], StepClock]) -> None:
+    def __init__(self, new_clock: Callable[[], Clock]) -> None:
         self.clock = new_clock()
         self.run: Run | None = None
         self.run_index = -1
@@ -73,7 +73,7 @@ class Session:
     ) -> None:
         self.name = type(uncompiled(target)).__name__
         self.timing, self.group, self.per_sample = timing, group, per_sample
-        self.here = Sampling(lambda: StepClock(lambda: getattr(target, "scheduler", None), steps))
+        self.here = Sampling(lambda: Clock(lambda: getattr(target, "scheduler", None), steps))
         self._policy, self._next = policy, policy
         self._memory = memory
         self._target: Any = target
@@ -190,7 +190,7 @@ class Session:
             self._finish(run)
         if asides and not self._finished and self.policy.may_reuse:
             self.warn(f"nothing can be reused: each forward of {self.name} fills a cache ({', '.join(asides)})")
-        self.here = Sampling(lambda: StepClock(lambda: None))  # the old one knows the pipeline
+        self.here = Sampling(lambda: Clock(lambda: None))  # the old one knows the pipeline
         self._target, self.denoisers = None, {}
 
     def arrive(self, denoiser: Denoiser, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Run, Step]:
@@ -203,7 +203,7 @@ class Session:
             self._stopped = False
             raise RunStopped(complaint("a run to be stopped", "nothing", "call the pipeline again for another"))
         here, stack = self.here, denoiser.stack
-        step = here.clock.tick(stack.timestep.read(args, kwargs), args, kwargs)
+        step = here.clock.tick(stack, args, kwargs)
         if here.run is None or step.run != here.run_index:
             self._begin_run(step)
         assert here.run is not None

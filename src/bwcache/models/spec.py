@@ -10,6 +10,18 @@ Guidance = Literal["batched", "separate", "either", "none"]
 """How the pipelines of a model run classifier-free guidance: in one forward, in forwards of their own, as the pipeline
 likes, or not at all (distilled)."""
 
+CONDITIONS = (
+    *("encoder_hidden_states", "encoder_hidden_states_2", "encoder_hidden_states_t5", "encoder_hidden_states_llama3"),
+    *("encoder_hidden_states_image", "audio_encoder_hidden_states", "encoder_hidden_states_mask"),
+    *("encoder_attention_mask", "encoder_attention_mask_2", "audio_encoder_attention_mask", "encoder_mask"),
+    *("text_embedding_mask", "text_embedding_mask_t5", "text_encoder_layers", "text_bth", "text_lens"),
+    *("pooled_projections", "pooled_embeds", "added_cond_kwargs", "image_embeds", "image_embeddings", "class_labels"),
+    *("input_ids", "prior_token_id", "prior_token_drop", "cap_feats"),
+    *("context", "clip_fea", "txt", "y", "y_vec", "y_feat", "y_mask", "text", "text_embedding"),  # native code
+    *("text_states", "text_mask", "text_states_2", "caption"),
+)
+"""What prompts and images to go by are called in the forwards of denoisers."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -89,6 +101,9 @@ class BlockSpec:
             which is there before the first block; "modulated" the first block's input as the time has scaled and
             shifted it, or where that is no module's output, what scales and shifts it.
         timestep: name of the argument of the denoiser's forward that carries the time.
+        conditions: arguments of the denoiser's forward that stay the same in all steps of a guidance branch and differ
+            between branches, prompts and images to go by; those of them that it has. By these a branch is told where
+            nobody names it.
         aside: arguments of the denoiser's forward, by name (dots lead into objects, dictionaries and lists), also as
             `name=value`: a forward in which one of these is set fills a cache that others read, so it always runs, and
             is no step.
@@ -117,6 +132,7 @@ class BlockSpec:
     latents: str = "hidden_states"
     named: Mapping[str, str] = field(default_factory=dict, hash=False)
     timestep: str = "timestep"
+    conditions: tuple[str, ...] = CONDITIONS
     aside: tuple[str, ...] = ()
     filling: tuple[str, ...] = ()
     skips: str | None = None

@@ -13,7 +13,7 @@ from bwcache.errors import SettingError, complaint
 from bwcache.features import Indicator, View
 from bwcache.models.places import Hook, Place, named_place, parts_of
 from bwcache.models.spec import BlockList, BlockSpec
-from bwcache.models.streams import Stream, stream_of
+from bwcache.models.streams import Stream, parameters, stream_of
 
 __all__ = ["Aside", "Block", "BlockStack", "Hook", "Place", "Site", "Stream", "Tap"]
 
@@ -139,6 +139,12 @@ class BlockStack:
         """Return which rows of a batch pass over which blocks, `[blocks, batch]`; None where nothing says so."""
         found = None if self.skips is None else self.skips.read(args, kwargs)
         return found if isinstance(found, Tensor) else None
+
+    @cached_property
+    def conditions(self) -> tuple[Stream, ...]:
+        """The arguments of the denoiser's forward that tell its guidance branches apart."""
+        names = parameters(self.module)
+        return tuple(Stream(name, names.index(name)) for name in self.spec.conditions if name in names)
 
     @cached_property
     def root(self) -> Place:

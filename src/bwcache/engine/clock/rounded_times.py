@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bwcache.engine.clock.arguments import leaves
+
 NEAR = 1 / 8
 """How far latents can move, relative to their norm, while the time does not: bfloat16 rounds to one part in 256."""
 
 
-class Given:
+class FirstForward:
     """What a denoiser was given in the first forward of a step.
 
     Branches of one step share their latents and differ in something else. The next step has other latents, close to
@@ -22,12 +24,12 @@ class Given:
     """
 
     def __init__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        self._names, values = _flat(args, kwargs)
+        self._names, values = _apart(args, kwargs)
         self._values = [value.clone() if isinstance(value, Tensor) else value for value in values]
 
     def is_followed_by(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-        """Whether a forward with these arguments is of the step after this one. Reads the device."""
-        names, values = _flat(args, kwargs)
+        """Return whether a forward with these arguments is of the step after this one. Reads the device."""
+        names, values = _apart(args, kwargs)
         pairs = list(zip(self._values, values, strict=False))
         latents = next((i for i, value in enumerate(values) if isinstance(value, Tensor) and value.ndim >= 3), None)
         if names != self._names or latents is None:
@@ -41,26 +43,9 @@ class Given:
         return bool(0 < moved <= NEAR)
 
 
-def rounds(timestep: Any) -> bool:
-    """Whether a time is of a type that rounds neighbours to the same number."""
-    return isinstance(timestep, Tensor) and timestep.dtype in (torch.bfloat16, torch.float16)
-
-
-def _flat(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
-    """All arguments of a call, with where each stands."""
-    found = [*_leaves("", list(args)), *_leaves("", dict(kwargs))]
+def _apart(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
+    found = list(leaves((args, dict(kwargs))))
     return [name for name, _ in found], [value for _, value in found]
-
-
-def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, (list, tuple)):
-        for i, item in enumerate(value):
-            yield from _leaves(f"{name}.{i}", item)
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _leaves(f"{name}.{key}", item)
-    else:
-        yield name, value
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from bwcache.engine import noise
+from bwcache.engine.clock import noise
 
 
 @dataclass(frozen=True)

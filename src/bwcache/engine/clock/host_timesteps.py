@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Listed:
+class HostTimesteps:
     """The timesteps of a run, `[T]`, read once.
 
     Pipelines hand the denoiser `timesteps[i]` or `timesteps[i].expand(batch)`: views, which lie where the scheduler's
@@ -24,7 +24,12 @@ class Listed:
             self._version = _version(self._tensor)
 
     def value(self, timestep: Any) -> float | None:
-        """The number that a view of one of the timesteps has, or None for anything else."""
+        """Return the number that a view of one of the timesteps has, or None for anything else."""
+        index = self.index(timestep)
+        return None if index is None else self._values[index]
+
+    def index(self, timestep: Any) -> int | None:
+        """Return which of the timesteps a view is of, or None for anything else."""
         listed = self._tensor
         if listed is None or not isinstance(timestep, Tensor) or not timestep.numel() or timestep.dtype != listed.dtype:
             return None
@@ -32,9 +37,7 @@ class Listed:
         if spread or not self._place or _place(timestep) != self._place or _version(listed) != self._version:
             return None
         index, off = divmod(int(timestep.storage_offset() - listed.storage_offset()), max(listed.stride(0), 1))
-        if off or not 0 <= index < len(listed):
-            return None
-        return self._values[index]
+        return None if off or not 0 <= index < len(listed) else index
 
 
 def _place(tensor: Tensor) -> int:

@@ -1,0 +1,204 @@
+"""The branches of a run: whoever names a forward says which it is; else its condition does; else the order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from bwcache.engine.clock.conditions import Conditions, Known
+
+if TYPE_CHECKING:
+    from bwcache.engine.clock.call import Call
+    from bwcache.engine.clock.latents import LatentsSample
+
+OTHER_CONDITION = "another prompt or image to go by than before"
+OTHER_OPTIONS = "other arguments than before"
+OTHER_LATENTS = "latents of something else"
+
+
+@dataclass(eq=False, slots=True)
+class Branch:
+    """One branch, as it last came by.
+
+    Attributes:
+        name: in steps and traces.
+        condition: what it is conditioned on, where somebody named it; else the number of that.
+        options: how it was asked to run.
+        step: ordinal of the step.
+        latents: a few entries of its latents, where these tell something.
+        is_rebuilt: whether its condition lies elsewhere in each step.
+    """
+
+    name: str
+    condition: Known | int
+    options: tuple[Any, ...]
+    step: int
+    latents: LatentsSample | None = None
+    is_rebuilt: bool = False
+
+    @property
+    def is_named(self) -> bool:
+        """Whether somebody named it."""
+        return isinstance(self.condition, Known)
+
+
+class Branches:
+    """The branches of one run.
+
+    Forwards of one condition in one step are alike: among these the order decides, and where their latents show that it
+    decided wrong, nothing of before is used.
+
+    Attributes:
+        here: those that came by in the present step.
+        step: ordinal of that step, from 0, of those that had a forward.
+        are_uncertain: whether the number of forwards in a step contradicts what was made of it.
+    """
+
+    def __init__(self) -> None:
+        self.here: list[Branch] = []
+        self.step = 0
+        self.are_uncertain = False
+        self._conditions = Conditions()
+        self._branches: list[Branch] = []
+        self._before: Counter[int] = Counter()
+        self._most: Counter[int] = Counter()
+        self._widths: list[int] = []
+
+    def has_named(self, call: Call) -> bool:
+        """Return whether this forward has a name, and one of this name came by in this step."""
+        return call.name is not None and any(branch.name == call.name for branch in self.here)
+
+    def is_new_name(self, call: Call) -> bool:
+        """Return whether this forward has a name, and none of this name came by in this step."""
+        return call.name is not None and not self.has_named(call)
+
+    def is_complete(self, call: Call) -> bool:
+        """Return whether this step already has all forwards of this kind, as far as the step before can tell."""
+        if call.name is not None:
+            return self.has_named(call)
+        condition = self._number(call)
+        here = self._alike_here(condition)
+        return self.step > 0 and 0 < here >= self._before[condition]
+
+    def went_on(self, call: Call) -> bool:
+        """Return whether the same branch was here in this step, with latents that have moved on. Reads the device."""
+        if call.name is not None or self.step > 0:
+            return False
+        condition = self._number(call)
+        before = next((branch.latents for branch in self.here if branch.condition == condition), None)
+        return before is not None and call.sample is not None and call.sample.moved_from(before)
+
+    def jumped(self, call: Call, ahead: bool = False) -> bool:
+        """Return whether a forward has other latents than its branch can have had a step before. Reads the device.
+
+        Args:
+            ahead: whether it is the first forward of the next step.
+        """
+        if call.jumped is None:
+            branch = self._of(call, [] if ahead else self.here)
+            before = None if branch is None else branch.latents
+            call.jumped = before is not None and call.sample is not None and call.sample.jumped_from(before)
+        return call.jumped
+
+    def next_step(self, nobody_knows: bool) -> None:
+        """The next forward is of another step.
+
+        Args:
+            nobody_knows: whether nothing but the times tells the steps.
+        """
+        counts = Counter(branch.condition for branch in self.here if isinstance(branch.condition, int))
+        if nobody_knows and counts:
+            self._note_width(counts)
+        self._most |= counts
+        self._before, self.here = counts, []
+        self.step += 1
+
+    def _note_width(self, counts: Counter[int]) -> None:
+        """A number of forwards that goes up and down again tells nothing, unless known conditions come and go.
+
+        Two steps whose times were rounded to the same look like one step with more branches.
+        """
+        if all(self._most[condition] == count == 1 for condition, count in counts.items()):
+            return
+        width = len(self.here)
+        if not self._widths or width != self._widths[-1]:
+            self._widths.append(width)
+        ups = {a < b for a, b in pairwise(self._widths)}
+        self.are_uncertain = len(ups) > 1
+
+    def enter(self, call: Call, watched: bool) -> tuple[Branch, str | None]:
+        """Return the branch of a forward, and why nothing that is kept of it may be used, or None.
+
+        Args:
+            watched: whether its latents are looked at in any case.
+        """
+        doubt: str | None = None
+        branch = self._of(call, self.here)
+        if branch is None:
+            branch, doubt = self._made(call)
+        elif branch.is_named:
+            doubt = self._other_condition(branch, call)
+        watched = watched or self._is_alike(branch)
+        if doubt is None and branch.options != call.options:
+            doubt = OTHER_OPTIONS
+        if doubt is None and watched and self.jumped(call):
+            doubt = OTHER_LATENTS
+        branch.options, branch.step, branch.latents = call.options, self.step, call.sample if watched else None
+        self.here.append(branch)
+        return branch, doubt
+
+    def _of(self, call: Call, here: Sequence[Branch]) -> Branch | None:
+        """The branch that a forward belongs to, if there is one; of those alike, one asked to run in its way."""
+        if call.name is not None:
+            return next((branch for branch in self._branches if branch.is_named and branch.name == call.name), None)
+        number = self._number(call)
+        free = [branch for branch in self._branches if branch.condition == number and branch not in here]
+        return next((branch for branch in free if branch.options == call.options), free[0] if free else None)
+
+    def _made(self, call: Call) -> tuple[Branch, str | None]:
+        """A branch for what was never here.
+
+        Those that nobody names are called by their order. One that comes in the place of another takes its name: there
+        are never more than forwards in a step, whatever becomes of the prompt.
+        """
+        if call.name is not None:
+            branch = Branch(call.name, self._conditions.add(call.condition), call.options, self.step)
+            self._branches.append(branch)
+            return branch, None
+        unnamed = [branch for branch in self._branches if not branch.is_named]
+        ordinal = sum(not branch.is_named for branch in self.here)
+        free = next((branch for branch in unnamed[ordinal:] + unnamed[:ordinal] if branch not in self.here), None)
+        if free is None:
+            free = Branch(f"call{len(unnamed)}", self._number(call), call.options, self.step)
+            self._branches.append(free)
+            return free, None
+        free.condition, free.options, free.latents = self._number(call), call.options, None
+        return free, OTHER_CONDITION
+
+    def _other_condition(self, branch: Branch, call: Call) -> str | None:
+        """Why a branch that is named is not the one that it was, or None. Reads the device once, if at all."""
+        known = branch.condition
+        assert isinstance(known, Known)
+        if branch.is_rebuilt or known.lies_at(call.condition):
+            return None
+        if known.equals(call.condition):
+            branch.is_rebuilt = True
+            return None
+        branch.condition = self._conditions.add(call.condition)
+        return OTHER_CONDITION
+
+    def _number(self, call: Call) -> int:
+        if call.number is None:
+            call.number = self._conditions.number(call.condition, trusting=call.scheduler is not None)
+        return call.number
+
+    def _is_alike(self, branch: Branch) -> bool:
+        """Whether other forwards of one step have the same condition, so that only their order tells them apart."""
+        condition = branch.condition
+        return isinstance(condition, int) and (self._alike_here(condition) > 0 or self._most[condition] > 1)
+
+    def _alike_here(self, condition: int) -> int:
+        return sum(branch.condition == condition for branch in self.here)

@@ -1,0 +1,104 @@
+"""Who is calling: the pipeline around a denoiser, found on the Python stack.
+
+Several pipelines may share one denoiser, each with a scheduler of its own, and a pipeline's scheduler may be swapped.
+Only the one that is calling knows which step this is.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from types import CodeType, FrameType
+from typing import Any
+
+from torch import nn
+
+_DEPTH = 64
+"""How many frames up are looked at."""
+
+_NEVER = ("torch.", "accelerate.", "bwcache.engine.")
+"""Modules whose functions stand between a pipeline and its denoiser."""
+
+_SNAPSHOTS = sys.version_info < (3, 13)
+"""Whether looking at a function's variables makes a copy of them all, which lives as long as the call."""
+
+
+class Caller:
+    """Finds who is calling. Keeps nothing of a call: neither frames nor objects, only which code had none to find."""
+
+    def __init__(self) -> None:
+        self._foreign: set[CodeType] = set()
+
+    def forget(self) -> None:
+        """Look at all code anew: another object may be calling from the same one."""
+        self._foreign.clear()
+
+    def pipeline(self, module: nn.Module) -> Any:
+        """Return the nearest object on the stack that holds this module and a scheduler, or None."""
+        for _, found in self._found(module):
+            return found
+        return None
+
+    def says(self, module: nn.Module, name: str) -> Any:
+        """Return what the pipeline that is calling has under a name, in its call or as an attribute, or None."""
+        for frame, found in self._found(module):
+            said = _variable(frame, name) if name in frame.f_code.co_varnames else None
+            try:
+                return getattr(found, name, None) if said is None else said
+            except Exception:  # a property of somebody else's: whatever is wrong with it, a run must not fail for it
+                return None
+        return None
+
+    def _found(self, module: nn.Module) -> Iterator[tuple[FrameType, Any]]:
+        frame: FrameType | None = sys._getframe(2)
+        for _ in range(_DEPTH):
+            if frame is None:
+                return
+            code = frame.f_code
+            if code not in self._foreign:
+                for name in _arguments(frame):
+                    value = _variable(frame, name)
+                    if _holds(value, module):
+                        yield frame, value
+                        return
+                self._foreign.add(code)
+            frame = frame.f_back
+
+
+def _arguments(frame: FrameType) -> tuple[str, ...]:
+    """The names of the arguments of a function's frame; none where it cannot be a pipeline's."""
+    code = frame.f_code
+    if not code.co_flags & inspect.CO_OPTIMIZED or f"{frame.f_globals.get('__name__', '')}.".startswith(_NEVER):
+        return ()
+    return code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+
+
+def _variable(frame: FrameType, name: str) -> Any:
+    """The value of a variable of a function that is running."""
+    found = frame.f_locals
+    value = found.get(name)
+    if _SNAPSHOTS and frame.f_trace is None:
+        found.clear()  # a copy: left as it is, it would keep the call's tensors for as long as the call runs
+    return value
+
+
+def _holds(value: Any, module: nn.Module) -> bool:
+    """Whether an object has a scheduler and this module, or what `torch.compile` made of it, among its attributes."""
+    held = getattr(value, "__dict__", None)
+    if type(held) is not dict or isinstance(value, type):
+        return False
+    parts = [*held.values(), *held["_modules"].values()] if isinstance(value, nn.Module) else held.values()
+    mine = any(part is module or (isinstance(part, nn.Module) and _wrapped(part) is module) for part in parts)
+    return mine and _has_scheduler(value)
+
+
+def _has_scheduler(value: Any) -> bool:
+    try:
+        return hasattr(value, "scheduler")
+    except Exception:  # a property of somebody else's
+        return False
+
+
+def _wrapped(part: nn.Module) -> Any:
+    return part._modules.get("_orig_mod")

@@ -1,0 +1,201 @@
+"""Which run, step and branch a forward belongs to.
+
+Signals are asked in order of trust:
+
+1. `host`: the program around the denoiser says the step itself.
+2. `context`: diffusers' cache context names the step index (Wan).
+3. `scheduler`: the scheduler of the pipeline that calls counts its own steps.
+4. `timestep`: nobody counts; a step is a change of the timestep argument or, where times are rounded, of the latents.
+
+A signal that contradicts itself is dropped for a weaker one. The number of steps stays known as long as the forwards
+come at the schedule's times; when it goes, policies compute. Whatever could be taken for what it is not is doubted, and
+computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bwcache.core import Step
+from bwcache.engine.clock.call import Call
+from bwcache.engine.clock.caller import Caller
+from bwcache.engine.clock.change import ChangeSignal
+from bwcache.engine.clock.context import Context, ContextSignal
+from bwcache.engine.clock.counter import CounterSignal
+from bwcache.engine.clock.host import HostSignal, HostStep
+from bwcache.engine.clock.host_timesteps import HostTimesteps
+from bwcache.engine.clock.progress import Progress
+from bwcache.engine.clock.schedule import Loop, Schedule
+from bwcache.engine.clock.signal import Said, Signal
+from bwcache.engine.clock.times import Time
+from bwcache.models import BlockStack
+
+SIGNALS: tuple[type[Signal], ...] = (HostSignal, ContextSignal, CounterSignal, ChangeSignal)
+"""In order of trust; the last one always tells something."""
+
+
+class Clock:
+    """Counts runs, steps and branches of the denoisers of one session, in one thread.
+
+    Args:
+        scheduler: returns the scheduler of the pipeline that the session is attached to, or None for a bare module.
+            Where another pipeline calls the denoiser, that one's is followed.
+        steps: number of steps where nobody announces it.
+
+    Attributes:
+        host: what the host says of the forwards that come now, or None.
+        context: what the pipeline says in its cache context, or None.
+        loop: what the pipeline says of its loop, or None.
+        run: ordinal of the run, -1 before the first.
+        doubt: why the forward that ticked last must be computed, and nothing older of its branch be used; or None.
+        caller: finds the pipeline that is calling.
+    """
+
+    def __init__(self, scheduler: Callable[[], Any], steps: int | None = None) -> None:
+        self.host: HostStep | None = None
+        self.context: Context | None = None
+        self.loop: Loop | None = None
+        self.run = -1
+        self.doubt: str | None = None
+        self.caller = Caller()
+        self._attached = scheduler
+        self._steps = steps
+        self._marked = False
+        self._timesteps: Any = None
+        self._listed = HostTimesteps(None)
+        self._signal: Signal = ChangeSignal()
+        self._progress: Progress | None = None
+        self._jumps = 0
+
+    @property
+    def source(self) -> str:
+        """The signal that tells the step index of this run."""
+        return self._signal.source
+
+    def end(self) -> None:
+        """The run is over: the next forward begins another."""
+        self._progress, self._marked = None, False
+
+    def announce(self, steps: int | None) -> None:
+        """A new run begins with the next forward, of `steps` steps where nobody else says so, and lasts until `end`."""
+        self.end()
+        self._marked = True
+        if steps is not None:
+            self._steps = steps
+
+    def tick(self, stack: BlockStack, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Step:
+        """Return the step of a forward of a denoiser that begins now, and say what is in `doubt` about it."""
+        pipeline = self.caller.pipeline(stack.module)
+        scheduler = self._attached() if pipeline is None else pipeline.scheduler
+        time = Time(stack.timestep.read(args, kwargs), self._listed)
+        call = Call(stack, args, kwargs, time, scheduler, self.host, self.context)
+        progress = self._progress
+        if progress is None or self._restarts(call, progress):
+            progress = self._progress = self._start(call)
+        else:
+            self._go_on(call, progress)
+        return self._enter(call, progress)
+
+    def _restarts(self, call: Call, progress: Progress) -> bool:
+        """Whether this forward belongs to a new run."""
+        if getattr(call.scheduler, "timesteps", None) is not self._timesteps:
+            return True
+        if HostSignal.index(call) is not None and not isinstance(self._signal, HostSignal):
+            return True
+        if self._signal.restarts(call, progress):
+            return True
+        if (
+            not self._is_bare(call, progress)
+            or not progress.moved(call)
+            or not progress.branches.jumped(call, ahead=True)
+        ):
+            return False
+        # Twice in a row it is how this sampler works (fresh noise in every step): then it is doubted, step by step.
+        self._jumps += 1
+        return self._jumps == 1
+
+    def _start(self, call: Call) -> Progress:
+        self.run += 1
+        self.caller.forget()
+        self._timesteps = getattr(call.scheduler, "timesteps", None)
+        self._listed = HostTimesteps(self._timesteps)
+        call.begin(Time(call.stack.timestep.read(call.args, call.kwargs), self._listed))
+        self._signal = next(found for kind in SIGNALS if (found := kind.begin(call)) is not None)
+        progress = Progress(self._signal.first, call.time, self._marked)
+        if self._signal.place is not None:
+            progress.schedule = Schedule.read(call.scheduler, self._signal.place)
+        if isinstance(self._signal, Said) and not progress.fits_schedule(call.time):
+            progress.schedule = None
+        progress.total = self._total(call, progress.schedule)
+        return progress
+
+    def _total(self, call: Call, schedule: Schedule | None) -> int | None:
+        """How many steps the run has that begins with this forward."""
+        said = (call.host.total if call.host else None, call.context.num_inference_steps if call.context else None)
+        for total in said:
+            if total is not None:
+                return total
+        if schedule is None:
+            return self._steps
+        return self.loop.steps(call.scheduler, schedule) if self.loop else len(schedule.timesteps)
+
+    def _go_on(self, call: Call, progress: Progress) -> None:
+        """Moves on to the next step where the signal says so."""
+        ahead = self._signal.ahead(call, progress)
+        if ahead is None:
+            self._signal = ChangeSignal()
+            ahead = self._signal.ahead(call, progress)
+        if ahead:
+            progress.go(ahead)
+            if isinstance(self._signal, ChangeSignal) and progress.schedule and not progress.fits_schedule(call.time):
+                progress.schedule, progress.total = None, None
+        if self.loop and progress.schedule and progress.total is not None and progress.index >= progress.total:
+            progress.total = len(progress.schedule.timesteps)  # the loop goes on after what was said to be all
+
+    def _enter(self, call: Call, progress: Progress) -> Step:
+        first = not progress.branches.here
+        if first and isinstance(self._signal, ChangeSignal):
+            self._signal.note_first(call, progress)
+        watched = self._is_bare(call, progress) or (progress.stands and progress.branches.step == 0)
+        branch, self.doubt = progress.branches.enter(call, watched)
+        if watched and self.doubt is None and progress.branches.step > 0:
+            self._jumps = 0
+        progress.time = call.time
+        return self._step(call, progress, branch.name)
+
+    def _is_bare(self, call: Call, progress: Progress) -> bool:
+        """Whether nobody but the arguments tells anything of this run."""
+        bare = isinstance(self._signal, ChangeSignal) and call.scheduler is None
+        return bare and not progress.marked
+
+    def _step(self, call: Call, progress: Progress, branch: str) -> Step:
+        return Step(
+            self.run,
+            progress.index,
+            progress.total,
+            self._timestep(call, progress),
+            self._sigma(call, progress),
+            branch,
+            None,
+            *self._noises(call, progress),
+        )
+
+    def _timestep(self, call: Call, progress: Progress) -> float | None:
+        schedule = progress.schedule
+        if schedule and progress.index < len(schedule.timesteps):
+            return schedule.timesteps[progress.index]
+        return call.time.value
+
+    def _sigma(self, call: Call, progress: Progress) -> float | None:
+        for said in (call.host, call.context):
+            if said is not None and said.sigma is not None:
+                return float(said.sigma)
+        sigmas = progress.schedule.sigmas if progress.schedule else None
+        return sigmas[progress.index] if sigmas and progress.index < len(sigmas) else None
+
+    def _noises(self, call: Call, progress: Progress) -> tuple[float | None, float | None]:
+        """Share of noise before and after the step."""
+        if call.host is not None and call.host.noise is not None:
+            return call.host.noises
+        return progress.noise(progress.index), progress.noise(progress.index + 1)

@@ -1,0 +1,61 @@
+"""The scheduler counts its own steps. Right with repeated, whole and rounded timesteps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bwcache.engine.clock.signal import Signal, first_place
+from bwcache.engine.clock.times import place
+
+if TYPE_CHECKING:
+    from bwcache.engine.clock.call import Call
+    from bwcache.engine.clock.progress import Progress
+
+
+class CounterSignal(Signal):
+    """How often the pipeline's scheduler has stepped."""
+
+    source = "scheduler"
+
+    def __init__(self, entered: int, position: int) -> None:
+        self._entered = entered
+        self.place = self._position = position
+
+    @classmethod
+    def begin(cls, call: Call) -> Signal | None:
+        """Return the signal where the scheduler counts from here."""
+        entered = first_place(call)
+        position = _position(call, entered)
+        if position is None:
+            return None
+        # One that counts, but from elsewhere, drives another run: what it says is not about this one.
+        here = position == entered or place(call.time, call.scheduler, position) == position
+        return cls(entered, position) if here else None
+
+    def restarts(self, call: Call, progress: Progress) -> bool:
+        """Return whether the scheduler went back, or a branch comes again at the same time."""
+        position = _position(call, self._entered)
+        if position is None or position < self._position:
+            return True
+        return position == self._position and progress.branches.has_named(call) and not progress.moved(call)
+
+    def ahead(self, call: Call, progress: Progress) -> int | None:
+        """Return how often the scheduler stepped; None if time moved without it."""
+        position = _position(call, self._entered)
+        assert position is not None
+        ahead, self._position = position - self._position, position
+        if ahead or progress.branches.is_new_name(call) or not progress.moved(call):
+            return ahead
+        return None  # time moves and the scheduler does not: a copy of it or another one drives this run
+
+
+def counts(scheduler: object) -> bool:
+    """Return whether a scheduler counts its steps."""
+    return hasattr(scheduler, "step_index")
+
+
+def _position(call: Call, entered: int) -> int | None:
+    """How many steps the scheduler has made; None where it does not count."""
+    if not counts(call.scheduler):
+        return None
+    return entered if call.scheduler.step_index is None else call.scheduler.step_index

@@ -1,0 +1,94 @@
+"""What the program around a denoiser says of a forward: the signal that is trusted most."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bwcache.engine.clock.signal import Said
+from bwcache.errors import SettingError, complaint
+
+if TYPE_CHECKING:
+    from bwcache.engine.clock.call import Call
+
+
+@dataclass(frozen=True)
+class HostStep:
+    """What a host says of the forwards in one step; None: it does not say.
+
+    Attributes:
+        index: ordinal of the step in its run, from 0. One that is lower than before begins a new run, and so does the
+            same branch once more at the same index.
+        total: number of steps of the run.
+        branch: name of the guidance branch, or one for each of the equal parts of the batch, in order: then each is
+            kept for itself, whether they come together or in forwards of their own.
+        sigma: noise level, as the scheduler names it.
+        noise: share of noise in the latents before and after this step, 1..0; one number: before it.
+
+    Raises:
+        SettingError: a value that cannot be meant.
+    """
+
+    index: int | None = None
+    total: int | None = None
+    branch: str | tuple[str, ...] | None = None
+    sigma: float | None = None
+    noise: float | tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        _expect_count("index", self.index, 0)
+        _expect_count("total", self.total, 1)
+        if self.index is not None and self.total is not None and self.index >= self.total:
+            raise _wrong(f"index {self.index} of total {self.total}", "an index below the total", "count from 0")
+        names = self.branches
+        if not all(isinstance(name, str) and name and not set(name) & set("#+") for name in names) or (
+            len(set(names)) < len(names) or self.branch == ()
+        ):
+            raise _wrong(
+                f"branch {self.branch!r}", "a name, or a tuple of different names", "name each part of the batch once"
+            )
+        if not all(_is_number(value) and 0 <= value <= 1 for value in self.noises if value is not None):
+            raise _wrong(f"noise {self.noise!r}", "shares from 1 to 0", "pass (before, after) the step")
+        if self.sigma is not None and not _is_number(self.sigma):
+            raise _wrong(f"sigma {self.sigma!r}", "a number", "pass the scheduler's sigma of this step")
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """The names of the branches in the batch; none if the host names none."""
+        if isinstance(self.branch, (tuple, list)):
+            return tuple(self.branch)
+        return () if self.branch is None else (self.branch,)
+
+    @property
+    def noises(self) -> tuple[float | None, float | None]:
+        """The share of noise before and after the step."""
+        if isinstance(self.noise, (tuple, list)):
+            if len(self.noise) != 2:
+                raise _wrong(f"noise {self.noise!r}", "two shares", "pass (before, after) the step")
+            return (self.noise[0], self.noise[1])
+        return (self.noise, None)
+
+
+class HostSignal(Said):
+    """The host names the index of each step."""
+
+    source = "host"
+
+    @staticmethod
+    def index(call: Call) -> int | None:
+        """Return the index that is said, or None."""
+        return call.host.index if call.host else None
+
+
+def _expect_count(name: str, value: Any, least: int) -> None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+        raise _wrong(f"{name} {value!r}", f"a whole number from {least} on", "count the steps of the run")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _wrong(found: str, expected: str, instead: str) -> SettingError:
+    return SettingError(complaint(found, expected, instead))

@@ -1,0 +1,64 @@
+"""How far a run is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bwcache.engine.clock.branches import Branches
+from bwcache.engine.clock.times import is_near
+
+if TYPE_CHECKING:
+    from bwcache.engine.clock.call import Call
+    from bwcache.engine.clock.schedule import Schedule
+    from bwcache.engine.clock.times import Time
+
+
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        index: of the present step.
+        total: number of steps, or None where it is unknown.
+        schedule: what the scheduler says of the run, or None.
+        branches: those that have come by.
+        marked: whether somebody said where the run begins and ends.
+    """
+
+    def __init__(self, index: int, time: Time, marked: bool) -> None:
+        self.index = index
+        self.total: int | None = None
+        self.schedule: Schedule | None = None
+        self.branches = Branches()
+        self.marked = marked
+        self.time = time
+
+    def moved(self, call: Call) -> int:
+        """Return the sign of the change of the time since the last forward."""
+        return call.time.since(self.time)
+
+    @property
+    def stands(self) -> bool:
+        """Whether the next step has the time of this one, as the schedule says."""
+        times = self.schedule.timesteps[self.index : self.index + 2] if self.schedule else ()
+        return len(times) == 2 and times[0] == times[1]
+
+    def go(self, steps: int) -> None:
+        """Go on to a later step."""
+        self.index += steps
+        self.branches.next_step(self.schedule is None)
+        if self.branches.are_uncertain:
+            self.total = None
+
+    def fits_schedule(self, time: Time) -> bool:
+        """Return whether the schedule has this time at the present step."""
+        value, schedule = time.value, self.schedule
+        if value is None or schedule is None or self.index >= len(schedule.timesteps):
+            return False
+        return is_near(value, schedule.timesteps[self.index])
+
+    def noise(self, index: int) -> float | None:
+        """Return the share of noise before a step; as if all were even where the scheduler does not say it."""
+        noises = self.schedule.noises if self.schedule else None
+        if noises is not None and index < len(noises):
+            return noises[index]
+        return None if self.total is None else max(0.0, 1 - index / self.total)

@@ -1,0 +1,136 @@
+"""How many guidance branches come in one batch: as the host, the pipeline or the row says; else as equal rows tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bwcache.engine.batch import BatchLayout
+from bwcache.engine.clock import Clock, arguments
+from bwcache.models import BlockStack
+
+JOINED = "cond_uncond"
+"""What pipelines call a forward of both branches, or of the only one there is."""
+
+
+class Layouts:
+    """The layouts of one run's batches, each found once.
+
+    Attributes:
+        notes: what was found out about the samples of a batch, in words.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[Any, ...], BatchLayout] = {}
+        self.notes: list[str] = []
+
+    def of(
+        self,
+        stack: BlockStack,
+        branch: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        clock: Clock,
+    ) -> BatchLayout:
+        """Return the layout of a forward. Reads the device once for each size of batch in a branch.
+
+        Args:
+            branch: which it is.
+            clock: knows what is said around it, and who calls.
+        """
+        named = clock.host.branches if clock.host else ()
+        latents = arguments.latents(stack, args, kwargs)
+        if latents is None or (len(latents) == 1 and not named):
+            return BatchLayout()
+        key = (stack.name, branch, named, len(latents))
+        if key not in self._found:
+            whole = self._whole(stack, latents, args, kwargs)
+            self._found[key] = BatchLayout() if whole else self._split(stack, latents, named, clock)
+        return self._found[key]
+
+    def _whole(self, stack: BlockStack, latents: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether the batch decides as one, since a forward cannot be run on some of its rows."""
+        why = None
+        if not stack.spec.per_sample:
+            why = f"not all tensors of {stack.spec.model} have the batch first"
+        elif has_plain_list(len(latents), args, kwargs):
+            why = "an argument is a list of plain values, perhaps one for each row"
+        if why is not None and len(latents) > 1:
+            self._note(f"{len(latents)} rows decide as one: {why}")
+        return why is not None
+
+    def _split(self, stack: BlockStack, latents: Tensor, named: tuple[str, ...], clock: Clock) -> BatchLayout:
+        axis, count = stack.spec.batch_axis, len(latents)
+        if named and count % len(named) == 0:
+            return BatchLayout.of_branches(named, count // len(named), axis)
+        if named:
+            self._note(f"{count} rows decide as one: the host names {len(named)} branches in them")
+            return BatchLayout()
+        branches: int | None = 1
+        why = f"{stack.spec.model} has each branch in a forward of its own"
+        if stack.spec.guidance in ("batched", "either"):
+            branches, why = branches_of(count, period(latents, arguments.channels(stack.module)), _said(stack, clock))
+        if branches is None:
+            self._note(f"{count} rows decide as one: {why}")
+            return BatchLayout()
+        self._note(f"{count} rows are {count // branches} samples in {branches} branches: {why}")
+        return BatchLayout.of_samples(count // branches, branches, axis)
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+
+def _said(stack: BlockStack, clock: Clock) -> int | None:
+    """How many branches are in a batch, as far as the pipeline says so."""
+    context = clock.context.name if clock.context else None
+    says = partial(clock.caller.says, stack.module)
+    if context not in (None, JOINED) or says("guider") is not None:
+        return 1  # each branch is handed to the denoiser by itself
+    guides, perturbs = says("do_classifier_free_guidance"), says("do_perturbed_attention_guidance")
+    return 1 + guides + (perturbs is True) if isinstance(guides, bool) else None
+
+
+def branches_of(count: int, period: int, said: int | None) -> tuple[int, str] | tuple[None, str]:
+    """Return how many guidance branches are in a batch, or None, and why.
+
+    Args:
+        count: rows of the batch.
+        period: after how many rows the latents repeat; `count` if they do not.
+        said: how many branches the pipeline says there are, or None.
+    """
+    repeats = count // period
+    if repeats == 1:
+        return 1, "no two parts of the batch have the same latents"
+    if said is not None and repeats % said == 0:
+        return said, "as the pipeline says"
+    if said is not None:
+        return None, f"the pipeline speaks of {said} branches, and the latents come {repeats} times"
+    if period == 1:
+        return None, "all have the same latents: branches, or samples of one seed"
+    return repeats, f"the same latents come {repeats} times"
+
+
+def period(latents: Tensor, channels: int | None = None) -> int:
+    """Return after how many rows the latents repeat; all rows if they do not. Reads the device.
+
+    Args:
+        latents: `[B, C, …]`, or `[B, N, C]`.
+        channels: how many of C, from the first on, are latents where there are more.
+    """
+    if channels and latents.ndim > 3 and latents.shape[1] > channels:
+        latents = latents[:, :channels]
+    count = len(latents)
+    found = (n for n in range(1, count) if count % n == 0 and torch.equal(latents[:-n], latents[n:]))
+    return next(found, count)
+
+
+def has_plain_list(count: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Return whether an argument is a list of so many plain values: perhaps one per row, perhaps not."""
+    values = [*args, *kwargs.values()]
+    lists = [value for value in values if isinstance(value, list) and len(value) == count]
+    return any(not isinstance(item, (Tensor, list, tuple)) for value in lists for item in value)

@@ -1,0 +1,198 @@
+"""Several pipelines around one denoiser: whoever calls is followed."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+)
+from torch import nn
+
+import bwcache
+from bwcache.core.trace import reuse_line
+from bwcache.engine.clock import Caller
+from tests.engine.test_clock import LTX, VIDEO_TO_VIDEO, Stop, grid, rows, sharing, stop_after
+from tests.runs.cases import BY_NAME, MODULAR_WAN, unipc
+from tests.runs.laws import CAREFREE
+from tests.tiny import WAN, Case, noise, wan, wan_transformer
+
+STABLE = BY_NAME["stable_diffusion"]
+WHOLE = {"strength": 1.0}
+
+
+def other(pipe: Any, scheduler: Any) -> Any:
+    """A second pipeline around the same parts."""
+    if isinstance(pipe, StableDiffusionPipeline):
+        return StableDiffusionPipeline(**{**pipe.components, "scheduler": scheduler}, requires_safety_checker=False)
+    return sharing(pipe, scheduler)
+
+
+PAIRS = {
+    "flow": (LTX, lambda: FlowMatchEulerDiscreteScheduler(shift=5.0), ("cond_uncond",), {}, 6),
+    "named": (WAN, lambda: FlowMatchEulerDiscreteScheduler(shift=5.0), ("cond", "uncond"), {}, 6),
+    "unnamed": (VIDEO_TO_VIDEO, unipc, ("call0", "call1"), WHOLE, 6),
+    "counts": (STABLE, EulerDiscreteScheduler, ("call0",), {}, 6),
+    "does not count": (STABLE, lambda: PNDMScheduler(skip_prk_steps=True), ("call0",), {}, 7),
+}
+
+
+@pytest.mark.parametrize(("case", "scheduler", "branches", "changes", "steps"), PAIRS.values(), ids=PAIRS)
+def test_a_second_pipeline_with_a_scheduler_of_its_own_is_reused_as_well(
+    case: Case, scheduler: Any, branches: Any, changes: Any, steps: int
+) -> None:
+    pipe = case.build()
+    second = other(pipe, scheduler())
+    with bwcache.attach(second, CAREFREE) as session:
+        case.run(second, num_inference_steps=6, **changes)
+        expected = reuse_line(session.trace.events)
+    assert "r" in expected
+    with bwcache.attach(pipe, CAREFREE) as session:
+        for _ in range(2):
+            case.run(pipe, **changes)
+            case.run(second, num_inference_steps=6, **changes)
+    mine, its, *_ = session.traces
+    assert len(session.traces) == 4
+    assert rows(its) == grid(steps, *branches)
+    assert {event.total for event in its.events} == {steps}
+    assert [reuse_line(trace.events) for trace in session.traces] == [reuse_line(mine.events), expected] * 2
+    schedule = second.scheduler.timesteps.tolist()
+    assert [event.timestep for event in its.events] == [schedule[event.step] for event in its.events]
+
+
+@pytest.mark.parametrize("after", [1, 5])
+@pytest.mark.parametrize("case", [VIDEO_TO_VIDEO, STABLE], ids=lambda case: case.name)
+def test_a_call_that_broke_off_is_not_continued_by_another_pipeline(case: Case, after: int) -> None:
+    pipe = case.build()
+    second = other(pipe, FlowMatchEulerDiscreteScheduler() if case is VIDEO_TO_VIDEO else EulerDiscreteScheduler())
+    changes: dict[str, Any] = {"strength": 0.4} if case is VIDEO_TO_VIDEO else {}
+    with bwcache.attach(pipe, CAREFREE):
+        alone = case.run(second, seed=1, **changes)
+    with bwcache.attach(pipe, CAREFREE) as session:
+        with suppress(Stop):
+            case.run(pipe, callback_on_step_end=stop_after(after), **{**changes, **(WHOLE if changes else {})})
+        assert torch.equal(case.run(second, seed=1, **changes), alone)
+    assert len(session.traces) == 2
+
+
+def test_a_modular_pipeline_around_the_transformer_of_another() -> None:
+    pipe = wan()
+    modular = MODULAR_WAN.build()
+    modular.update_components(transformer=pipe.transformer)
+    with bwcache.attach(pipe, CAREFREE) as session:
+        WAN.run(pipe)
+        MODULAR_WAN.run(modular, num_inference_steps=8)
+        WAN.run(pipe)
+    assert [rows(trace) for trace in session.traces] == [
+        grid(10, "cond", "uncond"),
+        grid(8, "call0", "call1"),
+        grid(10, "cond", "uncond"),
+    ]
+    assert {event.total for event in session.traces[1].events} == {8}
+    assert session.traces[1].reused > 0
+
+
+def test_a_scheduler_that_is_swapped_between_two_calls() -> None:
+    pipe = STABLE.build()
+    with bwcache.attach(pipe, CAREFREE) as session:
+        for scheduler in (EulerDiscreteScheduler(), PNDMScheduler(skip_prk_steps=True), EulerDiscreteScheduler()):
+            pipe.scheduler = scheduler
+            STABLE.run(pipe)
+    assert [trace.events[0].total for trace in session.traces] == [10, 11, 10]
+
+
+class Own:
+    """A pipeline of somebody's own: a scheduler and a transformer, and a loop."""
+
+    def __init__(self, transformer: Any) -> None:
+        self.transformer, self.scheduler = transformer, FlowMatchEulerDiscreteScheduler()
+        self.dead: list[bool] = []
+
+    def __call__(self, steps: int) -> None:
+        self.scheduler.set_timesteps(steps)
+        latents = noise(1, 4, 2, 4, 4)
+        for time in self.scheduler.timesteps:
+            held = torch.zeros(7)
+            gone = weakref.ref(held)
+            with torch.no_grad():
+                made = self.transformer(latents, time[None], noise(1, 6, 8), return_dict=False)[0]
+            del held
+            self.dead.append(gone() is None)
+            latents = self.scheduler.step(made, time, latents, return_dict=False)[0]
+
+
+def test_of_a_call_nothing_is_kept_alive() -> None:
+    """Looking for the pipeline keeps no tensor of its call, and no pipeline."""
+    module = wan_transformer()
+    own = Own(module)
+    with bwcache.attach(module, CAREFREE) as session:
+        own(8)
+        assert session.trace.meta["source"] == "scheduler"
+        assert session.trace.reused > 0
+        assert own.dead == [True] * 8
+        gone = weakref.ref(own)
+        del own
+        gc.collect()
+        assert gone() is None
+
+
+def at(pipeline: Any, module: Any) -> Any:
+    return Caller().pipeline(module)
+
+
+class Broken:
+    @property
+    def scheduler(self) -> Any:
+        raise RuntimeError("not now")
+
+
+def test_what_is_no_pipeline_is_passed_over() -> None:
+    module = nn.Linear(1, 1)
+    assert at(SimpleNamespace(unet=module, scheduler=None), module) is not None
+    assert at(SimpleNamespace(unet=nn.Linear(1, 1), scheduler=None), module) is None
+    assert at(SimpleNamespace(unet=module), module) is None
+    assert at(SimpleNamespace, module) is None
+    assert at(None, module) is None
+    broken = Broken()
+    broken.unet = module  # type: ignore[attr-defined]
+    with pytest.raises(RuntimeError, match="not now"):
+        broken.scheduler  # noqa: B018
+    assert at(broken, module) is None
+
+
+def test_a_compiled_denoiser_is_its_pipelines_too() -> None:
+    module = nn.Linear(1, 1)
+    pipeline = SimpleNamespace(unet=torch.compile(module, backend="eager"), scheduler=None)
+    assert at(pipeline, module) is pipeline
+
+
+def test_a_module_may_be_a_pipeline() -> None:
+    module, whole = nn.Linear(1, 1), nn.Module()
+    whole.unet, whole.scheduler = module, None
+    assert at(whole, module) is whole
+
+
+def test_what_a_pipeline_says_of_its_call() -> None:
+    module = nn.Linear(1, 1)
+
+    class Says:
+        def __init__(self) -> None:
+            self.unet, self.scheduler, self.mine = module, None, 3
+
+        def __call__(self) -> list[Any]:
+            do_classifier_free_guidance = True
+            found = Caller()
+            names = ("do_classifier_free_guidance", "mine", "nothing")
+            assert do_classifier_free_guidance
+            return [found.says(module, name) for name in names]
+
+    assert Says()() == [True, 3, None]
