@@ -131,7 +131,7 @@ def test_tiles_that_change_places_are_computed() -> None:
     """Alike in all but their latents, of which a few entries are looked at."""
     module, tiles = wan_transformer(), [noise(1, 4, 2, 4, 4, seed=i) for i in range(2)]
     orders = [(0, 1), (0, 1), (0, 1), (1, 0), (1, 0)]
-    with bwcache.attach(module, GREEDY, steps=5) as session, torch.no_grad():
+    with bwcache.attach(module, GREEDY) as session, session.run(steps=5), torch.no_grad():
         for step, order in enumerate(orders):
             for tile in order:
                 made = module(tiles[tile], torch.tensor([900.0 - 100 * step]), TEXT["c"], return_dict=False)[0]

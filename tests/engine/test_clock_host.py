@@ -23,11 +23,11 @@ TOTAL = 6
 
 @contextmanager
 def said(session: bwcache.Session, **what: Any) -> Iterator[None]:
-    session._clock.host = HostStep(**what)
+    session.here.clock.host = HostStep(**what)
     try:
         yield
     finally:
-        session._clock.host = None
+        session.here.clock.host = None
 
 
 def forward(module: Any, latents: Tensor, names: str, time: float = 500.0) -> Tensor:

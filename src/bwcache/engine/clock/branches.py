@@ -8,15 +8,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from bwcache.engine import reasons
 from bwcache.engine.clock.conditions import Conditions, Known
 
 if TYPE_CHECKING:
     from bwcache.engine.clock.call import Call
     from bwcache.engine.clock.latents import LatentsSample
-
-OTHER_CONDITION = "another prompt or image to go by than before"
-OTHER_OPTIONS = "other arguments than before"
-OTHER_LATENTS = "latents of something else"
 
 
 @dataclass(eq=False, slots=True)
@@ -143,9 +140,9 @@ class Branches:
             doubt = self._other_condition(branch, call)
         watched = watched or self._is_alike(branch)
         if doubt is None and branch.options != call.options:
-            doubt = OTHER_OPTIONS
+            doubt = reasons.OTHER_OPTIONS
         if doubt is None and watched and self.jumped(call):
-            doubt = OTHER_LATENTS
+            doubt = reasons.OTHER_LATENTS
         branch.options, branch.step, branch.latents = call.options, self.step, call.sample if watched else None
         self.here.append(branch)
         return branch, doubt
@@ -176,7 +173,7 @@ class Branches:
             self._branches.append(free)
             return free, None
         free.condition, free.options, free.latents = self._number(call), call.options, None
-        return free, OTHER_CONDITION
+        return free, reasons.OTHER_CONDITION
 
     def _other_condition(self, branch: Branch, call: Call) -> str | None:
         """Why a branch that is named is not the one that it was, or None. Reads the device once, if at all."""
@@ -188,7 +185,7 @@ class Branches:
             branch.is_rebuilt = True
             return None
         branch.condition = self._conditions.add(call.condition)
-        return OTHER_CONDITION
+        return reasons.OTHER_CONDITION
 
     def _number(self, call: Call) -> int:
         if call.number is None:
