@@ -123,7 +123,7 @@ class Plan:
         """
         sites = _ordered(policy.sites(stack))
         for site in sites:
-            _expect_residual(site)
+            _expect_kept(site)
         taps = policy.taps(stack)
         samples = tuple(i for i, tap in enumerate(taps) if not policy.probes and _is_sample(tap))
         looks = tuple(i for i in range(len(taps)) if i not in samples)
@@ -262,10 +262,13 @@ def _ordered(sites: tuple[Site, ...]) -> tuple[Site, ...]:
     )
 
 
-def _expect_residual(site: Site) -> None:
+def _expect_kept(site: Site) -> None:
+    if site.keeps not in ("output", "residual"):
+        expected = '"output" or "residual"; what else a site may keep is not carried yet'
+        raise AttachError(complaint(f"a site {site.name!r} that keeps {site.keeps!r}", expected, "keep one of these"))
     enters = [stream.name for stream in (site.since or site.first).streams]
     strange = [name for name in site.streams if name not in enters]
-    if site.keeps == "residual" and strange:
+    if site.keeps == "residual" and strange and site.last.kind != "root":
         raise AttachError(
             complaint(
                 f"a residual of {strange[0]!r}, which does not enter {(site.since or site.first).name}",
