@@ -52,7 +52,7 @@ def each_block(stack: BlockStack) -> tuple[Site, ...]:
     return tuple(stack.site(block) for block in stack.blocks)
 
 
-def brute(modules: Callable[[nn.Module], list[nn.Module]], written: Callable[[int, int], bool]) -> list[Tensor]:
+def brute(modules: Callable[[Any], list[nn.Module]], written: Callable[[int, int], bool]) -> list[Tensor]:
     """The same by hooks that know nothing of the engine: each module's last computed output, or it runs."""
     module, kept, step = wan_transformer(), dict[int, Any](), [0]
     for i, part in enumerate(modules(module)):
@@ -83,7 +83,9 @@ def test_every_block_for_itself_at_steps_of_its_own() -> None:
 
     policy = Placed(each_block, written)
     found, trace = made(policy)
-    assert equal(found, brute(lambda module: list(module.blocks), lambda i, step: step > 0 and (step + i) % 3 != 0))
+    assert equal(
+        found, brute(lambda module: list(module.blocks.children()), lambda i, step: step > 0 and (step + i) % 3 != 0)
+    )
     assert len(trace.events) == STEPS * 4
     assert {observation.site for observation in policy.seen} == {f"blocks.{i}" for i in range(4)}
     assert {observation.site for observation in policy.told} == {f"blocks.{i}" for i in range(4)}

@@ -285,10 +285,16 @@ class Forward:
         predictor, checked = self.predictor, call.action == "check"
         if predictor is None or not (policy.needs_errors or checked) or not features:
             return None
-        measured = features.get(self.plan.stack.spec.measured)
-        feature = next(iter(features.values())) if measured is None else measured
+        measured = self.plan.stack.spec.measured
+        stream = measured if measured in features else next(iter(features))
+        feature = features[stream]
         start = timing.mark(feature.device) if self.timed else None
-        samples = lane.samples.setdefault(name, PredictionSamples())
+        if policy.needs_errors:
+            samples = lane.samples.setdefault(name, PredictionSamples())
+        else:
+            samples = PredictionSamples()
+            for past, kept in reversed(lane.slots[name].read().get(stream, [])):
+                samples.compare(kept, past, predictor)
         found = samples.compare(
             feature, step, predictor, self.run.error(step, self.plan.where[call.site.name]), keep=not checked
         )
