@@ -1,5 +1,6 @@
 """The trace: there and back through a file, and the numbers drawn from it."""
 
+import json
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from bwcache import Decision, Event, Step, Trace, TraceError
 from bwcache.core.decision import compute, reuse
-from bwcache.core.trace import reuse_line
+from bwcache.core.trace import MOST_STEPS, reuse_line
 
 number = st.floats(allow_nan=True, allow_infinity=True)
 maybe_number = st.none() | number
@@ -21,8 +22,8 @@ words = st.text(max_size=12) | st.sampled_from(["nan", "inf", "-inf", "a\u2028b"
 events = st.builds(
     Event,
     run=count,
-    step=count,
-    total=st.none() | count,
+    step=st.integers(0, MOST_STEPS - 1),
+    total=st.none() | st.integers(0, MOST_STEPS),
     timestep=maybe_number,
     sigma=maybe_number,
     branch=words,
@@ -33,6 +34,9 @@ events = st.builds(
     distances=st.none() | st.lists(number, max_size=4).map(tuple),
     seconds=maybe_number,
     indicator_seconds=maybe_number,
+    sample=st.none() | count,
+    error=maybe_number,
+    value=maybe_number,
 )
 traces = st.builds(
     Trace,
@@ -76,8 +80,6 @@ def test_meta_that_is_not_finite_comes_back_too(tmp_path: Path) -> None:
 
 
 def test_the_lines_are_plain_json_without_nan(tmp_path: Path) -> None:
-    import json
-
     def refuse(word: str) -> None:
         raise AssertionError(word)
 
@@ -131,6 +133,18 @@ BAD_FILES = {
     "a_row_that_is_a_list": HEAD + "[0, 1]\n",
     "a_row_that_is_null": HEAD + "null\n",
     "distances_that_are_a_number": HEAD + ROW.replace('"reason"', '"distances": 3, "reason"'),
+    "a_row_that_is_an_empty_list": HEAD + "[]\n",
+    "a_row_that_is_empty_text": HEAD + '""\n',
+    "a_row_of_names": HEAD + '["run"]\n',
+    "a_row_nested_deeply": HEAD + "[" * 100_000 + "\n",
+    "a_field_nested_deeply": HEAD + ROW.replace('"cond"', "[" * 500 + "]" * 500),
+    "a_step_that_never_comes": HEAD + ROW.replace('"step": 0', '"step": 1000000000'),
+    "a_step_that_is_true": HEAD + ROW.replace('"step": 0', '"step": true'),
+    "a_number_that_no_float_holds": HEAD + ROW.replace('"sigma": null', f'"sigma": {10**400}'),
+    "text_for_a_number": HEAD + ROW.replace('"reason"', '"indicator": "much", "reason"'),
+    "a_number_that_json_lacks": HEAD + ROW.replace('"sigma": null', '"sigma": NaN'),
+    "meta_that_is_a_list": HEAD.replace("{}", "[]"),
+    "bytes_below_none": HEAD.replace('"peak_bytes": 0', '"peak_bytes": -1'),
     "not_text": b"\xff\xfe\x00bwcache",
 }
 
@@ -147,6 +161,24 @@ def test_a_file_that_is_no_trace_is_refused_by_name(tmp_path: Path, content: str
 def test_the_good_file_that_the_bad_ones_are_made_of_is_read(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text(HEAD + ROW)
     assert Trace.from_jsonl(tmp_path / "t.jsonl").events[0].branch == "cond"
+
+
+WRONG = [None, [], "", {}, -1, 10**9, 10**400, "nan", 0.5, True, [None], {"x": []}, "compute"]
+
+
+@pytest.mark.parametrize("name", [*asdict(Event(0, 0, 1, None, None, "", "", "compute", "")), "peak_bytes", "meta"])
+def test_every_field_is_read_as_it_should_be_or_refused(tmp_path: Path, name: str) -> None:
+    head, row = json.loads(HEAD), json.loads(ROW) | {"distances": [0.5], "indicator": 0.5}
+    for wrong in WRONG:
+        changed = [{**line, name: wrong} if (line is head) == (name in head) else line for line in (head, row, row)]
+        (tmp_path / "t.jsonl").write_text("".join(json.dumps(line) + "\n" for line in changed))
+        try:
+            trace = Trace.from_jsonl(tmp_path / "t.jsonl")
+        except TraceError:
+            continue
+        assert str(trace.summary())
+        assert trace.row()
+        assert reuse_line(trace.events)
 
 
 def test_a_missing_file_is_a_missing_file(tmp_path: Path) -> None:
@@ -173,6 +205,43 @@ def test_the_numbers_of_a_run() -> None:
     assert trace.reuse_rate == 5 / 10
     assert trace.first_trigger == 2
     assert reuse_line(trace.events) == "CmrrC"
+
+
+def test_single_blocks_that_are_reused_make_no_reused_step() -> None:
+    """Two sites that are computed in turn: half of the work is done, and in no step is nothing done."""
+    actions = [("compute", "compute"), *[("compute", "reuse"), ("reuse", "compute")] * 2]
+    rows = [
+        Event(0, step, 5, None, None, "cond", f"transformer/blocks.{i}", action, "r")  # type: ignore[arg-type]
+        for step, both_blocks in enumerate(actions)
+        for i, action in enumerate(both_blocks)
+    ]
+    trace = Trace(events=rows)
+    assert (trace.steps, trace.computed, trace.reused, trace.mixed) == (5, 5, 0, 4)
+    assert trace.reuse_rate == 4 / 10
+    assert trace.first_trigger is None
+    assert str(trace.summary()).startswith("5 steps: 5 computed (4 of them in part), 0 reused (40.0%).")
+
+
+def test_a_run_as_a_row_of_a_table() -> None:
+    policy = {"name": "BWCache", "threshold": 0.15, "predictor": "Last()"}
+    events = [event_of(0, "compute", seconds=1.0, indicator_seconds=0.25), event_of(1, "reuse", seconds=0.5)]
+    events.append(event_of(2, "compute", indicator=0.125, seconds=1.0))
+    meta = {"model": "wan", "policy": policy, "total": 3, "aside": {"cond": 2}}
+    assert Trace(meta, events, peak_bytes=250, hidden_bytes=200).row() == {
+        "model": "wan", "policy": "BWCache", "policy.threshold": 0.15, "policy.predictor": "Last()", "total": 3,
+        "aside.cond": 2, "steps": 3, "computed": 2, "mixed": 0, "reused": 1, "reuse_rate": 1 / 3, "first_trigger": 1,
+        "indicator_min": 0.125, "indicator_max": 0.125, "peak_bytes": 250, "hidden_bytes": 200, "planned_bytes": 0,
+        "host_bytes": 0, "planned_host_bytes": 0, "seconds": 2.5, "indicator_seconds": 0.25,
+    }  # fmt: skip
+    empty = Trace().row()
+    assert (empty["steps"], empty["seconds"], empty["first_trigger"]) == (0, None, None)
+
+
+def test_older_rows_have_no_value(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text(HEAD + ROW)
+    assert Trace.from_jsonl(tmp_path / "t.jsonl").events[0].value is None
+    Trace(events=[event_of(0, "compute", value=0.25)]).to_jsonl(tmp_path / "t.jsonl")
+    assert Trace.from_jsonl(tmp_path / "t.jsonl").events[0].value == 0.25
 
 
 def test_the_numbers_of_no_run() -> None:

@@ -111,14 +111,11 @@ def gather(folder: Path) -> dict[str, list[Sample]]:
         SettingError: it holds no results, or results without videos.
     """
     from bwcache.measure.vbench import Sample
-    from bwcache.report.files import run_folder
+    from bwcache.report.files import listed_prompts, run_folder
 
     try:
-        runs = read_json(folder / "summary.json")["runs"]
-        listed = [
-            (run["prompt"], folder / run.get("folder", run_folder(i, run["prompt"]))) for i, run in enumerate(runs)
-        ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        prompts = listed_prompts(read_json(folder / "summary.json"))
+    except (OSError, ValueError) as error:
         raise SettingError(
             complaint(
                 f"no results with videos in {str(folder)!r} ({type(error).__name__})",
@@ -126,6 +123,7 @@ def gather(folder: Path) -> dict[str, list[Sample]]:
                 "name that folder",
             )
         ) from error
+    listed = [(prompt, folder / run_folder(i, prompt)) for i, prompt in enumerate(prompts)]
     samples = {side: [Sample(prompt, path / f"{side}.mp4") for prompt, path in listed] for side in SIDES}
     there = {side: some for side, some in samples.items() if any(sample.video.is_file() for sample in some)}
     lost = [str(sample.video) for some in there.values() for sample in some if not sample.video.is_file()]

@@ -20,6 +20,9 @@ CLAIM = ".bwcache"
 PART = ".bwcache-part-"
 """How the name of a file begins that is not finished."""
 
+DEEPEST = 100
+"""How often values may lie in one another: what is deeper can be read but not shown."""
+
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -51,15 +54,26 @@ def read_json(path: Path) -> Any:
 def parse_json(text: str) -> Any:
     """Return the value of strict JSON. Raises `ValueError`: no JSON, a number that is not finite, nested too deeply."""
     try:
-        return json.loads(text, parse_constant=_not_finite, parse_float=_finite)
+        value = json.loads(text, parse_constant=_not_finite, parse_float=_finite)
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        value = None
+    if text.count("[") + text.count("{") > DEEPEST and (value is None or _deep(value)):
+        raise ValueError(f"it is nested deeper than {DEEPEST} times")
+    return value
 
 
 def remove_parts(folder: Path) -> None:
     """Remove what killed processes left unfinished in a folder that nobody else writes to, and in those inside it."""
     for path in [*folder.glob(f"{PART}*"), *folder.glob(f"*/{PART}*")]:
         path.unlink(missing_ok=True)
+
+
+def _deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(DEEPEST):
+        inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list))]
+        level = [one for some in inner for one in some]
+    return any(isinstance(one, (dict, list)) for one in level)
 
 
 def _finite(text: str) -> float:

@@ -9,17 +9,21 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bwcache.core.decision import Action
-from bwcache.core.files import write_text
+from bwcache.core.files import parse_json, write_text
+from bwcache.core.kinds import OBJECT, TEXT, WHOLE, Kind, check, count, fault, is_number, maybe, shown
 from bwcache.core.step import Step
 from bwcache.errors import TraceError, complaint
 
 FORMAT = "bwcache-trace-1"
+
+MOST_STEPS = 100_000
+"""No run has as many steps: a row that claims more is damage, and would be drawn for ever."""
 
 _BYTES = ("peak_bytes", "hidden_bytes", "planned_bytes", "host_bytes", "planned_host_bytes")
 
@@ -39,6 +43,7 @@ class Event:
         indicator_seconds: time spent on the taps and their reduction, with `timing=True`.
         error: relative L1 error that the prediction of this computed feature would have had (dimensionless), where
             the policy asks for it.
+        value: the number that the decision rests on, in the unit of its policy; None where there is none.
     """
 
     run: int
@@ -56,6 +61,7 @@ class Event:
     indicator_seconds: float | None = None
     sample: int | None = None
     error: float | None = None
+    value: float | None = None
 
     @classmethod
     def at(cls, step: Step, **values: Any) -> Event:
@@ -81,9 +87,11 @@ class Summary:
     planned_bytes: int = 0
     host_bytes: int = 0
     planned_host_bytes: int = 0
+    mixed: int = 0
 
     def __str__(self) -> str:
-        lines = [f"{self.steps} steps: {self.computed} computed, {self.reused} reused ({self.reuse_rate:.1%})."]
+        part = f" ({self.mixed} of them in part)" if self.mixed else ""
+        lines = [f"{self.steps} steps: {self.computed} computed{part}, {self.reused} reused ({self.reuse_rate:.1%})."]
         if self.first_trigger is not None:
             lines.append(f"Reuse first triggered at step {self.first_trigger}.")
         if self.indicator_min is not None and self.indicator_max is not None:
@@ -102,9 +110,13 @@ class Summary:
 class Trace:
     """Append-only rows of one run and what was known about it (`meta`).
 
+    Steps are counted as wholes: one counts as reused when every row of it (branch, sample and site) was. With several
+    sites, where some blocks are reused and others not, there may be no such step: `reuse_rate` counts the rows, and
+    `mixed` the steps in which both happened.
+
     Attributes:
         peak_bytes: held on the device between steps, at most.
-        hidden_bytes: one hidden state.
+        hidden_bytes: one hidden state: the largest single feature that was kept, whatever the number of sites.
         planned_bytes: what `peak_bytes` was expected to be, before the first block ran.
         host_bytes, planned_host_bytes: the same of main memory, with `memory="offload"`.
     """
@@ -117,27 +129,25 @@ class Trace:
     host_bytes: int = 0
     planned_host_bytes: int = 0
 
-    def _reused_by_step(self) -> dict[int, bool]:
-        """For each step, whether all its branches and sites were reused."""
-        reused: dict[int, bool] = {}
-        for event in self.events:
-            reused[event.step] = reused.get(event.step, True) and event.action == "reuse"
-        return reused
-
     @property
     def steps(self) -> int:
         """Number of distinct steps seen."""
-        return len(self._reused_by_step())
+        return len(_by_step(self.events))
 
     @property
     def reused(self) -> int:
-        """Steps that every branch and site reused."""
-        return sum(self._reused_by_step().values())
+        """Steps of which every row was reused: all branches, samples and sites."""
+        return sum(actions == {"reuse"} for actions in _by_step(self.events).values())
 
     @property
     def computed(self) -> int:
-        """Steps in which at least one branch or site was computed."""
+        """Steps of which at least one row was computed; the mixed ones are among them."""
         return self.steps - self.reused
+
+    @property
+    def mixed(self) -> int:
+        """Steps of which some rows were computed and others reused."""
+        return sum(len(actions) > 1 for actions in _by_step(self.events).values())
 
     @property
     def reuse_rate(self) -> float:
@@ -147,8 +157,8 @@ class Trace:
 
     @property
     def first_trigger(self) -> int | None:
-        """k of the paper: the index of the first reused step, or None."""
-        return next((step for step, reused in sorted(self._reused_by_step().items()) if reused), None)
+        """k of the paper: the index of the first step of which every row was reused, or None."""
+        return min((step for step, actions in _by_step(self.events).items() if actions == {"reuse"}), default=None)
 
     def summary(self) -> Summary:
         """The run in numbers."""
@@ -162,8 +172,23 @@ class Trace:
             reasons=dict(Counter(f"{e.action}: {_without_numbers(e.reason)}" for e in self.events).most_common()),
             indicator_min=min(indicators, default=None),
             indicator_max=max(indicators, default=None),
+            mixed=self.mixed,
             **self._bytes,
         )
+
+    def row(self) -> dict[str, Any]:
+        """Return the run as one flat row of a table.
+
+        What is known of the run comes first, names of names joined by dots: ``policy`` is the policy's name and
+        ``policy.threshold`` one of its fields. Then the figures of `summary`, ``seconds`` in the sites' blocks and
+        ``indicator_seconds`` on the taps; both None without `timing=True`.
+        """
+        figures = asdict(self.summary())
+        del figures["reasons"]
+        timed = {
+            name: _total(getattr(event, name) for event in self.events) for name in ("seconds", "indicator_seconds")
+        }
+        return {**_flat(self.meta), **figures, **timed}
 
     @property
     def _bytes(self) -> dict[str, int]:
@@ -183,13 +208,13 @@ class Trace:
             TraceError: the file is not such a trace.
         """
         try:
-            head, *rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-            if head["format"] != FORMAT:
-                raise ValueError(f"format {head['format']!r}")
-            since = {name: head.get(name, 0) for name in _BYTES[2:]}  # which older files do not have
-            events = [_event(row) for row in rows]
-            return cls(head["meta"], events, head["peak_bytes"], head["hidden_bytes"], **since)
-        except (ValueError, KeyError, TypeError) as error:
+            head, *rows = [parse_json(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+            wrong = fault(head, _HEAD, _HEAD_SINCE)
+            if wrong is not None or head["format"] != FORMAT:
+                raise ValueError(wrong or f"format {shown(head['format'])}")
+            numbers = {name: head.get(name, 0) for name in _BYTES}
+            return cls(head["meta"], [_event(row, number) for number, row in enumerate(rows, start=2)], **numbers)
+        except ValueError as error:
             raise TraceError(
                 complaint(
                     f"{path} that cannot be read ({error})",
@@ -201,11 +226,30 @@ class Trace:
 
 def reuse_line(events: Iterable[Event]) -> str:
     """One letter per step: C computed, r reused, m mixed (branches or sites differ)."""
+    letters = {frozenset({"compute"}): "C", frozenset({"reuse"}): "r"}
+    return "".join(letters.get(frozenset(actions), "m") for _, actions in sorted(_by_step(events).items()))
+
+
+def _by_step(events: Iterable[Event]) -> dict[int, set[str]]:
+    """For each step, what was done in it."""
     actions: dict[int, set[str]] = {}
     for event in events:
         actions.setdefault(event.step, set()).add(event.action)
-    letters = {frozenset({"compute"}): "C", frozenset({"reuse"}): "r"}
-    return "".join(letters.get(frozenset(actions[step]), "m") for step in sorted(actions))
+    return actions
+
+
+def _total(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Names of names joined by dots; "name" stands for the whole."""
+    row: dict[str, Any] = {}
+    for name, value in values.items():
+        full = above if above and name == "name" else f"{above}.{name}".lstrip(".")
+        row |= _flat(value, full) if isinstance(value, Mapping) else {full: value}
+    return row
 
 
 def _without_numbers(reason: str) -> str:
@@ -213,6 +257,7 @@ def _without_numbers(reason: str) -> str:
     return reason.split(" (", 1)[0]
 
 
+_WORDS = {"branch", "site", "action", "reason"}
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -231,16 +276,29 @@ def _decoded(value: Any) -> Any:
     return _NON_FINITE.get(value, value) if isinstance(value, str) else value
 
 
-_WORDS = {"branch", "site", "action", "reason"}
+_REAL = Kind("a number", lambda value: is_number(value) or (isinstance(value, float) and not math.isfinite(value)))
+_REALS = Kind("a list of numbers", lambda value: isinstance(value, (list, tuple)) and all(map(_REAL.holds, value)))
+_HEAD = {"format": TEXT, "meta": OBJECT, "peak_bytes": WHOLE, "hidden_bytes": WHOLE}
+_HEAD_SINCE = dict.fromkeys(_BYTES[2:], WHOLE)  # which older files do not have
+_ROW = {
+    "run": WHOLE,
+    "step": count(0, MOST_STEPS - 1),
+    "total": maybe(count(0, MOST_STEPS)),
+    **dict.fromkeys(("timestep", "sigma"), maybe(_REAL)),
+    **dict.fromkeys(("branch", "site", "reason"), TEXT),
+    "action": Kind("compute or reuse", lambda value: isinstance(value, str) and value in ("compute", "reuse")),
+}
+_ROW_MORE = {
+    **dict.fromkeys(("indicator", "seconds", "indicator_seconds", "error", "value"), maybe(_REAL)),
+    "distances": maybe(_REALS),
+    "sample": maybe(WHOLE),
+}
 
 
-def _event(row: dict[str, Any]) -> Event:
-    unknown = set(row) - {f.name for f in fields(Event)}
-    if unknown:
-        raise ValueError(f"unknown fields {sorted(unknown)}")
-    values = {key: value if key in _WORDS else _decoded(value) for key, value in row.items()}
-    if values.get("distances") is not None:
-        values["distances"] = tuple(_decoded(d) for d in values["distances"])
-    if values.get("action") not in ("compute", "reuse"):
-        raise ValueError(f"action {values.get('action')!r}")
-    return Event(**values)
+def _event(row: Any, line: int) -> Event:
+    if isinstance(row, dict):
+        row = {name: value if name in _WORDS else _decoded(value) for name, value in row.items()}
+        if isinstance(row.get("distances"), list):
+            row["distances"] = tuple(map(_decoded, row["distances"]))
+    check(row, _ROW, _ROW_MORE, f"line {line}")
+    return Event(**row)

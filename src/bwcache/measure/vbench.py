@@ -217,7 +217,7 @@ def read(folder: Path) -> dict[str, Score]:
         try:
             content = read_json(path)
             scores |= {dimension: _score(dimension, *result) for dimension, result in content.items()}
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError):
             continue
     return scores
 

@@ -7,10 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from bwcache.core.files import read_json, whole_file, write_json
-from bwcache.core.trace import Trace
+from bwcache.core.kinds import (
+    FLAG,
+    NUMBER,
+    OBJECT,
+    POSITIVE,
+    SHARE,
+    TEXT,
+    WHOLE,
+    Kind,
+    below,
+    between,
+    count,
+    each,
+    fault,
+    maybe,
+    table,
+)
+from bwcache.core.trace import MOST_STEPS, Trace
 from bwcache.errors import SettingError, complaint
 from bwcache.measure.frames import Frames
-from bwcache.measure.results import Comparison, Pair, Run
+from bwcache.measure.results import PARTS, Comparison, Pair, Run
 from bwcache.report.pictures import save_storyboard
 from bwcache.report.plots import plot_similarity
 from bwcache.report.tables import decibels, times
@@ -31,21 +48,41 @@ GENERATED = ("video.mp4", "similarity.png", "trace.jsonl")
 
 LONGEST_NAME = 48
 
-_NUMBER, _MAYBE = (int, float), (int, float, type(None))
-_SUMMARY = {"model": dict, "policy": dict, "environment": dict, "runs": list, "total": dict}
+_SUMMARY = {"model": OBJECT, "policy": OBJECT, "environment": OBJECT, "runs": each(OBJECT, least=1), "total": OBJECT}
+_SUMMARY_MORE = {"command": maybe(TEXT)}
+_NAMED = {"name": TEXT}
+_ENVIRONMENT_MORE = {"repeats": count(1), "own_noise_psnr": maybe(NUMBER)}
+_REUSED = below(SHARE, 1)  # the first step never is
 _RUN = {
-    "prompt": str,
-    "identical": bool,
-    "notes": list,
-    **dict.fromkeys(("psnr", "denoise_speedup"), _MAYBE),
-    **dict.fromkeys(("seed", "steps", "computed", "reused", "reuse_rate", "ssim", "speedup"), _NUMBER),
-    **dict.fromkeys(("uncached_seconds", "cached_seconds"), _NUMBER),
+    "prompt": TEXT,
+    "identical": FLAG,
+    "notes": each(TEXT),
+    "seed": WHOLE,
+    "steps": count(1, MOST_STEPS),
+    **dict.fromkeys(("computed", "reused"), count(0, MOST_STEPS)),
+    "reuse_rate": _REUSED,
+    "psnr": maybe(NUMBER),
+    "ssim": NUMBER,
+    "speedup": POSITIVE,
+    "denoise_speedup": maybe(POSITIVE),
+    **dict.fromkeys(("uncached_seconds", "cached_seconds"), between(0)),
 }
+_PARTS = Kind(
+    "seconds by part of the call",
+    lambda value: table(between(0)).holds(value) and (not set(PARTS) <= set(value) or sum(value.values()) > 0),
+)
+_RUN_MORE = {"unmeasured": each(TEXT), **dict.fromkeys(("uncached_parts", "cached_parts"), maybe(_PARTS))}
 _TOTAL = {
-    **dict.fromkeys(("speedup", "reuse_rate", "ssim", "worst_ssim", "extra_memory_bytes"), _NUMBER),
-    **dict.fromkeys(("uncached_seconds", "cached_seconds"), _NUMBER),
-    **dict.fromkeys(("psnr", "worst_psnr", "denoise_speedup", "ideal_denoise_speedup", "indicator_share"), _MAYBE),
+    "speedup": POSITIVE,
+    "reuse_rate": _REUSED,
+    "extra_memory_bytes": WHOLE,
+    **dict.fromkeys(("ssim", "worst_ssim"), NUMBER),
+    **dict.fromkeys(("uncached_seconds", "cached_seconds"), between(0)),
+    **dict.fromkeys(("psnr", "worst_psnr"), maybe(NUMBER)),
+    **dict.fromkeys(("denoise_speedup", "ideal_denoise_speedup"), maybe(POSITIVE)),
+    "indicator_share": maybe(between(0)),
 }
+_TOTAL_MORE = dict.fromkeys(("ms_ssim", "worst_ms_ssim", "lpips", "worst_lpips"), maybe(NUMBER))
 """What a reader of `summary.json` relies on, and of which kind it is."""
 
 
@@ -96,10 +133,21 @@ def written_files(summary: Any) -> set[str]:
     """
     if not isinstance(summary, dict) or not {"model", "policy", "runs"} <= set(summary):
         raise ValueError("no summary of a comparison or of generated videos")
-    runs = summary["runs"] if isinstance(summary["runs"], list) else []
-    prompts = [run.get("prompt") if isinstance(run, dict) else None for run in runs]
-    folders = [run_folder(i, prompt) for i, prompt in enumerate(prompts) if isinstance(prompt, str)]
+    folders = [run_folder(i, prompt) for i, prompt in enumerate(listed_prompts(summary))]
     return {SUMMARY} | {f"{folder}/{name}" for folder in folders for name in {*COMPARED, *GENERATED}}
+
+
+def listed_prompts(summary: Any) -> list[str]:
+    """The prompts whose videos a summary lists, in the order of their folders.
+
+    Raises:
+        ValueError: it is no summary.
+    """
+    wrong = fault(summary, {"runs": each(OBJECT)})
+    wrong = wrong or next(filter(None, (fault(run, {"prompt": TEXT}, where="run") for run in summary["runs"])), None)
+    if wrong is not None:
+        raise ValueError(wrong)
+    return [run["prompt"] for run in summary["runs"]]
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -124,10 +172,9 @@ def read_summary(folder: Path) -> dict[str, Any]:
             "a comparison, which has each video without and with caching",
             "run 'bwcache compare' with the same options, and name its folder",
         )
-    lacking = _lacking(summary, _SUMMARY) or _lacking(summary["total"], _TOTAL, "total.")
-    lacking = lacking or next(filter(None, (_lacking(run, _RUN, "runs[].") for run in summary["runs"])), None)
-    if lacking is not None or not summary["runs"]:
-        found = f"a {SUMMARY} in {place} with {lacking or 'no runs'}"
+    wrong = _summary_fault(summary)
+    if wrong is not None:
+        found = f"a {SUMMARY} in {place} with {wrong}"
         raise _refused(found, "the whole record of a comparison by this version", again)
     return summary
 
@@ -160,15 +207,27 @@ def _of_another_command(folder: Path, place: str) -> tuple[str, str, str]:
     return f"no {SUMMARY} in {place}", expected, "name that folder"
 
 
-def _lacking(content: Any, expected: dict[str, Any], where: str = "") -> str | None:
-    """The first thing that is not there or of another kind."""
-    if not isinstance(content, dict):
-        return f"{type(content).__name__} for {where.rstrip('.') or 'an object'}"
-    missing = next((name for name in expected if name not in content), None)
-    if missing is not None:
-        return f"no {where}{missing}"
-    wrong = next((name for name, kind in expected.items() if not isinstance(content[name], kind)), None)
-    return None if wrong is None else f"{where}{wrong} {content[wrong]!r}"
+def _summary_fault(summary: Any) -> str | None:
+    """The first thing in a summary that is not there, of another kind, or contradicts another one."""
+    wrong = fault(summary, _SUMMARY, _SUMMARY_MORE)
+    if wrong is not None:
+        return wrong
+    found = [fault(summary[name], _NAMED, where=name) for name in ("model", "policy")]
+    found.append(fault(summary["environment"], {}, _ENVIRONMENT_MORE, "environment"))
+    found += [fault(run, _RUN, _RUN_MORE, f"runs[{i}]") for i, run in enumerate(summary["runs"])]
+    found.append(fault(summary["total"], _TOTAL, _TOTAL_MORE, "total"))
+    return next((wrong for wrong in found if wrong is not None), None) or _contradiction(summary)
+
+
+def _contradiction(summary: dict[str, Any]) -> str | None:
+    """Videos have a PSNR where they differ, and nowhere else."""
+    runs, total = summary["runs"], summary["total"]
+    for i, run in enumerate(runs):
+        if run["identical"] != (run["psnr"] is None):
+            return f"runs[{i}].psnr {run['psnr']} where identical is {run['identical']}"
+    alike = all(run["identical"] for run in runs)
+    wrong = next((name for name in ("psnr", "worst_psnr") if alike != (total[name] is None)), None)
+    return None if wrong is None else f"total.{wrong} {total[wrong]}, which contradicts its runs"
 
 
 def _refused(found: str, expected: str, action: str) -> SettingError:

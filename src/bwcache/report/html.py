@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from bwcache.core.amounts import size
 from bwcache.core.files import write_text
+from bwcache.core.kinds import is_number
 from bwcache.core.trace import Trace
 from bwcache.errors import SettingError, TraceError, complaint
 from bwcache.extras import need
@@ -274,6 +275,11 @@ def read(folder: Path, videos: int = VIDEOS, studies: dict[str, Path] | None = N
 
 def render(report: Report) -> str:
     """The page."""
+    return _template().render(report=report, parts=PARTS, colours=PART_COLOURS, columns=COLUMNS, generator=GENERATOR)
+
+
+@lru_cache(maxsize=1)
+def _template() -> Any:
     need("plots")
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -286,8 +292,7 @@ def render(report: Report) -> str:
     )
     environment.filters |= {"seconds": seconds, "percent": percent, "times": times, "psnr_words": psnr_words}
     environment.filters |= {"uri": data_uri, "shown": _plain}
-    template = environment.get_template("report.html.jinja")
-    return template.render(report=report, parts=PARTS, colours=PART_COLOURS, columns=COLUMNS, generator=GENERATOR)
+    return environment.get_template("report.html.jinja")
 
 
 def write_report(path: Path, report: Report) -> None:
@@ -335,7 +340,7 @@ def _shown(folder: Path, index: int, run: dict[str, Any], policy: dict[str, Any]
     if missing is not None:
         raise _refused(f"no {missing}.mp4 in {str(place)!r}", "both videos of every prompt", again)
     threshold = policy.get("threshold")
-    return Shown(run, trace, videos, threshold if isinstance(threshold, (int, float)) else None)
+    return Shown(run, trace, videos, threshold if is_number(threshold) else None)
 
 
 def _psnr(value: float | None) -> str:

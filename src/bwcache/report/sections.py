@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import io
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bwcache.core.files import read_json
+from bwcache.core.kinds import LIST, OBJECT, TEXT, each, fault, maybe
 from bwcache.errors import SettingError, complaint
 from bwcache.study.folder import Cell
 from bwcache.study.standings import Standing
@@ -26,6 +27,10 @@ SHORT = 12
 
 SAME_MODEL = ("pipeline", "denoisers", "parameters")
 SAME_SETTINGS = ("steps", "guidance_scale", "height", "width", "frames")
+
+_RESULTS = {"study": OBJECT, "rows": each(OBJECT, least=1), "runs": each(OBJECT)}
+_STUDY, _STUDY_MORE = {"model": OBJECT}, {"request": OBJECT}
+_ROW = {"family": TEXT, "label": TEXT, "settings": OBJECT, "failed": maybe(TEXT)}
 
 
 @dataclass(frozen=True)
@@ -167,21 +172,23 @@ def table(title: str, rich: Any, note: str = "") -> Table:
 def _study(folder: Path, command: str, summary: dict[str, Any]) -> tuple[dict[str, Any], list[Standing]]:
     """The results of a sweep or a bench; rows in their order."""
     content = _read(folder, "results.json", command)
+    own = {"methods": LIST} if command == "bench" else {"grid": OBJECT}
+    wrong = fault(content, {**own, **_RESULTS}) or fault(content["study"], _STUDY, _STUDY_MORE, "study")
+    wrong = wrong or next(filter(None, (fault(row, _ROW, where="row") for row in content["rows"])), None)
     try:
-        cells: dict[str, list[Cell]] = {}
-        for row in content["runs"]:
-            cell = Cell.from_json(row)
-            cells.setdefault(cell.label, []).append(cell)
-        rows = [
-            Standing(row["family"], row["label"], row["settings"], tuple(cells.get(row["label"], ())), row["failed"])
-            for row in content["rows"]
-        ]
-        model, own = content["study"]["model"], "methods" if command == "bench" else "grid"
-        if own not in content or not rows:
-            raise KeyError(own if rows else "rows")
-    except (KeyError, TypeError, AttributeError) as error:
-        raise _refused(folder, f"a results.json that is not of a {command} ({error!r})", command) from error
-    _check_model(folder, command, model, summary)
+        cells = [] if wrong else list(map(Cell.from_json, content["runs"]))
+    except ValueError as error:
+        wrong = str(error)
+    if wrong is not None:
+        raise _refused(folder, f"a results.json that is not of a {command} ({wrong})", command)
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(cell.label, []).append(cell)
+    rows = [
+        Standing(row["family"], row["label"], row["settings"], tuple(found.get(row["label"], ())), row["failed"])
+        for row in content["rows"]
+    ]
+    _check_model(folder, command, content["study"]["model"], summary)
     return content, rows
 
 
@@ -189,7 +196,7 @@ def _read(folder: Path, name: str, command: str) -> dict[str, Any]:
     if not folder.is_dir():
         raise _refused(folder, "no folder", command)
     try:
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
+        content = read_json(folder / name)
     except FileNotFoundError:
         raise _refused(folder, f"no {name}", command) from None
     except (OSError, ValueError) as error:

@@ -151,7 +151,9 @@ def _lane(event: Event) -> str:
 
 def _above(value: float) -> float:
     """A round number that is a little higher."""
-    unit = 10 ** math.floor(math.log10(value)) if value > 0 else 1.0
+    if not 1e-300 < value < 1e300:  # nothing that a curve could show
+        return 1.0
+    unit = 10 ** math.floor(math.log10(value))
     return next(unit * step for step in (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 5, 6, 8, 10, 12) if unit * step >= value)
 
 
@@ -166,7 +168,8 @@ def _picture(rows: Sequence[Sequence[float | None]], low: float, high: float) ->
     from PIL import Image
 
     values = np.array([[np.nan if value is None else value for value in row] for row in rows], dtype=float)
-    places = np.log(values / low) / math.log(high / low) if high > low else np.where(np.isnan(values), np.nan, 0.5)
+    width = math.log(high) - math.log(low)
+    places = (np.log(values) - math.log(low)) / width if width > 0 else np.where(np.isnan(values), np.nan, 0.5)
     pixels = matplotlib.colormaps["viridis"](np.nan_to_num(places), bytes=True)
     pixels[np.isnan(places), 3] = 0
     file = io.BytesIO()

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from bwcache.core.files import CLAIM, read_json, whole_file, write_json
+from bwcache.core.kinds import FLAG, NUMBER, OBJECT, SHARE, TEXT, WHOLE, between, check, each, maybe, table
 from bwcache.errors import SettingError, complaint
 from bwcache.measure.frames import Frames
 
@@ -83,9 +84,23 @@ class Cell:
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Cell:
-        """The reverse. Raises `TypeError` for other fields than a cell's."""
-        lists = {name: tuple(row.get(name, ())) for name in ("notes", "unmeasured")}
-        return cls(**{**row, **lists})
+        """The reverse. Raises `ValueError` for other fields than a cell's, or other kinds of values."""
+        check(row, _CELL, _CELL_MORE, "cell")
+        return cls(**{**row, **{name: tuple(row.get(name, ())) for name in ("notes", "unmeasured")}})
+
+
+_CELL = {**dict.fromkeys(("family", "label", "prompt"), TEXT), "settings": OBJECT, "seed": WHOLE}
+_CELL_MORE = {
+    "compute": maybe(between(0)),
+    **dict.fromkeys(("seconds", "denoise_seconds"), maybe(between(1e-9))),
+    **dict.fromkeys(("uncached_seconds", "uncached_denoise_seconds"), maybe(between(1e-9))),
+    **dict.fromkeys(("steps", "computed", "kept_bytes"), maybe(WHOLE)),
+    "reuse_rate": maybe(SHARE),
+    "quality": table(maybe(NUMBER)),
+    "identical": FLAG,
+    "failed": maybe(TEXT),
+    **dict.fromkeys(("notes", "unmeasured"), each(TEXT)),
+}
 
 
 class Folder:

@@ -11,6 +11,21 @@ from typing import Any
 
 import numpy as np
 
+from bwcache.core.kinds import (
+    NUMBER,
+    OBJECT,
+    POSITIVE,
+    SHARE,
+    TEXT,
+    WHOLE,
+    Kind,
+    between,
+    check,
+    count,
+    each,
+    fault,
+    maybe,
+)
 from bwcache.errors import SettingError, complaint
 from bwcache.measure import results
 from bwcache.study.profile_curves import THRESHOLDS, Array, Fewer, Shape, below, indicator, shape, spread
@@ -202,8 +217,7 @@ class Profile:
             SettingError: it is no such profile.
         """
         try:
-            if content["format"] != FORMAT:
-                raise ValueError(f"format {content['format']!r}")
+            _check(content)
             return cls(
                 model=content["model"],
                 environment=content["environment"],
@@ -216,10 +230,10 @@ class Profile:
                 threshold=content["threshold"],
                 notes=tuple(content["notes"]),
             )
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except ValueError as error:
             raise SettingError(
                 complaint(
-                    f"a profile that cannot be read ({type(error).__name__}: {error})",
+                    f"a profile that cannot be read ({error})",
                     f"format {FORMAT}",
                     "make it again with 'bwcache profile'",
                 )
@@ -245,6 +259,55 @@ def plain(values: Array) -> tuple[float | None, ...]:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
+
+
+_MAYBE = maybe(NUMBER)
+_FORMAT = Kind(f"format {FORMAT}", lambda value: isinstance(value, str) and value == FORMAT)
+_PROFILE = {
+    "format": _FORMAT,
+    **dict.fromkeys(("model", "environment", "time"), OBJECT),
+    "steps": each(Kind("timestep and sigma", lambda value: each(_MAYBE).holds(value) and len(value) == 2), least=1),
+    **dict.fromkeys(("videos", "blocks"), each(OBJECT, least=1)),
+    **dict.fromkeys(("fewer_blocks", "fewer_entries"), each(OBJECT)),
+    "threshold": _MAYBE,
+    "notes": each(TEXT),
+}
+_VIDEO = {"prompt": TEXT, "seed": WHOLE, "changes": each(each(maybe(between(0))))}
+_BLOCK = {"name": TEXT, **dict.fromkeys(("seconds", "share"), maybe(between(0))), "flops": maybe(WHOLE)}
+_TIME = {
+    **dict.fromkeys(("before", "rest", "between", "after", "indicator"), between(0)),
+    **dict.fromkeys(("blocks", "plain_seconds"), POSITIVE),
+    "exact_indicator": maybe(between(0)),
+    **dict.fromkeys(("forwards", "repeats"), count(1)),
+}
+_FEWER = {
+    "what": TEXT,
+    "blocks": maybe(each(WHOLE)),
+    **dict.fromkeys(("memory", "correlation"), _MAYBE),
+    "agreement": Kind(
+        "a share of each threshold", lambda value: each(SHARE).holds(value) and len(value) == len(THRESHOLDS)
+    ),
+    **dict.fromkeys(("ratio", "error"), NUMBER),
+    "videos": count(1),
+}
+
+
+def _check(content: Any) -> None:
+    """Raise `ValueError` for what is no profile: a field missing, of another kind, or tables of another size."""
+    wrong = fault(content, _PROFILE)
+    if wrong is not None:
+        raise ValueError(wrong)
+    check(content["time"], _TIME, where="time")
+    for name, kinds in (("blocks", _BLOCK), ("fewer_blocks", _FEWER), ("fewer_entries", _FEWER)):
+        for row in content[name]:
+            check(row, kinds, where=name)
+    for video in content["videos"]:
+        wrong = fault(video, _VIDEO, where="videos")
+        if wrong is not None:
+            raise ValueError(wrong)
+        sizes = [len(step) for step in video["changes"]]
+        if sizes != [len(content["blocks"])] * len(content["steps"]):
+            raise ValueError("videos.changes of another size than steps times blocks")
 
 
 def _watched(row: dict[str, Any]) -> Watched:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bwcache.core.kinds import is_number
 from bwcache.study.folder import Cell
 
 DRAWS = 1000
@@ -116,7 +117,7 @@ class Standing:
     def computed(self) -> float | None:
         """Steps of which at least one branch was computed, mean; for fewer steps, all of them."""
         asked = self.settings.get("steps") if self.family.startswith("fewer steps") else None
-        return asked if asked is not None else _mean(cell.computed for cell in self.cells)
+        return asked if is_number(asked) else _mean(cell.computed for cell in self.cells)
 
     @property
     def unmeasured(self) -> tuple[str, ...]:
