@@ -1,6 +1,7 @@
 import io
 import re
 
+import pytest
 from rich.console import Console
 
 from bwcache.cli.progress import Bars, quiet_libraries
@@ -36,6 +37,25 @@ def test_a_terminal_sees_bars():
 
 def test_a_file_sees_one_line_per_video():
     assert shown(terminal=False) == "prompt 1/2, cached: 8 steps\n"
+
+
+@pytest.mark.parametrize("name", ["[/x]", "[bold", "[link=x]y[/link]", ":cat:", "\\[/]"])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_names_are_no_markup(name, terminal):
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=100, legacy_windows=False)
+    with Bars(console) as bars:
+        with bars.loading(name):
+            bars._bars.refresh()
+        bars.show(Progress(name, "sampling", 1, 8))
+        bars._bars.refresh()
+        bars.writing(name)
+        bars._bars.refresh()
+        bars.overall(name, 1, 2)
+        bars._bars.refresh()
+        bars.say(name)
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())
+    assert name in text
+    assert not terminal or (f"loading {name}" in text and f"writing {name}" in text)
 
 
 def test_libraries_are_quiet_only_meanwhile(monkeypatch):

@@ -116,9 +116,9 @@ def show(rows: Any, damaged: list[str], out: str) -> None:
     from bwcache.report.bench import remarks
     from bwcache.report.studies import levels_table, rows_table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=120, color_system=None)
+        console = Console(highlight=False, markup=False, emoji=False, width=120, color_system=None)
     console.print(rows_table(rows))
     console.print(levels_table(rows, "compute", "If only the blocks' work took time"))
     console.print(levels_table(rows, "time", "Denoising time as measured"))

@@ -72,9 +72,9 @@ def show(comparison: Any, out: str, report: bool = False) -> None:
     from bwcache.report.timeline import legend, reasons, timeline
     from bwcache.report.verdict import Verdict
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=100, color_system=None)
+        console = Console(highlight=False, markup=False, emoji=False, width=100, color_system=None)
     found = Verdict.of(comparison.to_json())
     if not found.plain:
         console.print(Text(found.headline), style="bold", soft_wrap=True)

@@ -83,7 +83,7 @@ def show(rows: list[dict[str, Any]], out: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     for index, row in enumerate(rows):
         console.print(Text(f"{index + 1}. {row['prompt']}"), soft_wrap=True)
         reused = f", {row['reused']} of {row['steps']} steps reused  {row['timeline']}" if "reused" in row else ""

@@ -68,9 +68,9 @@ def show(profile: Any, out: str) -> None:
 
     from bwcache.report.profiles import TABLES, sentences
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=120, color_system=None)
+        console = Console(highlight=False, markup=False, emoji=False, width=120, color_system=None)
     first, *others = sentences(profile)
     console.print(Text(first), style="bold", soft_wrap=True)
     for line in others:

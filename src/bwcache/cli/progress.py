@@ -27,12 +27,12 @@ class Bars:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-        self._console = console or Console(stderr=True)
+        self._console = console or Console(stderr=True, markup=False, emoji=False)
         self._live = self._console.is_terminal
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=32),
-            TextColumn("{task.fields[count]}"),
+            TextColumn("{task.fields[count]}", markup=False),
             TimeElapsedColumn(),
             console=self._console,
             transient=True,
@@ -63,7 +63,9 @@ class Bars:
             endless = progress.total == 1  # nothing is known of how far a decoder is
             self._restart(f"{progress.what}: {progress.stage}", None if endless else progress.total)
             if not self._live and self._all is None and progress.stage == "sampling":
-                self._console.print(f"{progress.what}: {progress.total} steps", highlight=False, markup=False)
+                self._console.print(
+                    f"{progress.what}: {progress.total} steps", highlight=False, markup=False, emoji=False
+                )
         count = f"{progress.done}/{progress.total} steps" if progress.total > 1 else ""
         self._bars.update(self._task, completed=progress.done, count=count)
 
@@ -79,7 +81,7 @@ class Bars:
 
     def say(self, line: str) -> None:
         """A line that stays, above the bars."""
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def _restart(self, text: str, total: int | None) -> None:
         self._bars.remove_task(self._task)

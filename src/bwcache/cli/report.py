@@ -69,7 +69,7 @@ def show(answer: str, out: Path) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     console.print(Text(answer), style="bold", soft_wrap=True)
     console.print(Text(f"{out} ({out.stat().st_size / 1e6:.1f} MB) opens in any browser"), soft_wrap=True)
 

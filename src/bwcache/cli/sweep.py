@@ -134,9 +134,9 @@ def show(rows: Any, planned: Plan, damaged: list[str], out: str) -> None:
     from bwcache.report.studies import levels_table, remarks, rows_table
     from bwcache.study.solvers import best_multistep
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=120, color_system=None)
+        console = Console(highlight=False, markup=False, emoji=False, width=120, color_system=None)
     console.print(rows_table(rows))
     console.print(
         Text(

@@ -246,9 +246,9 @@ def show(scored: Scored, dimensions: Sequence[str], covered: dict[str, tuple[int
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=100, color_system=None)
+        console = Console(highlight=False, markup=False, emoji=False, width=100, color_system=None)
     console.print(score_table(scored, dimensions))
     for side, some in scored.failed.items():
         for reason in some.values():

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bwcache.core.words import shown
+
 LARGEST = 2**63
 """Whole numbers below it are times, sizes and counts; others are none."""
 
@@ -110,12 +112,3 @@ def check(
     unknown = sorted(set(content) - set(expected) - set(optional or {}))
     if unknown:
         raise ValueError(f"unknown fields {shown(unknown)}")
-
-
-def shown(value: Any, most: int = 60) -> str:
-    """Return a value as a line of so many letters, whatever it is."""
-    try:
-        text = " ".join(repr(value).split())
-    except Exception:  # too many digits, too deep, or a broken __repr__
-        text = f"{type(value).__name__} that cannot be shown"
-    return text if len(text) <= most else f"{text[: most - 1]}…"

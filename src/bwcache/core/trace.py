@@ -16,8 +16,9 @@ from typing import Any
 
 from bwcache.core.decision import Action
 from bwcache.core.files import parse_json, write_text
-from bwcache.core.kinds import OBJECT, TEXT, WHOLE, Kind, check, count, fault, is_number, maybe, shown
+from bwcache.core.kinds import OBJECT, TEXT, WHOLE, Kind, check, count, fault, is_number, maybe
 from bwcache.core.step import Step
+from bwcache.core.words import shown
 from bwcache.errors import TraceError, complaint
 
 FORMAT = "bwcache-trace-1"

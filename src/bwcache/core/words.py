@@ -65,9 +65,9 @@ def read_or_fit(value: Any, kind: Any, what: str) -> Any:
 
 
 def shown(value: Any, longest: int = LONGEST) -> str:
-    """Return how a complaint repeats a value: as Python writes it, shortened."""
+    """Return how a complaint repeats a value: as Python writes it, on one line, shortened."""
     try:
-        text = repr(value)
+        text = " ".join(repr(value).split())
     except Exception:  # an object whose repr fails is an odd value too
         text = f"a {type(value).__name__}"
     return text if len(text) <= longest else f"{text[: longest - 4]}...{text[-1]}"

@@ -31,7 +31,7 @@ from bwcache.core.decision import compute, reuse
 from bwcache.features import Last, Predictor
 from bwcache.models import BlockStack, Tap
 from bwcache.policies.base import Observation, Policy, Readings
-from bwcache.policies.checks import expect, expect_predictor, number, share
+from bwcache.policies.checks import expect, expect_predictor, number, one_of, share
 
 
 @dataclass
@@ -107,10 +107,12 @@ class BWCache(Policy[State]):
         )
         sampled = self.token_sample is None or share(self.token_sample)
         expect(sampled, "token_sample", self.token_sample, "a share in (0, 1], or None", "1 for all tokens")
-        expect(self.measure in ("steps", "progress"), "measure", self.measure, "steps or progress", "steps")
+        expect(one_of(self.measure, ("steps", "progress")), "measure", self.measure, "steps or progress", "steps")
         counted = self.measure == "steps" or self.reuse_interval < 1
         expect(counted, "reuse_interval", self.reuse_interval, "a share of the run, if counted in progress", "0.10")
-        expect(self.decision in ("shared", "per_branch"), "decision", self.decision, "shared or per_branch", "shared")
+        expect(
+            one_of(self.decision, ("shared", "per_branch")), "decision", self.decision, "shared or per_branch", "shared"
+        )
         expect(self.blocks is None or _indices(self.blocks), "blocks", self.blocks, "block indices, or None", "None")
         expect_predictor(self.predictor)
 

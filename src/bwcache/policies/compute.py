@@ -9,7 +9,7 @@ from bwcache.core import Decision
 from bwcache.core.decision import compute
 from bwcache.models import BlockStack, Tap
 from bwcache.policies.base import Observation, Policy
-from bwcache.policies.checks import expect, share
+from bwcache.policies.checks import expect, one_of, share
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Compute(Policy[None]):
     measures: float | Literal["default"] | None = None
 
     def __post_init__(self) -> None:
-        fine = self.measures is None or self.measures == "default" or share(self.measures)
+        fine = self.measures is None or one_of(self.measures, ("default",)) or share(self.measures)
         expect(fine, "measures", self.measures, "a share in (0, 1], 'default' or None", "1 for all entries")
 
     @property

@@ -11,7 +11,7 @@ from bwcache.core import Decision
 from bwcache.core.decision import compute, reuse
 from bwcache.features import Last, Predictor
 from bwcache.policies.base import Observation, Policy
-from bwcache.policies.checks import expect, expect_predictor
+from bwcache.policies.checks import expect, expect_predictor, whole
 
 
 @dataclass
@@ -43,8 +43,7 @@ class FixedInterval(Policy[State]):
     def __post_init__(self) -> None:
         for name, least in (("interval", 1), ("warmup", 0), ("tail", 0)):
             value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
-            expect(whole, name, value, f"a whole number >= {least}", f"{least + 1}")
+            expect(whole(value, least), name, value, f"a whole number >= {least}", f"{least + 1}")
         expect_predictor(self.predictor)
 
     @property

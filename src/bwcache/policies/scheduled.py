@@ -13,7 +13,7 @@ from bwcache.core import Decision
 from bwcache.core.decision import compute, reuse
 from bwcache.features import Last, Predictor
 from bwcache.policies.base import Observation, Policy
-from bwcache.policies.checks import expect, expect_predictor
+from bwcache.policies.checks import expect, expect_predictor, whole
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Scheduled(Policy[None]):
     def __post_init__(self) -> None:
         lists = self._lists() if isinstance(self.steps, (tuple, list)) and self.steps else []
         indices = [step for some in lists for step in (some if isinstance(some, (tuple, list)) else (None,))]
-        plain = all(isinstance(step, int) and not isinstance(step, bool) and step >= 0 for step in indices)
+        plain = all(whole(step, 0) for step in indices)
         fine = bool(lists) and all(lists) and plain
         expect(fine, "steps", self.steps, "step indices from 0", "(0, 1, 2, 5, 10)")
         expect_predictor(self.predictor)

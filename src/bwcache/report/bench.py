@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bwcache.extras import need
+from bwcache.report.letters import set_title
 from bwcache.report.studies import LEVELS, doubts, families
 from bwcache.study.standings import CEILING, Axis, Standing, front
 
@@ -79,7 +80,7 @@ def plot_methods(rows: Sequence[Standing], path: Path, title: str = "") -> None:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=10)
     if title:
-        figure.suptitle(title, fontsize=12, weight="bold")
+        set_title(figure, title)
     figure.savefig(path, format="png")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bwcache.extras import need
+from bwcache.report.letters import set_title
 from bwcache.report.studies import FRONTS, MEASURES, families
 from bwcache.study.standings import CEILING, HIGHER_IS_BETTER, Axis, Standing, front
 
@@ -45,7 +46,7 @@ def plot_fronts(rows: Sequence[Standing], path: Path, title: str = "", axis: Axi
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(5, max(1, len(labels))), frameon=False)
     if title:
-        figure.suptitle(title, fontsize=12, weight="bold")
+        set_title(figure, title)
     figure.savefig(path, format="png")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bwcache.extras import need
+from bwcache.report.letters import drawable, set_title
 from bwcache.report.plots import BLUE, INK, ORANGE, RED
 from bwcache.report.tables import percent
 from bwcache.study.profile_curves import THRESHOLDS
@@ -213,8 +214,9 @@ def _dress(axes: Any) -> None:
 
 
 def _title(figure: Any, axes: Any, title: str, below: str) -> None:
-    figure.suptitle(title, fontsize=12, weight="bold")
-    axes.set_title(below, fontsize=10, color=FAINT)
+    set_title(figure, title)
+    line, family = drawable(below)
+    axes.set_title(line, fontsize=10, color=FAINT, family=family, parse_math=False)
 
 
 def _shape_name(profile: Profile) -> str:

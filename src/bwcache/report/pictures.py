@@ -5,6 +5,7 @@ Letters in shapes: F frames, H height, W width in pixels; pictures are uint8, re
 
 from __future__ import annotations
 
+import bisect
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 
 from bwcache.extras import need
 from bwcache.measure.frames import Frames
+from bwcache.report.letters import USUAL, drawable, font_path
 
 VIEWED_HEIGHT = 320
 """Pixels that small frames are brought to, about, by whole factors."""
@@ -54,14 +56,12 @@ def difference_label(uncached: Frames, cached: Frames, factor: int) -> str:
 
 
 @lru_cache(maxsize=8)
-def font(size: int, bold: bool = False) -> Any:
-    """DejaVu Sans, which comes with matplotlib, ``size`` pixels high."""
+def font(size: int, bold: bool = False, family: str = USUAL) -> Any:
+    """A font ``size`` pixels high; DejaVu Sans, which comes with matplotlib, where no other is asked for."""
     need("plots")
-    from matplotlib.font_manager import FontProperties, findfont
     from PIL import ImageFont
 
-    path = findfont(FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal"))
-    return ImageFont.truetype(path, size)
+    return ImageFont.truetype(font_path(family, bold) or font_path(USUAL, bold) or "", size)
 
 
 def labelled_row(columns: dict[str, np.ndarray], gap: int = 8) -> np.ndarray:
@@ -129,7 +129,9 @@ def storyboard(uncached: Frames, cached: Frames, title: str, subtitle: str = "",
     size = (left + len(picked) * (width + gap) - gap + margin, top + 3 * (height + gap) + foot)
     sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((margin, 16), _cut(title, font(21, True), size[0] - 2 * margin), fill=INK, font=font(21, True))
+    line, family = drawable(title)
+    above = font(21, True, family)
+    draw.text((margin, 16), _cut(line, above, size[0] - 2 * margin), fill=INK, font=above)
     draw.text((margin, 47), _cut(subtitle, font(16), size[0] - 2 * margin), fill=GREY, font=font(16))
     for row, (label, frames) in enumerate(rows.items()):
         y = top + row * (height + gap)
@@ -165,6 +167,5 @@ def _cut(text: str, face: Any, width: int) -> str:
     """``text``, shortened to ``width`` pixels."""
     if face.getlength(text) <= width:
         return text
-    while text and face.getlength(text + "…") > width:
-        text = text[:-1]
-    return text.rstrip() + "…"
+    too_long = bisect.bisect_left(range(len(text)), True, key=lambda end: face.getlength(text[:end] + "…") > width)
+    return text[: max(too_long - 1, 0)].rstrip() + "…"

@@ -8,6 +8,7 @@ from typing import Any
 
 from bwcache.core.trace import Event, Trace
 from bwcache.extras import need
+from bwcache.report.letters import set_title
 
 BLUE, ORANGE, GREEN, GREY, RED = "#2a6fbb", "#e08a2e", "#cfe8cf", "#ececec", "#c0392b"
 INK = "#222222"
@@ -135,7 +136,7 @@ def _dress(axes: Any, trace: Trace, kinds: dict[int, str], title: str) -> None:
     k = trace.first_trigger
     counts += "" if k is None else f", first at step {k}"
     figure = axes.figure
-    figure.suptitle(_short(title) if title else "Change from one computed step to the next", fontsize=12, weight="bold")
+    set_title(figure, _short(title) if title else "Change from one computed step to the next")
     axes.set_title(counts, fontsize=10, color="#555555")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=9)
 
