@@ -275,7 +275,9 @@ def read(folder: Path, videos: int = VIDEOS, studies: dict[str, Path] | None = N
 
 def render(report: Report) -> str:
     """The page."""
-    return _template().render(report=report, parts=PARTS, colours=PART_COLOURS, columns=COLUMNS, generator=GENERATOR)
+    return str(
+        _template().render(report=report, parts=PARTS, colours=PART_COLOURS, columns=COLUMNS, generator=GENERATOR)
+    )
 
 
 @lru_cache(maxsize=1)

@@ -153,7 +153,7 @@ def _above(value: float) -> float:
     """A round number that is a little higher."""
     if not 1e-300 < value < 1e300:  # nothing that a curve could show
         return 1.0
-    unit = 10 ** math.floor(math.log10(value))
+    unit: float = 10.0 ** math.floor(math.log10(value))
     return next(unit * step for step in (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 5, 6, 8, 10, 12) if unit * step >= value)
 
 
