@@ -97,7 +97,7 @@ def test_bad_input(bwcache_command, out, tmp_path, written, arguments, said):
 def test_what_generate_wrote_is_no_comparison(bwcache_command, tmp_path):
     (tmp_path / "made").mkdir()
     (tmp_path / "made" / "summary.json").write_text(
-        json.dumps({"model": {}, "policy": {}, "environment": {}, "runs": []})
+        json.dumps({"model": {}, "policy": {}, "environment": {}, "runs": [{"prompt": "a", "folder": "01-a"}]})
     )
     ended = bwcache_command("report", "made")
     check(ended, "videos of 'bwcache generate' in 'made', made once each")
