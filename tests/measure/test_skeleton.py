@@ -12,7 +12,7 @@ import bwcache
 from bwcache import SettingError, shapes
 from bwcache.cli.progress import quiet_libraries
 from bwcache.measure.call import Request, check_taken
-from bwcache.measure.inputs import argument_for, check_inputs, settable
+from bwcache.measure.inputs import argument_for, check_inputs, check_needed, settable
 from bwcache.measure.load import small_files
 from bwcache.measure.sizes import check_sizes, spatial_multiple, temporal_multiple
 from bwcache.measure.skeleton import check_known, pipeline_kind, skeleton
@@ -44,6 +44,17 @@ def test_it_knows_what_the_loaded_one_knows(case: Case, tmp_path: Path) -> None:
         pass
     with pytest.raises(SettingError, match="blocks"), bwcache.attach(made, bwcache.BWCache(blocks=(99,))):
         pass
+
+
+@pytest.mark.parametrize("case", [*CASES, *PIPELINES], ids=lambda case: case.name)
+def test_nothing_that_works_is_refused(case: Case) -> None:
+    """What the zoo calls its pipelines with passes every check of sizes and inputs."""
+    kind = type(case.build())
+    kind = next(one for one in kind.__mro__ if one.__module__.startswith("diffusers."))
+    given = {name: value for name, value in case.call.items() if not name.endswith(("embeds", "latents"))}
+    kinds = {argument_for(kind, what) for what in ("image", "video", "control")} - {None}
+    given |= dict.fromkeys(kinds - set(given), "a file") if {"latents", "image_latents"} & set(case.call) else {}
+    check_needed(kind, given)
 
 
 def test_what_the_model_in_the_box_can_make() -> None:
