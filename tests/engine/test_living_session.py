@@ -291,3 +291,75 @@ def test_settings_that_never_reuse_are_not_asked() -> None:
         warnings.simplefilter("error")
         VIDEO_TO_VIDEO.run(pipe)
     assert {event.reason for event in session.trace.events} == {"never reuses with these settings"}
+
+
+# --- the host says it -------------------------------------------------------------------------------------------------
+
+
+def test_what_the_host_says_of_a_step_stands_in_the_trace() -> None:
+    module = wan_transformer()
+    with bwcache.attach(module, CAREFREE) as session:
+        for i in range(8):
+            for branch in ("text", "none"):
+                with session.step(index=i, total=8, branch=branch, sigma=1 - i / 8, noise=(1 - i / 8, 1 - (i + 1) / 8)):
+                    steps_of_one(module, 0)  # the time stands still: it tells nothing
+    events = session.trace.events
+    assert session.trace.meta["source"] == "host"
+    assert [(event.step, event.branch, event.total) for event in events[:3]] == [
+        (0, "text", 8),
+        (0, "none", 8),
+        (1, "text", 8),
+    ]
+    assert [event.sigma for event in events[::2]] == [1 - i / 8 for i in range(8)]
+    assert reuse_line(events) == "CCrrCrrC"
+
+
+def test_branches_named_by_the_host_share_what_is_kept_in_one_forward_and_in_two() -> None:
+    module = wan_transformer()
+    texts = [noise(1, 6, 8, seed=seed) for seed in (1, 2)]
+
+    def forward(i: int, *which: int) -> torch.Tensor:
+        latents = (noise(1, 4, 2, 4, 4) + 0.01 * i).expand(len(which), -1, -1, -1, -1).contiguous()
+        text = torch.cat([texts[each] for each in which])
+        with torch.no_grad():
+            return module(latents, torch.full((len(which),), 1000.0 - 50 * i), text, return_dict=False)[0]
+
+    made: dict[str, list[torch.Tensor]] = {}
+    for way in ("apart", "mixed"):
+        made[way] = []
+        with bwcache.attach(module, Scripted(frozenset({2, 3, 5})), steps=8) as session:
+            for i in range(8):
+                if way == "mixed" and i % 2:
+                    with session.step(index=i, total=8, branch=("text", "none")):
+                        made[way].append(forward(i, 0, 1))
+                else:
+                    parts = []
+                    for which, name in enumerate(("text", "none")):
+                        with session.step(index=i, total=8, branch=name):
+                            parts.append(forward(i, which))
+                    made[way].append(torch.cat(parts))
+        assert reuse_line(session.trace.events) == "CCrrCrCC"
+        assert {event.branch for event in session.trace.events} == {"text", "none"}
+    for one, other in zip(made["apart"], made["mixed"], strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(
+    "said", [{"index": -1}, {"index": 3, "total": 3}, {"branch": ("a", "a")}, {"noise": 2.0}], ids=str
+)
+def test_what_a_host_cannot_mean_is_refused(said: dict[str, Any]) -> None:
+    with (
+        bwcache.attach(wan_transformer(), CAREFREE) as session,
+        pytest.raises(bwcache.SettingError),
+        session.step(**said),
+    ):
+        pass
+
+
+def test_a_marked_run_says_nothing_of_later_ones() -> None:
+    module = wan_transformer()
+    with bwcache.attach(module, CAREFREE, steps=6) as session:
+        with session.run(steps=8):
+            steps_of(module, 8)
+        steps_of(module, 6)
+    assert [trace.meta["total"] for trace in session.traces] == [8, 6]

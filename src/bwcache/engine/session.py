@@ -15,7 +15,7 @@ from torch import nn
 
 from bwcache.core import Event, Step, Trace
 from bwcache.engine import bars, hooks
-from bwcache.engine.clock import Clock, Context
+from bwcache.engine.clock import Clock, Context, HostStep
 from bwcache.engine.denoiser import Denoiser
 from bwcache.engine.forward import Forward
 from bwcache.engine.memory import DEFAULT, Memory
@@ -150,6 +150,37 @@ class Session:
             yield
         finally:
             self.end_run()
+
+    @contextmanager
+    def step(
+        self,
+        index: int | None = None,
+        total: int | None = None,
+        branch: str | tuple[str, ...] | None = None,
+        sigma: float | None = None,
+        noise: float | tuple[float, float] | None = None,
+    ) -> Iterator[None]:
+        """Say where the forwards within stand: for programs that sample by themselves. What is None is found out.
+
+        Args:
+            index: ordinal of the step in its run, from 0. A lower one than before begins a new run, and so does the
+                same branch once more at the same index: count evaluations of the model, not steps of the sampler.
+            total: number of steps of the run.
+            branch: name of the guidance branch, or one name for each equal part of the batch, in order: what is kept is
+                kept by these names, whether branches come in one forward or in forwards of their own.
+            sigma: noise level, as the scheduler names it.
+            noise: share of noise in the latents before and after the step, 1..0 (sigma in flow matching, sigma /
+                (1 + sigma) elsewhere); one number: before it.
+
+        Raises:
+            SettingError: a value that cannot be meant.
+        """
+        clock = self.here.clock
+        before, clock.host = clock.host, HostStep(index, total, branch, sigma, noise)
+        try:
+            yield
+        finally:
+            clock.host = before
 
     def use(self, policy: Policy[Any]) -> None:
         """Use another policy from the next run on.

@@ -62,6 +62,7 @@ class Clock:
         self._attached = scheduler
         self._steps = steps
         self._marked = False
+        self._marked_steps: int | None = None
         self._timesteps: Any = None
         self._listed = HostTimesteps(None)
         self._signal: Signal = ChangeSignal()
@@ -75,14 +76,12 @@ class Clock:
 
     def end(self) -> None:
         """The run is over: the next forward begins another."""
-        self._progress, self._marked = None, False
+        self._progress, self._marked, self._marked_steps = None, False, None
 
     def announce(self, steps: int | None) -> None:
         """A new run begins with the next forward, of `steps` steps where nobody else says so, and lasts until `end`."""
         self.end()
-        self._marked = True
-        if steps is not None:
-            self._steps = steps
+        self._marked, self._marked_steps = True, steps
 
     def tick(self, stack: BlockStack, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Step:
         """Return the step of a forward of a denoiser that begins now, and say what is in `doubt` about it."""
@@ -137,7 +136,7 @@ class Clock:
             if total is not None:
                 return total
         if schedule is None:
-            return self._steps
+            return self._steps if self._marked_steps is None else self._marked_steps
         return self.loop.steps(call.scheduler, schedule) if self.loop else len(schedule.timesteps)
 
     def _go_on(self, call: Call, progress: Progress) -> None:
