@@ -1,7 +1,7 @@
 """Sites at the denoiser, at runs of blocks, blocks and parts, within each other; what each keeps, and from where."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -215,6 +215,16 @@ def test_a_check_runs_and_keeps_nothing() -> None:
     assert [event.action for event in trace.events][3] == "check"
     error = (plain[3] - plain[2]).abs().sum() / plain[3].abs().sum()
     assert trace.events[3].error == pytest.approx(float(error), rel=1e-3)
+
+
+def test_the_number_that_a_decision_rests_on_is_in_its_row() -> None:
+    @dataclass(frozen=True)
+    class Counting(Placed):
+        def decide(self, observation: Observation, state: dict[str, int]) -> Decision:
+            return replace(super().decide(observation, state), value=observation.step.index / 10)
+
+    _, trace = made(Counting(lambda stack: (stack.whole(),)))
+    assert [event.value for event in trace.events] == [None, *(i / 10 for i in range(1, STEPS))]
 
 
 def test_how_a_feature_is_made_may_be_said_by_the_decision() -> None:

@@ -378,7 +378,8 @@ class Forward:
     ) -> None:
         """One row; where its numbers are still to come, or the policy is to be told, it is waited for."""
         name, decided = call.site.name, call.decisions[j]
-        event = Event.at(step, site=self.plan.where[call.site.name], action=call.action, reason=decided.reason)
+        what = {"action": call.action, "reason": decided.reason, "value": decided.value}
+        event = Event.at(step, site=self.plan.where[name], **what)
         place = self.run.note(event)
         if call.action == "reuse" and not self.timed:
             return

@@ -21,7 +21,10 @@ STEERED = ("controlnet_conditioning_scale", "adapter_conditioning_scale")
 """Pipelines that take one of these and no control by name: there, `image` is the control."""
 
 NEEDED = (
-    (re.compile(r"ImageToVideo|Image2Video|I2VPipeline|I2IPipeline|Img2Img|Inpaint|(?<!Joy)ImageEditP|I2VGenXL"), "image"),
+    (
+        re.compile(r"ImageToVideo|Image2Video|I2VPipeline|I2IPipeline|Img2Img|Inpaint|(?<!Joy)ImageEditP|I2VGenXL"),
+        "image",
+    ),
     (re.compile(r"VideoToVideo"), "video"),
     (re.compile(r"Control(?!NetXS)"), "control"),
 )

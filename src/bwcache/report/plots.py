@@ -12,10 +12,11 @@ from bwcache.report.letters import set_title
 
 BLUE, ORANGE, GREEN, GREY, RED = "#2a6fbb", "#e08a2e", "#cfe8cf", "#ececec", "#c0392b"
 INK = "#222222"
-INDICATOR, ERROR = "indicator", "prediction error"
+INDICATOR, ERROR, VALUE = "indicator", "prediction error", "number decided by"
 MEANING = {
     INDICATOR: "change since the last computed step\n(relative, mean over the blocks)",
     ERROR: "error that a prediction would have had\n(relative, of the last block's output)",
+    VALUE: "the number that each decision rests on\n(in the policy's own unit)",
 }
 BRANCH_COLOURS = (BLUE, ORANGE, "#6a51a3", "#2f8f83")
 
@@ -56,10 +57,11 @@ def step_kinds(trace: Trace) -> dict[int, str]:
 def curves(trace: Trace) -> dict[str, list[tuple[int, float]]]:
     """For each branch, its (step, value) points of the curve; branches with equal points are drawn as one."""
     points: dict[str, list[tuple[int, float]]] = {}
-    name = "error" if curve_name(trace) == ERROR else "indicator"
+    drawn = curve_name(trace)
+    name = {INDICATOR: "indicator", ERROR: "error", VALUE: "value"}[drawn]
     for event in trace.events:
         value = getattr(event, name)
-        if event.action == "compute" and value is not None and math.isfinite(value):
+        if (event.action != "reuse" or drawn == VALUE) and value is not None and math.isfinite(value):
             points.setdefault(event.branch, []).append((event.step, value))
     distinct: dict[str, list[tuple[int, float]]] = {}
     for branch, line in points.items():
@@ -69,9 +71,11 @@ def curves(trace: Trace) -> dict[str, list[tuple[int, float]]]:
 
 
 def curve_name(trace: Trace) -> str:
-    """What the decisions follow: the indicator; the prediction error where only that was measured."""
-    measured = any(event.indicator is not None for event in trace.events)
-    return INDICATOR if measured or all(event.error is None for event in trace.events) else ERROR
+    """What the decisions follow: the indicator; else the prediction error; else the number that each rests on."""
+    for name, field in ((INDICATOR, "indicator"), (ERROR, "error"), (VALUE, "value")):
+        if any(getattr(event, field) is not None for event in trace.events):
+            return name
+    return INDICATOR
 
 
 def _kind(event: Event) -> str:
