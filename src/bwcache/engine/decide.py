@@ -131,7 +131,8 @@ def decision(
     doubt = _doubt(run, plan, step, lane, site, arguments)
     if doubt is not None:
         return compute(doubt)
-    observation = Observation(step, site.name, lane.last, run.error(step, plan.where[site.name]), plan.stack.name, look)
+    error = run.error(step, plan.where[site.name])
+    observation = Observation(step, site.name, lane.last, error, plan.stack.name, look, site.first.kind)
     return run.policy.decide(observation, run.state)
 
 

@@ -383,7 +383,10 @@ class Forward:
         place = self.run.note(event)
         if call.action == "reuse" and not self.timed:
             return
-        row = Row(place, step, lane, self.plan.stack.name, name, numbers or Numbers(), measured, self.plan.channels)
+        kind, plan = call.site.first.kind, self.plan
+        row = Row(
+            place, step, lane, plan.stack.name, name, kind, numbers or Numbers(), measured, plan.channels, plan.places
+        )
         if numbers is not None and self.keeps:
             row.finite = numbers.add(call.finite[j] if call.finite else None, 1)
             if self.plan.policy.needs_errors or call.action == "check":

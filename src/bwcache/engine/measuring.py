@@ -81,7 +81,9 @@ class Measuring:
         for j, lane in enumerate(self.lanes):
             if lane.looks is None:
                 lane.looks = self.plan.new_looks()
-            self.seen[j][number] = lane.looks[number].take(rows.of(feature, j) if cut else feature, self.steps[j])
+            found = lane.looks[number].take(rows.of(feature, j) if cut else feature, self.steps[j])
+            if found is not None:
+                self.seen[j][number] = found
 
     def now(self, j: int) -> Readings:
         """Return what was measured so far in a lane; waits."""
@@ -90,7 +92,7 @@ class Measuring:
         numbers.set_out()
         values = numbers.read(place) or [0.0] * (2 * self.plan.readings)
         half = len(values) // 2
-        return Readings(tuple(values[:half]), tuple(values[half:]), self.plan.channels)
+        return Readings(tuple(values[:half]), tuple(values[half:]), self.plan.channels, self.plan.places)
 
     def measured(self, j: int) -> Tensor | None:
         """Return what all taps of a lane measured, `[2, T]`, in the policy's order; None: nothing."""
@@ -118,13 +120,12 @@ class Measuring:
 
     def settle(self, computed: Callable[[str], bool]) -> None:
         """Make what looks saw their past, where it counts: in every step, or where their site was computed."""
-        for lane, seen in zip(self.lanes, self.seen, strict=False):
-            for number in seen:
-                site = self.plan.judged[number]
-                if lane.looks is not None and (site is None or computed(site)):
-                    lane.looks[number].keep()
-                elif lane.looks is not None:
-                    lane.looks[number].let_go()
+        for lane in self.lanes:
+            for look, site in zip(lane.looks or (), self.plan.judged, strict=False):
+                if site is None or computed(site):
+                    look.keep()
+                else:
+                    look.let_go()
 
 
 def rows_at(place: Place, rows: BatchLayout) -> BatchLayout:

@@ -100,6 +100,11 @@ class Plan:
         return found if any(found) else ()
 
     @cached_property
+    def places(self) -> tuple[str, ...]:
+        """The name of the place of each of these numbers."""
+        return tuple(tap.place.name for tap in self.taps for _ in tap.lags)
+
+    @cached_property
     def readings(self) -> int:
         """How many numbers the taps of one forward come to, by tap and lag."""
         return sum(len(tap.lags) for tap in self.taps)
@@ -123,6 +128,7 @@ class Plan:
         """
         sites = _ordered(policy.sites(stack))
         for site in sites:
+            _expect_outlines(stack, site)
             _expect_kept(site)
         taps = policy.taps(stack)
         samples = tuple(i for i, tap in enumerate(taps) if not policy.probes and _is_sample(tap))
@@ -258,6 +264,19 @@ def _ordered(sites: tuple[Site, ...]) -> tuple[Site, ...]:
                 site.first.kind not in ("root", "block"),
                 order[id(site)],
             ),
+        )
+    )
+
+
+def _expect_outlines(stack: BlockStack, site: Site) -> None:
+    """Blocks that return something else than they take in have no residual, and only the last one's output is kept."""
+    if not site.last.outlined or (site.last is stack.blocks[-1] and site.keeps == "output"):
+        return
+    raise AttachError(
+        complaint(
+            f"a site from {site.first.name} to {site.last.name} of {stack.spec.model} that keeps its {site.keeps}",
+            "the output of a site that ends at its last block: its blocks return something else than they take in",
+            "choose a policy that reuses the whole stack or the denoiser, such as bwcache.BWCache()",
         )
     )
 

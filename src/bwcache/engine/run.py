@@ -31,7 +31,7 @@ class Row:
 
     Attributes:
         event: its place in the trace.
-        step, lane, denoiser, site: where it was.
+        step, lane, denoiser, site, kind: where it was.
         numbers: of its forward; `measured`, `finite` and `error` say where its own stand there.
         blocks, indicator: time spent, if it is taken.
     """
@@ -41,9 +41,11 @@ class Row:
     lane: Lane
     denoiser: str
     site: str
+    kind: str
     numbers: Numbers
     measured: slice | None = None
     channels: tuple[int, ...] = ()
+    places: tuple[str, ...] = ()
     finite: slice | None = None
     error: slice | None = None
     blocks: Intervals = field(default_factory=list)
@@ -55,7 +57,7 @@ class Row:
         if values is None:
             return None
         half = len(values) // 2
-        return Readings(tuple(values[:half]), tuple(values[half:]), self.channels)
+        return Readings(tuple(values[:half]), tuple(values[half:]), self.channels, self.places)
 
     def prediction_error(self) -> PredictionError | None:
         """Return how close the predictor would have come; waits."""
@@ -224,9 +226,10 @@ class Run:
                 key = (row.step.sample, self.trace.events[row.event].site)
                 errors[key] = errors[key] + error if key in errors else error
             self._tell(row, readings, error)
-            row.lane.last = readings
             if self.trace.events[row.event].action != "reuse":
-                self.policy.refresh(Observation(row.step, row.site, row.lane.last, error, row.denoiser), self.state)
+                row.lane.last = readings
+                seen = Observation(row.step, row.site, row.lane.last, error, row.denoiser, kind=row.kind)
+                self.policy.refresh(seen, self.state)
         self._errors |= {key: error for key, error in errors.items() if error.square > 0}
 
     def as_it_stands(self) -> Trace:

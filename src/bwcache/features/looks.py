@@ -32,16 +32,21 @@ class Look:
         self._past: list[Tensor] = []
         self._new: Tensor | None = None
 
-    def take(self, feature: Tensor, step: Step) -> Tensor:
-        """Return `[2, lags]` numerators and denominators against the past; zeros where there is none that far back."""
+    def take(self, feature: Tensor, step: Step) -> Tensor | None:
+        """Return `[2, lags]` numerators and denominators against the past; None where there is none.
+
+        Of several lags, those that reach further back than the past are zeros.
+        """
         with outside_inference_mode():
             self._new = self._view.take(feature, step)
         new, columns = self._new, []
         for lag in self._lags:
             old = self._past[lag - 1] if lag <= len(self._past) else None
             fits = old is not None and old.shape == new.shape and old.device == new.device
-            columns.append(self._indicator(new[None], old[None]) if fits and old is not None else _nothing(new))
-        return columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)
+            columns.append(self._indicator(new[None], old[None]) if fits and old is not None else None)
+        if all(column is None for column in columns):
+            return None
+        return torch.cat([_nothing(new) if column is None else column for column in columns], dim=1)
 
     def keep(self) -> None:
         """Make what was seen last the newest of the past."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from operator import add
 from typing import Any, Generic, TypeVar
@@ -39,22 +39,28 @@ class Readings:
 
     Attributes:
         channels: for each entry, which of several indicators it is a part of (`Tap.channel`); empty: there is but one.
+        places: for each entry, the name of the place at which it was taken.
     """
 
     numerators: tuple[float, ...]
     denominators: tuple[float, ...]
     channels: tuple[int, ...] = ()
+    places: tuple[str, ...] = ()
 
     def __add__(self, other: Readings) -> Readings:
         if len(self.numerators) != len(other.numerators):
             raise ValueError(f"found {len(other.numerators)} taps, expected {len(self.numerators)}")
         numerators = tuple(map(add, self.numerators, other.numerators))
-        return Readings(numerators, tuple(map(add, self.denominators, other.denominators)), self.channels)
+        return replace(self, numerators=numerators, denominators=tuple(map(add, self.denominators, other.denominators)))
 
     def __getitem__(self, tap: int) -> float | None:
         """The change at one tap (dimensionless); None where it measured nothing."""
         numerator, denominator = self.numerators[tap], self.denominators[tap]
         return ratio(numerator, denominator) if numerator or denominator else None
+
+    def at(self, place: str) -> float | None:
+        """Return the change at the first tap of a place, by its name; None where it measured nothing, or is none."""
+        return self[self.places.index(place)] if place in self.places else None
 
     @cached_property
     def distances(self) -> tuple[float, ...]:
@@ -87,6 +93,7 @@ class Observation:
         last: what the taps measured in the last computed forward; there already. In `refresh`, of the forward itself.
         error: how close the predictor would have come there, where the policy `needs_errors`.
         denoiser: which of the pipeline's denoisers, such as "transformer_2".
+        kind: of the place at which the site begins: "root", "block", or the kind of a part, such as "cross".
     """
 
     step: Step
@@ -95,6 +102,7 @@ class Observation:
     error: PredictionError | None = None
     denoiser: str = ""
     look: Callable[[], Readings] | None = None
+    kind: str = "block"
 
     @property
     def measured(self) -> Readings | None:
