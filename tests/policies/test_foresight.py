@@ -61,6 +61,7 @@ class Plain:
         return forward
 
 
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReused")
 @pytest.mark.parametrize(("scale", "reuses"), [(0.5, 1), (1.0, 2), (2.0, 3)])
 @pytest.mark.parametrize("name", ["wan", "wan_unguided", "cogvideox", "hunyuan"])
 def test_it_is_the_second_implementation_bit_for_bit(name: str, scale: float, reuses: int) -> None:
@@ -75,7 +76,7 @@ def test_it_is_the_second_implementation_bit_for_bit(name: str, scale: float, re
     with bwcache.attach(pipe, Foresight(scale, reuses, warmup=0.25)) as session:
         made = case.run(pipe, num_inference_steps=12)
     assert [event.action for event in session.trace.events] == other.line
-    assert scale < 2 or 0 < other.line.count("reuse")
+    assert scale < 2 or other.line.count("reuse") > 0
     assert torch.equal(made, expected)
 
 

@@ -8,7 +8,6 @@ from bwcache.policies.easycache import EasyCache
 from bwcache.policies.first_block import FirstBlock
 from bwcache.policies.fixed_interval import FixedInterval
 from bwcache.policies.foresight import Foresight
-from bwcache.policies.known import known, named
 from bwcache.policies.known import known, named, policy
 from bwcache.policies.presets import preset
 from bwcache.policies.pyramid import PyramidAttentionBroadcast

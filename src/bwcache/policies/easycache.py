@@ -64,20 +64,14 @@ class EasyCache(Policy[State]):
         expect(number(self.threshold) and self.threshold >= 0, "threshold", self.threshold, "a number >= 0", "0.05")
         expect(whole(self.warmup, 0), "warmup", self.warmup, "a whole number of steps >= 0", "10")
 
-    @property
-    def probes(self) -> bool:
-        """Yes: the input of this very forward is what it looks at."""
-        return True
+    probes = True  # the input of this very forward is what it looks at
 
     @property
     def may_reuse(self) -> bool:
         """Not with a threshold of 0."""
         return self.threshold > 0
 
-    @property
-    def needs_total(self) -> bool:
-        """For the last step."""
-        return True
+    needs_total = True  # for the last step
 
     def sites(self, stack: BlockStack) -> tuple[Site, ...]:
         """The denoiser itself: its output less its input."""

@@ -1,7 +1,7 @@
 """First-Block Cache: the first block always runs, and by its change the others are computed or not.
 
-Cheng Zeyi, ParaAttention (2024), no paper; after TeaCache (Liu et al., arXiv 2411.19108). Symbols: h[t, i] the output of
-block i at step t, x[t] what enters the first one, L blocks, delta the threshold.
+Cheng Zeyi, ParaAttention (2024), no paper; after TeaCache (Liu et al., arXiv 2411.19108). Symbols: h[t, i] the output
+of block i at step t, x[t] what enters the first one, L blocks, delta the threshold.
 
 1. The residual of the first block, r[t] = h[t, 1] - x[t], is compared with that of the last step t' that was computed
    in full: d = mean|r[t] - r[t']| / mean|r[t']|.
@@ -44,10 +44,7 @@ class FirstBlock(Policy[None]):
     def __post_init__(self) -> None:
         expect(number(self.threshold) and self.threshold >= 0, "threshold", self.threshold, "a number >= 0", "0.05")
 
-    @property
-    def probes(self) -> bool:
-        """Yes: the first block's output in this very step is what it looks at."""
-        return True
+    probes = True  # the first block's output in this very step is what it looks at
 
     @property
     def may_reuse(self) -> bool:

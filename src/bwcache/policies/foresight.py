@@ -72,10 +72,7 @@ class Foresight(Policy[Layers]):
         """Not with a scale of 0."""
         return self.scale > 0
 
-    @property
-    def needs_total(self) -> bool:
-        """For the warm-up."""
-        return True
+    needs_total = True  # for the warm-up
 
     def sites(self, stack: BlockStack) -> tuple[Site, ...]:
         """Each block."""
