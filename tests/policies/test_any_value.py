@@ -16,6 +16,10 @@ POLICIES = {
     bwcache.FixedInterval: {},
     bwcache.Compute: {},
     bwcache.Scheduled: {"steps": (0, 1)},
+    bwcache.FirstBlock: {},
+    bwcache.PyramidAttentionBroadcast: {},
+    bwcache.Foresight: {},
+    bwcache.EasyCache: {},
 }
 FIELDS = [(policy, field.name) for policy in POLICIES for field in dataclasses.fields(policy)]
 VALUES = [

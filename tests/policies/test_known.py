@@ -25,6 +25,10 @@ EVERY = [
     bwcache.Compute(measures=0.5),
     bwcache.Scheduled((0, 1, 5)),
     bwcache.Scheduled(((0, 1), (0, 2)), bwcache.Linear()),
+    bwcache.FirstBlock(0.1),
+    bwcache.PyramidAttentionBroadcast(3, 2, 1, cross_window=(0, 900.5)),
+    bwcache.Foresight(2, 3, 0.2),
+    bwcache.EasyCache(0.1, 5),
 ]
 
 

@@ -30,11 +30,6 @@ def one_of(value: object, words: tuple[str, ...]) -> bool:
     return isinstance(value, str) and value in words
 
 
-def whole(value: object, least: int) -> bool:
-    """Whether it is a whole number, no truth value, and not below `least`."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
 def expect(fine: bool, name: str, value: object, expected: str, instead: str) -> None:
     """Raises `SettingError` where a setting is not as expected."""
     if not fine:
