@@ -17,7 +17,6 @@ from bwcache.core import Decision, Step
 from bwcache.core.decision import compute
 from bwcache.engine import reasons
 from bwcache.engine.batch import BatchLayout
-from bwcache.engine.clock.arguments import latents as latents_of
 from bwcache.engine.lane import Lane
 from bwcache.engine.plan import Plan
 from bwcache.engine.run import Run
@@ -49,7 +48,7 @@ class Arguments:
         cls, stack: BlockStack, args: tuple[Any, ...], kwargs: dict[str, Any], rows: BatchLayout, doubt: str | None
     ) -> Arguments:
         """Return what is known of a call."""
-        latents = latents_of(stack, args, kwargs)
+        latents = stack.latents(args, kwargs)
         kind: object = type(latents)
         if isinstance(latents, Tensor):
             cast = latents.device.type

@@ -43,7 +43,7 @@ class Layouts:
             clock: knows what is said around it, and who calls.
         """
         named = clock.host.branches if clock.host else ()
-        latents = arguments.latents(stack, args, kwargs)
+        latents = stack.latents(args, kwargs)
         if latents is None or (len(latents) == 1 and not named):
             return BatchLayout()
         key = (stack.name, branch, named, len(latents))

@@ -147,6 +147,22 @@ class BlockStack:
         return tuple(Stream(name, names.index(name)) for name in self.spec.conditions if name in names)
 
     @cached_property
+    def known_arguments(self) -> frozenset[str | int | None]:
+        """Names and positions of the time and the conditions among the arguments of the denoiser's forward."""
+        known = (self.timestep, *self.conditions)
+        return frozenset(key for stream in known for key in (stream.name, stream.position))
+
+    def latents(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+        """Return what the denoiser works on, `[B, …]`: its first tensor of at least three sizes that is no condition.
+
+        None if there is no such; some take a list.
+        """
+        for name, value in [*enumerate(args), *kwargs.items()] if args else kwargs.items():
+            if isinstance(value, Tensor) and value.ndim >= 3 and name not in self.known_arguments:
+                return value
+        return None
+
+    @cached_property
     def root(self) -> Place:
         """The denoiser as a place: latents in, prediction out.
 

@@ -2,14 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from operator import itemgetter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
+from bwcache.engine.clock.conditions import Condition
 from bwcache.models import BlockStack
-from bwcache.models.streams import Stream
+
+
+class Arguments:
+    """Reads the arguments of a denoiser's forward: what it works on, what it is conditioned on, and the rest."""
+
+    def __init__(self, stack: BlockStack) -> None:
+        self.stack = stack
+        self._conditions = tuple((stream.name, stream.position) for stream in stack.conditions)
+        self._known = stack.known_arguments
+
+    def time(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Return the timestep argument: a number, or a tensor of any shape."""
+        return self.stack.timestep.read(args, kwargs)
+
+    def condition(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Condition:
+        """Return what the forward is conditioned on."""
+        values: list[Any] = []
+        for name, position in self._conditions:
+            if name in kwargs:
+                value = kwargs[name]
+            else:
+                value = args[position] if position is not None and position < len(args) else None
+            if isinstance(value, (list, tuple, Mapping)):
+                values.extend(item for _, item in leaves(value))
+            else:
+                values.append(value)
+        return Condition(values)
+
+    def options(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str | int, Any]:
+        """Return how the forward was asked to run: its flags, words and choices of blocks, and which tensors it has.
+
+        Numbers and the contents of tensors are left out: they may change in every step (guidance scales, residuals).
+        """
+        found: dict[str | int, Any] = {}
+        given: Iterable[tuple[str | int, Any]] = [*enumerate(args), *kwargs.items()] if args else kwargs.items()
+        for name, value in given:
+            if name not in self._known:
+                plain = value is None or value is True or value is False
+                found[name] = value if plain else _option(value)
+        return found
+
+
+def channels(module: nn.Module) -> int | None:
+    """Return how many channels a denoiser makes; what a pipeline lays behind these (an image to go by) may differ."""
+    made = getattr(getattr(module, "config", None), "out_channels", None)
+    return made if isinstance(made, int) else None
 
 
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -24,48 +69,14 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def latents(stack: BlockStack, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
-    """Return what the denoiser works on, `[B, …]`: its first tensor of at least three sizes that is no condition.
-
-    None if there is no such; some take a list.
-    """
-    for value in _others(args, kwargs, (stack.timestep, *stack.conditions)):
-        if isinstance(value[1], Tensor) and value[1].ndim >= 3:
-            return value[1]
-    return None
-
-
-def channels(module: nn.Module) -> int | None:
-    """Return how many channels a denoiser makes; what a pipeline lays behind these (an image to go by) may differ."""
-    made = getattr(getattr(module, "config", None), "out_channels", None)
-    return made if isinstance(made, int) else None
-
-
-def options(args: Sequence[Any], kwargs: Mapping[str, Any], left_out: Sequence[Stream]) -> tuple[Any, ...]:
-    """Return how a forward was asked to run: its flags, words and choices of blocks, and which tensors it has.
-
-    Numbers and the contents of tensors are left out: they may change in every step (guidance scales, residuals).
-
-    Args:
-        left_out: arguments that do not count.
-    """
-    return tuple((name, _option(value)) for name, value in sorted(_others(args, kwargs, left_out), key=itemgetter(0)))
-
-
-def _others(args: Sequence[Any], kwargs: Mapping[str, Any], left_out: Sequence[Stream]) -> Iterator[tuple[str, Any]]:
-    """The arguments, each with its name or position, but for some."""
-    positions = {stream.position for stream in left_out}
-    names = {stream.name for stream in left_out}
-    yield from ((str(i), value) for i, value in enumerate(args) if i not in positions)
-    yield from ((name, value) for name, value in kwargs.items() if name not in names)
-
-
 def _option(value: Any) -> Any:
     if value is None or isinstance(value, (bool, str)):
         return value
+    if isinstance(value, Tensor):
+        return Tensor
     if isinstance(value, (list, tuple)):
         whole = all(type(item) is int for item in value)
-        return tuple(value) if whole else tuple(_option(item) for item in value)
+        return tuple(value) if whole else tuple([_option(item) for item in value])
     if isinstance(value, Mapping):
-        return tuple((str(key), _option(item)) for key, item in value.items())
-    return Tensor if isinstance(value, Tensor) else type(value)
+        return {key: _option(item) for key, item in value.items()}
+    return type(value)

@@ -31,7 +31,7 @@ class Branch:
 
     name: str
     condition: Known | int
-    options: tuple[Any, ...]
+    options: dict[str | int, Any]
     step: int
     latents: LatentsSample | None = None
     is_rebuilt: bool = False
@@ -50,32 +50,26 @@ class Branches:
 
     Attributes:
         here: those that came by in the present step.
+        named_here: the names of those of them that somebody named.
         step: ordinal of that step, from 0, of those that had a forward.
         are_uncertain: whether the number of forwards in a step contradicts what was made of it.
     """
 
     def __init__(self) -> None:
         self.here: list[Branch] = []
+        self.named_here: set[str | None] = set()
         self.step = 0
         self.are_uncertain = False
         self._conditions = Conditions()
         self._branches: list[Branch] = []
-        self._before: Counter[int] = Counter()
-        self._most: Counter[int] = Counter()
+        self._before: Counter[Known | int] = Counter()
+        self._most: Counter[Known | int] = Counter()
         self._widths: list[int] = []
-
-    def has_named(self, call: Call) -> bool:
-        """Return whether this forward has a name, and one of this name came by in this step."""
-        return call.name is not None and any(branch.name == call.name for branch in self.here)
-
-    def is_new_name(self, call: Call) -> bool:
-        """Return whether this forward has a name, and none of this name came by in this step."""
-        return call.name is not None and not self.has_named(call)
 
     def is_complete(self, call: Call) -> bool:
         """Return whether this step already has all forwards of this kind, as far as the step before can tell."""
         if call.name is not None:
-            return self.has_named(call)
+            return call.name in self.named_here
         condition = self._number(call)
         here = self._alike_here(condition)
         return self.step > 0 and 0 < here >= self._before[condition]
@@ -106,14 +100,16 @@ class Branches:
         Args:
             nobody_knows: whether nothing but the times tells the steps.
         """
-        counts = Counter(branch.condition for branch in self.here if isinstance(branch.condition, int))
+        counts: Counter[Known | int] = Counter(
+            [branch.condition for branch in self.here if isinstance(branch.condition, int)]
+        )
         if nobody_knows and counts:
             self._note_width(counts)
         self._most |= counts
-        self._before, self.here = counts, []
+        self._before, self.here, self.named_here = counts, [], set()
         self.step += 1
 
-    def _note_width(self, counts: Counter[int]) -> None:
+    def _note_width(self, counts: Counter[Known | int]) -> None:
         """A number of forwards that goes up and down again tells nothing, unless known conditions come and go.
 
         Two steps whose times were rounded to the same look like one step with more branches.
@@ -136,24 +132,32 @@ class Branches:
         branch = self._of(call, self.here)
         if branch is None:
             branch, doubt = self._made(call)
-        elif branch.is_named:
+        elif call.name is not None:
             doubt = self._other_condition(branch, call)
-        watched = watched or self._is_alike(branch)
+        watched = watched or (call.name is None and self._is_alike(branch))
         if doubt is None and branch.options != call.options:
             doubt = reasons.OTHER_OPTIONS
         if doubt is None and watched and self.jumped(call):
             doubt = reasons.OTHER_LATENTS
         branch.options, branch.step, branch.latents = call.options, self.step, call.sample if watched else None
         self.here.append(branch)
+        if call.name is not None:
+            self.named_here.add(call.name)
         return branch, doubt
 
     def _of(self, call: Call, here: Sequence[Branch]) -> Branch | None:
         """The branch that a forward belongs to, if there is one; of those alike, one asked to run in its way."""
-        if call.name is not None:
-            return next((branch for branch in self._branches if branch.is_named and branch.name == call.name), None)
-        number = self._number(call)
-        free = [branch for branch in self._branches if branch.condition == number and branch not in here]
-        return next((branch for branch in free if branch.options == call.options), free[0] if free else None)
+        found: Branch | None = None
+        number = self._number(call) if call.name is None else None
+        for branch in self._branches:
+            if number is None:
+                if branch.name == call.name and not isinstance(branch.condition, int):
+                    return branch
+            elif branch.condition == number and branch not in here:
+                if branch.options == call.options:
+                    return branch
+                found = found or branch
+        return found
 
     def _made(self, call: Call) -> tuple[Branch, str | None]:
         """A branch for what was never here.
@@ -194,8 +198,9 @@ class Branches:
 
     def _is_alike(self, branch: Branch) -> bool:
         """Whether other forwards of one step have the same condition, so that only their order tells them apart."""
-        condition = branch.condition
-        return isinstance(condition, int) and (self._alike_here(condition) > 0 or self._most[condition] > 1)
+        if self._most.get(branch.condition, 0) > 1:
+            return True
+        return bool(self.here) and self._alike_here(branch.condition) > 0
 
-    def _alike_here(self, condition: int) -> int:
-        return sum(branch.condition == condition for branch in self.here)
+    def _alike_here(self, condition: Known | int) -> int:
+        return sum([branch.condition == condition for branch in self.here])

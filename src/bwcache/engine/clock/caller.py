@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator
 from types import CodeType, FrameType
 from typing import Any
 
@@ -36,34 +35,32 @@ class Caller:
 
     def pipeline(self, module: nn.Module) -> Any:
         """Return the nearest object on the stack that holds this module and a scheduler, or None."""
-        for _, found in self._found(module):
-            return found
-        return None
+        return self._found(module, sys._getframe(1))[1]
 
     def says(self, module: nn.Module, name: str) -> Any:
         """Return what the pipeline that is calling has under a name, in its call or as an attribute, or None."""
-        for frame, found in self._found(module):
-            said = _variable(frame, name) if name in frame.f_code.co_varnames else None
-            try:
-                return getattr(found, name, None) if said is None else said
-            except Exception:  # a property of somebody else's: whatever is wrong with it, a run must not fail for it
-                return None
-        return None
+        frame, found = self._found(module, sys._getframe(1))
+        if frame is None:
+            return None
+        said = _variable(frame, name) if name in frame.f_code.co_varnames else None
+        try:
+            return getattr(found, name, None) if said is None else said
+        except Exception:  # a property of somebody else's: whatever is wrong with it, a run must not fail for it
+            return None
 
-    def _found(self, module: nn.Module) -> Iterator[tuple[FrameType, Any]]:
-        frame: FrameType | None = sys._getframe(2)
+    def _found(self, module: nn.Module, frame: FrameType | None) -> tuple[FrameType | None, Any]:
+        foreign = self._foreign
         for _ in range(_DEPTH):
             if frame is None:
-                return
-            code = frame.f_code
-            if code not in self._foreign:
+                break
+            if frame.f_code not in foreign:
                 for name in _arguments(frame):
                     value = _variable(frame, name)
                     if _holds(value, module):
-                        yield frame, value
-                        return
-                self._foreign.add(code)
+                        return frame, value
+                foreign.add(frame.f_code)
             frame = frame.f_back
+        return None, None
 
 
 def _arguments(frame: FrameType) -> tuple[str, ...]:
@@ -88,9 +85,14 @@ def _holds(value: Any, module: nn.Module) -> bool:
     held = getattr(value, "__dict__", None)
     if type(held) is not dict or isinstance(value, type):
         return False
-    parts = [*held.values(), *held["_modules"].values()] if isinstance(value, nn.Module) else held.values()
-    mine = any(part is module or (isinstance(part, nn.Module) and _wrapped(part) is module) for part in parts)
-    return mine and _has_scheduler(value)
+    if "_modules" in held:
+        held = {**held, **held["_modules"]}
+    if "scheduler" not in held and not _has_scheduler(value):
+        return False
+    for part in held.values():
+        if part is module or (isinstance(part, nn.Module) and part._modules.get("_orig_mod") is module):
+            return True
+    return False
 
 
 def _has_scheduler(value: Any) -> bool:
@@ -98,7 +100,3 @@ def _has_scheduler(value: Any) -> bool:
         return hasattr(value, "scheduler")
     except Exception:  # a property of somebody else's
         return False
-
-
-def _wrapped(part: nn.Module) -> Any:
-    return part._modules.get("_orig_mod")

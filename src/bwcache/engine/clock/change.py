@@ -38,7 +38,7 @@ class ChangeSignal(Signal):
         if not progress.branches.is_complete(call) or progress.stands:
             return False
         last = progress.total is not None and progress.index >= progress.total - 1
-        return progress.branches.has_named(call) or (last and not progress.marked)
+        return call.name in progress.branches.named_here or (last and not progress.marked)
 
     def ahead(self, call: Call, progress: Progress) -> int | None:
         """Return 1 where the time or, if it stands still, the latents moved."""

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bwcache.core import Step
+from bwcache.engine.clock.arguments import Arguments
 from bwcache.engine.clock.call import Call
 from bwcache.engine.clock.caller import Caller
 from bwcache.engine.clock.change import ChangeSignal
@@ -68,6 +69,7 @@ class Clock:
         self._signal: Signal = ChangeSignal()
         self._progress: Progress | None = None
         self._jumps = 0
+        self._arguments: dict[str, Arguments] = {}
 
     @property
     def source(self) -> str:
@@ -87,8 +89,11 @@ class Clock:
         """Return the step of a forward of a denoiser that begins now, and say what is in `doubt` about it."""
         pipeline = self.caller.pipeline(stack.module)
         scheduler = self._attached() if pipeline is None else pipeline.scheduler
+        arguments = self._arguments.get(stack.name)
+        if arguments is None or arguments.stack is not stack:
+            arguments = self._arguments[stack.name] = Arguments(stack)
         time = Time(stack.timestep.read(args, kwargs), self._listed)
-        call = Call(stack, args, kwargs, time, scheduler, self.host, self.context)
+        call = Call(arguments, args, kwargs, time, scheduler, self.host, self.context)
         progress = self._progress
         if progress is None or self._restarts(call, progress):
             progress = self._progress = self._start(call)
@@ -100,15 +105,13 @@ class Clock:
         """Whether this forward belongs to a new run."""
         if getattr(call.scheduler, "timesteps", None) is not self._timesteps:
             return True
-        if HostSignal.index(call) is not None and not isinstance(self._signal, HostSignal):
+        if call.host is not None and call.host.index is not None and not isinstance(self._signal, HostSignal):
             return True
         if self._signal.restarts(call, progress):
             return True
-        if (
-            not self._is_bare(call, progress)
-            or not progress.moved(call)
-            or not progress.branches.jumped(call, ahead=True)
-        ):
+        if not self._is_bare(call, progress) or not progress.moved(call):
+            return False
+        if not progress.branches.jumped(call, ahead=True):
             return False
         # Twice in a row it is how this sampler works (fresh noise in every step): then it is doubted, step by step.
         self._jumps += 1
@@ -119,7 +122,7 @@ class Clock:
         self.caller.forget()
         self._timesteps = getattr(call.scheduler, "timesteps", None)
         self._listed = HostTimesteps(self._timesteps)
-        call.begin(Time(call.stack.timestep.read(call.args, call.kwargs), self._listed))
+        call.begin(Time(call.arguments.time(call.args, call.kwargs), self._listed))
         self._signal = next(found for kind in SIGNALS if (found := kind.begin(call)) is not None)
         progress = Progress(self._signal.first, call.time, self._marked)
         if self._signal.place is not None:
@@ -153,10 +156,11 @@ class Clock:
             progress.total = len(progress.schedule.timesteps)  # the loop goes on after what was said to be all
 
     def _enter(self, call: Call, progress: Progress) -> Step:
-        first = not progress.branches.here
-        if first and isinstance(self._signal, ChangeSignal):
-            self._signal.note_first(call, progress)
-        watched = self._is_bare(call, progress) or (progress.stands and progress.branches.step == 0)
+        watched = False
+        if isinstance(self._signal, ChangeSignal):
+            if not progress.branches.here:
+                self._signal.note_first(call, progress)
+            watched = self._is_bare(call, progress) or (progress.stands and progress.branches.step == 0)
         branch, self.doubt = progress.branches.enter(call, watched)
         if watched and self.doubt is None and progress.branches.step > 0:
             self._jumps = 0
@@ -169,32 +173,10 @@ class Clock:
         return bare and not progress.marked
 
     def _step(self, call: Call, progress: Progress, branch: str) -> Step:
-        return Step(
-            self.run,
-            progress.index,
-            progress.total,
-            self._timestep(call, progress),
-            self._sigma(call, progress),
-            branch,
-            None,
-            *self._noises(call, progress),
-        )
-
-    def _timestep(self, call: Call, progress: Progress) -> float | None:
-        schedule = progress.schedule
-        if schedule and progress.index < len(schedule.timesteps):
-            return schedule.timesteps[progress.index]
-        return call.time.value
-
-    def _sigma(self, call: Call, progress: Progress) -> float | None:
-        for said in (call.host, call.context):
+        timestep, sigma, *noises = progress.where(call.time)
+        for said in (call.context, call.host):
             if said is not None and said.sigma is not None:
-                return float(said.sigma)
-        sigmas = progress.schedule.sigmas if progress.schedule else None
-        return sigmas[progress.index] if sigmas and progress.index < len(sigmas) else None
-
-    def _noises(self, call: Call, progress: Progress) -> tuple[float | None, float | None]:
-        """Share of noise before and after the step."""
+                sigma = float(said.sigma)
         if call.host is not None and call.host.noise is not None:
-            return call.host.noises
-        return progress.noise(progress.index), progress.noise(progress.index + 1)
+            noises = [*call.host.noises]
+        return Step(self.run, progress.index, progress.total, timestep, sigma, branch, None, *noises)

@@ -7,17 +7,17 @@ told without a look at the device. Only where they lie elsewhere are their numbe
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from bwcache.engine.clock.arguments import leaves
-from bwcache.models.streams import Stream
+from torch.nn import Parameter
 
 _PLACES = 4
 """In how many places one condition is remembered."""
+
+_PLAIN = (Tensor, Parameter)
 
 _CONDITIONS = 16
 """How many conditions are remembered; a prompt that changes in every step would pile up."""
@@ -28,22 +28,27 @@ class Condition:
 
     Attributes:
         values: tensors, numbers and words, in order.
-        place: where all that lies, and how often it was written into; hashable.
+        place: where all that lies, and how often it was written into.
         is_traced: whether torch counts what is written into it. Not so in inference mode.
     """
 
     __slots__ = ("is_traced", "place", "values")
 
     def __init__(self, values: Sequence[Any]) -> None:
-        self.values = tuple(values)
-        self.place = tuple(_place(value) for value in self.values)
-        self.is_traced = not any(isinstance(value, Tensor) and value.is_inference() for value in self.values)
-
-    @classmethod
-    def of(cls, streams: Sequence[Stream], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Condition:
-        """Return the condition of a forward; `streams` are the arguments that belong to it."""
-        given = [stream.read(args, kwargs) for stream in streams]
-        return cls([value for _, value in leaves(given)])
+        self.values = values
+        self.is_traced = True
+        place: list[Any] = []
+        for value in values:
+            if value is None:
+                place.append(None)
+            elif type(value) in _PLAIN and not value.is_meta:
+                traced = not value.is_inference()
+                self.is_traced = self.is_traced and traced
+                version = value._version if traced else None
+                place.append((value.data_ptr(), version, value.shape, value.stride(), value.dtype))
+            else:
+                place.append(_shape(value))
+        self.place = place
 
 
 class Known:
@@ -54,14 +59,15 @@ class Known:
     """
 
     def __init__(self, condition: Condition, copied: bool) -> None:
-        self._places: deque[tuple[Any, Any]] = deque([(condition.place, condition.values)], maxlen=_PLACES)
+        self._places: deque[list[Any]] = deque([condition.place], maxlen=_PLACES)
+        self._held: deque[Sequence[Any]] = deque([condition.values], maxlen=_PLACES)
         copied = copied or not condition.is_traced
         self._values = [value.clone() if copied and _plain(value) else value for value in condition.values]
         self._versions = [_version(value) for value in self._values]
 
     def lies_at(self, condition: Condition) -> bool:
         """Return whether it is known to lie where this one does."""
-        return any(place == condition.place for place, _ in self._places)
+        return condition.place in self._places
 
     def equals(self, condition: Condition) -> bool:
         """Return whether the numbers are the same; if so, remember the place. Reads the device."""
@@ -74,7 +80,8 @@ class Known:
             return False  # overwritten: what it was is gone
         if not all(_equal(mine, other) for mine, other in pairs):
             return False
-        self._places.append((condition.place, condition.values))
+        self._places.append(condition.place)
+        self._held.append(condition.values)
         return True
 
     def is_overwritten_by(self, condition: Condition) -> bool:
@@ -83,7 +90,7 @@ class Known:
             len(place) == len(condition.place)
             and place != condition.place
             and any(_rewritten(mine, other) for mine, other in zip(place, condition.place, strict=True))
-            for place, _ in self._places
+            for place in self._places
         )
 
 
@@ -104,7 +111,9 @@ class Conditions:
         """
         found: int | None = None
         if condition.is_traced or trusting:
-            found = next((i for i, known in self._numbered.items() if known.lies_at(condition)), None)
+            for i, known in self._numbered.items():
+                if known.lies_at(condition):
+                    return i
         if found is None:
             found = next((i for i, known in self._numbered.items() if known.equals(condition)), None)
         if found is None:
@@ -124,7 +133,7 @@ class Conditions:
 
 
 def _plain(value: Any) -> bool:
-    return type(value) in (Tensor, torch.nn.Parameter) and value.device.type != "meta"
+    return type(value) in _PLAIN and not value.is_meta
 
 
 def _version(value: Any) -> int | None:
@@ -135,13 +144,6 @@ def _shape(value: Any) -> Any:
     if isinstance(value, Tensor):
         return (type(value), value.shape, value.dtype, value.device)
     return value if isinstance(value, (bool, int, float, str)) else type(value)
-
-
-def _place(value: Any) -> Any:
-    """Where a tensor lies, what it looks like and how often it was written into; of anything else, what it is."""
-    if not _plain(value):
-        return _shape(value)
-    return (value.data_ptr(), _version(value), value.shape, value.stride(), value.dtype)
 
 
 def _rewritten(mine: Any, other: Any) -> bool:

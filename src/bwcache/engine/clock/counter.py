@@ -34,18 +34,23 @@ class CounterSignal(Signal):
 
     def restarts(self, call: Call, progress: Progress) -> bool:
         """Return whether the scheduler went back, or a branch comes again at the same time."""
-        position = _position(call, self._entered)
-        if position is None or position < self._position:
-            return True
-        return position == self._position and progress.branches.has_named(call) and not progress.moved(call)
+        position = getattr(call.scheduler, "step_index", -1)
+        if position is None:
+            position = self._entered
+        if position == self._position:
+            return call.name in progress.branches.named_here and not progress.moved(call)
+        return bool(position < self._position)
 
     def ahead(self, call: Call, progress: Progress) -> int | None:
         """Return how often the scheduler stepped; None if time moved without it."""
-        position = _position(call, self._entered)
-        assert position is not None
+        position = call.scheduler.step_index
+        if position is None:
+            position = self._entered
         ahead, self._position = position - self._position, position
-        if ahead or progress.branches.is_new_name(call) or not progress.moved(call):
-            return ahead
+        if ahead:
+            return int(ahead)
+        if (call.name is not None and call.name not in progress.branches.named_here) or not progress.moved(call):
+            return 0
         return None  # time moves and the scheduler does not: a copy of it or another one drives this run
 
 

@@ -31,6 +31,7 @@ class Progress:
         self.branches = Branches()
         self.marked = marked
         self.time = time
+        self._where: tuple[float | None, float | None, float | None, float | None] | None = None
 
     def moved(self, call: Call) -> int:
         """Return the sign of the change of the time since the last forward."""
@@ -45,6 +46,7 @@ class Progress:
     def go(self, steps: int) -> None:
         """Go on to a later step."""
         self.index += steps
+        self._where = None
         self.branches.next_step(self.schedule is None)
         if self.branches.are_uncertain:
             self.total = None
@@ -56,8 +58,18 @@ class Progress:
             return False
         return is_near(value, schedule.timesteps[self.index])
 
-    def noise(self, index: int) -> float | None:
-        """Return the share of noise before a step; as if all were even where the scheduler does not say it."""
+    def where(self, time: Time) -> tuple[float | None, float | None, float | None, float | None]:
+        """Return timestep and sigma of the present step, and the share of noise before and after it."""
+        schedule, index = self.schedule, self.index
+        if schedule is None or index >= len(schedule.timesteps):
+            return time.value, None, self._noise(index), self._noise(index + 1)
+        if self._where is None:
+            sigma = None if schedule.sigmas is None else schedule.sigmas[index]
+            self._where = schedule.timesteps[index], sigma, self._noise(index), self._noise(index + 1)
+        return self._where
+
+    def _noise(self, index: int) -> float | None:
+        """The share of noise before a step; as if all were even where the scheduler does not say it."""
         noises = self.schedule.noises if self.schedule else None
         if noises is not None and index < len(noises):
             return noises[index]

@@ -61,7 +61,7 @@ class Said(Signal):
         index = self.index(call)
         if index is None or index < progress.index:
             return True
-        return index == progress.index and progress.branches.has_named(call)
+        return index == progress.index and call.name in progress.branches.named_here
 
     def ahead(self, call: Call, progress: Progress) -> int | None:
         """Return by how much the index grew."""
