@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -21,15 +19,6 @@ TEXT = {"u": noise(1, 6, 8, seed=1), "c": noise(1, 6, 8, seed=2)}
 TOTAL = 6
 
 
-@contextmanager
-def said(session: bwcache.Session, **what: Any) -> Iterator[None]:
-    session.here.clock.host = HostStep(**what)
-    try:
-        yield
-    finally:
-        session.here.clock.host = None
-
-
 def forward(module: Any, latents: Tensor, names: str, time: float = 500.0) -> Tensor:
     """One forward of these prompts in a batch, `[len(names), …]`."""
     count = len(names)
@@ -45,7 +34,7 @@ def loop(session: bwcache.Session, module: Any, plan: list[list[str]], **more: A
         made: dict[str, Tensor] = {}
         for names in forwards:
             branch = names if len(names) == 1 else tuple(names)
-            with said(session, index=index, total=len(plan), branch=branch, **more):
+            with session.step(index=index, total=len(plan), branch=branch, **more):
                 made |= dict(zip(names, forward(module, latents, names).split(1), strict=True))
         latents = latents + 0.05 * (made["u"] + made["c"])
     return latents
@@ -87,7 +76,7 @@ def test_a_branch_of_a_batch_that_was_not_there_before_is_computed_by_itself() -
     with bwcache.attach(module, GREEDY) as session:
         latents = noise(1, 4, 2, 4, 4)
         for index, names in enumerate(["c", "c", "uc", "uc"]):
-            with said(session, index=index, total=4, branch=tuple(names)):
+            with session.step(index=index, total=4, branch=tuple(names)):
                 forward(module, latents, names)
     assert sizes == [1, 1]
     assert [event.action[0] for event in session.trace.events if event.branch == "u"] == ["c", "r"]
@@ -103,7 +92,7 @@ def test_sigma_and_noise_are_in_the_step() -> None:
 
     with bwcache.attach(module, Listening(frozenset())) as session:
         for index, noise_ in enumerate([(0.9, 0.5), 0.5]):
-            with said(session, index=index, total=2, sigma=7.0 - index, noise=noise_):
+            with session.step(index=index, total=2, sigma=7.0 - index, noise=noise_):
                 forward(module, noise(1, 4, 2, 4, 4), "c")
     assert [(step.sigma, step.noise, step.next_noise) for step in steps] == [(7.0, 0.9, 0.5), (6.0, 0.5, None)]
 
@@ -113,7 +102,7 @@ def test_a_name_alone_leaves_the_step_to_weaker_signals() -> None:
     with bwcache.attach(module, GREEDY, steps=3) as session:
         for time in (900.0, 600.0, 300.0):
             for name in ("left", "right"):
-                with said(session, branch=name):
+                with session.step(branch=name):
                     forward(module, noise(1, 4, 2, 4, 4), "c", time)
     assert session.trace.meta["source"] == "timestep"
     assert [event.branch for event in session.trace.events] == ["left", "right"] * 3
@@ -124,7 +113,7 @@ def test_an_index_that_goes_back_or_comes_twice_begins_a_run() -> None:
     module = wan_transformer()
     with bwcache.attach(module, GREEDY) as session:
         for index in (0, 1, 2, 0, 1, 1, 2):
-            with said(session, index=index, total=3, branch="c"):
+            with session.step(index=index, total=3, branch="c"):
                 forward(module, noise(1, 4, 2, 4, 4), "c")
     assert [[event.step for event in trace.events] for trace in session.traces] == [[0, 1, 2], [0, 1], [1, 2]]
     assert [event.action[0] for trace in session.traces for event in trace.events] == list("crrcrcr")
@@ -132,13 +121,8 @@ def test_an_index_that_goes_back_or_comes_twice_begins_a_run() -> None:
 
 def test_the_host_is_trusted_more_than_the_pipeline() -> None:
     pipe = wan()
-    with bwcache.attach(pipe, GREEDY) as session:
-
-        def before(module: Any, args: Any, kwargs: Any) -> None:
-            return None
-
-        with said(session, index=3, total=9, branch="mine"):
-            forward(pipe.transformer, noise(1, 4, 2, 4, 4), "c")
+    with bwcache.attach(pipe, GREEDY) as session, session.step(index=3, total=9, branch="mine"):
+        forward(pipe.transformer, noise(1, 4, 2, 4, 4), "c")
     (event,) = session.trace.events
     assert (event.step, event.total, event.branch) == (3, 9, "mine")
 
