@@ -145,6 +145,22 @@ def test_of_a_call_nothing_is_kept_alive() -> None:
         assert gone() is None
 
 
+def test_a_call_that_holds_its_own_variables_keeps_them() -> None:
+    """Up to Python 3.12 `locals()` is the very mapping that a look at the frame fills."""
+    module = nn.Linear(1, 1)
+
+    class Logs:
+        def __init__(self) -> None:
+            self.unet, self.scheduler = module, None
+
+        def __call__(self, steps: int) -> dict[str, Any]:
+            said = locals()
+            assert Caller().pipeline(module) is self
+            return dict(said)
+
+    assert Logs()(7)["steps"] == 7
+
+
 def at(pipeline: Any, module: Any) -> Any:
     return Caller().pipeline(module)
 

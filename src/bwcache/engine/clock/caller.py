@@ -22,6 +22,9 @@ _NEVER = ("torch.", "accelerate.", "bwcache.engine.")
 _SNAPSHOTS = sys.version_info < (3, 13)
 """Whether looking at a function's variables makes a copy of them all, which lives as long as the call."""
 
+_ONLY_THE_FRAME = 3
+"""References to such a copy that nobody holds but the frame: its own, ours, and that of the question."""
+
 
 class Caller:
     """Finds who is calling. Keeps nothing of a call: neither frames nor objects, only which code had none to find."""
@@ -75,7 +78,7 @@ def _variable(frame: FrameType, name: str) -> Any:
     """The value of a variable of a function that is running."""
     found = frame.f_locals
     value = found.get(name)
-    if _SNAPSHOTS and frame.f_trace is None:
+    if _SNAPSHOTS and frame.f_trace is None and sys.getrefcount(found) <= _ONLY_THE_FRAME:
         found.clear()  # a copy: left as it is, it would keep the call's tensors for as long as the call runs
     return value
 
