@@ -1,0 +1,96 @@
+"""Every policy that the package exports, with settings drawn by the types of its fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import types
+import typing
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import bwcache
+from bwcache import policies
+from bwcache.features import Predictor
+
+FLOATS = (0.0, 0.02, 0.1, 0.15, 0.3, 0.5, 1.0, 2.0, 10.0)
+INTEGERS = (0, 1, 1, 2, 2, 3, 4)
+REPLAYS = "bwcache.Last()"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A policy by its class's name, and those of its settings that are not as by default, as Python."""
+
+    name: str
+    settings: tuple[tuple[str, str], ...] = ()
+
+    @cached_property
+    def policy(self) -> Any:
+        """The policy itself."""
+        names = {"bwcache": bwcache, "inf": float("inf")}
+        return policies.known()[self.name](**{name: eval(value, names) for name, value in self.settings})
+
+    @property
+    def never_reuses(self) -> bool:
+        return not self.policy.may_reuse
+
+    @property
+    def replays(self) -> bool:
+        """Whether a skipped feature is the last computed one."""
+        return type(self.policy.feature_predictor) in (bwcache.Last, type(None))
+
+
+def draw_policy(chance: random.Random) -> Chosen:
+    """Some policy with some of its settings changed, which it accepts."""
+    name = chance.choice(sorted(policies.known()))
+    for _ in range(1000):
+        chosen = Chosen(name, tuple(_settings(chance, policies.known()[name])))
+        try:
+            assert chosen.policy
+        except bwcache.SettingError:
+            continue
+        return chosen
+    raise AssertionError(f"found no settings that {name} accepts; expected some; teach tests/fuzz/policies.py its fields")
+
+
+def _settings(chance: random.Random, policy: type) -> typing.Iterator[tuple[str, str]]:
+    hints = typing.get_type_hints(policy)
+    for field in dataclasses.fields(policy):
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required or chance.random() < 0.5:
+            value = _value(chance, hints[field.name])
+            if value is not None:
+                yield field.name, value
+
+
+def _value(chance: random.Random, hint: Any) -> str | None:
+    """A value of a type, as Python; None where nothing is known of the type."""
+    kind, of = typing.get_origin(hint), typing.get_args(hint)
+    if hint is type(None):
+        return "None"
+    if hint is bool:
+        return repr(chance.random() < 0.5)
+    if hint is int:
+        return repr(chance.choice(INTEGERS))
+    if hint is float:
+        return repr(chance.choice((*FLOATS, *INTEGERS)))
+    if kind is typing.Literal:
+        return repr(chance.choice(of))
+    if kind in (typing.Union, types.UnionType):
+        return _value(chance, chance.choice(of))
+    if kind is tuple and of[1:] == (...,):
+        items = [_value(chance, of[0]) for _ in range(chance.randrange(1, 5))]
+        return None if None in items else f"({', '.join(map(str, items))},)"
+    if isinstance(hint, type) and issubclass(hint, Predictor):
+        return _predictor(chance)
+    if isinstance(hint, type) and issubclass(hint, policies.Policy):
+        inner = draw_policy(chance)
+        return f"bwcache.policies.{inner.name}({', '.join(f'{name}={value}' for name, value in inner.settings)})"
+    return None
+
+
+def _predictor(chance: random.Random) -> str:
+    """Replaying half of the time: what brute force can judge."""
+    return chance.choice((*(REPLAYS,) * 5, "bwcache.Linear()", "bwcache.Damped()", *(f"bwcache.Taylor({n})" for n in (0, 1, 2))))

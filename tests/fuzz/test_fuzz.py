@@ -1,0 +1,129 @@
+"""Three hundred scenarios of the fuzzer, and what it stands on."""
+
+from __future__ import annotations
+
+import gc
+import os
+from pathlib import Path
+
+import pytest
+
+import bwcache
+from bwcache import policies
+from tests import tiny
+from tests.fuzz import oracle, replay
+from tests.fuzz.oracle import check, quietly
+from tests.fuzz.policies import Chosen
+from tests.fuzz.reduce import as_test, reduced
+from tests.fuzz.scenario import DIMENSIONS, KNOWN, Break, Call, Copy, Enter, Hook, Leave, Scenario, draw, source
+
+SEEDS = 300
+CHUNK = 10
+REPLAYING = Chosen("Scheduled", (("steps", "(0, 2)"),))
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+def test_scenarios_keep_every_law(first: int) -> None:
+    """One that does not is made small by `python -m tests.fuzz --n 1 --seed N`."""
+    with quietly():
+        found = {seed: check(draw(seed)) for seed in range(first, first + CHUNK)}
+    assert {seed: findings for seed, findings in found.items() if findings} == {}
+
+
+def test_a_seed_always_draws_the_same_scenario() -> None:
+    assert [draw(seed) for seed in range(20)] == [draw(seed) for seed in range(20)]
+
+
+def test_every_policy_is_drawn() -> None:
+    """New ones too, without an edit here."""
+    drawn = {draw(seed, frozenset()).policy.name for seed in range(300)}
+    assert drawn == set(policies.known())
+
+
+def test_what_is_known_to_fail_has_a_name() -> None:
+    assert set(DIMENSIONS) >= KNOWN
+    assert not any(DIMENSIONS[name](draw(seed)) for seed in range(100) for name in KNOWN)
+
+
+def test_a_scenario_is_the_python_that_it_prints() -> None:
+    names = {kind.__name__: kind for kind in (Break, Call, Chosen, Copy, Enter, Hook, Leave, Scenario)}
+    for seed in range(50):
+        scenario = draw(seed, frozenset())
+        if "Cast" not in source(scenario) and "Unhook" not in source(scenario):
+            assert eval(source(scenario), dict(names)) == scenario
+
+
+def test_a_failing_scenario_is_reduced_to_what_it_needs() -> None:
+    scenario = Scenario(
+        kind="ltx",
+        scheduler="ancestral",
+        policy=Chosen("FixedInterval", (("interval", "3"), ("warmup", "2"))),
+        timing=True,
+        script=(Hook(0), Enter("enable"), Call(steps=6, batch=3), Call(seed=2, nan=1), Copy(), Leave(), Call()),
+    )
+    smallest = reduced(scenario, lambda one: any(call.nan is not None for call in one.calls))
+    assert smallest == Scenario(script=(Call(nan=1),)), source(smallest)
+    assert "assert check(Scenario(script=(Call(nan=1),))) == []" in as_test(smallest, "seed_0")
+
+
+def laws(scenario: Scenario) -> set[str]:
+    with quietly():
+        return {finding.law for finding in check(scenario)}
+
+
+def test_brute_force_notices_another_video(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A predictor that is a little off, one that takes the other branch's feature: what the fuzzer is for."""
+    scenario = Scenario(policy=REPLAYING)
+    assert laws(scenario) == set()
+    exact = bwcache.Last.predict
+    monkeypatch.setattr(bwcache.Last, "predict", lambda self, *args: exact(self, *args) * 1.001)
+    assert laws(scenario) == {"replaying equals brute force"}
+
+
+def test_a_row_too_few_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    forwards = replay.forwards
+    monkeypatch.setattr(replay, "forwards", lambda events: forwards(events)[:-1])
+    assert laws(Scenario(policy=REPLAYING)) == {"the trace says what happened"}
+
+
+def test_an_attribute_that_stays_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave = oracle.Attached.leave
+
+    def leaving(part: oracle.Attached, stage: oracle.Stage) -> None:
+        leave(part, stage)
+        stage.main.pipe.transformer.blocks[0].left_behind = 1
+
+    monkeypatch.setattr(oracle.Attached, "leave", leaving)
+    assert laws(Scenario(policy=REPLAYING)) == {"leaving restores everything"}
+
+
+def test_memory_stays_flat_over_300_runs() -> None:
+    """A session for each run, and one for all: nothing of a run is left when it is over."""
+    pipe = tiny.wan(layers=1)
+    call = {**tiny.WAN.call, "height": 16, "width": 16, "num_inference_steps": 3}
+    policy = bwcache.BWCache(threshold=10.0, reuse_interval=1, tail_guard=0)
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            tiny.WAN.run(pipe, **call)
+
+    with quietly():
+        with bwcache.attach(pipe, policy):
+            run(50)
+            before = _resident()
+            run(100)
+            assert _resident() - before < 4 * 2**20
+        before = _resident()
+        for _ in range(150):
+            with bwcache.attach(pipe, policy):
+                run(1)
+        assert _resident() - before < 4 * 2**20
+
+
+def _resident() -> int:
+    """Bytes of main memory that this process holds."""
+    gc.collect()
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        pytest.skip("needs /proc to read the memory of a process")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
