@@ -7,6 +7,8 @@
 PYTHON ?= python3
 TORCH ?=
 OUT ?= demo
+N ?= 1000
+SEED ?= 0
 PINS ?= constraints.txt
 TESTS ?=
 DEV ?= dev
@@ -21,7 +23,7 @@ CONSTRAINTS := $(if $(TORCH),$(VENV)/constraints.txt,$(PINS))
 export NO_MKDOCS_2_WARNING ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test oldest check docs dist clean
+.PHONY: help demo test fuzz oldest check docs dist clean
 
 help:  ## what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -32,6 +34,9 @@ demo: $(VENV)/.installed  ## install, and make the same videos with and without 
 # One worker per core, one thread each: torch processes on few cores must not spin against each other.
 test: $(VENV)/.installed-dev  ## install, and run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(TESTS)
+
+fuzz: $(VENV)/.installed-dev  ## play N random scenarios, and make those that fail small: make fuzz N=10000
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -W ignore -m tests.fuzz --n $(N) --seed $(SEED)
 
 check: $(VENV)/.installed-dev  ## lint, format, types, spelling, documentation
 	$(BIN)/python -m ruff check .

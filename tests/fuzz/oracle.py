@@ -15,7 +15,7 @@ from diffusers.utils import logging
 
 import bwcache
 from bwcache import Event
-from tests.fuzz.left import differences, found_on, of_bwcache, features_held
+from tests.fuzz.left import differences, features_held, found_on, of_bwcache
 from tests.fuzz.play import Actor, Halt, Outcome, Part, Stage
 from tests.fuzz.replay import BruteForce
 from tests.fuzz.scenario import Call, Cast, Copy, Enter, Hook, Scenario
@@ -49,18 +49,17 @@ class Attached(Part):
         scenario = self.scenario
         begin = bwcache.attach if action.how == "attach" else bwcache.enable
         self.enabled = action.how == "enable"
-        self.rows_before = set(self.rows)
         for actor in stage.actors:
             if actor.name == "shared":
                 continue
-            target = actor.pipe if scenario.target == "pipeline" else next(iter(actor.modules.values()))
-            steps = max(call.steps for call in scenario.calls) if scenario.told and scenario.target == "module" else None
+            steps = {call.steps for call in scenario.calls}
+            told = scenario.told and scenario.target == "module" and len(steps) == 1
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self.sessions[actor.name] = begin(
-                    target,
+                    actor.target,
                     scenario.policy.policy,
-                    steps=steps if len({call.steps for call in scenario.calls}) == 1 else None,
+                    steps=steps.pop() if told else None,
                     timing=scenario.timing,
                     per_sample=scenario.per_sample,
                     memory=scenario.memory,
@@ -72,7 +71,7 @@ class Attached(Part):
             if session is None:
                 continue
             if self.enabled:
-                bwcache.disable(actor.pipe if self.scenario.target == "pipeline" else next(iter(actor.modules.values())))
+                bwcache.disable(actor.target)
             else:
                 session.close()
             held = features_held(session)
@@ -255,10 +254,7 @@ def _row(event: Event) -> tuple[Any, ...]:
 def _said(error: BaseException | None) -> str:
     """An error in one line, with the place it came from."""
     assert error is not None
-    frames = traceback.extract_tb(error.__traceback__)
-    inside = [frame for frame in frames if "/bwcache/" in frame.filename]
-    last = (inside or frames or [None])[-1]
-    where = "" if last is None else f" at {last.filename.rsplit('/', 1)[-1]} in {last.name}"
+    frames = list(traceback.extract_tb(error.__traceback__))
+    frames = [frame for frame in frames if "/bwcache/" in frame.filename] or frames
+    where = f" at {frames[-1].filename.rsplit('/', 1)[-1]} in {frames[-1].name}" if frames else ""
     return f"{type(error).__name__}{where}: {str(error).splitlines()[0][:200] if str(error) else ''}"
-
-

@@ -66,7 +66,9 @@ class Outcome:
 
 def same(a: Tensor, b: Tensor) -> bool:
     """Bit for bit; a NaN is a NaN."""
-    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a.isnan(), b.isnan()) and bool((a == b)[~a.isnan()].all())
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return torch.equal(a.isnan(), b.isnan()) and torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
 class Part:
@@ -108,8 +110,13 @@ class Actor:
         return self.kind.modules(self.pipe)
 
     @property
+    def target(self) -> Any:
+        """What a session is attached to."""
+        return self.pipe if self.scenario.target == "pipeline" else next(iter(self.modules.values()))
+
+    @property
     def dtype(self) -> torch.dtype:
-        return next(iter(self.modules.values())).dtype
+        return next(next(iter(self.modules.values())).parameters()).dtype
 
 
 class Stage:
@@ -124,10 +131,10 @@ class Stage:
     def __init__(self, scenario: Scenario, part: Part, before: Stage | None = None) -> None:
         self.scenario, self.part = scenario, part
         self.kind = KINDS[scenario.kind]
-        same = {} if before is None else before.main.modules
-        self.main = Actor("main", self.kind.fresh(scenario.scheduler, same), self.kind, scenario)
+        same: dict[str, nn.Module] = {} if before is None else before.main.modules
+        self.main: Actor = Actor("main", self.kind.fresh(scenario.scheduler, same), self.kind, scenario)
         same = {} if before is None or before.beside is None else before.beside.modules
-        self.beside = self._other("beside", "nested", "thread", denoisers=same)
+        self.beside: Actor | None = self._other("beside", "nested", "thread", denoisers=same)
         self.shared = self._other("shared", "shared nested", "shared thread", denoisers=self.main.modules)
         self.hooks: dict[int, Callable[[], None]] = {}
         self.outcomes: list[Outcome] = []
@@ -198,7 +205,7 @@ class Stage:
         outcome = Outcome(f"{actor.name} {mine}")
         self.outcomes.append(outcome)
         with ExitStack() as after:
-            other = {"nested": self.beside, "thread": self.beside}.get(call.beside, self.shared) if call.beside else None
+            other = self.shared if "shared" in call.beside else self.beside if call.beside else None
             plain = replace(call, beside="", breaks=None, reads="")
             between: Callable[[int], None] | None = None
             if other is not None and "nested" in call.beside:
@@ -364,7 +371,7 @@ class Running:
             time = torch.full((len(batch),), 1000.0 * (1 - step / call.steps))
             rows = ["cup".index(branch) * 10 + i for branch in some for i in range(call.batch)]
             given = kind.bare(batch, time, rows)  # type: ignore[misc]
-            given = {name: value.to(self.actor.dtype) if value.is_floating_point() else value for name, value in given.items()}
+            given = {name: value.to(self.actor.dtype) for name, value in given.items()}
             output = denoiser(**given, return_dict=False)[0]
             made |= dict(zip(some, output.chunk(len(some)), strict=True))
         guided = made["c"]
@@ -401,7 +408,7 @@ def _pickled(module: nn.Module) -> nn.Module:
     return pickle.load(file)
 
 
-# --- what others put on modules -----------------------------------------------------------------------------------------
+# --- what others put on modules ---------------------------------------------------------------------------------------
 
 
 def put_on(actor: Actor, hook: Hook) -> Callable[[], None]:
@@ -435,12 +442,12 @@ def _patched(module: nn.Module) -> Callable[[], None]:
     def forward(*args: Any, **kwargs: Any) -> Any:
         return inner(*args, **kwargs)
 
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
 
     def restore() -> None:
         if own is None:
             vars(module).pop("forward", None)
         else:
-            module.forward = own  # type: ignore[method-assign]
+            module.forward = own
 
     return restore

@@ -8,6 +8,7 @@ is none, each makes another video here.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -79,7 +80,7 @@ class BruteForce(Part):
             yield
         self.complaints += [f"{outcome.name}: {complaint}" for complaint in replay.complaints]
         if outcome.error is None and len(replay.rows) != replay.forward:
-            self.complaints.append(f"{outcome.name}: {len(replay.rows)} forwards in the trace, {replay.forward} happened")
+            self.complaints.append(f"{outcome.name}: {len(replay.rows)} forwards in the trace, not {replay.forward}")
 
 
 Key = tuple[str, Any, str, int | None]
@@ -108,15 +109,20 @@ class Replay:
                 stack = self.actor.kind.stack(module)
                 paths = {part: path for path, part in module.named_modules()}
                 sites = {row.site for rows in self.rows for row in rows.events if row.site.startswith(f"{name}/")}
-                known = {f"{name}/{path}" for path in paths.values()} | {f"{name}/stack"}
+                known = {f"{name}/{path}" for path in paths.values()} | {f"{name}/stack", f"{name}/root"}
                 self.complaints += [f"site {site} that brute force does not know" for site in sites - known]
-                over(undo, module, lambda inner, name=name: lambda *a, **k: self._denoiser(name, inner, a, k))
+                over(undo, module, functools.partial(self._around, functools.partial(self._denoiser, name)))
                 for part, path in paths.items():
                     covers = [f"{name}/stack"] if part in stack else []
                     covers += [f"{name}/{path}"] if f"{name}/{path}" in sites else []
                     if covers:
-                        over(undo, part, lambda inner, p=path, c=covers: lambda *a, **k: self._block(p, c, inner, a, k))
+                        around = functools.partial(self._block, path, covers)
+                        over(undo, part, functools.partial(self._around, around))
             yield
+
+    @staticmethod
+    def _around(instead: Callable[..., Any], inner: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **kwargs: instead(inner, args, kwargs)
 
     def _denoiser(self, name: str, inner: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self.forward >= len(self.rows):  # must be one that raises: it left no row
@@ -136,8 +142,15 @@ class Replay:
             own = Layout(len(samples or ()) or layout.samples, layout.branches)
             self.now = Now(branch, actions, samples, own)
             some = (args, kwargs) if len(groups) == 1 else layout.taken((args, kwargs), samples or [])
-            outputs.append(inner(*some[0], **some[1]))
+            outputs.append(self._root(name, inner, *some))
         return outputs[0] if len(groups) == 1 else layout.merged(outputs, [samples or [] for samples, _ in groups])
+
+    def _root(self, name: str, inner: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """The denoiser itself, which may be a site too."""
+        site = f"{name}/root"
+        if self.now is None or self._action(self.now, site) is None:
+            return inner(*args, **kwargs)
+        return self._block("", [site], inner, args, kwargs)
 
     def _groups(self, rows: Rows) -> list[tuple[list[int] | None, dict[str, str]]]:
         """Samples that do the same run together, those that compute first."""
@@ -148,7 +161,7 @@ class Replay:
         found: dict[tuple[tuple[str, str], ...], list[int]] = {}
         for sample in rows.samples:
             found.setdefault(tuple(sorted(rows.actions(sample).items())), []).append(sample)
-        return [(found[actions], dict(actions)) for actions in sorted(found, key=lambda a: [action for _, action in a])]
+        return [(found[actions], dict(actions)) for actions in sorted(found, key=_reused)]
 
     def _check(self, rows: Rows, branch: Any) -> None:
         """The step is the true one, and a reused branch was here in the step before."""
@@ -173,9 +186,10 @@ class Replay:
         now = self.now
         if now is None:
             return inner(*args, **kwargs)
-        replayed = any(self._action(now, site) == "reuse" for site in sites)
-        keys = [(*now.branch, path, sample) for sample in now.samples or [None]]
-        if replayed:
+        done = {self._action(now, site) for site in sites}
+        lanes: list[int | None] = [None] if now.samples is None else [*now.samples]
+        keys = [(*now.branch, path, sample) for sample in lanes]
+        if "reuse" in done:
             missing = [key for key in keys if key not in self.stored]
             if missing:
                 self.complaints.append(f"step {len(self.outcome.steps)}: reuses what was never computed")
@@ -185,13 +199,19 @@ class Replay:
                 self.complaints.append(f"step {len(self.outcome.steps)}: reuses what is not finite")
             return copied(kept[0]) if now.samples is None else now.layout.joined(kept)
         returned = inner(*args, **kwargs)
+        if "check" in done:  # computed to be compared, and not kept
+            return returned
         for i, key in enumerate(keys):
             self.stored[key] = copied(returned if now.samples is None else now.layout.of(returned, i))
         return returned
 
-    def _action(self, now: Now, site: str) -> str:
+    def _action(self, now: Now, site: str) -> str | None:
         """What the rows say of a site; a session of the module alone calls the denoiser "model"."""
-        return now.actions.get(site) or now.actions.get(f"model/{site.split('/', 1)[1]}", "compute")
+        return now.actions.get(site) or now.actions.get(f"model/{site.split('/', 1)[1]}")
+
+
+def _reused(actions: Sequence[tuple[str, str]]) -> int:
+    return sum(action == "reuse" for _, action in actions)
 
 
 @dataclass
@@ -235,7 +255,7 @@ class Layout:
         return first
 
     def taken(self, value: Any, samples: list[int]) -> Any:
-        """The arguments of a forward with some samples only: tensors and lists that have a row for each of the batch."""
+        """The arguments of a forward with some samples only: of tensors that have a row for each of the batch."""
         if isinstance(value, Tensor):
             if value.ndim == 0 or len(value) != self.batch:
                 return value

@@ -18,8 +18,8 @@ class Break:
     """Something that ends a call early.
 
     Attributes:
-        where: "denoiser" (as a forward begins), "after" (as one ends), "block" (in the middle of one), "callback" (between
-            two steps), or "flag": the pipeline is told to stop.
+        where: "denoiser" (as a forward begins), "after" (as one ends), "block" (in the middle of one), "callback"
+            (between two steps), or "flag": the pipeline is told to stop.
         at: ordinal of the forward or step from 0.
         error: "Halt" or "KeyboardInterrupt".
     """
@@ -49,7 +49,7 @@ class Call:
         beside: another pipeline in the middle of this call: "nested" in a callback, "thread" step by step in turns;
             "shared nested" and "shared thread" are of one around the same denoiser.
         marked: whether a loop over the bare denoiser is marked with `session.run(steps)`.
-        grad: under which mode a loop over the bare denoiser runs: "no_grad", "inference", "mixed", "enabled", "autocast".
+        grad: how a loop over the bare denoiser runs: "no_grad", "inference", "mixed", "enabled" or "autocast".
     """
 
     seed: int = 0
@@ -88,8 +88,8 @@ class Hook:
 
     Attributes:
         number: by which it is taken off.
-        kind: "pre" and "post" are torch's forward hooks that look on, "scale" one that changes what is returned, "patch"
-            another forward in its place, "registry" one of diffusers' hooks.
+        kind: "pre" and "post" are torch's forward hooks that look on, "scale" one that changes what is returned,
+            "patch" another forward in its place, "registry" one of diffusers' hooks.
         block: on which block; None for the denoiser itself.
     """
 
@@ -123,6 +123,9 @@ class Copy:
     how: str = "deepcopy"
 
 
+INTERVAL = Chosen("FixedInterval")
+
+
 @dataclass(frozen=True)
 class Scenario:
     """A model, a policy and what is done with them, in order.
@@ -140,7 +143,7 @@ class Scenario:
 
     kind: str = "wan"
     scheduler: str = "euler"
-    policy: Chosen = Chosen("FixedInterval")
+    policy: Chosen = INTERVAL
     bare: bool = False
     target: str = "pipeline"
     timing: bool = False
@@ -207,7 +210,8 @@ def _script(chance: random.Random, kind: Any, bare: bool, scheduler: str) -> Ite
     def between() -> Iterator[Action]:
         if chance.random() < 0.15:
             hooks.append(len(hooks))
-            yield Hook(hooks[-1], chance.choice(("pre", "post", "scale", "patch", "registry")), chance.choice((None, 0, 1)))
+            kinds = ("pre", "post", "scale", "patch", "registry")
+            yield Hook(hooks[-1], chance.choice(kinds), chance.choice((None, 0, 1)))
         if hooks and chance.random() < 0.15:
             yield Unhook(chance.choice(hooks))
         if chance.random() < 0.05:
@@ -275,7 +279,9 @@ DIMENSIONS: dict[str, Callable[[Scenario], bool]] = {
     # the number of a kind in the list of faults, or "new"
     "A2: one denoiser in two pipelines at once": lambda s: any("shared" in call.beside for call in s.calls),
     "A3: repeated times, and no scheduler to ask": lambda s: s.scheduler == "pndm" and s.target == "module",
-    "A3, A11: guidance that changes in a bare loop": lambda s: s.bare and any(c.off is not None or c.on for c in s.calls),
+    "A3, A11: guidance that changes in a bare loop": lambda s: (
+        s.bare and any(c.off is not None or c.on for c in s.calls)
+    ),
     "A5: samples from one seed": lambda s: any(call.one_seed for call in s.calls),
     "A6: the trace is read during a run": lambda s: any(call.reads for call in s.calls),
     "B5: broken off between forwards, or by Ctrl-C": lambda s: any(

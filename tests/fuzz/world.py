@@ -45,12 +45,8 @@ FLOW: dict[str, Callable[[], Any]] = {
     "heun": lambda: FlowMatchHeunDiscreteScheduler(),
     "ancestral": lambda: FlowMatchEulerDiscreteScheduler(shift=3.0, stochastic_sampling=True),
     "lcm": lambda: FlowMatchLCMScheduler(shift=3.0),
-    "unipc": lambda: UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
-    ),
-    "dpm": lambda: DPMSolverMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
-    ),
+    "unipc": lambda: UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
+    "dpm": lambda: DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
 }
 
 VARIANCE: dict[str, Callable[[], Any]] = {
@@ -175,7 +171,8 @@ class Kind:
             given[name] = _text(name, (call.batch, *shape), dtype, i)
         if call.sigmas:
             given["sigmas"] = [(1 - i / call.steps) ** 1.3 for i in range(call.steps)]
-        generators = [torch.Generator().manual_seed(call.seed + (0 if call.one_seed else 10 * i)) for i in range(call.batch)]
+        seeds = [call.seed + (0 if call.one_seed else 10 * i) for i in range(call.batch)]
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         given["generator"] = generators[0] if call.batch == 1 else generators
         return given
 
