@@ -278,7 +278,7 @@ def _call(chance: random.Random, kind: Any, bare: bool, scheduler: str) -> Call:
 DIMENSIONS: dict[str, Callable[[Scenario], bool]] = {
     # the number of a kind in the list of faults, or "new"
     "A2: one denoiser in two pipelines at once": lambda s: any("shared" in call.beside for call in s.calls),
-    "A3: repeated times, and no scheduler to ask": lambda s: s.scheduler == "pndm" and s.target == "module",
+    "A3: repeated times, and no scheduler to ask": lambda s: s.scheduler in ("pndm", "heun") and s.target == "module",
     "A3, A11: guidance that changes in a bare loop": lambda s: (
         s.bare and any(c.off is not None or c.on for c in s.calls)
     ),
