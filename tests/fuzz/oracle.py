@@ -209,11 +209,13 @@ def _brute_force(scenario: Scenario, attached: Stage, part: Attached) -> Iterato
     except Exception as error:
         yield Finding("brute force can follow the trace", _said(error))
         return
-    for text in differences(found_on(replayed), found_on(attached)):
-        yield Finding("leaving restores everything", text)
     for complaint in dict.fromkeys(brute.complaints):
         yield Finding("the trace says what happened", complaint)
-    if brute.complaints or not scenario.policy.replays:
+    if brute.complaints:
+        return
+    for text in differences(found_on(replayed), found_on(attached)):
+        yield Finding("leaving restores everything", text)
+    if not scenario.policy.replays:
         return
     for mine, other in zip(replayed.outcomes, attached.outcomes, strict=False):
         if not mine.same(other):
