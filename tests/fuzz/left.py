@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -71,12 +71,13 @@ def _nothing(*args: Any) -> None:
     pass
 
 
-def features_held(root: Any) -> int:
+def features_held(root: Any, modules: Iterable[nn.Module]) -> int:
     """How many tensors that are more than a list of numbers (of times) can be reached from an object.
 
-    Not through modules, pipelines and code.
+    Not through modules, pipelines and code; parameters and buffers of these modules do not count.
     """
-    return sum(tensor.ndim > 1 for tensor in _reached(root))
+    own = {id(tensor) for module in modules for tensor in (*module.parameters(), *module.buffers())}
+    return sum(tensor.ndim > 1 and id(tensor) not in own for tensor in _reached(root))
 
 
 def _reached(root: Any) -> Iterator[Tensor]:

@@ -74,7 +74,7 @@ class Attached(Part):
                 bwcache.disable(actor.target)
             else:
                 session.close()
-            held = features_held(session)
+            held = features_held(session, actor.modules.values())
             if held:
                 self.findings.append(Finding("nothing is kept after leaving", f"{held} tensors"))
             for module in actor.modules.values():
@@ -90,7 +90,7 @@ class Attached(Part):
         before = len(session.traces)
         yield
         if outcome.error is not None:
-            held = features_held(session)
+            held = features_held(session, actor.modules.values())
             if held:
                 law = "nothing is kept after a call that broke off"
                 how = f"{call.breaks.where} {call.breaks.error}" if call.breaks else repr(outcome.error)
