@@ -223,16 +223,27 @@ def _brute_force(scenario: Scenario, attached: Stage, part: Attached) -> Iterato
 
 
 def _shared(scenario: Scenario, attached: Stage) -> Iterator[Finding]:
-    """One denoiser in two pipelines: each video is the one made alone, cached or not."""
+    """One denoiser in two pipelines: each video is the one made alone, cached or not.
+
+    A whole call in the middle of another one may end what that one reuses; until then they are the same.
+    """
     alone = replace(
         scenario,
         script=tuple(replace(a, beside="") if isinstance(a, Call) else a for a in scenario.script),
     )
     plain, cached = _played(alone, Part()), _played(alone, Attached(alone))
+    calls = {f"main {i}": call for i, call in enumerate(scenario.calls)}
     for outcome in attached.outcomes:
-        twin = outcome.name.replace("shared", "main")
-        like = [made for stage in (plain, cached) for made in stage.outcomes if made.name == twin]
-        if outcome.name.startswith("main") and not any(outcome.same(one) for one in like):
+        call = calls.get(outcome.name)
+        if call is None:
+            continue
+        like = [made for stage in (plain, cached) for made in stage.outcomes if made.name == outcome.name]
+        if "nested" in call.beside:
+            begun = [replace(one, steps=one.steps[:2], latents=None, error=None) for one in (outcome, *like)]
+            fine = any(begun[0].same(one) for one in begun[1:])
+        else:
+            fine = any(outcome.same(one) for one in like)
+        if not fine:
             yield Finding("one denoiser in two pipelines", f"{outcome.name} is another video")
 
 

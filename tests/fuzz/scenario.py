@@ -301,7 +301,6 @@ KNOWN: frozenset[str] = frozenset(
         "A3: repeated times, and no scheduler to ask",
         "A3, A11: guidance that changes in a bare loop",
         "A5: samples from one seed",
-        "B5: broken off between forwards, or by Ctrl-C",
         "new: a marked run says how long later ones are",
     }
 )
