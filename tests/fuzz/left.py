@@ -8,13 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tests.fuzz.play import Stage
 
-
-def found_on(stage: Stage) -> dict[str, Any]:
-    """What is on the pipelines and modules of a scenario: names of attributes and the kinds of what hooks hold."""
+def found_on(actors: Iterable[Any]) -> dict[str, Any]:
+    """What is on pipelines, their schedulers and denoisers: names of attributes and the kinds of what hooks hold."""
     found: dict[str, Any] = {}
-    for actor in stage.actors:
+    for actor in actors:
         found[actor.name] = _described(actor.pipe)
         found[f"{actor.name}.scheduler"] = _described(actor.pipe.scheduler)
         for name, module in actor.modules.items():
@@ -34,13 +32,24 @@ def _kind(value: Any) -> str:
     return f"{type(value).__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
 
 
-def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """In words, what is not the same."""
+BY_OTHERS = {"_diffusers_hook"}
+"""What pipelines set on a denoiser when they first call it."""
+
+
+def differences(before: dict[str, Any], after: dict[str, Any], modules: bool = False) -> list[str]:
+    """In words, what is not the same.
+
+    Args:
+        before, after: as `found_on` found it.
+        modules: whether to look at the denoisers' modules alone, and pass over what is set `BY_OTHERS`.
+    """
     found = []
     for where in sorted({*before, *after}):
+        if modules and where.count(".") < 2:
+            continue
         was, now = before.get(where), after.get(where)
         if isinstance(was, dict) and isinstance(now, dict):
-            names = sorted({*was, *now})
+            names = sorted({*was, *now} - (BY_OTHERS if modules else set()))
             found += [f"{where}: {n} is {now.get(n)}, was {was.get(n)}" for n in names if was.get(n) != now.get(n)]
         elif was != now:
             found.append(where)

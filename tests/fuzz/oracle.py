@@ -15,7 +15,7 @@ from diffusers.utils import logging
 
 import bwcache
 from bwcache import Event
-from tests.fuzz.left import differences, features_held, found_on, of_bwcache
+from tests.fuzz.left import differences, features_held, of_bwcache
 from tests.fuzz.play import Actor, Halt, Outcome, Part, Stage
 from tests.fuzz.replay import BruteForce
 from tests.fuzz.scenario import Call, Cast, Copy, Enter, Hook, Scenario
@@ -146,12 +146,16 @@ def quietly() -> Iterator[None]:
 _MINE = (Halt, KeyboardInterrupt)
 
 
-def _played(scenario: Scenario, part: Part, before: Stage | None = None) -> Stage:
-    """The scenario played to its end, on the denoisers of an earlier time if nothing changed them."""
-    changed = scenario.kind == "sd3 perturbed" or any(
+def _same_denoisers(scenario: Scenario) -> bool:
+    """Whether a scenario can be played again on the denoisers on which it was played: nothing changes them for good."""
+    return scenario.kind != "sd3 perturbed" and not any(
         isinstance(a, Cast) or (isinstance(a, Hook) and a.kind in ("patch", "registry")) for a in scenario.script
     )
-    stage = Stage(scenario, part, None if changed else before)
+
+
+def _played(scenario: Scenario, part: Part, before: Stage | None = None) -> Stage:
+    """The scenario played to its end, on the denoisers of an earlier time if that is the same."""
+    stage = Stage(scenario, part, before if _same_denoisers(scenario) else None)
     stage.play()
     return stage
 
@@ -163,6 +167,9 @@ def _judged(scenario: Scenario, plain: Stage, attached: Stage, part: Attached) -
             yield Finding("a copy is as one that saw no session", f"{other.name}: {mine.deviates_at(other)}")
     if any(not isinstance(outcome.error, (*_MINE, type(None))) for outcome in attached.outcomes):
         return
+    if _same_denoisers(scenario):
+        for text in differences(plain.left, attached.left, modules=True):
+            yield Finding("leaving restores everything", text)
     yield from _videos(scenario, plain, attached, part)
     if any("shared" in call.beside for call in scenario.calls):
         yield from _shared(scenario, attached)
@@ -213,7 +220,7 @@ def _brute_force(scenario: Scenario, attached: Stage, part: Attached) -> Iterato
         yield Finding("the trace says what happened", complaint)
     if brute.complaints:
         return
-    for text in differences(found_on(replayed), found_on(attached)):
+    for text in differences(replayed.left, attached.left):
         yield Finding("leaving restores everything", text)
     if not scenario.policy.replays:
         return

@@ -17,6 +17,7 @@ import torch
 from diffusers.hooks import HookRegistry, ModelHook
 from torch import Tensor, nn
 
+from tests.fuzz.left import found_on
 from tests.fuzz.scenario import Call, Cast, Copy, Enter, Hook, Leave, Scenario, Unhook
 from tests.fuzz.world import KINDS, Kind
 from tests.tiny import noise
@@ -126,6 +127,10 @@ class Stage:
         scenario: what is played.
         part: the session's.
         before: a stage whose denoisers this one goes on with, where nothing of them was changed.
+
+    Attributes:
+        outcomes: of all calls, in the order in which they began; `copies` of those of copies.
+        left: what is on the pipelines and modules at the end.
     """
 
     def __init__(self, scenario: Scenario, part: Part, before: Stage | None = None) -> None:
@@ -140,6 +145,7 @@ class Stage:
         self.outcomes: list[Outcome] = []
         self.copies: list[Outcome] = []
         self.entered = False
+        self.left: dict[str, Any] = {}
 
     def _other(self, name: str, *ways: str, denoisers: dict[str, nn.Module]) -> Actor | None:
         if not any(call.beside in ways for call in self.scenario.calls):
@@ -163,6 +169,7 @@ class Stage:
                     self._do(Leave())
                 for number in list(self.hooks):
                     self._do(Unhook(number))
+        self.left = found_on(self.actors)
 
     def _do(self, action: Any) -> None:
         if isinstance(action, Call):

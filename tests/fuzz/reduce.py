@@ -67,8 +67,7 @@ def _by_default(value: Any, name: str) -> Iterator[Any]:
 
 
 def _fewer(call: Call) -> Iterator[Call]:
-    if call.steps > 3:
-        yield replace(call, steps=3)
+    if call.steps > 5:
         yield replace(call, steps=call.steps - 1)
     if call.batch > 2:
         yield replace(call, batch=2)

@@ -296,12 +296,5 @@ DIMENSIONS: dict[str, Callable[[Scenario], bool]] = {
 }
 """What a scenario may have, by name: for `KNOWN`."""
 
-KNOWN: frozenset[str] = frozenset(
-    {
-        "A3: repeated times, and no scheduler to ask",
-        "A3, A11: guidance that changes in a bare loop",
-        "A5: samples from one seed",
-        "new: a marked run says how long later ones are",
-    }
-)
+KNOWN: frozenset[str] = frozenset()
 """Dimensions in which the engine is known to fail, each with its fault. Emptied as the engine is mended."""
