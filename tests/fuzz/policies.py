@@ -13,6 +13,7 @@ from typing import Any
 import bwcache
 from bwcache import policies
 from bwcache.features import Predictor
+from bwcache.models import resolve
 
 FLOATS = (0.0, 0.02, 0.1, 0.15, 0.3, 0.5, 1.0, 2.0, 10.0)
 INTEGERS = (0, 1, 1, 2, 2, 3, 4)
@@ -36,10 +37,11 @@ class Chosen:
     def never_reuses(self) -> bool:
         return not self.policy.may_reuse
 
-    @property
-    def replays(self) -> bool:
-        """Whether a skipped feature is the last computed one."""
-        return type(self.policy.feature_predictor) in (bwcache.Last, type(None))
+    def replays(self, denoiser: Any) -> bool:
+        """Whether what is skipped on this denoiser is always its last computed output."""
+        policy = self.policy
+        last = type(policy.feature_predictor) in (bwcache.Last, type(None))
+        return last and all(site.keeps == "output" for site in policy.sites(resolve("denoiser", denoiser)))
 
 
 def draw_policy(chance: random.Random) -> Chosen:

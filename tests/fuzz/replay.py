@@ -106,19 +106,34 @@ class Replay:
         """While the call runs."""
         with ExitStack() as undo:
             for name, module in self.actor.modules.items():
-                stack = self.actor.kind.stack(module)
-                paths = {part: path for path, part in module.named_modules()}
-                sites = {row.site for rows in self.rows for row in rows.events if row.site.startswith(f"{name}/")}
-                known = {f"{name}/{path}" for path in paths.values()} | {f"{name}/stack", f"{name}/root"}
-                self.complaints += [f"site {site} that brute force does not know" for site in sites - known]
+                sites = {
+                    row.site for rows in self.rows for row in rows.events if row.site.startswith((f"{name}/", "model/"))
+                }
+                covered = self._covered(name, module, {site.split("/", 1)[1] for site in sites} - {"root"})
                 over(undo, module, functools.partial(self._around, functools.partial(self._denoiser, name)))
-                for part, path in paths.items():
-                    covers = [f"{name}/stack"] if part in stack else []
-                    covers += [f"{name}/{path}"] if f"{name}/{path}" in sites else []
-                    if covers:
-                        around = functools.partial(self._block, path, covers)
+                for part, path in {part: path for path, part in module.named_modules()}.items():
+                    if part in covered:
+                        around = functools.partial(self._block, path, covered[part])
                         over(undo, part, functools.partial(self._around, around))
             yield
+
+    def _covered(self, name: str, denoiser: nn.Module, sites: set[str]) -> dict[nn.Module, list[str]]:
+        """The sites that each module is a part of: "stack", one module's path, or the first and last of some blocks."""
+        stack, paths = self.actor.kind.stack(denoiser), dict(denoiser.named_modules())
+        covered: dict[nn.Module, list[str]] = {}
+        for site in sites:
+            first, _, last = site.partition("-")
+            if site == "stack":
+                parts = stack
+            elif last and {paths.get(first), paths.get(last)} <= set(stack):
+                parts = stack[stack.index(paths[first]) : stack.index(paths[last]) + 1]
+            else:
+                parts = [paths[site]] if site in paths else []
+            if not parts:
+                self.complaints.append(f"site {site} that brute force does not know")
+            for part in parts:
+                covered.setdefault(part, []).append(f"{name}/{site}")
+        return covered
 
     @staticmethod
     def _around(instead: Callable[..., Any], inner: Callable[..., Any]) -> Callable[..., Any]:

@@ -56,6 +56,9 @@ FOUND: dict[str, tuple[Scenario, ...]] = {
         bare(Call(grad="autocast", steps=6)),
     ),
     "new: a marked run says how long later ones are": (bare(Call(marked=True, steps=5), Call(), told=False),),
+    "new: EasyCache where more channels come out than go in": (
+        calls(Call(), kind="latte", policy=Chosen("EasyCache")),
+    ),
     "new: samples that are refused late are run apart": (
         calls(Call(batch=2, off=2, steps=5), kind="sd3", policy=IN_TURNS),
     ),
