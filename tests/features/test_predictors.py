@@ -98,7 +98,7 @@ def test_history_is_what_each_needs() -> None:
     assert [predictor.history for predictor in ALL] == [1, 2, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("order", [-1, 1.5, "2", None, True])
+@pytest.mark.parametrize("order", [-1, 1.5, "2", None, True, 10, 10**400])
 def test_an_order_that_cannot_work_is_refused(order: object) -> None:
     with pytest.raises(SettingError, match="order"):
         Taylor(order)  # type: ignore[arg-type]

@@ -14,8 +14,12 @@ import torch
 from torch import Tensor
 
 from bwcache.core import Step
+from bwcache.core.words import shown
 from bwcache.errors import SettingError, complaint
 from bwcache.features.prediction_error import PredictionError
+
+MOST_ORDERS = 9
+"""Beyond that a polynomial through computed features is rounding, and a hidden state more for each order."""
 
 Past = Sequence[tuple[Step, Tensor]]
 
@@ -80,8 +84,10 @@ class Taylor(Predictor):
     order: int = 1
 
     def __post_init__(self) -> None:
-        if not isinstance(self.order, int) or isinstance(self.order, bool) or self.order < 0:
-            raise SettingError(complaint(f"order {self.order!r}", "0, 1, 2, …", "choose a small one, such as 1"))
+        if not isinstance(self.order, int) or isinstance(self.order, bool) or not 0 <= self.order <= MOST_ORDERS:
+            raise SettingError(
+                complaint(f"order {shown(self.order)}", f"0 to {MOST_ORDERS}", "choose a small one, such as 1")
+            )
 
     @property
     def history(self) -> int:
