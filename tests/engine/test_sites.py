@@ -130,6 +130,27 @@ def test_a_residual_of_the_denoiser_is_added_to_the_latents_of_now() -> None:
     torch.testing.assert_close(found[3], found[1] + 2 * drift)
 
 
+@pytest.mark.parametrize(("entering", "leaving"), [(4, 4), (4, 6), (6, 4)])
+def test_a_residual_where_more_channels_leave_than_enter_or_less(entering: int, leaving: int) -> None:
+    class Channels(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList([nn.Identity()])
+
+        def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+            return self.blocks[0](torch.cat((x, x), 1)[:, :leaving] * 3)
+
+    row = bwcache.BlockSpec("Channels", (bwcache.BlockList("blocks", ("input",)),), ("input",), "input", latents="x")
+    policy = Placed(lambda stack: (stack.site(stack.root, keeps="residual"),), lambda site, step: step == 1)
+    module = Channels()
+    with bwcache.attach(module, policy, spec=row, steps=3), torch.no_grad():
+        module(torch.ones(1, entering, 2, 2), torch.tensor(2.0))
+        again = module(torch.full((1, entering, 2, 2), 9.0), torch.tensor(1.0))
+    shared = min(entering, leaving)
+    assert again[:, :shared].unique().tolist() == [2 + 9]  # what it added to the latents, to those of now
+    assert again[:, shared:].unique().tolist() == [3] * (leaving > shared)
+
+
 def test_a_site_within_a_reused_one_is_not_asked() -> None:
     def nested(stack: BlockStack) -> tuple[Site, ...]:
         return (*each_block(stack), stack.whole())

@@ -17,7 +17,7 @@ from bwcache.engine.batch import BatchLayout
 from bwcache.engine.decide import Arguments, Decided, decision
 from bwcache.engine.idle import IdleCalls
 from bwcache.engine.lane import Lane
-from bwcache.engine.measuring import Measuring, like, rows_at
+from bwcache.engine.measuring import Measuring, rows_at
 from bwcache.engine.memory import need
 from bwcache.engine.numbers import Numbers
 from bwcache.engine.plan import Plan, Spot
@@ -240,7 +240,7 @@ class Forward:
                 made.setdefault(stream, []).append(how.predict(past, step))
         joined: dict[str, Any] = {stream: rows_at(place, self.rows).joined(some) for stream, some in made.items()}
         if place.kind == "root":
-            return self.lanes[0].returned.filled(_added(call, joined) if call.site.keeps == "residual" else joined)
+            return self.lanes[0].returned.filled(_moved(call, joined, 1.0) if call.site.keeps == "residual" else joined)
         if call.site.keeps == "residual":
             joined = {stream: feature + call.entered[stream] for stream, feature in joined.items()}
         return place.packed({**place.inputs(args, kwargs), **joined})
@@ -272,7 +272,7 @@ class Forward:
             kept, frame = returned_values.taken_apart(returned)
             for lane in self.lanes:
                 lane.returned = frame
-            return _subtracted(call, kept) if call.site.keeps == "residual" and self.keeps else kept
+            return _moved(call, kept, -1.0) if call.site.keeps == "residual" and self.keeps else kept
         streams = place.outputs(returned)
         kept = {name: streams[name] for name in call.site.streams if isinstance(streams[name], Tensor)}
         if call.site.keeps == "residual" and self.keeps:
@@ -459,15 +459,20 @@ def _copies(entered: dict[str, Any]) -> dict[str, Any]:
     return {name: value.clone() if isinstance(value, Tensor) else value for name, value in entered.items()}
 
 
-def _subtracted(call: SiteCall, kept: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a denoiser returned, its prediction less the latents."""
-    name, latents = returned_values.prediction(kept), next(iter(call.entered.values()))
-    return {**kept, name: kept[name] - like(latents, kept[name])}
+def _moved(call: SiteCall, kept: dict[str, Tensor], by: float) -> dict[str, Tensor]:
+    """What a denoiser returned, its prediction moved by the latents; channels that only one of both has stay.
 
-
-def _added(call: SiteCall, kept: dict[str, Tensor]) -> dict[str, Tensor]:
+    A model may predict a variance too, and take an image beside the latents.
+    """
     name, latents = returned_values.prediction(kept), next(iter(call.entered.values()))
-    return {**kept, name: kept[name] + like(latents, kept[name])}
+    prediction = kept[name]
+    if prediction.shape == latents.shape:
+        return {**kept, name: prediction + latents if by > 0 else prediction - latents}
+    if prediction.ndim < 2 or prediction.shape[:1] + prediction.shape[2:] != latents.shape[:1] + latents.shape[2:]:
+        return kept
+    shared, moved = min(prediction.shape[1], latents.shape[1]), prediction.clone()
+    moved[:, :shared] += by * latents[:, :shared]
+    return {**kept, name: moved}
 
 
 def _device(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:
