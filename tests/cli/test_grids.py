@@ -50,7 +50,7 @@ def test_other_kinds():
         ("shrink=1", "field 'shrink'; expected a field of BWCache (threshold, reuse_interval"),
         ("threshold=much", "--grid threshold 'much'; expected a number"),
         ("threshold=nan", "expected a number"),
-        ("predictor=cubic", "expected last or taylor or linear or damped or taylor:2"),
+        ("predictor=cubic", "expected last or taylor or linear or damped"),
         ("predictor=linear:2", "expected last or taylor"),
         ("predictor=taylor:x", "expected last or taylor"),
         ("blocks=0+x", "expected numbers such as 0+4+8 or none"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import bwcache
+from bwcache.models import table
 from tests.zoo import native
 
 STEPS = 10
@@ -85,7 +86,7 @@ def test_a_pipeline_of_ones_own_says_how_many_steps_there_are():
     assert all(trace.reused > 0 for trace in session.traces)
 
 
-def test_a_replaced_forward_is_attached_as_any_other():
+def test_a_replaced_forward_is_attached_with_its_row():
     """What sequence parallelism does to Wan when it is built."""
     wan = model("Wan2.1 WanModel")
     module = wan.build()
@@ -95,6 +96,8 @@ def test_a_replaced_forward_is_attached_as_any_other():
         return original(self, x, t, context, seq_len)
 
     module.forward = MethodType(sharded, module)
-    with bwcache.attach(module, OFTEN, steps=STEPS) as session:
+    with pytest.raises(bwcache.AttachError, match="spec="):
+        bwcache.attach(module, OFTEN, steps=STEPS)
+    with bwcache.attach(module, OFTEN, steps=STEPS, spec=table.row("WanModel", "wan.modules")) as session:
         sample(wan, module)
     assert session.trace.reused > 0

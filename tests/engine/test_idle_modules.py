@@ -97,7 +97,11 @@ def asked() -> Asked:
 def run(module: nn.Module, policy: Any = None, spec: Any = ROW, change: Any = None, **inputs: Any) -> Any:
     """Outputs of a run, and its session; `change(module, step)` comes before each forward."""
     outputs = []
-    with bwcache.attach(module, policy or Scripted(REUSED), steps=STEPS, spec=spec) as session, torch.no_grad():
+    with (
+        bwcache.attach(module, policy or Scripted(REUSED), spec=spec) as session,
+        session.run(STEPS),
+        torch.no_grad(),
+    ):
         for i in range(STEPS):
             if change is not None:
                 change(module, i)
@@ -250,7 +254,7 @@ def test_another_argument_computes_the_modules(values: tuple[Any, Any]) -> None:
     assert None not in told
     module = denoiser()
     calls = count_calls(module, "embed")
-    with bwcache.attach(module, Scripted(REUSED), steps=STEPS, spec=ROW), torch.no_grad():
+    with bwcache.attach(module, Scripted(REUSED), spec=ROW) as session, session.run(STEPS), torch.no_grad():
         for i in range(4):
             module(noise(1, 4, C, seed=i), torch.tensor([1000.0 - i]), values[i == 3])
     assert len(calls) == 3  # steps 0, 1 and 3; step 2 was replayed as it was
@@ -277,7 +281,7 @@ def test_autocast_and_another_dtype_of_the_weights_are_other_inputs() -> None:
 def test_with_gradients_all_run() -> None:
     module = denoiser()
     calls = count_calls(module, "embed")
-    with bwcache.attach(module, Scripted(REUSED), steps=STEPS, spec=ROW) as session:
+    with bwcache.attach(module, Scripted(REUSED), spec=ROW) as session, session.run(STEPS):
         for i in range(STEPS):
             module(noise(1, 4, C, seed=i), torch.tensor([1000.0 - i]))
     assert {event.step for event in session.trace.events if event.action == "reuse"} == REUSED
@@ -434,7 +438,8 @@ class NoReading(torch.utils._python_dispatch.TorchDispatchMode):
 
 def test_the_device_is_read_in_the_first_replay_only() -> None:
     module = denoiser()
-    with bwcache.attach(module, Scripted(frozenset({2, 3, 4})), steps=STEPS, spec=ROW), torch.no_grad():
+    policy = Scripted(frozenset({2, 3, 4}))
+    with bwcache.attach(module, policy, spec=ROW) as session, session.run(STEPS), torch.no_grad():
         for i in range(5):
             with NoReading() if i > 2 else nullcontext():
                 module(noise(1, 4, C, seed=i), 1000.0 - i)

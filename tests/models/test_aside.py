@@ -208,11 +208,12 @@ def test_a_step_that_fills_is_computed_whatever_the_policy_says() -> None:
     model = of(qwen.MODELS, "QwenImage21Transformer2DModel")
     module = model.build()
     cache = QwenImage21KVCache(3)
-    with bwcache.attach(module, Scripted(frozenset(range(1, STEPS))), steps=STEPS) as session, torch.no_grad():
+    policy = Scripted(frozenset(range(1, STEPS)))
+    with bwcache.attach(module, policy) as session, session.run(STEPS), torch.no_grad():
         for i in range(STEPS):
             sign = {"kv_cache": cache, "kv_cache_mode": "extract"} if i == 2 else {}  # of the same shapes as without
             module(**model.inputs(i / STEPS), **sign)
-    assert reuse_line(session.trace.events) == "CrCrrr"
+    assert reuse_line(session.trace.events) == "CrCCrr"  # the next one has other arguments again
     assert session.trace.events[2].reason == "fills a cache of the model's own (kv_cache_mode=extract)"
     assert "aside" not in session.trace.meta
     assert all(layer.get()[0].any() for layer in cache.layer_caches)

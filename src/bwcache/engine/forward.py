@@ -165,7 +165,9 @@ class Forward:
         if self.counts:
             for number, position in spot.taps:
                 bare = spot.bare and isinstance(returned, Tensor)
-                self.measuring.sample(number, returned if bare else place.value(returned, position))
+                feature = returned if bare else place.value(returned, position)
+                if isinstance(feature, Tensor):  # a stream may be absent: a video without sound
+                    self.measuring.sample(number, feature)
         if spot.leaves and self.counts:
             self.measuring.look_at_outputs(spot, returned, args, kwargs)
         return returned

@@ -270,12 +270,13 @@ def _ordered(sites: tuple[Site, ...]) -> tuple[Site, ...]:
 
 def _expect_outlines(stack: BlockStack, site: Site) -> None:
     """Blocks that return something else than they take in have no residual, and only the last one's output is kept."""
-    if not site.last.outlined or (site.last is stack.blocks[-1] and site.keeps == "output"):
+    whole = site.last is stack.blocks[-1] or len(site.last.streams) == 1
+    if not site.last.outlined or (whole and site.keeps == "output"):
         return
     raise AttachError(
         complaint(
             f"a site from {site.first.name} to {site.last.name} of {stack.spec.model} that keeps its {site.keeps}",
-            "the output of a site that ends at its last block: its blocks return something else than they take in",
+            "the output of a site that ends at a block with one stream: others return what they do not take in",
             "choose a policy that reuses the whole stack or the denoiser, such as bwcache.BWCache()",
         )
     )
