@@ -1,0 +1,124 @@
+"""Replay by brute force: each place hands out its own stored output, by plain patches of `forward`; no engine.
+
+Told for each forward what was done at each site, by the site's name alone: "stack" (every block for itself), a block or
+a part ("transformer_blocks.1.attn1"), "first-last" (what these blocks add to what enters them), or "root".
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from torch import Tensor, nn
+
+LISTS = ("blocks", "transformer_blocks", "single_transformer_blocks", "down_blocks", "mid_block", "up_blocks")
+STREAMS = ("hidden_states", "encoder_hidden_states")
+
+
+class Brute:
+    """Replays what the rows of a trace say.
+
+    Args:
+        rows: for each forward its branch, and the action at each site.
+    """
+
+    def __init__(self, rows: list[tuple[str, dict[str, str]]]) -> None:
+        self.rows, self.forward = rows, -1
+        self.kept: dict[tuple[str, str], Any] = {}
+        self.entered: dict[str, dict[str, Any]] = {}
+
+    def attach(self, undo: ExitStack, denoiser: nn.Module) -> None:
+        """Patch all places that the rows name."""
+        blocks = blocks_of(denoiser)
+        for site in self.rows[0][1]:
+            if site == "stack":
+                for name, block in blocks.items():
+                    self._patch(undo, block, self._output(site, name, block.forward))
+            elif "-" in site:
+                first, last = site.split("-")
+                names = list(blocks)[list(blocks).index(first) : list(blocks).index(last) + 1]
+                for name in names:
+                    self._patch(undo, blocks[name], self._residual(site, names, name, blocks[name].forward))
+            elif site != "root":
+                module = denoiser.get_submodule(site)
+                self._patch(undo, module, self._output(site, site, module.forward))
+        self._patch(undo, denoiser, self._root(denoiser.forward))
+
+    def _patch(self, undo: ExitStack, module: Any, forward: Callable[..., Any]) -> None:
+        module.forward = forward
+        undo.callback(delattr, module, "forward")
+
+    def _reuses(self, site: str) -> bool:
+        return self.rows[self.forward][1].get(site) == "reuse"
+
+    def _key(self, name: str) -> tuple[str, str]:
+        return (self.rows[self.forward][0], name)
+
+    def _root(self, inner: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            self.forward += 1
+            x = args[0] if args else kwargs["hidden_states"]
+            if self._reuses("root"):
+                return (self.kept[self._key("root")] + x,)
+            returned = inner(*args, **kwargs)
+            if "root" in self.rows[0][1]:
+                self.kept[self._key("root")] = returned[0] - x
+            return returned
+
+        return forward
+
+    def _output(self, site: str, name: str, inner: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if self._reuses(site):
+                return copied(self.kept[self._key(name)])
+            returned = inner(*args, **kwargs)
+            self.kept[self._key(name)] = copied(returned)
+            return returned
+
+        return forward
+
+    def _residual(self, site: str, names: list[str], name: str, inner: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(inner)
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            given = signature.bind(*args, **kwargs).arguments
+            if name == names[0]:
+                self.entered[site] = {stream: copied(given.get(stream)) for stream in STREAMS}
+            if not self._reuses(site):
+                returned = inner(*args, **kwargs)
+                if name == names[-1]:
+                    pairs = zip(several(returned), STREAMS, strict=False)
+                    self.kept[self._key(site)] = [value - self.entered[site][stream] for value, stream in pairs]
+                self.kept[self._key(f"{site} values")] = len(several(returned))
+                return returned
+            count = self.kept[self._key(f"{site} values")]
+            values = [given[stream] for stream in STREAMS[:count]]
+            if name == names[-1]:
+                values = [value + more for value, more in zip(values, self.kept[self._key(site)], strict=True)]
+            return values[0] if count == 1 else tuple(values)
+
+        return forward
+
+
+def blocks_of(denoiser: nn.Module) -> dict[str, nn.Module]:
+    """The blocks by their paths, in call order."""
+    found: dict[str, nn.Module] = {}
+    for name in LISTS:
+        part = getattr(denoiser, name, None)
+        if isinstance(part, nn.ModuleList):
+            found |= {f"{name}.{i}": block for i, block in enumerate(part)}
+        elif part is not None:
+            found[name] = part
+    return found
+
+
+def several(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def copied(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return type(value)(copied(item) for item in value)
+    return value.clone() if isinstance(value, Tensor) else value

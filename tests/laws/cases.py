@@ -1,0 +1,159 @@
+"""What the laws are held against: policies x models x predictors x ways to run, each pair of two of them at least once.
+
+Every policy stands here twice: so bold that it reuses on a tiny model, and with settings that never reuse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import combinations, product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import bwcache
+from bwcache import BlockSpec, Damped, Last, Linear, Part, Policy, Predictor, Taylor
+from tests.parts import with_parts
+from tests.tiny import BY_NAME, Case, noise
+from tests.zoo.unets import PIPELINES as UNETS
+
+STEPS = 8
+WIDE = (0.0, 1001.0)
+
+
+@dataclass(frozen=True)
+class Bold:
+    """A policy that reuses, made with a predictor or with its own, and the same one so that it never does."""
+
+    make: Callable[[Predictor], Policy[Any]]
+    never: Policy[Any]
+    predicts: bool = True
+    on_unets: bool = True
+
+
+POLICIES: dict[str, Bold] = {
+    "BWCache": Bold(lambda p: bwcache.BWCache(10.0, 2, predictor=p), bwcache.BWCache(threshold=0)),
+    "Adaptive": Bold(lambda p: bwcache.Adaptive(1.0, 0.0, p), bwcache.Adaptive(tolerance=0)),
+    "FixedInterval": Bold(lambda p: bwcache.FixedInterval(3, predictor=p), bwcache.FixedInterval(1)),
+    "Scheduled": Bold(lambda p: bwcache.Scheduled((0, 1, 4, 7), p), bwcache.Scheduled(tuple(range(STEPS)))),
+    "Compute": Bold(lambda _: bwcache.Compute(), bwcache.Compute(measures=1), False),
+    "FirstBlock": Bold(lambda _: bwcache.FirstBlock(1.0), bwcache.FirstBlock(0), False, False),
+    "PyramidAttentionBroadcast": Bold(
+        lambda _: bwcache.PyramidAttentionBroadcast(2, 2, 3, WIDE, WIDE, WIDE),
+        bwcache.PyramidAttentionBroadcast(1, 1, 1),
+        False,
+        False,
+    ),
+    "Foresight": Bold(lambda _: bwcache.Foresight(50.0, 1, 0.3), bwcache.Foresight(0), False, False),
+    "EasyCache": Bold(lambda _: bwcache.EasyCache(2.0, 2), bwcache.EasyCache(0), False),
+}
+
+PREDICTORS: dict[str, Predictor] = {"Last": Last(), "Linear": Linear(), "Taylor2": Taylor(2), "Damped": Damped()}
+
+_ONE = {"guidance_scale": 1.0}
+_TRUE = {
+    "true_cfg_scale": 3.0,
+    "negative_prompt_embeds": noise(1, 8, 16, seed=5),
+    "negative_pooled_prompt_embeds": noise(1, 8, seed=6),
+    "negative_prompt_attention_mask": torch.ones(1, 8),
+}
+MODELS: dict[str, tuple[Case, dict[str, Any], dict[str, Any]]] = {
+    "wan": (BY_NAME["wan"], {}, _ONE),
+    "cogvideox": (BY_NAME["cogvideox"], {}, _ONE),
+    "hunyuan": (BY_NAME["hunyuan"], _TRUE, {}),
+    "ltx": (BY_NAME["ltx"], {}, _ONE),
+    "unet": (next(case for case in UNETS if case.name == "stable_diffusion"), {}, _ONE),
+}
+"""Each with what is changed to guide it, and to not guide it: in two forwards, in one, by itself."""
+
+_BOTH = ("hidden_states", "encoder_hidden_states")
+_PARTS: dict[str, dict[str, str | Part]] = {
+    "wan": {"self": "attn1", "cross": "attn2"},
+    "cogvideox": {"joint": Part("attn1", _BOTH)},
+    "hunyuan": {"joint": Part("attn", _BOTH)},
+    "ltx": {"self": "attn1", "cross": "attn2"},
+}
+
+WAYS = ("guided", "unguided", "batch", "bfloat16")
+
+
+@dataclass(frozen=True)
+class One:
+    """A case of the table."""
+
+    policy: str
+    model: str
+    predictor: str
+    way: str
+
+    def __str__(self) -> str:
+        return "-".join((self.policy, self.model, self.predictor, self.way))
+
+    @property
+    def bold(self) -> Policy[Any]:
+        return POLICIES[self.policy].make(PREDICTORS[self.predictor])
+
+    @property
+    def spec(self) -> BlockSpec | None:
+        """A row with parts, for the policy that needs them."""
+        parts = _PARTS.get(self.model)
+        if self.policy != "PyramidAttentionBroadcast" or parts is None:
+            return None
+        return with_parts(type(pipeline(self.model, self.dtype).transformer), **parts)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.way == "bfloat16" else torch.float32
+
+    @property
+    def case(self) -> Case:
+        """The pipeline's call: a batch is of two prompts of their own."""
+        case, guided, unguided = MODELS[self.model]
+        call = {**case.call, **(unguided if self.way == "unguided" else guided), "num_inference_steps": STEPS}
+        if self.way == "batch":
+            call = {name: _doubled(name, value) for name, value in call.items()}
+        if self.way == "bfloat16":
+            call = {name: _cast(value) for name, value in call.items()}
+        return replace(case, call=call)
+
+
+@cache
+def pipeline(model: str, dtype: torch.dtype = torch.float32) -> Any:
+    """One pipeline for all cases of a model: that a session leaves nothing behind is one of the laws."""
+    pipe = MODELS[model][0].build().to(dtype)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def chosen() -> list[One]:
+    """A selection in which each two values of different axes that go together meet."""
+    every = [One(*row) for row in product(POLICIES, MODELS, PREDICTORS, WAYS) if _goes(*row)]
+    missing = {pair for one in every for pair in _pairs(one)}
+    found = []
+    while missing:
+        best = max(every, key=lambda one: len(missing.intersection(_pairs(one))))
+        found.append(best)
+        missing.difference_update(_pairs(best))
+    return found
+
+
+def _goes(policy: str, model: str, predictor: str, way: str) -> bool:
+    bold = POLICIES[policy]
+    return (predictor == "Last" or bold.predicts) and (model != "unet" or bold.on_unets)
+
+
+def _pairs(one: One) -> Iterator[tuple[tuple[int, str], tuple[int, str]]]:
+    return combinations(enumerate((one.policy, one.model, one.predictor, one.way)), 2)
+
+
+def _doubled(name: str, value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return torch.cat([value, value if "mask" in name else value * 3.0])
+
+
+def _cast(value: Any) -> Any:
+    return value.to(torch.bfloat16) if isinstance(value, Tensor) and value.is_floating_point() else value

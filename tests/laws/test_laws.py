@@ -1,0 +1,175 @@
+"""The laws of all policies, in one table: whatever the policy, the model, the predictor and the way to run."""
+
+from __future__ import annotations
+
+import gc
+import math
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import bwcache
+from bwcache import Event, Policy, Trace
+from bwcache.engine.lane import Lane
+from bwcache.models import denoisers
+from tests.laws.brute import Brute, blocks_of
+from tests.laws.cases import POLICIES, STEPS, One, chosen, pipeline
+from tests.laws.left import found_on
+
+CASES = chosen()
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::bwcache.NeverReused"),
+    pytest.mark.parametrize("one", CASES, ids=str),
+]
+
+_PLAIN: dict[tuple[str, str], Tensor] = {}
+_FORWARDS: dict[tuple[str, str], int] = {}
+
+
+class Halt(Exception):
+    """What a user's code raises in the middle."""
+
+
+def denoiser_of(one: One) -> Any:
+    return next(iter(denoisers(pipeline(one.model, one.dtype)).values()))
+
+
+def made(one: One, **changes: Any) -> Tensor:
+    latents: Tensor = one.case.run(pipeline(one.model, one.dtype), **changes)
+    return latents
+
+
+def plain(one: One) -> Tensor:
+    """What it makes without a session, made once for all cases of the model and the way."""
+    key = (one.model, one.way)
+    if key not in _PLAIN:
+        _PLAIN[key] = made(one)
+    return _PLAIN[key]
+
+
+def forwards_of(one: One) -> int:
+    """How many forwards of the denoiser it takes without a session."""
+    key = (one.model, one.way)
+    if key not in _FORWARDS:
+        seen: list[None] = []
+        hook = denoiser_of(one).register_forward_pre_hook(lambda *_: seen.append(None))
+        made(one)
+        hook.remove()
+        _FORWARDS[key] = len(seen)
+    return _FORWARDS[key]
+
+
+def attached(one: One, policy: Policy[Any]) -> bwcache.Session:
+    return bwcache.attach(pipeline(one.model, one.dtype), policy, spec=one.spec)
+
+
+def sites_of(one: One) -> int:
+    """How many sites its policy has, counted on the model itself."""
+    blocks = blocks_of(denoiser_of(one))
+    attention = sum(hasattr(block, name) for block in blocks.values() for name in ("attn", "attn1", "attn2"))
+    return {"Foresight": len(blocks), "PyramidAttentionBroadcast": attention}.get(one.policy, 1)
+
+
+def shape(trace: Trace) -> list[tuple[Any, ...]]:
+    return [(event.step, event.branch, event.sample, event.site, event.action) for event in trace.events]
+
+
+def by_forward(events: list[Event]) -> list[tuple[str, dict[str, str]]] | None:
+    """For each forward its branch and its actions; None where the samples of a batch differ in them."""
+    found: dict[tuple[int, str], dict[str, str]] = {}
+    for event in events:
+        actions = found.setdefault((event.step, event.branch), {})
+        if actions.setdefault(event.site.partition("/")[2], event.action) != event.action:
+            return None
+    return [(branch, actions) for (_, branch), actions in found.items()]
+
+
+def test_settings_that_never_reuse_change_no_bit(one: One) -> None:
+    expected, before = plain(one), found_on(denoiser_of(one))
+    with attached(one, POLICIES[one.policy].never) as session:
+        assert torch.equal(made(one), expected)
+    assert session.trace.reused == 0
+    assert found_on(denoiser_of(one)) == before
+
+
+def test_rows_replays_and_what_is_left(one: One) -> None:
+    """Two runs are equal; rows = forwards x lanes x sites; replays are brute force; nothing stays behind."""
+    module = denoiser_of(one)
+    expected, forwards, before = plain(one), forwards_of(one), found_on(module)
+    with attached(one, one.bold) as session:
+        cached = made(one)
+        assert torch.equal(made(one), cached)
+    first, second = session.traces
+    assert shape(first) == shape(second)
+    assert found_on(module) == before
+    assert torch.equal(made(one), expected)
+
+    samples = {event.sample for event in first.events}
+    assert samples in ({None}, {0, 1} if one.way == "batch" else {None})
+    assert len(first.events) == forwards * len(samples) * sites_of(one)
+    assert {event.step for event in first.events} == set(range(STEPS))
+    assert (first.reused > 0) == (one.policy != "Compute")
+
+    rows = by_forward(first.events)
+    if one.predictor == "Last" and rows is not None:
+        brute = Brute(rows)
+        with ExitStack() as undo:
+            brute.attach(undo, module)
+            again = made(one)
+        assert brute.forward == len(rows) - 1
+        if one.way == "batch":  # samples that decide apart run apart: other sizes, other kernels
+            torch.testing.assert_close(again, cached, rtol=2e-3, atol=2e-4)
+        else:
+            assert torch.equal(again, cached)
+
+
+def test_a_run_that_breaks_off_leaves_nothing(one: One) -> None:
+    def halting(pipe: Any, index: int, timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if index == 4:
+            raise Halt
+        return kwargs
+
+    with attached(one, one.bold) as session:
+        clean = made(one)
+        with pytest.raises(Halt):
+            made(one, callback_on_step_end=halting)
+        session.end_run()
+        gc.collect()
+        assert not [lane for lane in gc.get_objects() if type(lane) is Lane and lane.slots]
+        assert torch.equal(made(one), clean)
+    assert shape(session.traces[0]) == shape(session.traces[-1])
+    assert all(event.action == "compute" for event in session.traces[-1].events if event.step == 0)
+
+
+def test_after_nan_comes_a_computed_step(one: One) -> None:
+    def spoiling(pipe: Any, index: int, timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {"latents": kwargs["latents"] * math.nan} if index == 2 else {}
+
+    with attached(one, one.bold) as session:
+        made(one, callback_on_step_end=spoiling, callback_on_step_end_tensor_inputs=["latents"])
+    last: dict[tuple[Any, ...], Event] = {}
+    for event in session.trace.events:
+        lane = (event.branch, event.sample, event.site)
+        before = last.get(lane)
+        if before is not None and before.step > 2 and before.action == "compute":
+            assert event.action == "compute", (before, event)
+        last[lane] = event
+
+
+def test_a_sample_of_a_batch_is_what_it_is_alone(one: One) -> None:
+    if one.way != "batch" or one.bold.probes:
+        pytest.skip("no batch, or one that decides as one")
+    case, pipe = one.case, pipeline(one.model, one.dtype)
+    call = {**case.call, "output_type": "latent", "return_dict": False}
+    with attached(one, one.bold) as session:
+        both = pipe(generator=[torch.Generator().manual_seed(seed) for seed in (5, 6)], **call)[0]
+        for i in (0, 1):
+            own = {name: value[i : i + 1] if isinstance(value, Tensor) else value for name, value in call.items()}
+            alone = pipe(generator=torch.Generator().manual_seed(5 + i), **own)[0]
+            torch.testing.assert_close(both[i : i + 1], alone, rtol=5e-3, atol=5e-4)
+            together = [event.action for event in session.traces[0].events if event.sample == i]
+            assert [event.action for event in session.trace.events] == together
