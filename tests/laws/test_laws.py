@@ -24,8 +24,11 @@ CASES = chosen()
 pytestmark = [
     pytest.mark.filterwarnings("ignore::bwcache.NeverReused"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.parametrize("one", CASES, ids=str),
 ]
+each = pytest.mark.parametrize("one", CASES, ids=str)
+each_batch = pytest.mark.parametrize(
+    "one", [one for one in CASES if one.way == "batch" and not one.bold.probes], ids=str
+)
 
 _PLAIN: dict[tuple[str, str], Tensor] = {}
 _FORWARDS: dict[tuple[str, str], int] = {}
@@ -74,13 +77,11 @@ def attention_of(one: One) -> dict[str, torch.nn.Module]:
 def finiteness(undo: ExitStack, module: torch.nn.Module) -> list[bool]:
     """For each time that a module really runs, whether all that it returns is finite."""
     found: list[bool] = []
-    undo.callback(
-        module.register_forward_hook(
-            lambda _module, _args, returned: found.append(
-                all(bool(part.isfinite().all()) for part in several(returned))
-            )
-        ).remove
-    )
+
+    def note(_module: torch.nn.Module, _args: Any, returned: Any) -> None:
+        found.append(all(bool(part.isfinite().all()) for part in several(returned)))
+
+    undo.callback(module.register_forward_hook(note).remove)
     return found
 
 
@@ -108,6 +109,7 @@ def by_forward(events: list[Event]) -> list[tuple[str, dict[str, str]]] | None:
     return [(branch, actions) for (_, branch), actions in found.items()]
 
 
+@each
 def test_settings_that_never_reuse_change_no_bit(one: One) -> None:
     expected, before = plain(one), found_on(denoiser_of(one))
     with attached(one, POLICIES[one.policy].never) as session:
@@ -116,6 +118,7 @@ def test_settings_that_never_reuse_change_no_bit(one: One) -> None:
     assert found_on(denoiser_of(one)) == before
 
 
+@each
 def test_rows_replays_and_what_is_left(one: One) -> None:
     """Two runs are equal; rows = forwards x lanes x sites; replays are brute force; nothing stays behind."""
     module = denoiser_of(one)
@@ -147,6 +150,7 @@ def test_rows_replays_and_what_is_left(one: One) -> None:
             assert torch.equal(again, cached)
 
 
+@each
 def test_a_run_that_breaks_off_leaves_nothing(one: One) -> None:
     def halting(pipe: Any, index: int, timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         if index == 4:
@@ -165,6 +169,7 @@ def test_a_run_that_breaks_off_leaves_nothing(one: One) -> None:
     assert all(event.action == "compute" for event in session.traces[-1].events if event.step == 0)
 
 
+@each
 def test_after_nan_comes_a_computed_step(one: One) -> None:
     def spoiling(pipe: Any, index: int, timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         return {"latents": kwargs["latents"] * math.nan} if index == 2 else {}
@@ -187,9 +192,8 @@ def test_after_nan_comes_a_computed_step(one: One) -> None:
     assert any(spoilt.values())
 
 
+@each_batch
 def test_a_sample_of_a_batch_is_what_it_is_alone(one: One) -> None:
-    if one.way != "batch" or one.bold.probes:
-        pytest.skip("no batch, or one that decides as one")
     case, pipe = one.case, pipeline(one.model, one.dtype)
     call = {**case.call, "output_type": "latent", "return_dict": False}
     with attached(one, one.bold) as session:
