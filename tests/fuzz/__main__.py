@@ -17,6 +17,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from tests.fuzz.seeds import all_played, played
+
 CHUNK = 10
 
 
@@ -73,28 +75,11 @@ def _played(chunks: list[list[int]], jobs: int, everything: bool) -> Iterator[di
     if jobs == 1:
         for chunk in chunks:
             for seed in chunk:
-                yield _play(seed, everything)
+                yield played(seed, everything)
         return
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(_chunk, chunk, everything) for chunk in chunks]):
+        for future in as_completed([pool.submit(all_played, chunk, everything) for chunk in chunks]):
             yield from future.result()
-
-
-def _chunk(seeds: list[int], everything: bool) -> list[dict[str, Any]]:
-    return [_play(seed, everything) for seed in seeds]
-
-
-def _play(seed: int, everything: bool) -> dict[str, Any]:
-    """One seed's scenario, checked: a line of the record."""
-    from tests.fuzz.oracle import check, quietly
-    from tests.fuzz.scenario import draw, source
-
-    begun = time.monotonic()
-    scenario = draw(seed, frozenset() if everything else None)
-    with quietly():
-        found = check(scenario)
-    said = [{"law": one.law, "text": one.text, "signature": one.signature} for one in found]
-    return {"seed": seed, "seconds": time.monotonic() - begun, "found": said, "scenario": source(scenario)}
 
 
 def _distinct(lines: list[dict[str, Any]]) -> dict[str, list[int]]:

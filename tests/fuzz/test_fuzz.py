@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,6 +67,22 @@ def test_a_failing_scenario_is_reduced_to_what_it_needs() -> None:
     smallest = reduced(scenario, lambda one: any(call.nan is not None for call in one.calls))
     assert smallest == Scenario(script=(Call(nan=1),)), source(smallest)
     assert "assert check(Scenario(script=(Call(nan=1),))) == []" in as_test(smallest, "seed_0")
+
+
+def test_a_long_run_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
+    record = tmp_path / "fuzz.jsonl"
+
+    def run(n: int) -> list[str]:
+        command = [sys.executable, "-m", "tests.fuzz", "--n", str(n), "--jobs", "2", "--out", str(record)]
+        made = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+        assert made.stdout.startswith(f"{n} scenarios, ")
+        return record.read_text(encoding="utf-8").splitlines()
+
+    first = run(1)
+    assert len(first) == 1
+    both = run(2)
+    assert both[0] == first[0]
+    assert [json.loads(line)["seed"] for line in both] == [0, 1]
 
 
 def laws(scenario: Scenario) -> set[str]:
