@@ -299,5 +299,5 @@ DIMENSIONS: dict[str, Callable[[Scenario], bool]] = {
 }
 """What a scenario may have, by name: for `KNOWN`."""
 
-KNOWN: frozenset[str] = frozenset({"new: EasyCache where more channels come out than go in"})
+KNOWN: frozenset[str] = frozenset()
 """Dimensions in which the engine is known to fail, each with its fault. Emptied as the engine is mended."""
