@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 import bwcache
 
@@ -74,7 +75,8 @@ def test_a_sampler_that_cannot_be_seeded_is_seen_and_not_blamed_on_the_cache(bwc
     step = FlowMatchEulerDiscreteScheduler.step
 
     def noisy(self, output, *rest, **settings):
-        return step(self, output + np.random.default_rng().normal(), *rest, **settings)
+        drawn = torch.from_numpy(np.random.default_rng().normal(size=tuple(output.shape))).to(output)
+        return step(self, output + drawn, *rest, **settings)
 
     monkeypatch.setattr(FlowMatchEulerDiscreteScheduler, "step", noisy)
     ended = bwcache_command("compare", *SMALL, "--prompt", "a red circle", "--threshold", "0")

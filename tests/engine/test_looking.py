@@ -81,5 +81,5 @@ class FirstSite(Policy[None]):
 
 @pytest.mark.parametrize("residual", [False, True])
 def test_a_u_net_is_reused_up_to_its_end_or_not_at_all(residual: bool) -> None:
-    with pytest.raises(AttachError, match="expected the output of a site that ends at its last block"):
+    with pytest.raises(AttachError, match="expected the output of a site that ends at a block with one stream"):
         bwcache.attach(svd_unet(), FirstSite(residual))

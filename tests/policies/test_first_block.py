@@ -79,5 +79,5 @@ def test_bad_settings(bad: object) -> None:
 def test_models_that_it_does_not_fit() -> None:
     with pytest.raises(AttachError, match="one block in WanTransformer3DModel"):
         bwcache.attach(tiny.wan_transformer(layers=1), FirstBlock())
-    with pytest.raises(AttachError, match="return something else than they take in"):
+    with pytest.raises(AttachError, match="others return what they do not take in"):
         bwcache.attach(svd_unet(), FirstBlock())
