@@ -53,7 +53,7 @@ def test_names_are_no_markup(name, terminal):
         bars.overall(name, 1, 2)
         bars._bars.refresh()
         bars.say(name)
-    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())  # type: ignore[attr-defined]
     assert name in text
     assert not terminal or (f"loading {name}" in text and f"writing {name}" in text)
 

@@ -27,7 +27,7 @@ def test_published_settings_are_the_commands_defaults(pipe):
 
 
 def test_options_win_over_them(pipe):
-    settings = CompareSettings(threshold=0.2, tail_guard=0.25, predictor="linear")
+    settings = CompareSettings(threshold=0.2, tail_guard=0.25, predictor="linear")  # type: ignore[arg-type]
     expected = bwcache.BWCache(threshold=0.2, reuse_interval=3, tail_guard=0.25, predictor=bwcache.Linear())
     assert choose(settings).of(pipe).policy == expected
 

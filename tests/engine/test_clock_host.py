@@ -92,7 +92,7 @@ def test_sigma_and_noise_are_in_the_step() -> None:
 
     with bwcache.attach(module, Listening(frozenset())) as session:
         for index, noise_ in enumerate([(0.9, 0.5), 0.5]):
-            with session.step(index=index, total=2, sigma=7.0 - index, noise=noise_):
+            with session.step(index=index, total=2, sigma=7.0 - index, noise=noise_):  # type: ignore[arg-type]
                 forward(module, noise(1, 4, 2, 4, 4), "c")
     assert [(step.sigma, step.noise, step.next_noise) for step in steps] == [(7.0, 0.9, 0.5), (6.0, 0.5, None)]
 

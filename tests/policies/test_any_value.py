@@ -21,7 +21,7 @@ POLICIES = {
     bwcache.Foresight: {},
     bwcache.EasyCache: {},
 }
-FIELDS = [(policy, field.name) for policy in POLICIES for field in dataclasses.fields(policy)]
+FIELDS = [(policy, field.name) for policy in POLICIES for field in dataclasses.fields(policy)]  # type: ignore[arg-type]
 VALUES = [
     None, True, -1, 0, 1, 0.5, 10**400, -(10**400), 10**5000, 1e308, 5e-324, float("nan"), float("inf"), "steps", "",
     [], (), {}, [0, [1]], (10**400,), ((0, 1), (2,)), np.array([1.0, 2.0]), np.float64(0.1), torch.ones(3), object(),

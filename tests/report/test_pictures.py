@@ -142,7 +142,7 @@ def test_where_only_errors_were_measured_they_are_the_curve():
 
 def test_a_method_that_measures_by_itself_is_drawn_by_the_numbers_of_its_decisions():
     """No plot knows a method: what a policy says its decision rests on is the curve, in reused steps too."""
-    told = [Event(0, i, 3, None, None, "cond", "model/root", action, "budget", value=v) for i, (action, v) in
+    told = [Event(0, i, 3, None, None, "cond", "model/root", action, "budget", value=v) for i, (action, v) in  # type: ignore[arg-type]
             enumerate((("compute", None), ("reuse", 0.03), ("compute", 0.06)))]  # fmt: skip
     assert curve_name(Trace(events=told)) == "number decided by"
     assert curves(Trace(events=told)) == {"cond": [(1, 0.03), (2, 0.06)]}
