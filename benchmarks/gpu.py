@@ -150,10 +150,10 @@ def peak(device: torch.device) -> int | None:
 def laps(module: torch.nn.Module, device: torch.device) -> Iterator[list[timing.Mark]]:
     """Marks the beginning of each forward, and the end of the last; nothing waits for the device meanwhile."""
     begins: list[timing.Mark] = []
-    end: list[timing.Mark] = [None]
+    ends: list[timing.Mark] = []
 
     def leave(*_: Any) -> None:
-        end[0] = timing.mark(device)
+        ends.append(timing.mark(device))
 
     hooks = [
         module.register_forward_pre_hook(lambda *_: begins.append(timing.mark(device)), prepend=True),
@@ -161,7 +161,7 @@ def laps(module: torch.nn.Module, device: torch.device) -> Iterator[list[timing.
     ]
     try:
         yield begins
-        begins.append(end[0])
+        begins.append(ends[-1])
     finally:
         for hook in hooks:
             hook.remove()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -16,6 +16,9 @@ from bwcache.models import BlockSpec, uncompiled
 from bwcache.policies import BWCache, Policy
 from bwcache.policies.presets import preset
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
 
 def attach(
     target: Any,
@@ -24,7 +27,7 @@ def attach(
     steps: int | None = None,
     timing: bool = False,
     spec: BlockSpec | None = None,
-    group: Any = None,
+    group: ProcessGroup | None = None,
     per_sample: bool = True,
     memory: str = "device",
     max_memory: int | str | None = None,

@@ -128,11 +128,11 @@ class Denoiser:
     def _wrapped(self, inner: Callable[..., Any]) -> Callable[..., Any]:
         """The denoiser's call; no compiler traces it, so that it runs block by block whatever is compiled around it."""
 
-        @torch.compiler.disable
         def called(*args: Any, **kwargs: Any) -> Any:
             return self.call(inner, args, kwargs)
 
-        return called
+        hidden: Callable[..., Any] = torch.compiler.disable(called)
+        return hidden
 
     def call(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one forward: which step is it, what is decided for whom, do it, and take note."""

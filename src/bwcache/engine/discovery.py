@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bwcache.engine import hooks
 from bwcache.engine.samples import Outline
 from bwcache.errors import AttachError, NotProven, complaint
-from bwcache.models import BlockList, BlockSpec, resolve
+from bwcache.models import BlockList, BlockSpec, BlockStack, Place, resolve
 
 TIMES = ("timestep", "timesteps", "t", "time", "sigma", "noise_level", "noise_levels")
 """Names under which forwards take the time."""
@@ -35,7 +35,7 @@ class Call:
     place: int
     module: nn.Module
     arguments: dict[str, Any]
-    returned: Any
+    returned: object
 
 
 @dataclass
@@ -224,7 +224,7 @@ def _block_list(path: str, calls: list[Call]) -> BlockList:
     return BlockList(path, ("hidden_states", *(f"value_{i}" for i in range(1, len(values)))), outlined=True)
 
 
-def _like(a: Any, b: Any) -> bool:
+def _like(a: object, b: object) -> bool:
     return isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and a.dtype == b.dtype
 
 
@@ -275,7 +275,7 @@ def _stored(blocks: list[nn.Module]) -> Iterator[Replay]:
     state = Replay()
 
     def around(inner: Callable[..., Any]) -> Callable[..., Any]:
-        kept: list[Any] = []
+        kept: list[object] = []
 
         def called(*args: Any, **kwargs: Any) -> Any:
             if not state.replaying:
@@ -292,13 +292,13 @@ def _stored(blocks: list[nn.Module]) -> Iterator[Replay]:
 
 
 @contextmanager
-def _skipped(stack: Any, recording: Recording) -> Iterator[Replay]:
+def _skipped(stack: BlockStack, recording: Recording) -> Iterator[Replay]:
     """As the engine does: inner blocks hand on what they were given, the last one returns what it returned before."""
     state = Replay()
 
-    def skipping(block: Any, last: bool) -> hooks.Interceptor:
+    def skipping(block: Place, last: bool) -> hooks.Interceptor:
         def around(inner: Callable[..., Any]) -> Callable[..., Any]:
-            kept: list[Any] = []
+            kept: list[object] = []
 
             def called(*args: Any, **kwargs: Any) -> Any:
                 if not state.replaying:
@@ -334,7 +334,7 @@ def _alike(a: list[Tensor], b: list[Tensor]) -> bool:
     return len(a) == len(b) > 0 and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def _tensors(value: Any, clone: bool = True) -> list[Tensor]:
+def _tensors(value: object, clone: bool = True) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value.clone() if clone else value]
     if isinstance(value, Mapping):

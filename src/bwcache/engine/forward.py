@@ -185,8 +185,7 @@ class Forward:
 
     def _skip(self, call: SiteCall, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Inner places hand their inputs on; the last one returns what is kept, or what is predicted from it."""
-        device = _device(args, kwargs) if self.timed else None
-        start = timing.mark(device) if device else None
+        start = timing.mark(_device(args, kwargs)) if self.timed else None
         if place is call.site.last:
             returned = self._replayed(call, place, args, kwargs)
             call.closed = True
@@ -194,8 +193,8 @@ class Forward:
             returned = self.lanes[0].outlines[place.block or 0].filled(len(self.rows), 0.0)
         else:
             returned = place.passed_on(args, kwargs)
-        if device:
-            call.inside.append((start, timing.mark(device)))
+        if start is not None:
+            call.inside.append((start, timing.mark(_device(args, kwargs))))
         return returned
 
     def _enter(self, site: Site, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

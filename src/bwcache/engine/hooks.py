@@ -21,7 +21,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -29,6 +29,9 @@ from torch import nn
 from bwcache.engine.clock import Context
 from bwcache.errors import SpecMismatch, complaint
 from bwcache.models.stack import Hook, Place
+
+if TYPE_CHECKING:
+    from bwcache.engine.session import Session
 
 CALL = "_compiled_call_impl"
 """The instance attribute that `nn.Module.__call__` runs in place of `_call_impl`."""
@@ -53,7 +56,8 @@ class Override:
         self.renew()
 
     def _held(self) -> Mapping[str, Any]:
-        return vars(self._target)
+        held: Mapping[str, Any] = vars(self._target)
+        return held
 
     def _present(self) -> Any:
         return getattr(self._target, self.name)
@@ -81,7 +85,8 @@ class Entry(Override):
     """The same for an entry that a mapping has."""
 
     def _held(self) -> Mapping[str, Any]:
-        return self._target
+        held: Mapping[str, Any] = self._target
+        return held
 
     def _present(self) -> Any:
         return self._target[self.name]
@@ -158,22 +163,22 @@ def intercept_all(
     return overrides
 
 
-_held: WeakKeyDictionary[nn.Module, weakref.ref[Any]] = WeakKeyDictionary()
+_held: WeakKeyDictionary[nn.Module, weakref.ref[Session]] = WeakKeyDictionary()
 
 
-def hold(undo: ExitStack, module: nn.Module, session: Any) -> None:
+def hold(undo: ExitStack, module: nn.Module, session: Session) -> None:
     """Take note of the session that holds a module, until it is undone."""
     _held[module] = weakref.ref(session)
     undo.callback(_held.pop, module, None)
 
 
-def holder(module: nn.Module) -> Any:
+def holder(module: nn.Module) -> Session | None:
     """Return the session that holds this module, or None."""
     found = _held.get(module)
     return None if found is None else found()
 
 
-def sessions() -> list[Any]:
+def sessions() -> list[Session]:
     """Return the sessions that hold any module."""
     found = (reference() for reference in list(_held.values()))
     return list({id(session): session for session in found if session is not None}.values())

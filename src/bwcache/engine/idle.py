@@ -88,7 +88,7 @@ class IdleCalls:
         self.skipped = True
         return known[key].filled(value=0.0 if self.inputs in self.idle.proven else float("nan"))
 
-    def was_read(self, output: Any) -> bool:
+    def was_read(self, output: object) -> bool:
         """Whether what a replay returned shows that somebody read them; looks at the first of its kind alone."""
         if not self.skipped or self.inputs in self.idle.proven:
             return False
@@ -115,29 +115,29 @@ def inputs(stack: BlockStack, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
     return (stack.name, cast, *given, *named)
 
 
-def _timeless(value: Any) -> object:
+def _timeless(value: object) -> object:
     return _told(value) if isinstance(value, Tensor) else type(value)
 
 
-def _told(value: Any) -> object:
+def _told(value: object) -> object:
     if isinstance(value, Tensor):
         return (value.shape, value.dtype, value.device)
     if isinstance(value, _PLAIN):
         return (type(value), value)
-    if type(value) in (list, tuple):
+    if type(value) is list or type(value) is tuple:
         return (type(value), *map(_told, value))
     if type(value) is dict:
         return tuple((key, _told(item)) for key, item in value.items())
     raise _Unknown
 
 
-def is_finite(output: Any) -> bool:
+def is_finite(output: object) -> bool:
     """Whether all numbers in a denoiser's output are; not where it cannot be looked into."""
     found = list(_tensors(output))
     return bool(found) and all(part is not None and bool(part.isfinite().all()) for part in found)
 
 
-def _tensors(value: Any) -> Iterator[Tensor | None]:
+def _tensors(value: object) -> Iterator[Tensor | None]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (list, tuple, dict)):

@@ -47,12 +47,12 @@ class Measuring:
             (lane.taps or self.run.taps(lane, len(self.plan.samples), feature)).record(number, feature)
             return
         count = len(self.plan.samples)
-        now: Callable[[], timing.Mark] | None = timing.clock(feature.device) if self.timed else None
-        start = now() if now else None
+        now = timing.clock(feature.device) if self.timed else None
+        start = now() if now is not None else None
         for j, lane in enumerate(self.lanes):
             own = self.rows.of(feature, j)
             (lane.taps or self.run.taps(lane, count, own)).record(number, own)
-        if now:
+        if now is not None and start is not None:
             self.intervals.append((start, now()))
 
     def look_at_inputs(self, spot: Spot, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

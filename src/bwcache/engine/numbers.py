@@ -8,11 +8,14 @@ for that copy alone, not for what was given to the device since.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 class Numbers:
@@ -24,7 +27,7 @@ class Numbers:
             a single process.
     """
 
-    def __init__(self, group: Any = None) -> None:
+    def __init__(self, group: ProcessGroup | None = None) -> None:
         self._group = group
         self._parts: list[Tensor] = []
         self._there: list[float] = []

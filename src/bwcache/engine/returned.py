@@ -19,8 +19,8 @@ class Frame:
         structure: how they are nested.
     """
 
-    leaves: tuple[Any, ...]
-    structure: Any
+    leaves: tuple[object, ...]
+    structure: pytree.TreeSpec
 
     def filled(self, tensors: Mapping[str, Tensor]) -> Any:
         """Return the same with other tensors in it."""
@@ -28,7 +28,7 @@ class Frame:
         return pytree.tree_unflatten(leaves, self.structure)
 
 
-def taken_apart(returned: Any) -> tuple[dict[str, Tensor], Frame]:
+def taken_apart(returned: object) -> tuple[dict[str, Tensor], Frame]:
     """Return the tensors by name, the prediction first, and what holds them."""
     leaves, structure = pytree.tree_flatten(returned)
     tensors = {_name(i): leaf for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}

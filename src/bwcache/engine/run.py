@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -21,6 +21,9 @@ from bwcache.features.offload import Offload
 from bwcache.features.store import Held, Signature, Streams
 from bwcache.features.taps import Taps, taps
 from bwcache.policies import Observation, Policy, Readings
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 Intervals = list[tuple[timing.Mark, timing.Mark]]
 
@@ -81,7 +84,7 @@ class Run:
         self,
         policy: Policy[Any],
         meta: dict[str, Any],
-        group: Any = None,
+        group: ProcessGroup | None = None,
         memory: Memory = DEFAULT,
         guided: bool = False,
         on_event: Callable[[Event], object] | None = None,

@@ -25,14 +25,14 @@ class Outline:
     dtype: torch.dtype | None = None
     device: torch.device | None = None
     items: tuple[Outline, ...] = ()
-    value: Any = None
+    value: object = None
 
     @classmethod
-    def of(cls, value: Any, samples: int = 1) -> Outline:
+    def of(cls, value: object, samples: int = 1) -> Outline:
         """The outline of what a block returned for so many samples."""
         if isinstance(value, Tensor):
             return cls(Tensor, (len(value) // samples, *value.shape[1:]), value.dtype, value.device)
-        if type(value) in (list, tuple):
+        if type(value) is list or type(value) is tuple:
             return cls(type(value), items=tuple(cls.of(item, samples) for item in value))
         return cls(object, value=value)
 

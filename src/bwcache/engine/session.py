@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -24,6 +24,9 @@ from bwcache.errors import AlreadyAttached, AttachError, BWCacheError, NeverReus
 from bwcache.models import BlockSpec, denoisers, resolve, uncompiled
 from bwcache.policies import Policy
 from bwcache.policies.presets import source
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 KEEP_TRACES = 1000
 """So many finished traces a session holds, if it is not told otherwise."""
@@ -65,7 +68,7 @@ class Session:
         steps: int | None = None,
         timing: bool = False,
         spec: BlockSpec | None = None,
-        group: Any = None,
+        group: ProcessGroup | None = None,
         per_sample: bool = True,
         memory: Memory = DEFAULT,
         keep_traces: int | None = KEEP_TRACES,

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 
-Mark = Any
+Mark = float | torch.cuda.Event
 """A point in time: seconds as a float, or a recorded CUDA event."""
 
 
@@ -33,9 +32,11 @@ def seconds(intervals: list[tuple[Mark, Mark]]) -> float:
     """The sum of intervals between marks, in seconds; waits for CUDA events."""
     total = 0.0
     for start, end in intervals:
-        if isinstance(start, float):
+        if isinstance(start, float) and isinstance(end, float):
             total += end - start
         else:
+            assert isinstance(start, torch.cuda.Event)
+            assert isinstance(end, torch.cuda.Event)
             end.synchronize()
             total += start.elapsed_time(end) / 1000
     return total

@@ -25,7 +25,7 @@ AXES = 5
 
 
 @triton.jit
-def _exchange(  # type: ignore[no-untyped-def]
+def _exchange(
     kept, new, sums, count,
     size1, size2, size3, size4,
     kept0, kept1, kept2, kept3, kept4,
