@@ -275,3 +275,19 @@ def test_an_outline_has_everything_but_the_values() -> None:
     assert filled[2][0].dtype == torch.float16
     assert filled[3] == "word"
     assert Outline.of(value, samples=2).filled(samples=1)[0].shape == (2, 3, 2)
+
+
+def test_an_outline_holds_what_is_said_and_no_memory_of_before() -> None:
+    value = (noise(4, 3), torch.arange(4), torch.ones(4, dtype=torch.bool), torch.ones(4, 2, dtype=torch.complex64))
+    torch.use_deterministic_algorithms(True)  # new memory is full of NaN, and of the largest of whole numbers
+    try:
+        assert torch.empty(3).isnan().all()
+        zeros, poison = Outline.of(value).filled(), Outline.of(value).filled(value=float("nan"))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert not any(part.any() for part in zeros)
+    assert [part.dtype for part in poison] == [part.dtype for part in value]
+    assert poison[0].isnan().all()
+    assert poison[3].isnan().all()
+    assert not poison[1].any()
+    assert not poison[2].any()

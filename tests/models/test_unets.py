@@ -11,9 +11,11 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 import bwcache
 from bwcache.core.trace import reuse_line
+from bwcache.engine.samples import Outline
 from bwcache.models import resolve
 from tests.conformance.test_models import STEPS, Stored, alike
 from tests.tiny import Scripted
@@ -131,14 +133,45 @@ def spoilt_memory() -> Iterator[None]:
 
 
 @each_unet
-def test_what_a_skipped_block_hands_on_is_never_read(model: Model) -> None:
+def test_what_a_skipped_block_hands_on_is_never_read(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NaN in the place of the zeros changes nothing."""
     module = model.build()
     with bwcache.attach(module, POLICY, steps=STEPS):
         expected = [model.run(module, i / STEPS) for i in range(4)]
-    with spoilt_memory(), bwcache.attach(module, POLICY, steps=STEPS) as session:
+    filled, handed_on = Outline.filled, []
+
+    def poisoned(self: Outline, samples: int = 1, value: float = 0.0) -> Any:
+        handed_on.append(value)
+        return filled(self, samples, float("nan"))
+
+    monkeypatch.setattr(Outline, "filled", poisoned)
+    with bwcache.attach(module, POLICY, steps=STEPS) as session:
         made = [model.run(module, i / STEPS) for i in range(4)]
     assert reuse_line(session.trace.events) == "CCrr"
+    assert handed_on
     assert all(alike(a, b) for a, b in zip(made, expected, strict=True))
+
+
+def test_whoever_reads_what_a_skipped_block_hands_on_finds_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Always the same, whatever was in memory before."""
+    model = unets.MODELS[0]
+    module = model.build()
+    skipped = {block.module for block in resolve("model", module).blocks[:-1]}
+    inner, read = nn.Module.__call__, []
+
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        returned = inner(self, *args, **kwargs)
+        if self in skipped:
+            read.extend(leaf.abs().sum() for leaf in pytree.tree_leaves(returned) if isinstance(leaf, Tensor))
+        return returned
+
+    with spoilt_memory(), bwcache.attach(module, POLICY, steps=STEPS):
+        for i in range(2):
+            model.run(module, i / STEPS)
+        monkeypatch.setattr(nn.Module, "__call__", call)
+        model.run(module, 2 / STEPS)
+    assert len(read) >= len(skipped)
+    assert all(value == 0 for value in read)
 
 
 class Halving(nn.Module):

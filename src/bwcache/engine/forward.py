@@ -28,6 +28,7 @@ from bwcache.features import Predictor
 from bwcache.features.prediction_error import NUMBERS, PredictionSamples
 from bwcache.features.store import Signature
 from bwcache.models import Place, Site
+from bwcache.models.provenance import expect_own_blocks, stranger_over
 
 
 class RunAgain(Exception):
@@ -190,7 +191,7 @@ class Forward:
             returned = self._replayed(call, place, args, kwargs)
             call.closed = True
         elif place.outlined:
-            returned = self.lanes[0].outlines[place.block or 0].filled(len(self.rows), 0.0)
+            returned = self.lanes[0].outlines[place.block or 0].filled(len(self.rows))
         else:
             returned = place.passed_on(args, kwargs)
         if start is not None:
@@ -308,6 +309,7 @@ class Forward:
 
         Raises:
             OverBudget: it has none, and this is the run's first step.
+            AttachError: other blocks stand in the place of those that are counted.
         """
         self.counted = True
         if not self.plan.holds:
@@ -315,6 +317,7 @@ class Forward:
         account, name = self.run.memory, self.plan.stack.name
         new = [lane for lane in self.lanes if not account.knows(lane, name)] if self.counts else []
         if new:
+            expect_own_blocks(self.plan.stack)
             each = need(self.plan, place.inputs(args, kwargs), rows_at(place, self.rows))
             branches = 2 if self.run.guided and self.plan.stack.spec.guidance == "separate" else 1
             account.expect(new, name, each, branches, self.run.in_first_step)
@@ -433,11 +436,15 @@ class Forward:
 
     def _refuse_half_a_replay(self, found: str) -> None:
         if any(call.action == "reuse" for call in self.calls.values()):
+            over = stranger_over(self.plan.stack)
             raise BlocksChanged(
                 complaint(
-                    f"{found} in step {self.steps[0].index} (branch {self.steps[0].branch}), which was being reused",
+                    f"{found} in step {self.steps[0].index} (branch {self.steps[0].branch}), which was being reused"
+                    + (f", under {over}" if over else ""),
                     "the same blocks in every step of a branch",
-                    "run the steps in which this changes without the session, or report the pipeline",
+                    "one cache at a time: if that is another one, disable it, or leave the session"
+                    if over
+                    else "run the steps in which this changes without the session, or report the pipeline",
                 )
             )
 

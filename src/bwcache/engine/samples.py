@@ -36,11 +36,12 @@ class Outline:
             return cls(type(value), items=tuple(cls.of(item, samples) for item in value))
         return cls(object, value=value)
 
-    def filled(self, samples: int = 1, value: float | None = None) -> Any:
-        """A value of this outline; what its tensors hold is of no meaning, or everywhere `value`."""
+    def filled(self, samples: int = 1, value: float = 0.0) -> Any:
+        """Return a value of this outline, whose tensors hold `value` everywhere; zeros where it is none of theirs."""
         if self.kind is Tensor:
-            made = torch.empty((self.size[0] * samples, *self.size[1:]), dtype=self.dtype, device=self.device)
-            return made if value is None else made.fill_(value)
+            size = (self.size[0] * samples, *self.size[1:])
+            own = value if self.dtype is not None and (self.dtype.is_floating_point or self.dtype.is_complex) else 0
+            return torch.full(size, own, dtype=self.dtype, device=self.device)
         if self.kind in (list, tuple):
             return self.kind(item.filled(samples, value) for item in self.items)
         return self.value

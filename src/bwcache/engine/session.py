@@ -22,6 +22,7 @@ from bwcache.engine.memory import DEFAULT, Memory
 from bwcache.engine.run import Run
 from bwcache.errors import AlreadyAttached, AttachError, BWCacheError, NeverReused, RunStopped, complaint
 from bwcache.models import BlockSpec, denoisers, resolve, uncompiled
+from bwcache.models.provenance import expect_still_free
 from bwcache.policies import Policy
 from bwcache.policies.presets import source
 
@@ -255,6 +256,8 @@ class Session:
             self._policy = self._next
             for denoiser in self.denoisers.values():
                 denoiser.plan_for(self._policy)
+        for denoiser in self.denoisers.values():
+            expect_still_free(denoiser.stack, own_forward=not self._bare)
         if step.total is not None:
             self._policy.check(step.total)
         meta: dict[str, Any] = {

@@ -121,16 +121,9 @@ def parts_of(block: Place, blocks: BlockList) -> list[Place]:
     found = []
     for kind, said in blocks.parts.items():
         part = Part(said) if isinstance(said, str) else said
-        modules = enumerate(_named(inside(block.module, part.path), part.path).items())
+        modules = enumerate(named_modules(inside(block.module, part.path), part.path).items())
         found += [(i, _part(block, part, kind, path, module)) for i, (path, module) in modules]
     return [place for _, place in sorted(found, key=lambda each: each[0])]
-
-
-def _named(owner: Any, path: str) -> dict[str, nn.Module]:
-    """Return the modules by path that a list holds, or one that stands alone; none where there is no module."""
-    if isinstance(owner, (nn.ModuleList, list, tuple)):
-        return {f"{path}.{i}": module for i, module in enumerate(owner)}
-    return {path: owner} if isinstance(owner, nn.Module) else {}
 
 
 def _part(block: Place, part: Part, kind: str, path: str, module: nn.Module) -> Place:
@@ -159,6 +152,15 @@ def inside(owner: Any, path: str) -> Any:
     for attribute in path.split("."):
         owner = getattr(owner, attribute, None)
     return owner
+
+
+def named_modules(owner: Any, path: str) -> dict[str, nn.Module]:
+    """Return the modules by path that a list or a dictionary of modules holds, or that one is by itself."""
+    if isinstance(owner, nn.ModuleDict):
+        return {f"{path}.{name}": module for name, module in owner.items()}
+    if isinstance(owner, (nn.ModuleList, list, tuple)):
+        return {f"{path}.{i}": module for i, module in enumerate(owner)}
+    return {path: owner} if isinstance(owner, nn.Module) else {}
 
 
 def _first_tensor(value: Any) -> Any:

@@ -17,11 +17,16 @@ from torch import nn
 
 from bwcache.errors import AttachError, NotProven, complaint
 from bwcache.models import table
+from bwcache.models.places import inside, named_modules
 from bwcache.models.spec import BlockSpec
-from bwcache.models.streams import takes_anything
+from bwcache.models.stack import BlockStack
+from bwcache.models.streams import takes_anything, uncompiled
 
-_OTHER_CACHES = {"cache_dit": "cache-dit", "para_attn": "ParaAttention"}
-"""Packages that put a function over a denoiser's forward, by the name of their modules."""
+_OTHER_CACHES = {"cache_dit": "cache-dit", "para_attn": "ParaAttention", "DeepCache": "DeepCache"}
+"""Packages that put a function over a denoiser's forward, or blocks in the place of its own, by their name."""
+
+_HARMLESS = ("accelerate.", "torch.", "diffusers.hooks.")
+"""Whose functions stand over a forward and run it all the same."""
 
 _CACHE_HOOK = re.compile(r"diffusers\.hooks\.\w*(cache|broadcast)")
 
@@ -34,7 +39,63 @@ def expect_free(name: str, module: nn.Module) -> None:
     """
     cache = _cache_over(module) or _cache_hook(module)
     if cache is not None:
-        raise AttachError(complaint(f"{cache} at work on {name}", "one cache at a time", "disable it first"))
+        raise _two_caches(cache, name)
+
+
+def _two_caches(cache: str, name: str) -> AttachError:
+    return AttachError(
+        complaint(f"{cache} at work on {name}", "one cache at a time", "disable it first, or leave the session for it")
+    )
+
+
+def expect_still_free(stack: BlockStack, own_forward: bool = True) -> None:
+    """Raise where another cache, or a strange forward, was put on since the stack was resolved.
+
+    Args:
+        own_forward: whether the forward has to be its class's own, as for rows of the table.
+
+    Raises:
+        AttachError: with its name.
+    """
+    expect_free(stack.name, stack.module)
+    if own_forward:
+        _expect_own_forward(stack.module, stack.spec)
+
+
+def expect_own_blocks(stack: BlockStack) -> None:
+    """Raise where other modules stand in the place of the blocks, as the module is at present.
+
+    Raises:
+        AttachError: with the name of what stands there.
+    """
+    there: dict[str, nn.Module] = {}
+    for part in stack.spec.lists:
+        there |= named_modules(inside(stack.module, part.path), part.path)
+    for block in stack.blocks:
+        found = there.get(block.name)
+        if found is block.module or (found is not None and uncompiled(found) is block.module):
+            continue
+        package = "" if found is None else type(found).__module__
+        if package.split(".")[0] in _OTHER_CACHES:
+            raise _two_caches(_OTHER_CACHES[package.split(".")[0]], stack.name)
+        if not package.startswith("torch."):
+            what = "nothing" if found is None else _named(type(found))
+            raise AttachError(
+                complaint(
+                    f"{what} in the place of {block.name} of {stack.name}",
+                    "the blocks that the session was attached to (does another cache stand there?)",
+                    "disable it, or attach again: bwcache.enable(…, replace=True)",
+                )
+            )
+
+
+def stranger_over(stack: BlockStack) -> str | None:
+    """Return the name of a function that stands over the denoiser's own forward, or None."""
+    kind = type(stack.module)
+    own = {inspect.unwrap(value) for base in kind.__mro__ for value in vars(base).values() if inspect.isfunction(value)}
+    over = _layers(vars(stack.module).get("forward"))
+    found = next((layer for layer in over if layer not in own and not layer.__module__.startswith(_HARMLESS)), None)
+    return None if found is None else f"{found.__qualname__} of {found.__module__}"
 
 
 def _cache_over(module: nn.Module) -> str | None:
@@ -69,6 +130,11 @@ def expect_proven(module: nn.Module, spec: BlockSpec, blocks: Iterable[nn.Module
         base = _overridden_block(block, spec)
         if base is not None:
             raise _not_proven(f"blocks of {_named(block)}, which has a forward of its own", base)
+    _expect_own_forward(module, spec)
+
+
+def _expect_own_forward(module: nn.Module, spec: BlockSpec) -> None:
+    kind = type(module)
     stranger = _stranger(module, kind)
     if stranger is not None:
         raise AttachError(

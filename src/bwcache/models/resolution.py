@@ -10,7 +10,7 @@ from torch import nn
 
 from bwcache.errors import AttachError, NoBlocksFound, SpecMismatch, complaint
 from bwcache.models import table
-from bwcache.models.places import Hook, Place, inside
+from bwcache.models.places import Hook, Place, inside, named_modules
 from bwcache.models.provenance import expect_free, expect_proven
 from bwcache.models.refused import reason_of
 from bwcache.models.spec import BlockList, BlockSpec, Idle
@@ -81,7 +81,7 @@ def resolve(name: str, module: nn.Module, spec: BlockSpec | None = None) -> Bloc
         raise _unknown(f"a {type(module).__name__} of {type(module).__module__}", [type(module)])
     expect_free(name, module)
     if given is None:
-        named = (_named_blocks(inside(module, part.path), part.path) for part in spec.lists)
+        named = (named_modules(inside(module, part.path), part.path) for part in spec.lists)
         expect_proven(module, spec, [block for blocks in named for block in blocks.values()])
     found = _all_blocks(module, spec)
     _expect_streams(spec)
@@ -167,7 +167,7 @@ def _blocks(module: nn.Module, part: BlockList, spec: BlockSpec) -> list[Place]:
     owner = inside(module, part.path)
     if owner is None and part.optional:
         return []
-    named = _named_blocks(owner, part.path)
+    named = named_modules(owner, part.path)
     if not named:
         kinds = (nn.ModuleList, nn.ModuleDict)
         lists = [path for path, child in module.named_modules() if isinstance(child, kinds) and len(child)]
@@ -179,15 +179,6 @@ def _blocks(module: nn.Module, part: BlockList, spec: BlockSpec) -> list[Place]:
             )
         )
     return [_block(module, block, name, i, part, spec) for i, (name, block) in enumerate(named.items())]
-
-
-def _named_blocks(owner: Any, path: str) -> dict[str, nn.Module]:
-    """Return the blocks by name that a list or a dictionary of modules holds, or that one block is by itself."""
-    if isinstance(owner, nn.ModuleDict):
-        return {f"{path}.{name}": block for name, block in owner.items()}
-    if isinstance(owner, (nn.ModuleList, list)):
-        return {f"{path}.{i}": block for i, block in enumerate(owner)}
-    return {path: owner} if isinstance(owner, nn.Module) else {}
 
 
 def _block(module: nn.Module, block: nn.Module, name: str, i: int, part: BlockList, spec: BlockSpec) -> Place:
