@@ -53,7 +53,7 @@ def test_the_row_has_the_blocks_in_the_order_of_the_forward(model: Model) -> Non
 
 @each_model
 def test_time_is_read_and_moves_one_way(model: Model) -> None:
-    from bwcache.engine.clock.times import scalar
+    from bwcache.engine.clock.call import scalar
 
     stack = resolve("model", model.build())
     times = [scalar(stack.timestep.read((), model.inputs(i / STEPS))) for i in range(STEPS)]

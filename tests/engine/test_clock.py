@@ -23,7 +23,7 @@ from torch import nn
 import bwcache
 from bwcache import BWCache, Compute, Trace
 from bwcache.core.trace import reuse_line
-from bwcache.engine.clock import Clock, Context
+from bwcache.engine.clock import Call, Clock, Context
 from bwcache.models import BlockSpec, BlockStack
 from bwcache.models.streams import Stream
 from tests.tiny import BY_NAME, VIDEO_TO_VIDEO, WAN, Case, Scripted, cogvideox, noise, wan, wan_transformer
@@ -529,7 +529,7 @@ def ticks(clock: Clock, *times: float, names: tuple[str | None, ...] = (None,)) 
     for time in times:
         for name in names:
             clock.context = None if name is None else Context(name)
-            step = clock.tick(BARE, (time,), {})
+            step = clock.tick(Call(BARE, (time,), {}))
             made.append((step.run, step.index, step.total, step.branch))
     return made
 

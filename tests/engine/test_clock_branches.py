@@ -13,7 +13,7 @@ from torch import Tensor
 
 import bwcache
 from bwcache import BWCache, FixedInterval, Trace
-from bwcache.engine.clock import Clock, Context
+from bwcache.engine.clock import Call, Clock, Context
 from bwcache.models import BlockSpec, BlockStack, denoisers, resolve
 from bwcache.models.streams import Stream
 from tests.runs.cases import MODULAR_LARGE
@@ -180,12 +180,12 @@ DENOISER = BlockStack(
     Stream("timestep", None),
     (),
 )
-DENOISER.__dict__["conditions"] = (Stream("text", None), Stream("pooled", None))
+DENOISER.__dict__["condition_names"] = ("text", "pooled")
 
 
 def ticked(clock: Clock, time: float, name: str | None = None, **given: Any) -> tuple[int, str, str | None]:
     clock.context = None if name is None else Context(name)
-    step = clock.tick(DENOISER, (), {"timestep": time, **given})
+    step = clock.tick(Call(DENOISER, (), {"timestep": time, **given}))
     return step.index, step.branch, clock.doubt
 
 
@@ -258,4 +258,4 @@ def test_conditions_of_any_kind(value: Any) -> None:
 
 def test_rows_name_the_prompts_of_their_denoisers() -> None:
     stack = resolve("model", wan_transformer())
-    assert [stream.name for stream in stack.conditions] == ["encoder_hidden_states", "encoder_hidden_states_image"]
+    assert stack.condition_names == ("encoder_hidden_states", "encoder_hidden_states_image")

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 import bwcache
-from bwcache.engine.clock.times import Time
+from bwcache.engine.clock.call import Time
 from tests.runs.cases import BY_NAME
 from tests.runs.laws import GREEDY
 from tests.tiny import noise, wan_transformer
@@ -136,10 +136,10 @@ def test_a_mean_of_times_is_taken_on_the_host(dtype: torch.dtype) -> None:
 
 
 def test_the_package_asks_no_device_for_numbers_of_64_bits() -> None:
-    from bwcache.engine.clock import latents, rounded_times, times
+    from bwcache.engine.clock import call, latents, rounded_times
 
     for module in (latents, rounded_times):
         source = inspect.getsource(module)
         assert "float64" not in source
         assert "double" not in source
-    assert inspect.getsource(times).count("float64") == 1
+    assert inspect.getsource(call).count("float64") == 1

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import bwcache
 from bwcache import Decision, Observation
 from bwcache.core.decision import compute, reuse
+from bwcache.engine.clock import Call
 from bwcache.engine.idle import inputs, is_finite
 from bwcache.models import BlockStack, Site, denoisers, resolve
 from bwcache.models.table import row_of
@@ -249,7 +250,7 @@ CHANGES: dict[str, Any] = {
 @pytest.mark.parametrize("values", CHANGES.values(), ids=CHANGES)
 def test_another_argument_computes_the_modules(values: tuple[Any, Any]) -> None:
     stack = resolve("model", denoiser(), ROW)
-    told = [inputs(stack, (), {"hidden_states": noise(1, 4, C), "timestep": 5, "extra": value}) for value in values]
+    told = [inputs(Call(stack, (), {"hidden_states": noise(1, 4, C), "timestep": 5, "extra": value})) for value in values]
     assert told[0] != told[1] or type(values[0]) is not type(values[1])
     assert None not in told
     module = denoiser()
@@ -263,19 +264,22 @@ def test_another_argument_computes_the_modules(values: tuple[Any, Any]) -> None:
 def test_only_the_time_may_move() -> None:
     stack = resolve("model", denoiser(), ROW)
     latents = noise(1, 4, C)
-    assert inputs(stack, (latents, 5), {}) == inputs(stack, (latents, 6), {})
-    assert inputs(stack, (latents,), {"timestep": 5}) == inputs(stack, (latents,), {"timestep": 6})
-    assert inputs(stack, (latents, 5, 1), {}) != inputs(stack, (latents, 5, 2), {})
+
+    def told(*args: Any, **kwargs: Any) -> Any:
+        return inputs(Call(stack, args, kwargs))
+
+    assert told(latents, 5) == told(latents, 6) == told(latents, timestep=7)
+    assert told(latents, 5, 1) != told(latents, 5, 2)
 
 
 def test_autocast_and_another_dtype_of_the_weights_are_other_inputs() -> None:
     module = denoiser()
     stack = resolve("model", module, ROW)
     given = ((noise(1, 4, C), 5), {})
-    before = inputs(stack, *given)
+    before = inputs(Call(stack, *given))
     with torch.autocast("cpu", torch.bfloat16):
-        assert inputs(stack, *given) != before or not torch.is_autocast_enabled()
-    assert inputs(resolve("model", module.double(), ROW), *given) != before
+        assert inputs(Call(stack, *given)) != before or not torch.is_autocast_enabled()
+    assert inputs(Call(resolve("model", module.double(), ROW), *given)) != before
 
 
 def test_with_gradients_all_run() -> None:

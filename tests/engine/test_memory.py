@@ -195,7 +195,9 @@ class Calls:
         self.count += 1
         run = self._session.here.run if self._session else None
         if run is not None:
-            held = run.held.device + sum(lane.sampled_bytes for lane in run.lanes.values())
+            for lane in run.lanes.values():
+                lane.count_samples()
+            held = run.held.device + run.held.sampled
             self.most = max(self.most, held)
 
 

@@ -11,7 +11,7 @@ import torch
 from diffusers import EulerDiscreteScheduler, HeunDiscreteScheduler, PNDMScheduler
 
 import bwcache
-from bwcache.engine.clock import Clock, Loop
+from bwcache.engine.clock import Call, Clock, Loop
 from tests.engine.test_clock import BARE
 from tests.runs.cases import BY_NAME, MODULAR_LARGE
 from tests.runs.laws import told
@@ -90,7 +90,7 @@ def totals(pipeline: Any, *times: float) -> list[int | None]:
     """Totals of forwards at these times, after the pipeline has shown its bar."""
     clock = Clock(lambda: pipeline.scheduler)
     clock.loop = pipeline.bar()
-    return [clock.tick(BARE, (time,), {}).total for time in times]
+    return [clock.tick(Call(BARE, (time,), {})).total for time in times]
 
 
 def shows(iterable: Any = None, total: Any = None, asked: int = 5, named: Any = None, begin: int = 0) -> Any:
@@ -134,7 +134,7 @@ def test_a_bar_of_a_schedule_before_tells_nothing() -> None:
     clock = Clock(lambda: pipeline.scheduler)
     clock.loop = pipeline.bar()
     pipeline.scheduler.timesteps = torch.tensor(TIMES)
-    assert clock.tick(BARE, (900.0,), {}).total == 5
+    assert clock.tick(Call(BARE, (900.0,), {})).total == 5
 
 
 def test_a_loop_that_goes_on_after_what_was_said_to_be_all() -> None:

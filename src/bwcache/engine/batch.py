@@ -8,7 +8,7 @@ where the host names the branches, each row is one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -27,12 +27,17 @@ class BatchLayout:
         branches: of each lane; None: the step's own.
         samples: of each lane, its ordinal in the batch; None: there is only one, or all decide as one.
         axis: along which the batch lies inside the blocks.
+        is_whole: whether the batch is one lane, which is the step's own.
     """
 
     rows: tuple[tuple[int, ...], ...] = ((),)
     branches: tuple[str | None, ...] = (None,)
     samples: tuple[int | None, ...] = (None,)
     axis: int = 0
+    is_whole: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_whole", self.branches == self.samples == (None,))
 
     @classmethod
     def of_samples(cls, samples: int, branches: int = 1, axis: int = 0) -> BatchLayout:
@@ -65,7 +70,7 @@ class BatchLayout:
 
     def steps(self, step: Step) -> tuple[Step, ...]:
         """Return where each lane stands in a step."""
-        if self.branches == (None,) and self.samples == (None,):
+        if self.is_whole:
             return (step,)
         return tuple(
             replace(step, branch=step.branch if branch is None else branch, sample=sample)
@@ -84,7 +89,10 @@ class BatchLayout:
 
     def size(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the shape of one lane's part of a tensor of this shape."""
-        return tuple(length // len(self) if axis == self.axis else length for axis, length in enumerate(shape))
+        sizes = list(shape)
+        if len(self.rows) > 1:
+            sizes[self.axis] //= len(self.rows)
+        return tuple(sizes)
 
     def of(self, tensor: Tensor, lane: int) -> Tensor:
         """Return the part of one lane: a view where its rows lie side by side."""
@@ -132,6 +140,10 @@ class BatchLayout:
         if isinstance(first, (list, tuple)):
             return type(first)(self.merge(items, groups) for items in zip(*outputs, strict=True))
         return first
+
+
+WHOLE = BatchLayout()
+"""The batch decides as one."""
 
 
 @lru_cache(maxsize=256)

@@ -70,7 +70,7 @@ class CompiledDenoiser:
         """See, as the denoiser is called, whether it was compiled since; take it apart if so."""
         if self._look() is not self._outer or vars(self._module).get("forward") is not self._forward:
             self._take()
-        elif self._outer is not self._owners[0] or self._outer is self._module:
+        elif not self._warned and (self._outer is not self._owners[0] or self._outer is self._module):
             self._warn_if_compiled_around()
 
     def _at_compile(self, inner: Callable[..., Any]) -> Callable[..., Any]:
@@ -119,7 +119,7 @@ class CompiledDenoiser:
         return is_wrapper and not set_aside and _compiles(getattr(self._outer, "dynamo_ctx", None))
 
     def _warn_if_compiled_around(self) -> None:
-        if not self._warned and _in_a_wrapper():
+        if _tells()():
             self._warned = True
             warnings.warn(
                 f"{self._stack.name} was called from within a compiled module that is not its own: its blocks run "
@@ -195,10 +195,11 @@ def _compiles(context: Any) -> bool:
     return isinstance(context, torch._dynamo.eval_frame.OptimizeContext)
 
 
-def _in_a_wrapper() -> bool:
-    """Whether a module that `torch.compile` made is being called; False where torch does not say."""
-    tells = getattr(torch._dynamo.eval_frame, "_is_in_optimized_module", None)
-    return tells is not None and tells()
+@functools.cache
+def _tells() -> Callable[[], bool]:
+    """What tells whether a module that `torch.compile` made is being called; False where torch does not say."""
+    tells: Callable[[], bool] = getattr(torch._dynamo.eval_frame, "_is_in_optimized_module", bool)
+    return tells
 
 
 def _context(call: Any) -> Any:

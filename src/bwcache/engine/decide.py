@@ -6,62 +6,24 @@ forward itself measured: it is asked when the site is reached, by the same funct
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from bwcache.core import Decision, Step
-from bwcache.core.decision import compute
 from bwcache.engine import reasons
 from bwcache.engine.batch import BatchLayout
+from bwcache.engine.clock import Call
 from bwcache.engine.lane import Lane
 from bwcache.engine.plan import Plan
 from bwcache.engine.run import Run
-from bwcache.models import BlockStack, Site
+from bwcache.models import Site
 from bwcache.policies import Observation, Readings
 
-Decided = Mapping[str, tuple[Decision, ...]]
-"""By site, one decision for each lane; without the sites that lie in a reused one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Arguments:
-    """What is known of a call of the denoiser before anything runs.
-
-    Attributes:
-        latents: shape, dtype and device of the latents, of one lane.
-        gradient: whether a gradient is being recorded.
-        filling: the sign that it fills a cache of the model's own, or None.
-        doubt: why nothing older may be used, as the clock says, or None.
-    """
-
-    latents: object = None
-    gradient: bool = False
-    filling: str | None = None
-    doubt: str | None = None
-
-    @classmethod
-    def of(
-        cls, stack: BlockStack, args: tuple[Any, ...], kwargs: dict[str, Any], rows: BatchLayout, doubt: str | None
-    ) -> Arguments:
-        """Return what is known of a call."""
-        latents = stack.latents(args, kwargs)
-        kind: object = type(latents)
-        if isinstance(latents, Tensor):
-            cast = latents.device.type
-            size = rows.at(0).size(latents.shape)
-            kind = (size, latents.dtype, latents.device, torch.is_autocast_enabled(cast))
-        return cls(kind, _records_gradient(stack, args, kwargs), stack.filling(args, kwargs), doubt)
-
-
-def _records_gradient(stack: BlockStack, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    if not torch.is_grad_enabled():
-        return False
-    flows = any(isinstance(value, Tensor) and value.requires_grad for value in (*args, *kwargs.values()))
-    return flows or any(parameter.requires_grad for parameter in stack.module.parameters())
+Decided = Sequence[Mapping[str, Decision]]
+"""For each lane what is decided by site; without the sites that lie in a reused one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,40 +42,52 @@ class Group:
     ordinals: tuple[int, ...] = (0,)
 
 
-def decide(run: Run, plan: Plan, step: Step, rows: BatchLayout, arguments: Arguments) -> list[Group]:
+def decide(run: Run, plan: Plan, step: Step, rows: BatchLayout, call: Call) -> list[Group]:
     """Return the lanes of a forward by what they decide, those that compute most first."""
-    single = len(rows) == 1
-    steps = rows.steps(step)
-    lanes = [run.lane(own, plan.stack.name) for own in steps]
-    if arguments.doubt is not None:
-        for lane in lanes:
-            lane.forget()
-    run.resolve_before(step)
-    if plan.policy.probes:
-        return [Group(tuple(steps), tuple(lanes), None)]
-    asked: dict[tuple[str, ...], list[tuple[int, Step, Lane, dict[str, Decision]]]] = {}
-    for i, (own, lane) in enumerate(zip(steps, lanes, strict=True)):
-        found = _decisions(run, plan, own, lane, arguments)
-        actions = tuple(f"{site} {decision.action}" for site, decision in found.items())
-        asked.setdefault(actions if not single else (), []).append((i, own, lane, found))
-    groups = []
-    for alike in asked.values():
-        ordinals, some_steps, some_lanes, found_by_lane = zip(*alike, strict=True)
-        decided = {site: tuple(found[site] for found in found_by_lane) for site in found_by_lane[0]}
-        groups.append(Group(some_steps, some_lanes, decided, ordinals))
-    return groups if single else sorted(groups, key=_reused)
+    steps = (step,) if rows.is_whole else rows.steps(step)
+    call.kind = _kind(call.latents, rows)
+    lanes = []
+    for own in steps:
+        lanes.append(run.lane(own, plan.stack.name))
+        if call.doubt is not None:
+            lanes[-1].forget()
+    if run.pending and run.pending[0].step.index != step.index:
+        run.resolve()  # once per step: what other branches measured in this same step is for the next one
+    if plan.probes:
+        return [Group(steps, tuple(lanes), None)]
+    decided = []
+    for own, lane in zip(steps, lanes, strict=True):
+        decided.append(_decisions(run, plan, own, lane, call))
+    if len(lanes) == 1:
+        return [Group(steps, tuple(lanes), decided)]
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for i, found in enumerate(decided):
+        alike.setdefault(tuple(f"{site} {each.action}" for site, each in found.items()), []).append(i)
+    return sorted(
+        (
+            Group(tuple(steps[i] for i in some), tuple(lanes[i] for i in some), [decided[i] for i in some], tuple(some))
+            for some in alike.values()
+        ),
+        key=lambda group: sum(each.reuses for each in (group.decided or [{}])[0].values()),
+    )
 
 
-def _reused(group: Group) -> int:
-    return sum(decisions[0].reuses for decisions in (group.decided or {}).values())
+def _kind(latents: Tensor | None, rows: BatchLayout) -> object:
+    """Shape, dtype and device of the latents of one lane, and whether torch casts there."""
+    if latents is None:
+        return None
+    size = latents.shape if rows.is_whole else rows.at(0).size(latents.shape)
+    return size, latents.dtype, latents.device, torch.is_autocast_enabled(latents.device.type)
 
 
-def _decisions(run: Run, plan: Plan, step: Step, lane: Lane, arguments: Arguments) -> dict[str, Decision]:
+def _decisions(run: Run, plan: Plan, step: Step, lane: Lane, call: Call) -> dict[str, Decision]:
     found: dict[str, Decision] = {}
     for site in plan.sites:
-        outer = plan.outer[site.name]
-        if all(name in found and not found[name].reuses for name in outer):
-            found[site.name] = decision(run, plan, step, lane, site, arguments)
+        for name in plan.outer[site.name]:
+            if name not in found or found[name].action == "reuse":
+                break
+        else:
+            found[site.name] = decision(run, plan, step, lane, site, call)
     return found
 
 
@@ -123,33 +97,35 @@ def decision(
     step: Step,
     lane: Lane,
     site: Site,
-    arguments: Arguments,
+    call: Call,
     look: Callable[[], Readings] | None = None,
 ) -> Decision:
     """Return what is done at one site in one lane."""
-    doubt = _doubt(run, plan, step, lane, site, arguments)
+    doubt = _doubt(run, plan, step, lane, site, call)
     if doubt is not None:
-        return compute(doubt)
-    error = run.error(step, plan.where[site.name])
+        return Decision("compute", doubt)
+    error = run.errors.get((step.sample, plan.where[site.name]))
     observation = Observation(step, site.name, lane.last, error, plan.stack.name, look, site.first.kind)
     return run.policy.decide(observation, run.state)
 
 
-def _doubt(run: Run, plan: Plan, step: Step, lane: Lane, site: Site, arguments: Arguments) -> str | None:
+def _doubt(run: Run, plan: Plan, step: Step, lane: Lane, site: Site, call: Call) -> str | None:
     """Why nothing kept may be used, or None."""
-    if arguments.gradient and plan.holds:
+    if plan.holds and torch.is_grad_enabled() and call.gradient:
         return reasons.GRADIENT
-    if arguments.filling is not None and plan.keeps:
-        return f"{reasons.FILLS_CACHE} ({arguments.filling})"
+    if plan.stack.fillings and plan.keeps:
+        filling = plan.stack.filling(call.args, call.kwargs)
+        if filling is not None:
+            return f"{reasons.FILLS_CACHE} ({filling})"
     if lane.refused is not None:
         return lane.refused
     if not plan.keeps:
         return reasons.NEVER
-    if step.total is None and run.policy.needs_total:
+    if step.total is None and plan.needs_total:
         return reasons.TOTAL_UNKNOWN
-    if arguments.doubt is not None:
-        return arguments.doubt
-    nothing = lane.nothing_kept(site.name, step, plan.stack.name)
-    if nothing is not None:
-        return nothing
-    return reasons.ANOTHER_SHAPE if lane.latents != arguments.latents else None
+    if call.doubt is not None:
+        return call.doubt
+    slot = lane.slots.get(site.name)
+    if slot is None or not slot.past:
+        return lane.nothing_kept(site.name, step, plan.stack.name)
+    return reasons.ANOTHER_SHAPE if lane.latents != call.kind else None

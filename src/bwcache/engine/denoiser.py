@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bwcache.engine import hooks
-from bwcache.engine.batch import BatchLayout
+from bwcache.engine.batch import WHOLE, BatchLayout
+from bwcache.engine.clock import Call
 from bwcache.engine.compiled import CompiledDenoiser, is_within
-from bwcache.engine.decide import Arguments, Group, decide
+from bwcache.engine.decide import Group, decide
 from bwcache.engine.forward import Forward, RunAgain
 from bwcache.engine.idle import IdleCalls, IdleModules, inputs
 from bwcache.engine.plan import Plan, Spot
@@ -48,7 +49,7 @@ class Denoiser:
             undo.callback(hooks.intercept(stack.module, self._wrapped).restore)
         self._compiled.watch(undo)
         hooks.hold(undo, stack.module, session)
-        hooks.listen(undo, stack.module, session.told, session.end_run)
+        hooks.listen(undo, stack.module, session.here, session.end_run)
 
     @property
     def is_in_use(self) -> bool:
@@ -136,64 +137,72 @@ class Denoiser:
 
     def call(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one forward: which step is it, what is decided for whom, do it, and take note."""
-        session, here = self._session, self._session.here
+        session, here, stack = self._session, self._session.here, self.stack
         self._compiled.check()
-        for override in [each for each in self._overrides if each.holder.get(each.name) is not each.value]:
-            override.renew()
-        if here.busy:
+        for override in self._overrides:
+            if override.holder.get(override.name) is not override.value:
+                override.renew()
+        if here.plain or here.forward is not None:
             return self._plainly(inner, args, kwargs)
         try:
-            sign = self.stack.aside(args, kwargs)
+            sign = stack.aside(args, kwargs) if stack.asides else None
             if sign is not None:
                 here.asides[sign] += 1
                 return self._plainly(inner, args, kwargs)
-            run, step = session.arrive(self, args, kwargs)
-            rows = self._layout(run, step.branch, args, kwargs)
-            arguments = Arguments.of(self.stack, args, kwargs, rows, here.clock.doubt)
-            groups = decide(run, self.plan, step, rows, arguments)
+            if session.is_stopped:
+                session.raise_stopped()
+            call = Call(stack, args, kwargs)
+            step, run = here.clock.tick(call), here.run
+            if run is None or step.run != here.run_index:
+                run = session.begin_run(step)
+            if stack.skips is not None:
+                run.pass_over(step.branch, stack.skipped(args, kwargs))
+            rows = WHOLE if call.is_one_row and call.host is None else self._layout(run, step.branch, call)
+            groups = decide(run, self.plan, step, rows, call)
             if len(groups) == 1:
-                return self._run(run, groups[0], rows, arguments, inner, args, kwargs)
-            outputs = []
-            for group in groups:
-                some = _on(group.ordinals, rows, self.stack, args, kwargs)
-                outputs.append(self._run(run, group, rows.only(group.ordinals), arguments, inner, *some))
-            return rows.merge(outputs, [group.ordinals for group in groups])
+                return self._run(run, groups[0], rows, call, inner)
+            return self._run_apart(run, groups, rows, call, inner)
         except BaseException:
             session.end_run()
             raise
 
-    def _layout(self, run: Run, branch: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BatchLayout:
+    def _layout(self, run: Run, branch: str, call: Call) -> BatchLayout:
         """How the lanes lie in the batch: samples that decide for themselves, branches that the host names."""
-        if not self._session.per_sample or self.plan.policy.probes:
-            return BatchLayout()
-        layout = run.layouts.of(self.stack, branch, args, kwargs, self._session.here.clock)
+        if not self._session.per_sample or self.plan.probes:
+            return WHOLE
+        layout = run.layouts.of(call, branch, self._session.here.clock)
         if run.layouts.notes:
             run.trace.meta["samples"] = "; ".join(run.layouts.notes)
         return layout
 
-    def _run(
-        self,
-        run: Run,
-        group: Group,
-        rows: BatchLayout,
-        arguments: Arguments,
-        inner: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+    def _run_apart(
+        self, run: Run, groups: Sequence[Group], rows: BatchLayout, call: Call, inner: Callable[..., Any]
     ) -> Any:
+        """One forward for each group, on its rows of the batch alone."""
+        outputs = []
+        for group in groups:
+            own = call.with_arguments(*_on(group.ordinals, rows, self.stack, call.args, call.kwargs))
+            outputs.append(self._run(run, group, rows.only(group.ordinals), own, inner))
+        return rows.merge(outputs, [group.ordinals for group in groups])
+
+    def _run(self, run: Run, group: Group, rows: BatchLayout, call: Call, inner: Callable[..., Any]) -> Any:
         """One forward of some samples; again, with all modules, where it turned out that it needed one it skipped."""
-        plan, timed = self.plan, self._session.timing
-        idle = self._idle_calls(run, group, args, kwargs) if self._idle.modules else None
-        forward = Forward(plan, run, group.steps, group.lanes, rows, group.decided, arguments, timed, idle)
-        try:
-            returned = self._opened(forward, inner, args, kwargs)
-            again = idle is not None and idle.skipped and (not forward.calls or idle.was_read(returned))
-        except RunAgain:
-            again = True
-        if again:
+        plan, here = self.plan, self._session.here
+        first = self._idle_calls(run, group, call) if self._idle.modules else None
+        for idle in (first, None):
+            forward = here.forward = Forward(plan, run, group, rows, call, self._session.timing, idle)
+            try:
+                if plan.root is None:
+                    returned = inner(*call.args, **call.kwargs)
+                else:
+                    returned = forward(plan.root, inner, call.args, call.kwargs)
+                if idle is None or not idle.skipped or (forward.calls and not idle.was_read(returned)):
+                    break
+            except RunAgain:
+                pass
+            finally:
+                here.forward = None
             self._warn_if_idle_modules_are_read()
-            forward = Forward(plan, run, group.steps, group.lanes, rows, group.decided, arguments, timed)
-            returned = self._opened(forward, inner, args, kwargs)
         if not forward.calls and plan.sites:
             self._session.warn(
                 f"{self._session.name} ran and called none of its blocks: was it compiled as a whole? nothing is reused"
@@ -203,16 +212,6 @@ class Denoiser:
         if idle is not None and idle.known is None and forward.computed:
             run.idle.setdefault(idle.inputs, idle.outlines)
         return returned
-
-    def _opened(
-        self, forward: Forward, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        here, root = self._session.here, self.plan.root
-        here.forward = forward
-        try:
-            return inner(*args, **kwargs) if root is None else forward(root, inner, args, kwargs)
-        finally:
-            here.forward = None
 
     def _plainly(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A forward that is no step: everything runs, nothing is taken note of."""
@@ -224,17 +223,21 @@ class Denoiser:
         finally:
             here.forward, here.plain = forward, plain
 
-    def _idle_calls(self, run: Run, group: Group, args: tuple[Any, ...], kwargs: dict[str, Any]) -> IdleCalls | None:
-        """The idle modules in this forward: skipped, if it is a replay of which no doubt is left."""
-        given = None if self._idle.read else inputs(self.stack, args, kwargs)
+    def _idle_calls(self, run: Run, group: Group, call: Call) -> IdleCalls | None:
+        """What there is to do at the idle modules: see what they return, or skip them, in what is sure to be a replay."""
+        given = call.inputs = None if self._idle.read else inputs(call)
         if given is None:
             return None
-        calls = IdleCalls(self._idle, given, run.idle.get(given))
-        if calls.known is None or group.decided is None or torch.is_grad_enabled() or self._idle.is_watched:
-            return calls
-        reuses = all(decision.reuses for decisions in group.decided.values() for decision in decisions)
-        calls.skips = reuses and all(lane.inputs == given for lane in group.lanes)
-        return calls
+        known = run.idle.get(given)
+        if known is None:
+            return IdleCalls(self._idle, given, None)
+        if group.decided is None or torch.is_grad_enabled():
+            return None
+        for lane, decided in zip(group.lanes, group.decided, strict=True):
+            for decision in decided.values():
+                if decision.action != "reuse" or lane.inputs != given:
+                    return None
+        return None if self._idle.is_watched else IdleCalls(self._idle, given, known)
 
     def _warn_if_idle_modules_are_read(self) -> None:
         if self._idle.read:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bwcache.core import Decision, Event, Step
-from bwcache.core.decision import Action, compute
+from bwcache.core import Decision, Step
+from bwcache.core.decision import Action
 from bwcache.engine import reasons, timing
 from bwcache.engine import returned as returned_values
 from bwcache.engine.batch import BatchLayout
-from bwcache.engine.decide import Arguments, Decided, decision
+from bwcache.engine.clock import Call
+from bwcache.engine.decide import Group, decision
 from bwcache.engine.idle import IdleCalls
 from bwcache.engine.lane import Lane
 from bwcache.engine.measuring import Measuring, rows_at
@@ -48,7 +50,7 @@ class SiteCall:
     """
 
     site: Site
-    decisions: tuple[Decision, ...]
+    decisions: list[Decision]
     action: Action
     signature: Signature
     entered: dict[str, Any]
@@ -64,13 +66,14 @@ class Forward:
 
     Attributes:
         plan, run: where it acts, and on what.
-        steps, lanes: where it stands, one for each sample that decides for itself, or one for the whole batch.
+        group: what was decided; `steps`, `lanes`: where it stands, one for each sample that decides for itself, or
+            one for the whole batch.
         rows: how they lie in the tensors.
-        decided: what was decided beforehand; None: each site is asked when it is reached.
-        arguments: what is known of the call.
+        begun: the denoiser's call.
         timed: whether to take the time.
-        measuring, predictor: its taps, and the policy's predictor.
-        idle: the idle modules, where they may be skipped.
+        idle: the idle modules, where there is anything to do at them.
+        measuring: its taps.
+        record: takes what a tapped place returned, where that goes the fast way; None: not known yet, or never.
         calls: the sites that were reached, by name, in order.
         replaying: the one that is being skipped at present.
         route: the blocks that were called, by their ordinals.
@@ -86,15 +89,15 @@ class Forward:
 
     plan: Plan
     run: Run
-    steps: tuple[Step, ...]
-    lanes: tuple[Lane, ...]
+    group: Group
     rows: BatchLayout
-    decided: Decided | None
-    arguments: Arguments
+    begun: Call
     timed: bool
-    measuring: Measuring = field(init=False)
-    predictor: Predictor | None = field(init=False)
     idle: IdleCalls | None = None
+    steps: tuple[Step, ...] = field(init=False)
+    lanes: tuple[Lane, ...] = field(init=False)
+    measuring: Measuring = field(init=False)
+    record: Callable[[int, Tensor], None] | None = None
     calls: dict[str, SiteCall] = field(default_factory=dict)
     replaying: SiteCall | None = None
     route: list[int] = field(default_factory=list)
@@ -108,9 +111,9 @@ class Forward:
     hidden: int = 0
 
     def __post_init__(self) -> None:
+        self.steps, self.lanes = self.group.steps, self.group.lanes
         self.measuring = Measuring(self.plan, self.run, self.steps, self.lanes, self.rows, self.timed)
-        self.counts = self.steps[0].total is not None or not self.plan.policy.needs_total
-        self.predictor = self.plan.policy.feature_predictor
+        self.counts = self.steps[0].total is not None or not self.plan.needs_total
 
     def __call__(self, spot: Spot, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The call of a place: computed, or answered from what is kept."""
@@ -121,10 +124,11 @@ class Forward:
             block = place.block or 0
             self.disorder = self.disorder or bool(self.route and block <= self.route[-1])
             self.route.append(block)
-        if self.replaying is not None and spot.handed_on is not None and not self.timed:
-            name, position = spot.handed_on
-            return kwargs[name] if name in kwargs else args[position]
-        if self.replaying is None and (spot.begins or (spot.sites and spot.sites[-1].name not in self.calls)):
+        if self.replaying is not None:
+            if spot.handed_on is not None and not self.timed:
+                name, position = spot.handed_on
+                return kwargs[name] if name in kwargs else args[position]
+        elif spot.begins or (spot.sites and spot.sites[-1].name not in self.calls):
             self._arrive(spot, args, kwargs)
         if self.replaying is not None:
             returned = self._skip(self.replaying, place, args, kwargs)
@@ -132,7 +136,13 @@ class Forward:
                 return returned
             self.replaying = None
         else:
-            returned = self._run(spot, inner, args, kwargs)
+            returned = self._timed(place, inner, args, kwargs) if self.timed else inner(*args, **kwargs)
+            self.computed = True
+            if spot.looks:
+                if spot.tap is not None and self.record is not None and isinstance(returned, Tensor):
+                    self.record(spot.tap, returned)
+                else:
+                    self._look(spot, returned, args, kwargs)
         for site in spot.closes:
             call = self.calls.get(site.name)
             if call is not None and not call.closed:
@@ -154,24 +164,24 @@ class Forward:
             elif call.closed and spot.place.kind != "block":
                 self.disorder = True
 
-    def _run(self, spot: Spot, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The place itself; its time is taken, and taps look at what it returns."""
-        place = spot.place
-        returned = self._timed(place, inner, args, kwargs) if self.timed else inner(*args, **kwargs)
-        self.computed = True
+    def _look(self, spot: Spot, returned: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Looks at what a place returned."""
+        place, lanes = spot.place, self.lanes
         if place.outlined:
             outline = Outline.of(returned, len(self.rows))
-            for lane in self.lanes:
+            for lane in lanes:
                 lane.outlines[place.block or 0] = outline
-        if self.counts:
-            for number, position in spot.taps:
-                bare = spot.bare and isinstance(returned, Tensor)
-                feature = returned if bare else place.value(returned, position)
-                if isinstance(feature, Tensor):  # a stream may be absent: a video without sound
-                    self.measuring.sample(number, feature)
-        if spot.leaves and self.counts:
+        if not self.counts:
+            return
+        for number, position in spot.taps:
+            bare = spot.bare and isinstance(returned, Tensor)
+            feature = returned if bare else place.value(returned, position)
+            if isinstance(feature, Tensor):  # a stream may be absent: a video without sound
+                self.measuring.sample(number, feature)
+        if spot.leaves:
             self.measuring.look_at_outputs(spot, returned, args, kwargs)
-        return returned
+        if len(lanes) == 1 and lanes[0].taps is not None and not self.timed:
+            self.record = lanes[0].taps.record
 
     def _timed(self, place: Place, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The place's call, its time added to that of the sites that it is a place of."""
@@ -202,9 +212,12 @@ class Forward:
         """Takes the site's decision; what enters may contradict it, and then it is computed."""
         entered = place.inputs(args, kwargs)
         signature = _signature(entered, rows_at(place, self.rows)) if self.plan.keeps else ()
-        decisions = tuple([self._decision(j, site, signature) for j in range(len(self.steps))])
-        actions = {each.action for each in decisions}
-        action = decisions[0].action if len(actions) == 1 else "compute"
+        decisions = []
+        for j in range(len(self.lanes)):
+            decisions.append(self._decision(j, site, signature))
+        action = decisions[0].action
+        for each in decisions:
+            action = action if each.action == action else "compute"
         if self.idle is not None and self.idle.skipped and action != "reuse":
             raise RunAgain
         if site.keeps == "residual" and self.plan.keeps:
@@ -217,16 +230,16 @@ class Forward:
     def _decision(self, j: int, site: Site, signature: Signature) -> Decision:
         lane = self.lanes[j]
         if self.refused is not None:
-            return compute(self.refused)
-        if self.decided is not None:
-            found = self.decided[site.name][j]
+            return Decision("compute", self.refused)
+        if self.group.decided is not None:
+            found = self.group.decided[j][site.name]
         else:
-            look = (lambda: self.measuring.now(j)) if self.plan.policy.probes else None
-            found = decision(self.run, self.plan, self.steps[j], lane, site, self.arguments, look)
+            look = (lambda: self.measuring.now(j)) if self.plan.probes else None
+            found = decision(self.run, self.plan, self.steps[j], lane, site, self.begun, look)
         slot = lane.slots.get(site.name)
         if slot is not None and slot.past and slot.signature != signature:
-            return compute(reasons.ANOTHER_SHAPE)
-        return found if slot is not None or not found.reuses else compute(reasons.NOTHING_KEPT)
+            return Decision("compute", reasons.ANOTHER_SHAPE)
+        return found if slot is not None or found.action != "reuse" else Decision("compute", reasons.NOTHING_KEPT)
 
     def _replayed(self, call: SiteCall, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = call.site.name
@@ -235,9 +248,9 @@ class Forward:
         for j, (step, decided, slot) in enumerate(zip(self.steps, call.decisions, slots, strict=True)):
             if j + 1 < len(slots):  # while one lane's features are read, the next one's are on their way
                 slots[j + 1].expect()
-            how = decided.how or self.predictor
+            how = decided.how or self.plan.predictor
             assert isinstance(how, Predictor)
-            how = how.given(self.run.error(step, self.plan.where[call.site.name]))
+            how = how.given(self.run.errors.get((step.sample, self.plan.where[call.site.name])))
             for stream, past in slot.read().items():
                 made.setdefault(stream, []).append(how.predict(past, step))
         joined: dict[str, Any] = {stream: rows_at(place, self.rows).joined(some) for stream, some in made.items()}
@@ -250,56 +263,66 @@ class Forward:
     def _leave(self, call: SiteCall, place: Place, returned: Any) -> None:
         """Keeps the site's feature, and one number that tells whether all of it is finite."""
         call.closed = True
-        kept = self._streams(call, place, returned)
-        self.hidden = max(self.hidden, sum([feature.nbytes for feature in kept.values()]))
-        predictor = self.predictor
+        kept = self._root(call, returned) if place.kind == "root" else self._streams(call, place, returned)
+        hidden = 0
+        for feature in kept.values():
+            hidden += feature.nbytes
+        if hidden > self.hidden:
+            self.hidden = hidden
+        predictor = self.plan.predictor
         if predictor is None or not self.keeps:
             return
-        rows = rows_at(place, self.rows)
+        rows, checked = rows_at(place, self.rows), call.action == "check"
+        judged = self.plan.needs_errors or checked
         for j, (step, lane) in enumerate(zip(self.steps, self.lanes, strict=True)):
-            features = {stream: rows.of(feature.detach(), j) for stream, feature in kept.items()}
-            checked = call.action == "check"
+            features: dict[str, Tensor] = {}
+            for stream, feature in kept.items():
+                features[stream] = feature.detach() if rows.is_whole else rows.of(feature.detach(), j)
             fits = checked or self.run.keep(lane, call.site.name, call.signature, step, features, predictor.history)
             call.finite.append(_sum(features) if fits and not checked else None)
-            call.errors.append(self._predicted(step, lane, call, features) if fits else None)
+            call.errors.append(self._predicted(predictor, step, lane, call, features) if fits and judged else None)
 
     @property
     def keeps(self) -> bool:
         """Whether anything is kept of it."""
         return self.plan.keeps and self.counts
 
+    def _root(self, call: SiteCall, returned: Any) -> dict[str, Tensor]:
+        """What is kept of what the denoiser returned."""
+        kept, frame = returned_values.taken_apart(returned)
+        for lane in self.lanes:
+            lane.returned = frame
+        return _moved(call, kept, -1.0) if call.site.keeps == "residual" and self.keeps else kept
+
     def _streams(self, call: SiteCall, place: Place, returned: Any) -> dict[str, Tensor]:
         """What is kept of what the site's last place returned, for all lanes."""
-        if place.kind == "root":
-            kept, frame = returned_values.taken_apart(returned)
-            for lane in self.lanes:
-                lane.returned = frame
-            return _moved(call, kept, -1.0) if call.site.keeps == "residual" and self.keeps else kept
-        streams = place.outputs(returned)
-        kept = {name: streams[name] for name in call.site.streams if isinstance(streams[name], Tensor)}
-        if call.site.keeps == "residual" and self.keeps:
-            kept = {name: feature - call.entered[name] for name, feature in kept.items()}
+        streams, kept = place.outputs(returned), {}
+        since = call.entered if call.site.keeps == "residual" and self.keeps else None
+        for name in call.site.streams:
+            value = streams[name]
+            if isinstance(value, Tensor):
+                kept[name] = value if since is None else value - since[name]
         return kept
 
-    def _predicted(self, step: Step, lane: Lane, call: SiteCall, features: dict[str, Tensor]) -> Tensor | None:
+    def _predicted(
+        self, predictor: Predictor, step: Step, lane: Lane, call: SiteCall, features: dict[str, Tensor]
+    ) -> Tensor | None:
         """How close the predictor would have come, by the measured stream or else the first."""
-        policy, name = self.plan.policy, call.site.name
-        predictor, checked = self.predictor, call.action == "check"
-        if predictor is None or not (policy.needs_errors or checked) or not features:
+        if not features:
             return None
+        name, checked = call.site.name, call.action == "check"
         measured = self.plan.stack.spec.measured
         stream = measured if measured in features else next(iter(features))
         feature = features[stream]
         start = timing.mark(feature.device) if self.timed else None
-        if policy.needs_errors:
+        if self.plan.needs_errors:
             samples = lane.samples.setdefault(name, PredictionSamples())
         else:
             samples = PredictionSamples()
             for past, kept in reversed(lane.slots[name].read().get(stream, [])):
                 samples.compare(kept, past, predictor)
-        found = samples.compare(
-            feature, step, predictor, self.run.error(step, self.plan.where[call.site.name]), keep=not checked
-        )
+        last = self.run.errors.get((step.sample, self.plan.where[name]))
+        found = samples.compare(feature, step, predictor, last, keep=not checked)
         if start is not None:
             self.measuring.intervals.append((start, timing.mark(feature.device)))
         return found
@@ -314,14 +337,17 @@ class Forward:
         self.counted = True
         if not self.plan.holds:
             return
-        account, name = self.run.memory, self.plan.stack.name
-        new = [lane for lane in self.lanes if not account.knows(lane, name)] if self.counts else []
+        account, name, new = self.run.memory, self.plan.stack.name, []
+        for lane in self.lanes:
+            if self.counts and (lane.name, name) not in account.needs:
+                new.append(lane)
         if new:
             expect_own_blocks(self.plan.stack)
             each = need(self.plan, place.inputs(args, kwargs), rows_at(place, self.rows))
             branches = 2 if self.run.guided and self.plan.stack.spec.guidance == "separate" else 1
             account.expect(new, name, each, branches, self.run.in_first_step)
-        self.refused = next(iter([lane.refused for lane in self.lanes if lane.refused]), None)
+        for lane in self.lanes:
+            self.refused = self.refused or lane.refused
         self.counts = self.counts and self.refused is None
 
     def finish(self) -> None:
@@ -330,11 +356,11 @@ class Forward:
         Raises:
             BlocksChanged: reused features were laid over other blocks than those that made them.
         """
-        if not self._is_whole():
-            self._refuse_half_a_replay("that the last block was left out")
-            for lane in self.lanes:
-                lane.forget()
-            self._note_left_out()
+        whole = not self.disorder
+        for call in self.calls.values():
+            whole = whole and call.closed
+        if not whole:
+            self._leave_out()
             return
         if self.plan.holds:
             self._keep_routes()
@@ -342,18 +368,12 @@ class Forward:
             self.measuring.settle(self._was_computed)
         self._note()
         if self.computed:
-            self._note_computed()
+            self.run.note_bytes(self.lanes, self.hidden)
+            for lane in self.lanes:
+                lane.latents, lane.inputs = self.begun.kind, self.begun.inputs
         if self.steps[0].total is not None and self.steps[0].index >= self.steps[0].total - 1:
             for lane in self.lanes:
                 lane.forget()
-
-    def _note_computed(self) -> None:
-        """What is held now, and with which arguments it was made."""
-        self.run.note_hidden(self.hidden)
-        if self.plan.holds:
-            self.run.note_bytes(self.lanes)
-        for lane in self.lanes:
-            lane.latents, lane.inputs = self.arguments.latents, self.idle.inputs if self.idle else None
 
     def _was_computed(self, site: str) -> bool:
         call = self.calls.get(site)
@@ -361,19 +381,22 @@ class Forward:
 
     def _note(self) -> None:
         """Rows of the trace, and the numbers of a forward that computed anything."""
-        computed = bool([call for call in self.calls.values() if call.action != "reuse"])
-        numbers = Numbers(self.run.group) if computed else None
+        numbers = None
+        for call in self.calls.values():
+            if call.action != "reuse":
+                numbers = Numbers(self.run.group)
+                break
         for j, (step, lane) in enumerate(zip(self.steps, self.lanes, strict=True)):
             measured = None
             if numbers is not None and self.plan.taps:
                 found = self.measuring.measured(j)
                 measured = numbers.add(None if self.rerouted else found, 2 * self.plan.readings)
             for site in self.plan.sites:
-                call = self.calls.get(site.name)
-                if call is None:
+                reached = self.calls.get(site.name)
+                if reached is None:
                     self._note_unreached(step, lane, site)
                 else:
-                    self._note_call(j, step, lane, call, measured, numbers)
+                    self._note_call(j, step, lane, reached, measured, numbers)
         if numbers is not None:
             numbers.set_out()
 
@@ -381,22 +404,18 @@ class Forward:
         self, j: int, step: Step, lane: Lane, call: SiteCall, measured: slice | None, numbers: Numbers | None
     ) -> None:
         """One row; where its numbers are still to come, or the policy is to be told, it is waited for."""
-        name, decided = call.site.name, call.decisions[j]
-        what = {"action": call.action, "reason": decided.reason, "value": decided.value}
-        event = Event.at(step, site=self.plan.where[name], **what)
-        place = self.run.note(event)
+        plan, run, site, decided = self.plan, self.run, call.site, call.decisions[j]
+        place = run.note(step, plan.where[site.name], call.action, decided.reason, decided.value)
         if call.action == "reuse" and not self.timed:
             return
-        kind, plan = call.site.first.kind, self.plan
-        row = Row(
-            place, step, lane, plan.stack.name, name, kind, numbers or Numbers(), measured, plan.channels, plan.places
-        )
+        kept = numbers or Numbers()
+        row = Row(place, step, lane, site, plan, kept, measured)
         if numbers is not None and self.keeps:
             row.finite = numbers.add(call.finite[j] if call.finite else None, 1)
-            if self.plan.policy.needs_errors or call.action == "check":
+            if plan.needs_errors or call.action == "check":
                 row.error = numbers.add(call.errors[j] if call.errors else None, NUMBERS)
         row.blocks, row.indicator = call.inside, self.measuring.intervals
-        self.run.wait_for(row)
+        run.pending.append(row)
 
     def _note_unreached(self, step: Step, lane: Lane, site: Site) -> None:
         """A site that lies in a reused one, or that this forward left out."""
@@ -406,19 +425,15 @@ class Forward:
             lane.slots[site.name].drop()
         action: Action = "reuse" if inside else "compute"
         reason = reasons.INSIDE if inside else reasons.LEFT_OUT
-        self.run.note(Event.at(step, site=self.plan.where[site.name], action=action, reason=reason))
+        self.run.note(step, self.plan.where[site.name], action, reason)
 
-    def _note_left_out(self) -> None:
-        """Nothing was kept of this forward, and its rows say why."""
-        for step in self.steps:
+    def _leave_out(self) -> None:
+        """Nothing is kept of this forward, and its rows say why: blocks ran out of order, or a site has no end."""
+        self._refuse_half_a_replay("that the last block was left out")
+        for step, lane in zip(self.steps, self.lanes, strict=True):
+            lane.forget()
             for site in self.plan.sites:
-                self.run.note(
-                    Event.at(step, site=self.plan.where[site.name], action="compute", reason=reasons.LEFT_OUT)
-                )
-
-    def _is_whole(self) -> bool:
-        """Whether the blocks came in order, each once, and every site that began came to its end."""
-        return not self.disorder and not [call for call in self.calls.values() if not call.closed]
+                self.run.note(step, self.plan.where[site.name], "compute", reasons.LEFT_OUT)
 
     def _keep_routes(self) -> None:
         """Some passes leave blocks out (skip-layer guidance): a replay must be of the same ones."""
@@ -426,7 +441,7 @@ class Forward:
             first, last = call.site.first.block, call.site.last.block
             if first is None or last is None or first == last:
                 continue
-            route = [block for block in self.route if first <= block <= last]
+            route = self.route[bisect_left(self.route, first) : bisect_right(self.route, last)]
             for lane in self.lanes:
                 if call.action != "reuse":
                     self.rerouted = self.rerouted or lane.routes.get(call.site.name, route) != route
@@ -451,15 +466,16 @@ class Forward:
 
 def _signature(entered: dict[str, Any], rows: BatchLayout) -> Signature:
     """Shapes of one lane, dtypes and devices of what enters a site, and whether torch casts there."""
-    first = next(iter([value for value in entered.values() if isinstance(value, Tensor)]), None)
-    cast = first is not None and torch.is_autocast_enabled(first.device.type)
-    return (cast, *[_kind(value, rows) for value in entered.values()])
-
-
-def _kind(value: Any, rows: BatchLayout) -> object:
-    if not isinstance(value, Tensor):
-        return type(value)
-    return (rows.size(value.shape), value.dtype, value.device)
+    cast: bool | None = None
+    found: list[object] = []
+    for value in entered.values():
+        if isinstance(value, Tensor):
+            cast = torch.is_autocast_enabled(value.device.type) if cast is None else cast
+            size = value.shape if rows.is_whole else rows.size(value.shape)
+            found.append((size, value.dtype, value.device))
+        else:
+            found.append(type(value))
+    return (bool(cast), *found)
 
 
 def _copies(entered: dict[str, Any]) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bwcache.engine.batch import BatchLayout
-from bwcache.engine.clock import Clock, arguments
-from bwcache.models import BlockStack
+from bwcache.engine.batch import WHOLE, BatchLayout
+from bwcache.engine.clock import Call, Clock
+from bwcache.engine.clock.call import channels
 
 JOINED = "cond_uncond"
 """What pipelines call a forward of both branches, or of the only one there is."""
@@ -28,68 +28,62 @@ class Layouts:
         self._found: dict[tuple[Any, ...], BatchLayout] = {}
         self.notes: list[str] = []
 
-    def of(
-        self,
-        stack: BlockStack,
-        branch: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        clock: Clock,
-    ) -> BatchLayout:
+    def of(self, call: Call, branch: str, clock: Clock) -> BatchLayout:
         """Return the layout of a forward. Reads the device once for each size of batch in a branch.
 
         Args:
+            call: the forward.
             branch: which it is.
-            clock: knows what is said around it, and who calls.
+            clock: knows who calls.
         """
-        named = clock.host.branches if clock.host else ()
-        latents = stack.latents(args, kwargs)
-        if latents is None or (len(latents) == 1 and not named):
-            return BatchLayout()
-        key = (stack.name, branch, named, len(latents))
-        if key not in self._found:
-            whole = self._whole(stack, latents, args, kwargs)
-            self._found[key] = BatchLayout() if whole else self._split(stack, latents, named, clock)
-        return self._found[key]
+        named = call.host.branches if call.host else ()
+        if call.latents is None or (len(call.latents) == 1 and not named):
+            return WHOLE
+        key = (call.stack.name, branch, named, len(call.latents))
+        found = self._found.get(key)
+        if found is None:
+            whole = self._decides_as_one(call, call.latents)
+            found = self._found[key] = WHOLE if whole else self._split(call, call.latents, named, clock)
+        return found
 
-    def _whole(self, stack: BlockStack, latents: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-        """Whether the batch decides as one, since a forward cannot be run on some of its rows."""
+    def _decides_as_one(self, call: Call, latents: Tensor) -> bool:
+        """Whether a forward cannot be run on some of its rows."""
         why = None
-        if not stack.spec.per_sample:
-            why = f"not all tensors of {stack.spec.model} have the batch first"
-        elif has_plain_list(len(latents), args, kwargs):
+        if not call.stack.spec.per_sample:
+            why = f"not all tensors of {call.stack.spec.model} have the batch first"
+        elif has_plain_list(len(latents), call.args, call.kwargs):
             why = "an argument is a list of plain values, perhaps one for each row"
         if why is not None and len(latents) > 1:
             self._note(f"{len(latents)} rows decide as one: {why}")
         return why is not None
 
-    def _split(self, stack: BlockStack, latents: Tensor, named: tuple[str, ...], clock: Clock) -> BatchLayout:
-        axis, count = stack.spec.batch_axis, len(latents)
+    def _split(self, call: Call, latents: Tensor, named: tuple[str, ...], clock: Clock) -> BatchLayout:
+        spec, count = call.stack.spec, len(latents)
         if named and count % len(named) == 0:
-            return BatchLayout.of_branches(named, count // len(named), axis)
+            return BatchLayout.of_branches(named, count // len(named), spec.batch_axis)
         if named:
             self._note(f"{count} rows decide as one: the host names {len(named)} branches in them")
-            return BatchLayout()
+            return WHOLE
         branches: int | None = 1
-        why = f"{stack.spec.model} has each branch in a forward of its own"
-        if stack.spec.guidance in ("batched", "either"):
-            branches, why = branches_of(count, period(latents, arguments.channels(stack.module)), _said(stack, clock))
+        why = f"{spec.model} has each branch in a forward of its own"
+        if spec.guidance in ("batched", "either"):
+            repeats = period(latents, channels(call.stack.module))
+            branches, why = branches_of(count, repeats, _said(call, clock))
         if branches is None:
             self._note(f"{count} rows decide as one: {why}")
-            return BatchLayout()
+            return WHOLE
         self._note(f"{count} rows are {count // branches} samples in {branches} branches: {why}")
-        return BatchLayout.of_samples(count // branches, branches, axis)
+        return BatchLayout.of_samples(count // branches, branches, spec.batch_axis)
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
 
 
-def _said(stack: BlockStack, clock: Clock) -> int | None:
+def _said(call: Call, clock: Clock) -> int | None:
     """How many branches are in a batch, as far as the pipeline says so."""
-    context = clock.context.name if clock.context else None
-    says = partial(clock.caller.says, stack.module)
-    if context not in (None, JOINED) or says("guider") is not None:
+    says = partial(clock.caller.says, call.stack.module)
+    if (call.context and call.context.name) not in (None, JOINED) or says("guider") is not None:
         return 1  # each branch is handed to the denoiser by itself
     guides, perturbs = says("do_classifier_free_guidance"), says("do_perturbed_attention_guidance")
     return 1 + guides + (perturbs is True) if isinstance(guides, bool) else None

@@ -184,18 +184,18 @@ def sessions() -> list[Session]:
     return list({id(session): session for session in found if session is not None}.values())
 
 
-def listen(undo: ExitStack, module: nn.Module, tell: Callable[[Context | None], None], end: Callable[[], None]) -> None:
-    """Tells of each cache context that a pipeline enters (None as it leaves) and of the end of each run."""
+def listen(undo: ExitStack, module: nn.Module, here: Any, end: Callable[[], None]) -> None:
+    """Tells the clock that is `here` of each cache context (None as a pipeline leaves it), and of the end of a run."""
 
     def telling(inner: Callable[..., Any]) -> Callable[..., Any]:
         @contextmanager
         def cache_context(name: str, **said: Any) -> Iterator[None]:
             with inner(name, **said):
-                tell(Context(name, **{key: value for key, value in said.items() if key in _SAID}))
+                here.clock.context = Context(name, **_known(said) if said else {})
                 try:
                     yield
                 finally:
-                    tell(None)
+                    here.clock.context = None
 
         return cache_context
 
@@ -252,6 +252,10 @@ class _Listener:
 
     def __reduce__(self) -> Any:
         return getattr, (self._module, self._name)
+
+
+def _known(said: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in said.items() if key in _SAID}
 
 
 _SAID = {field.name for field in fields(Context)}

@@ -8,15 +8,15 @@ result is looked at: if somebody does read such a module, the forward runs again
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bwcache.engine.clock import Call
 from bwcache.engine.samples import Outline
-from bwcache.models import BlockStack
 
 Inputs = tuple[object, ...]
 """What is told of a forward's arguments: all but the numbers in its tensors."""
@@ -48,19 +48,18 @@ class IdleModules:
     @property
     def is_watched(self) -> bool:
         """Whether somebody's forward hook waits at one of them to be called."""
-        return bool([part for part in self.modules.values() if part._forward_hooks or part._forward_pre_hooks])
+        return any(part._forward_hooks or part._forward_pre_hooks for part in self.modules.values())
 
 
 @dataclass(eq=False, slots=True)
 class IdleCalls:
-    """The idle modules in one forward: skipped, looked at or just run.
+    """The idle modules in one forward: skipped, or looked at.
 
     Attributes:
         idle: which there are.
         inputs: what is told of the forward's arguments.
-        known: what they returned with such inputs in this run; None: not seen yet.
+        known: what they returned with such inputs in this run: they are skipped; None: not seen yet.
         outlines: what they return here, where it is not known.
-        skips: whether they are skipped here.
         skipped: whether one was.
     """
 
@@ -68,15 +67,12 @@ class IdleCalls:
     inputs: Inputs
     known: Outlines | None
     outlines: Outlines = field(default_factory=dict)
-    skips: bool = False
     skipped: bool = False
     _calls: dict[str, int] = field(default_factory=dict)
 
     def call(self, path: str, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The call of an idle module: run, or answered by its outline."""
         known = self.known
-        if known is not None and not self.skips:
-            return inner(*args, **kwargs)
         key = (path, self._calls.get(path, 0))
         self._calls[path] = key[1] + 1
         if known is None:
@@ -99,24 +95,27 @@ class IdleCalls:
         return self.idle.read
 
 
-def inputs(stack: BlockStack, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Inputs | None:
+def inputs(call: Call) -> Inputs | None:
     """Return all that shapes and dtypes inside the denoiser can depend on; None where that cannot be said.
 
     The time's own value is left out: it moves with every step.
     """
-    name, position = stack.timestep.name, stack.timestep.position
+    stack = call.stack
+    told: list[object] = []
+    weight = next(stack.module.parameters(), None)
     try:
-        given = [_timeless(value) if i == position else _told(value) for i, value in enumerate(args)]
-        named = [(key, _timeless(value) if key == name else _told(value)) for key, value in kwargs.items()]
+        for name, value in call.given.items():
+            if isinstance(value, Tensor):
+                told.append((name, value.shape, value.dtype, value.device))
+            elif name == stack.timestep.name:
+                told.append((name, type(value)))
+            elif isinstance(value, _PLAIN):
+                told.append((name, type(value), value))
+            else:
+                told.append((name, _told(value)))
     except _Unknown:
         return None
-    weight = next(stack.module.parameters(), None)
-    cast = torch.is_autocast_enabled(), None if weight is None else weight.dtype
-    return (stack.name, cast, *given, *named)
-
-
-def _timeless(value: object) -> object:
-    return _told(value) if isinstance(value, Tensor) else type(value)
+    return (stack.name, torch.is_autocast_enabled(), None if weight is None else weight.dtype, *told)
 
 
 def _told(value: object) -> object:

@@ -8,7 +8,6 @@ from typing import Any
 from bwcache.core import Step
 from bwcache.engine import reasons
 from bwcache.engine.samples import Outline
-from bwcache.features import PredictionError
 from bwcache.features.looks import Look
 from bwcache.features.prediction_error import PredictionSamples
 from bwcache.features.store import Held, Slot
@@ -22,7 +21,7 @@ class Lane:
 
     Attributes:
         name, branch, held: which it is, and what counts its bytes.
-        visited: the index of the step in which it last came by; None: never.
+        visited: the index of the step in which it last came by.
         denoiser: which one ran it last; what another one left is of no use.
         refused: why nothing is kept of it, or None.
         slots: past features by site.
@@ -34,13 +33,13 @@ class Lane:
         returned: what the denoiser returned, without its tensors.
         taps, looks: the pasts of its taps.
         samples: by site, samples of the past by which predictions are judged.
-        last, errors: what the taps measured in the last computed forward, and how close predictions came, by site.
+        last: what the taps measured in the last computed forward.
     """
 
     name: str
     branch: str
     held: Held
-    visited: int | None = None
+    visited: int = -1
     denoiser: str | None = None
     refused: str | None = None
     slots: dict[str, Slot] = field(default_factory=dict)
@@ -54,7 +53,7 @@ class Lane:
     looks: list[Look] | None = None
     samples: dict[str, PredictionSamples] = field(default_factory=dict)
     last: Readings | None = None
-    errors: dict[str, PredictionError] = field(default_factory=dict)
+    _sampled: int = 0
 
     def slot(self, site: str) -> Slot:
         """Return what is kept of a site; empty at first."""
@@ -63,11 +62,8 @@ class Lane:
             found = self.slots[site] = Slot(self.held)
         return found
 
-    def nothing_kept(self, site: str, step: Step, denoiser: str) -> str | None:
-        """Return why there is nothing to reuse at a site, or None."""
-        slot = self.slots.get(site)
-        if slot is not None and slot.past:
-            return None
+    def nothing_kept(self, site: str, step: Step, denoiser: str) -> str:
+        """Return why there is nothing to reuse at a site."""
         if step.index == 0:
             return reasons.FIRST_STEP
         if site in self.not_finite:
@@ -81,10 +77,15 @@ class Lane:
         self.slots.clear()
         self.taps, self.looks, self.returned = None, None, None
         self.samples.clear()
+        self.held.sampled -= self._sampled
+        self._sampled = 0
 
-    @property
-    def sampled_bytes(self) -> int:
-        """Bytes that taps hold, and the samples by which predictions are judged."""
-        taps = 0 if self.taps is None else self.taps.nbytes
-        looks = sum([look.nbytes for look in self.looks]) if self.looks else 0
-        return taps + looks + (sum([kept.nbytes for kept in self.samples.values()]) if self.samples else 0)
+    def count_samples(self) -> None:
+        """Count the bytes that taps hold, and the samples by which predictions are judged."""
+        now = 0 if self.taps is None else self.taps.nbytes
+        if self.looks:
+            now += sum([look.nbytes for look in self.looks])
+        if self.samples:
+            now += sum([kept.nbytes for kept in self.samples.values()])
+        self.held.sampled += now - self._sampled
+        self._sampled = now

@@ -102,15 +102,16 @@ class MemoryPlan:
         memory: the settings.
         trace: where the plan is written down.
         policy: for advice.
+
+    Attributes:
+        needs: of each lane and denoiser that is counted.
+        limited: whether there is a limit to what may be held.
     """
 
     def __init__(self, memory: Memory, trace: Trace, policy: Policy[Any]) -> None:
         self._memory, self._trace, self._policy = memory, trace, policy
-        self._needs: dict[tuple[str, str], MemoryNeed] = {}
-
-    def knows(self, lane: Lane, denoiser: str) -> bool:
-        """Whether a lane is counted."""
-        return (lane.name, denoiser) in self._needs
+        self.limited = memory.limit is not None
+        self.needs: dict[tuple[str, str], MemoryNeed] = {}
 
     def refuse(self, lanes: Sequence[Lane], total: MemoryNeed, run: bool) -> None:
         """Nothing is kept of these lanes from now on: with them, more would be held than is allowed.
@@ -128,11 +129,6 @@ class MemoryPlan:
         for lane in lanes:
             lane.refused = over
 
-    @property
-    def limited(self) -> bool:
-        """Whether there is a limit to what may be held."""
-        return self._memory.limit is not None
-
     def fits(self, held: MemoryNeed) -> bool:
         """Whether so much may be held."""
         return self._memory.limit is None or self._on_device(held) <= self._memory.limit
@@ -148,10 +144,10 @@ class MemoryPlan:
         Raises:
             OverBudget: the run would hold more than is allowed.
         """
-        self._needs |= {(lane.name, denoiser): each for lane in lanes}
+        self.needs |= {(lane.name, denoiser): each for lane in lanes}
         total = max(self._total(), each * (len(lanes) * branches), key=self._weight)
         if not self.fits(total):
-            self._needs |= dict.fromkeys(((lane.name, denoiser) for lane in lanes), MemoryNeed())
+            self.needs |= dict.fromkeys(((lane.name, denoiser) for lane in lanes), MemoryNeed())
             self.refuse(lanes, total, refuses)
             return
         self._trace.planned_bytes = max(self._trace.planned_bytes, self._on_device(total))
@@ -161,7 +157,7 @@ class MemoryPlan:
     def _total(self) -> MemoryNeed:
         """Of all lanes, each with the denoiser that needs most: what another one left is freed when it takes over."""
         most: dict[str, MemoryNeed] = {}
-        for (lane, _), each in self._needs.items():
+        for (lane, _), each in self.needs.items():
             most[lane] = max(most.get(lane, MemoryNeed()), each, key=self._weight)
         return sum(most.values(), MemoryNeed())
 

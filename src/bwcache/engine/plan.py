@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 from typing import Any
 
 from bwcache.errors import AttachError, complaint
-from bwcache.features import Sample, relative_l1
+from bwcache.features import Predictor, Sample, relative_l1
 from bwcache.features.looks import Look
 from bwcache.models import BlockStack, Place, Site, Tap
 from bwcache.policies import Policy
@@ -28,6 +28,8 @@ class Spot:
         enters: the looks at what enters here, by their number among the plan's `looks`.
         leaves: the same of what is returned here.
         taps: the numbers of its taps among the plan's `samples`, and which of the returned values each reads.
+        tap: the only one of these, where there is nothing else to look at in what it returns, a bare value; else None.
+        looks: whether there is anything to look at in what it returns.
         begins: whether there is something to do before each run of it: looks, residuals, a site of this place alone.
         bare: whether it returns one stream, as a bare value.
         handed_on: of a place in the middle of a site that returns one stream: the argument that it hands on if it is
@@ -41,6 +43,8 @@ class Spot:
     enters: tuple[int, ...] = ()
     leaves: tuple[int, ...] = ()
     taps: tuple[tuple[int, int], ...] = ()
+    tap: int | None = None
+    looks: bool = False
     begins: bool = False
     bare: bool = False
     handed_on: tuple[str, int] | None = None
@@ -67,6 +71,9 @@ class Plan:
         alone: the site, where it is the only one, has all blocks and keeps their output: nothing else has a say in what
             a forward of it returns.
         keeps: whether the policy can reuse, so that features are kept for it.
+        holds: whether anything is held between steps: features, or what taps compare.
+        predictor, probes, needs_total, needs_errors: the policy's.
+        where: how events name each site: with its denoiser.
     """
 
     stack: BlockStack
@@ -82,16 +89,25 @@ class Plan:
     outer: dict[str, tuple[str, ...]]
     alone: Site | None
     keeps: bool
+    holds: bool = field(init=False)
+    predictor: Predictor | None = field(init=False)
+    probes: bool = field(init=False)
+    needs_total: bool = field(init=False)
+    needs_errors: bool = field(init=False)
+    where: dict[str, str] = field(init=False)
 
-    @cached_property
-    def holds(self) -> bool:
-        """Whether anything is held between steps: features, or what taps compare."""
-        return self.keeps or bool(self.taps)
-
-    @cached_property
-    def where(self) -> dict[str, str]:
-        """How events name each site: with its denoiser."""
-        return {site.name: f"{self.stack.name}/{site.name}" for site in self.sites}
+    def __post_init__(self) -> None:
+        policy, sites = self.policy, self.sites
+        facts = {
+            "holds": self.keeps or bool(self.taps),
+            "predictor": policy.feature_predictor,
+            "probes": policy.probes,
+            "needs_total": policy.needs_total,
+            "needs_errors": policy.needs_errors,
+            "where": {site.name: f"{self.stack.name}/{site.name}" for site in sites},
+        }
+        for name, value in facts.items():
+            object.__setattr__(self, name, value)
 
     @cached_property
     def channels(self) -> tuple[int, ...]:
@@ -169,6 +185,9 @@ def _spots(
         own = tuple(site for site, span in zip(sites, spans, strict=True) if _has(site, span, place))
         since = tuple(site for site in sites if site.since is place and site.first is not place)
         looked = [(number, taps[tap]) for number, tap in enumerate(looks) if taps[tap].place is place]
+        leaves = tuple(number for number, one in looked if one.end != "in")
+        bare = len(place.streams) == 1 and place.index is None and place.kind != "root"
+        alone = bare and len(sampled) == 1 and not leaves and not place.outlined
         yield Spot(
             place,
             sites=own,
@@ -176,9 +195,11 @@ def _spots(
             since=since,
             begins=bool(since or any(one.end == "in" for _, one in looked) or (own and place.kind != "block")),
             enters=tuple(number for number, one in looked if one.end == "in"),
-            leaves=tuple(number for number, one in looked if one.end != "in"),
+            leaves=leaves,
             taps=tuple((number, place.position(one.stream)) for number, one in sampled),
-            bare=len(place.streams) == 1 and place.index is None and place.kind != "root",
+            tap=sampled[0][0] if alone else None,
+            looks=bool(sampled or leaves or place.outlined),
+            bare=bare,
             handed_on=_handed_on(place) if not any(site.last is place for site in sites) else None,
         )
 

@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from bwcache.core import Event, Step, Trace
+from bwcache.core.decision import Action
 from bwcache.engine import timing
 from bwcache.engine.guidance import Layouts
 from bwcache.engine.idle import Inputs, Outlines
 from bwcache.engine.lane import Lane
 from bwcache.engine.memory import DEFAULT, Memory, MemoryNeed, MemoryPlan
 from bwcache.engine.numbers import Numbers, arrive
+from bwcache.engine.plan import Plan
 from bwcache.features import PredictionError
 from bwcache.features.offload import Offload
 from bwcache.features.store import Held, Signature, Streams
 from bwcache.features.taps import Taps, taps
+from bwcache.models import Site
 from bwcache.policies import Observation, Policy, Readings
 
 if TYPE_CHECKING:
@@ -34,7 +37,7 @@ class Row:
 
     Attributes:
         event: its place in the trace.
-        step, lane, denoiser, site, kind: where it was.
+        step, lane, site, plan: where it was.
         numbers: of its forward; `measured`, `finite` and `error` say where its own stand there.
         blocks, indicator: time spent, if it is taken.
     """
@@ -42,13 +45,10 @@ class Row:
     event: int
     step: Step
     lane: Lane
-    denoiser: str
-    site: str
-    kind: str
+    site: Site
+    plan: Plan
     numbers: Numbers
     measured: slice | None = None
-    channels: tuple[int, ...] = ()
-    places: tuple[str, ...] = ()
     finite: slice | None = None
     error: slice | None = None
     blocks: Intervals = field(default_factory=list)
@@ -60,7 +60,7 @@ class Row:
         if values is None:
             return None
         half = len(values) // 2
-        return Readings(tuple(values[:half]), tuple(values[half:]), self.channels, self.places)
+        return Readings(tuple(values[:half]), tuple(values[half:]), self.plan.channels, self.plan.places)
 
     def prediction_error(self) -> PredictionError | None:
         """Return how close the predictor would have come; waits."""
@@ -77,7 +77,12 @@ class Run:
         group: process group of the ranks that work on this video, or None.
         memory: where features wait.
         guided: whether the pipeline says that it guides.
-        on_event: told of each row as it is noted.
+        on_event: what is told of each row as it is noted.
+
+    Attributes:
+        pending: the computed rows whose numbers are wanted when the next decision is due.
+        errors: how close the predictor came at the last computed step, over all branches: by sample, and by site as
+            events name it.
     """
 
     def __init__(
@@ -87,7 +92,7 @@ class Run:
         group: ProcessGroup | None = None,
         memory: Memory = DEFAULT,
         guided: bool = False,
-        on_event: Callable[[Event], object] | None = None,
+        on_event: Sequence[Callable[[Event], object]] = (),
     ) -> None:
         self.policy = policy
         self.trace = Trace(meta)
@@ -96,11 +101,11 @@ class Run:
         self.memory = MemoryPlan(memory, self.trace, policy)
         self.guided = guided
         self.state = policy.init()
-        self.lanes: dict[str, Lane] = {}
+        self.lanes: dict[tuple[str, int | None], Lane] = {}
         self.idle: dict[Inputs, Outlines] = {}
         self._on_event = on_event
-        self._errors: dict[tuple[int | None, str], PredictionError] = {}
-        self._pending: list[Row] = []
+        self.errors: dict[tuple[int | None, str], PredictionError] = {}
+        self.pending: list[Row] = []
         self._ordinals: dict[str, int] = {}
         self.layouts = Layouts()
         self._skipped: dict[str, object] = {}
@@ -111,15 +116,15 @@ class Run:
 
         What is kept of it is dropped if it stayed away for a step (guidance that pauses), or another denoiser ran it.
         """
-        if step.index != self._steps[1]:
-            self._steps = (self._steps[1], step.index)
-        lane = self.lanes.get(step.lane)
+        index, key = step.index, (step.branch, step.sample)
+        if index != self._steps[1]:
+            self._steps = (self._steps[1], index)
+        lane = self.lanes.get(key)
         if lane is None:
-            lane = self.lanes[step.lane] = Lane(step.lane, step.branch, self.held)
-        stayed_away = lane.visited is not None and lane.visited < self._steps[0]
-        if stayed_away or lane.denoiser != denoiser:
+            lane = self.lanes[key] = Lane(step.lane, step.branch, self.held)
+        elif lane.visited < self._steps[0] or lane.denoiser != denoiser:
             lane.forget()
-        lane.visited, lane.denoiser = step.index, denoiser
+        lane.visited, lane.denoiser = index, denoiser
         return lane
 
     def pass_over(self, branch: str, skipped: Tensor | None) -> None:
@@ -138,14 +143,6 @@ class Run:
             lane.taps = taps(feature, count, self.policy.tap_share, first=ordinal * count)
         return lane.taps
 
-    def error(self, step: Step, where: str) -> PredictionError | None:
-        """Return how close the predictor came at the last computed step of this sample, over all its branches.
-
-        Args:
-            where: the site, as events name it.
-        """
-        return self._errors.get((step.sample, where))
-
     def keep(self, lane: Lane, site: str, signature: Signature, step: Step, streams: Streams, history: int) -> bool:
         """Keep a computed feature, if there is room: a stack may return more than what entered it, and was planned.
 
@@ -155,7 +152,7 @@ class Run:
         slot = lane.slot(site)
         if self.memory.limited:
             more = slot.growth(signature, streams, history)
-            held = MemoryNeed(self.held.device + more, self._sampled_bytes)
+            held = MemoryNeed(self.held.device + more, self.held.sampled)
             if more > 0 and not self.memory.fits(held):
                 self.memory.refuse([lane], held, self.in_first_step)
                 lane.forget()
@@ -163,28 +160,43 @@ class Run:
         slot.push(signature, step, streams, history)
         return True
 
-    def note(self, event: Event) -> int:
+    def note(self, step: Step, site: str, action: Action, reason: str, value: float | None = None) -> int:
         """Append a row; return its place."""
-        self.trace.events.append(event)
-        if self._on_event is not None:
-            self._on_event(event)
-        return len(self.trace.events) - 1
+        event = Event(
+            step.run,
+            step.index,
+            step.total,
+            step.timestep,
+            step.sigma,
+            step.branch,
+            site,
+            action,
+            reason,
+            sample=step.sample,
+            value=value,
+        )
+        events = self.trace.events
+        events.append(event)
+        for call in tuple(self._on_event):
+            call(event)
+        return len(events) - 1
 
-    def note_hidden(self, nbytes: int) -> None:
-        """Take note of the size of one hidden state."""
-        self.trace.hidden_bytes = max(self.trace.hidden_bytes, nbytes)
-
-    def note_bytes(self, lanes: Sequence[Lane]) -> None:
-        """Take note of what is held after a forward.
+    def note_bytes(self, lanes: Sequence[Lane], hidden: int) -> None:
+        """Take note of what is held after a forward of these lanes, and of the size of one hidden state.
 
         Raises:
             OverBudget: as `keep`.
         """
-        sampled = self._sampled_bytes
+        trace = self.trace
+        if hidden > trace.hidden_bytes:
+            trace.hidden_bytes = hidden
+        for lane in lanes:
+            lane.count_samples()
+        sampled = self.held.sampled
         if self.memory.limited:
             self._hold_to_limit(lanes, sampled)
-        self.trace.peak_bytes = max(self.trace.peak_bytes, self.held.device + sampled)
-        self.trace.host_bytes = max(self.trace.host_bytes, self.held.host)
+        trace.peak_bytes = max(trace.peak_bytes, self.held.device + sampled)
+        trace.host_bytes = max(trace.host_bytes, self.held.host)
 
     def _hold_to_limit(self, lanes: Sequence[Lane], sampled: int) -> None:
         predictor = self.policy.feature_predictor
@@ -197,47 +209,35 @@ class Run:
                 lane.forget()
 
     @property
-    def _sampled_bytes(self) -> int:
-        return sum([lane.sampled_bytes for lane in self.lanes.values()])
-
-    @property
     def in_first_step(self) -> bool:
         """Whether no step came before the present one."""
         return self._steps[0] < 0
 
-    def wait_for(self, row: Row) -> None:
-        """A computed row's numbers are wanted when the next decision is due."""
-        self._pending.append(row)
-
-    def resolve_before(self, step: Step) -> None:
-        """As `resolve`, once per step: what other branches measured in this same step is for the next one."""
-        if self._pending and self._pending[0].step.index != step.index:
-            self.resolve()
-
     def resolve(self) -> None:
         """Take what the computed forwards measured, and tell policy and trace."""
-        pending, self._pending = self._pending, []
+        pending, self.pending = self.pending, []
         arrive([row.numbers for row in pending])
         errors: dict[tuple[int | None, str], PredictionError] = {}
         for row in pending:
             readings, error, finite = row.readings(), row.prediction_error(), row.numbers.read(row.finite)
-            row.lane.not_finite.discard(row.site)
+            row.lane.not_finite.discard(row.site.name)
             if finite is not None and not math.isfinite(finite[0]):
-                row.lane.slot(row.site).drop()
-                row.lane.not_finite.add(row.site)
+                row.lane.slot(row.site.name).drop()
+                row.lane.not_finite.add(row.site.name)
             if error is not None:
                 key = (row.step.sample, self.trace.events[row.event].site)
                 errors[key] = errors[key] + error if key in errors else error
             self._tell(row, readings, error)
             if self.trace.events[row.event].action != "reuse":
                 row.lane.last = readings
-                seen = Observation(row.step, row.site, row.lane.last, error, row.denoiser, kind=row.kind)
+                name, kind = row.plan.stack.name, row.site.first.kind
+                seen = Observation(row.step, row.site.name, readings, error, name, kind=kind)
                 self.policy.refresh(seen, self.state)
-        self._errors |= {key: error for key, error in errors.items() if error.square > 0}
+        self.errors |= {key: error for key, error in errors.items() if error.square > 0}
 
     def as_it_stands(self) -> Trace:
         """Return the trace with all that was measured so far. Changes nothing: the policy is told when it is due."""
-        pending = list(self._pending)
+        pending = list(self.pending)
         arrive([row.numbers for row in pending])
         for row in pending:
             self._tell(row, row.readings(), row.prediction_error())

@@ -52,11 +52,6 @@ class Sampling(threading.local):
         self.plain = False
         self.asides: Counter[str] = Counter()
 
-    @property
-    def busy(self) -> bool:
-        """Whether a forward is open."""
-        return self.plain or self.forward is not None
-
 
 class Session:
     """A policy at work on the denoisers of one pipeline or on one bare module. Made by `attach`."""
@@ -86,7 +81,7 @@ class Session:
         self._finished: deque[Trace] = deque(maxlen=keep_traces)
         self._on_trace = on_trace
         self._on_step: list[Callable[[Event], object]] = []
-        self._stopped = False
+        self.is_stopped = False
         self._begun = 0
         self._undo = ExitStack()
         with ExitStack() as undo:
@@ -209,7 +204,7 @@ class Session:
         if hasattr(self._target, "_interrupt"):
             self._target._interrupt = True
         else:
-            self._stopped = True
+            self.is_stopped = True
 
     def on_step(self, call: Callable[[Event], object]) -> Callable[[], None]:
         """Call `call(event)` at each row of the trace, as soon as it stands; return what ends that."""
@@ -228,28 +223,13 @@ class Session:
         self.here = Sampling(lambda: Clock(lambda: None))  # the old one knows the pipeline
         self._target, self.denoisers = None, {}
 
-    def arrive(self, denoiser: Denoiser, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Run, Step]:
-        """Return the run and step of a forward that begins now.
+    def raise_stopped(self) -> None:
+        """Raise `RunStopped`: `stop` was called. The next run is not affected."""
+        self.is_stopped = False
+        raise RunStopped(complaint("a run to be stopped", "nothing", "call the pipeline again for another"))
 
-        Raises:
-            RunStopped: `stop` was called.
-        """
-        if self._stopped:
-            self._stopped = False
-            raise RunStopped(complaint("a run to be stopped", "nothing", "call the pipeline again for another"))
-        here, stack = self.here, denoiser.stack
-        step = here.clock.tick(stack, args, kwargs)
-        if here.run is None or step.run != here.run_index:
-            self._begin_run(step)
-        assert here.run is not None
-        here.run.pass_over(step.branch, stack.skipped(args, kwargs))
-        return here.run, step
-
-    def told(self, context: Context | None) -> None:
-        """Take note of the cache context that a pipeline enters; None: leaves."""
-        self.here.clock.context = context
-
-    def _begin_run(self, step: Step) -> None:
+    def begin_run(self, step: Step) -> Run:
+        """Return the run that a forward begins."""
         here = self.here
         self._end_run_of_this_thread()
         if self._next is not self._policy:
@@ -269,13 +249,10 @@ class Session:
             "memory": "offload" if self._memory.offload else "device",
             "max_memory": self._memory.limit,
         }
-        run = Run(self._policy, meta, self.group, self._memory, _guides(self._target), self._tell)
+        run = Run(self._policy, meta, self.group, self._memory, _guides(self._target), self._on_step)
         here.run_index, here.run = step.run, run
         self._runs.append(run)
-
-    def _tell(self, event: Event) -> None:
-        for call in list(self._on_step):
-            call(event)
+        return run
 
     def end_run(self) -> None:
         """The run of this thread is over: the next forward begins another."""

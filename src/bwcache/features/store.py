@@ -26,11 +26,13 @@ class Held:
         offload: brings features to main memory and back, or None where they stay on the device.
         device, host: bytes held on the devices that compute, and in main memory in their place.
         passing: bytes that were brought back and wait to be read.
+        sampled: bytes that taps hold, and the samples by which predictions are judged.
     """
 
     offload: Offload | None = None
     kept: int = 0
     passing: int = 0
+    sampled: int = 0
 
     @property
     def device(self) -> int:

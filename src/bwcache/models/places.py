@@ -54,7 +54,12 @@ class Place:
 
     def inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the streams as they enter the place, by name and in return order."""
-        return {stream.name: stream.read(args, kwargs) for stream in self.streams if stream.position is not None}
+        found: dict[str, Any] = {}
+        for stream in self.streams:
+            name, position = stream.name, stream.position
+            if position is not None:
+                found[name] = kwargs[name] if name in kwargs else args[position] if position < len(args) else None
+        return found
 
     def outputs(self, returned: Any) -> dict[str, Any]:
         """Return the streams as they left it, by name.
@@ -73,7 +78,10 @@ class Place:
                     "correct `returns` in the model's row",
                 )
             )
-        return {stream.name: value for stream, value in zip(self.streams, values, strict=True)}
+        found: dict[str, Any] = {}
+        for stream, value in zip(self.streams, values, strict=True):
+            found[stream.name] = value
+        return found
 
     def position(self, name: str) -> int:
         """Return where among the returned values a stream stands.

@@ -141,26 +141,19 @@ class BlockStack:
         return found if isinstance(found, Tensor) else None
 
     @cached_property
-    def conditions(self) -> tuple[Stream, ...]:
-        """The arguments of the denoiser's forward that tell its guidance branches apart."""
-        names = parameters(self.module)
-        return tuple(Stream(name, names.index(name)) for name in self.spec.conditions if name in names)
+    def argument_names(self) -> tuple[str, ...]:
+        """The names of the arguments of the denoiser's forward, in order."""
+        return tuple(parameters(self.module))
 
     @cached_property
-    def known_arguments(self) -> frozenset[str | int | None]:
-        """Names and positions of the time and the conditions among the arguments of the denoiser's forward."""
-        known = (self.timestep, *self.conditions)
-        return frozenset(key for stream in known for key in (stream.name, stream.position))
+    def condition_names(self) -> tuple[str, ...]:
+        """The arguments that tell its guidance branches apart."""
+        return tuple(name for name in self.spec.conditions if name in self.argument_names)
 
-    def latents(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
-        """Return what the denoiser works on, `[B, …]`: its first tensor of at least three sizes that is no condition.
-
-        None if there is no such; some take a list.
-        """
-        for name, value in [*enumerate(args), *kwargs.items()] if args else kwargs.items():
-            if isinstance(value, Tensor) and value.ndim >= 3 and name not in self.known_arguments:
-                return value
-        return None
+    @cached_property
+    def known_arguments(self) -> frozenset[str]:
+        """The time and the conditions among the arguments."""
+        return frozenset((self.timestep.name, *self.condition_names))
 
     @cached_property
     def root(self) -> Place:

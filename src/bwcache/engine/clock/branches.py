@@ -36,11 +36,6 @@ class Branch:
     latents: LatentsSample | None = None
     is_rebuilt: bool = False
 
-    @property
-    def is_named(self) -> bool:
-        """Whether somebody named it."""
-        return isinstance(self.condition, Known)
-
 
 class Branches:
     """The branches of one run.
@@ -61,7 +56,8 @@ class Branches:
         self.step = 0
         self.are_uncertain = False
         self._conditions = Conditions()
-        self._branches: list[Branch] = []
+        self._named: dict[str, Branch] = {}
+        self._unnamed: list[Branch] = []
         self._before: Counter[Known | int] = Counter()
         self._most: Counter[Known | int] = Counter()
         self._widths: list[int] = []
@@ -128,32 +124,33 @@ class Branches:
         Args:
             watched: whether its latents are looked at in any case.
         """
-        doubt: str | None = None
-        branch = self._of(call, self.here)
+        name, doubt = call.name, None
+        branch = self._of(call, self.here) if name is None else self._named.get(name)
         if branch is None:
             branch, doubt = self._made(call)
-        elif call.name is not None:
-            doubt = self._other_condition(branch, call)
-        watched = watched or (call.name is None and self._is_alike(branch))
+        elif isinstance(branch.condition, Known):
+            if not branch.is_rebuilt and call.condition.place not in branch.condition.places:
+                doubt = self._other_condition(branch, branch.condition, call)
+        if name is None:
+            watched = watched or self._is_alike(branch)
+        else:
+            self.named_here.add(name)
         if doubt is None and branch.options != call.options:
             doubt = reasons.OTHER_OPTIONS
         if doubt is None and watched and self.jumped(call):
             doubt = reasons.OTHER_LATENTS
         branch.options, branch.step, branch.latents = call.options, self.step, call.sample if watched else None
         self.here.append(branch)
-        if call.name is not None:
-            self.named_here.add(call.name)
         return branch, doubt
 
     def _of(self, call: Call, here: Sequence[Branch]) -> Branch | None:
         """The branch that a forward belongs to, if there is one; of those alike, one asked to run in its way."""
+        if call.name is not None:
+            return self._named.get(call.name)
         found: Branch | None = None
-        number = self._number(call) if call.name is None else None
-        for branch in self._branches:
-            if number is None:
-                if branch.name == call.name and not isinstance(branch.condition, int):
-                    return branch
-            elif branch.condition == number and branch not in here:
+        number = self._number(call)
+        for branch in self._unnamed:
+            if branch.condition == number and branch not in here:
                 if branch.options == call.options:
                     return branch
                 found = found or branch
@@ -167,24 +164,20 @@ class Branches:
         """
         if call.name is not None:
             branch = Branch(call.name, self._conditions.add(call.condition), call.options, self.step)
-            self._branches.append(branch)
+            self._named[call.name] = branch
             return branch, None
-        unnamed = [branch for branch in self._branches if not branch.is_named]
-        ordinal = sum(not branch.is_named for branch in self.here)
+        unnamed = self._unnamed
+        ordinal = sum(branch in unnamed for branch in self.here)
         free = next((branch for branch in unnamed[ordinal:] + unnamed[:ordinal] if branch not in self.here), None)
         if free is None:
             free = Branch(f"call{len(unnamed)}", self._number(call), call.options, self.step)
-            self._branches.append(free)
+            unnamed.append(free)
             return free, None
         free.condition, free.options, free.latents = self._number(call), call.options, None
         return free, reasons.OTHER_CONDITION
 
-    def _other_condition(self, branch: Branch, call: Call) -> str | None:
+    def _other_condition(self, branch: Branch, known: Known, call: Call) -> str | None:
         """Why a branch that is named is not the one that it was, or None. Reads the device once, if at all."""
-        known = branch.condition
-        assert isinstance(known, Known)
-        if branch.is_rebuilt or known.lies_at(call.condition):
-            return None
         if known.equals(call.condition):
             branch.is_rebuilt = True
             return None

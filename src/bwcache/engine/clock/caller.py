@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import inspect
 import sys
+import weakref
+from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any
 
@@ -27,17 +29,30 @@ _ONLY_THE_FRAME = 3
 
 
 class Caller:
-    """Finds who is calling. Keeps nothing of a call: neither frames nor objects, only which code had none to find."""
+    """Finds who is calling. Keeps nothing of a call alive, only which code had none to find, and which had."""
 
     def __init__(self) -> None:
         self._foreign: set[CodeType] = set()
+        self._where: tuple[CodeType, int] | None = None
+        self._name = ""
+        self._last: Callable[[], Any] = _nobody
 
     def forget(self) -> None:
         """Look at all code anew: another object may be calling from the same one."""
         self._foreign.clear()
+        self._where, self._last = None, _nobody
 
     def pipeline(self, module: nn.Module) -> Any:
         """Return the nearest object on the stack that holds this module and a scheduler, or None."""
+        frame, foreign = sys._getframe(1), self._foreign
+        for _ in range(_DEPTH):
+            if frame.f_code not in foreign or frame.f_back is None:
+                break
+            frame = frame.f_back
+        if (frame.f_code, id(module)) == self._where:
+            value, last = _variable(frame, self._name), self._last()
+            if value is last is not None:
+                return value
         return self._found(module, sys._getframe(1))[1]
 
     def says(self, module: nn.Module, name: str) -> Any:
@@ -60,10 +75,22 @@ class Caller:
                 for name in _arguments(frame):
                     value = _variable(frame, name)
                     if _holds(value, module):
+                        self._where, self._name, self._last = (frame.f_code, id(module)), name, _weakly(value)
                         return frame, value
                 foreign.add(frame.f_code)
             frame = frame.f_back
         return None, None
+
+
+def _nobody() -> None:
+    """Nobody was found."""
+
+
+def _weakly(value: Any) -> Callable[[], Any]:
+    try:
+        return weakref.ref(value)
+    except TypeError:
+        return _nobody
 
 
 def _arguments(frame: FrameType) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bwcache.engine.clock.counter import counts
 from bwcache.engine.clock.rounded_times import FirstForward
-from bwcache.engine.clock.signal import Signal
+from bwcache.engine.clock.signal import ANOTHER_RUN, Signal
 from bwcache.engine.clock.times import place
 
 if TYPE_CHECKING:
@@ -30,21 +30,23 @@ class ChangeSignal(Signal):
         found = -1 if counts(call.scheduler) else place(call.time, call.scheduler)
         return cls(None if found < 0 else found)
 
-    def restarts(self, call: Call, progress: Progress) -> bool:
-        """Return whether time goes back, or all branches were here and one comes again."""
+    def ahead(self, call: Call, progress: Progress) -> int | None:
+        """Return 1 where the time or, if it stands still, the latents moved.
+
+        Time goes back in a new run, or all branches were here and one comes again.
+        """
         moved = progress.moved(call)
-        if moved:
-            return moved * self._direction < 0
+        if moved * self._direction < 0 or (not moved and self._begins_again(call, progress)):
+            return ANOTHER_RUN
+        self._direction = moved or self._direction
+        return int(bool(moved) or self._went_on(call, progress))
+
+    def _begins_again(self, call: Call, progress: Progress) -> bool:
+        """Whether a forward at the same time is the first one of another run."""
         if not progress.branches.is_complete(call) or progress.stands:
             return False
         last = progress.total is not None and progress.index >= progress.total - 1
         return call.name in progress.branches.named_here or (last and not progress.marked)
-
-    def ahead(self, call: Call, progress: Progress) -> int | None:
-        """Return 1 where the time or, if it stands still, the latents moved."""
-        moved = progress.moved(call)
-        self._direction = moved or self._direction
-        return int(bool(moved) or self._went_on(call, progress))
 
     def _went_on(self, call: Call, progress: Progress) -> bool:
         """Whether this is the next step though its time is that of the step before."""

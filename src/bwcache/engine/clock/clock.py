@@ -14,23 +14,21 @@ computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from bwcache.core import Step
-from bwcache.engine.clock.arguments import Arguments
 from bwcache.engine.clock.call import Call
 from bwcache.engine.clock.caller import Caller
 from bwcache.engine.clock.change import ChangeSignal
-from bwcache.engine.clock.context import Context, ContextSignal
+from bwcache.engine.clock.context import Context
 from bwcache.engine.clock.counter import CounterSignal
-from bwcache.engine.clock.host import HostSignal, HostStep
+from bwcache.engine.clock.host import HostStep
 from bwcache.engine.clock.host_timesteps import HostTimesteps
 from bwcache.engine.clock.progress import Progress
+from bwcache.engine.clock.said import ContextSignal, HostSignal, Said
 from bwcache.engine.clock.schedule import Loop, Schedule
-from bwcache.engine.clock.signal import Said, Signal
-from bwcache.engine.clock.times import Time
-from bwcache.models import BlockStack
+from bwcache.engine.clock.signal import ANOTHER_RUN, Signal
 
 SIGNALS: tuple[type[Signal], ...] = (HostSignal, ContextSignal, CounterSignal, ChangeSignal)
 """In order of trust; the last one always tells something."""
@@ -69,7 +67,6 @@ class Clock:
         self._signal: Signal = ChangeSignal()
         self._progress: Progress | None = None
         self._jumps = 0
-        self._arguments: dict[str, Arguments] = {}
 
     @property
     def source(self) -> str:
@@ -85,30 +82,55 @@ class Clock:
         self.end()
         self._marked, self._marked_steps = True, steps
 
-    def tick(self, stack: BlockStack, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Step:
+    def tick(self, call: Call) -> Step:
         """Return the step of a forward of a denoiser that begins now, and say what is in `doubt` about it."""
-        pipeline = self.caller.pipeline(stack.module)
-        scheduler = self._attached() if pipeline is None else pipeline.scheduler
-        arguments = self._arguments.get(stack.name)
-        if arguments is None or arguments.stack is not stack:
-            arguments = self._arguments[stack.name] = Arguments(stack)
-        time = Time(stack.timestep.read(args, kwargs), self._listed)
-        call = Call(arguments, args, kwargs, time, scheduler, self.host, self.context)
+        pipeline = self.caller.pipeline(call.stack.module)
+        call.scheduler = self._attached() if pipeline is None else pipeline.scheduler
+        call.host, call.context = host, context = self.host, self.context
+        if host is not None and host.branch is not None:
+            call.name = "+".join(host.branches)
+        elif context is not None:
+            call.name = context.name
+        call.time.listed = self._listed
         progress = self._progress
-        if progress is None or self._restarts(call, progress):
+        ahead = ANOTHER_RUN if progress is None else self._ahead(call, progress)
+        if progress is None or ahead == ANOTHER_RUN:
             progress = self._progress = self._start(call)
-        else:
-            self._go_on(call, progress)
-        return self._enter(call, progress)
+        elif ahead:
+            self._go_on(call, progress, ahead)
+        watched = isinstance(self._signal, ChangeSignal) and self._watches(self._signal, call, progress)
+        branch, self.doubt = progress.branches.enter(call, watched)
+        call.doubt = self.doubt
+        if watched and self.doubt is None and progress.branches.step > 0:
+            self._jumps = 0
+        progress.time = call.time
+        timestep, sigma, noise, next_noise = progress.where or progress.found(call.time)
+        if context is not None and context.sigma is not None:
+            sigma = float(context.sigma)
+        if host is not None:
+            sigma = sigma if host.sigma is None else float(host.sigma)
+            noise, next_noise = (noise, next_noise) if host.noise is None else host.noises
+        return Step(
+            self.run, progress.index, progress.total, timestep, sigma, branch.name, None, noise, next_noise
+        )
 
-    def _restarts(self, call: Call, progress: Progress) -> bool:
-        """Whether this forward belongs to a new run."""
+    def _ahead(self, call: Call, progress: Progress) -> int:
+        """By how many steps a forward is ahead of the last one, or `ANOTHER_RUN`."""
+        signal, host = self._signal, call.host
         if getattr(call.scheduler, "timesteps", None) is not self._timesteps:
-            return True
-        if call.host is not None and call.host.index is not None and not isinstance(self._signal, HostSignal):
-            return True
-        if self._signal.restarts(call, progress):
-            return True
+            return ANOTHER_RUN
+        if host is not None and host.index is not None and not isinstance(signal, HostSignal):
+            return ANOTHER_RUN
+        ahead = signal.ahead(call, progress)
+        if ahead is None:
+            self._signal = weaker = ChangeSignal()
+            return max(weaker.ahead(call, progress) or 0, 0)
+        if isinstance(signal, ChangeSignal) and ahead != ANOTHER_RUN and self._is_of_another(call, progress):
+            return ANOTHER_RUN
+        return ahead
+
+    def _is_of_another(self, call: Call, progress: Progress) -> bool:
+        """Whether nobody says anything of this run, and the latents are of something else."""
         if not self._is_bare(call, progress) or not progress.moved(call):
             return False
         if not progress.branches.jumped(call, ahead=True):
@@ -122,7 +144,7 @@ class Clock:
         self.caller.forget()
         self._timesteps = getattr(call.scheduler, "timesteps", None)
         self._listed = HostTimesteps(self._timesteps)
-        call.begin(Time(call.arguments.time(call.args, call.kwargs), self._listed))
+        call.begin(self._listed)
         self._signal = next(found for kind in SIGNALS if (found := kind.begin(call)) is not None)
         progress = Progress(self._signal.first, call.time, self._marked)
         if self._signal.place is not None:
@@ -142,41 +164,21 @@ class Clock:
             return self._steps if self._marked_steps is None else self._marked_steps
         return self.loop.steps(call.scheduler, schedule) if self.loop else len(schedule.timesteps)
 
-    def _go_on(self, call: Call, progress: Progress) -> None:
-        """Moves on to the next step where the signal says so."""
-        ahead = self._signal.ahead(call, progress)
-        if ahead is None:
-            self._signal = ChangeSignal()
-            ahead = self._signal.ahead(call, progress)
-        if ahead:
-            progress.go(ahead)
-            if isinstance(self._signal, ChangeSignal) and progress.schedule and not progress.fits_schedule(call.time):
-                progress.schedule, progress.total = None, None
+    def _go_on(self, call: Call, progress: Progress, ahead: int) -> None:
+        """Goes on to a later step."""
+        progress.go(ahead)
+        if isinstance(self._signal, ChangeSignal) and progress.schedule and not progress.fits_schedule(call.time):
+            progress.schedule, progress.total = None, None
         if self.loop and progress.schedule and progress.total is not None and progress.index >= progress.total:
             progress.total = len(progress.schedule.timesteps)  # the loop goes on after what was said to be all
 
-    def _enter(self, call: Call, progress: Progress) -> Step:
-        watched = False
-        if isinstance(self._signal, ChangeSignal):
-            if not progress.branches.here:
-                self._signal.note_first(call, progress)
-            watched = self._is_bare(call, progress) or (progress.stands and progress.branches.step == 0)
-        branch, self.doubt = progress.branches.enter(call, watched)
-        if watched and self.doubt is None and progress.branches.step > 0:
-            self._jumps = 0
-        progress.time = call.time
-        return self._step(call, progress, branch.name)
+    def _watches(self, signal: ChangeSignal, call: Call, progress: Progress) -> bool:
+        """Whether the latents are looked at: nobody but they can tell that this is something else."""
+        if not progress.branches.here:
+            signal.note_first(call, progress)
+        return self._is_bare(call, progress) or (progress.stands and progress.branches.step == 0)
 
     def _is_bare(self, call: Call, progress: Progress) -> bool:
         """Whether nobody but the arguments tells anything of this run."""
         bare = isinstance(self._signal, ChangeSignal) and call.scheduler is None
         return bare and not progress.marked
-
-    def _step(self, call: Call, progress: Progress, branch: str) -> Step:
-        timestep, sigma, *noises = progress.where(call.time)
-        for said in (call.context, call.host):
-            if said is not None and said.sigma is not None:
-                sigma = float(said.sigma)
-        if call.host is not None and call.host.noise is not None:
-            noises = [*call.host.noises]
-        return Step(self.run, progress.index, progress.total, timestep, sigma, branch, None, *noises)

@@ -12,75 +12,42 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
+
+from bwcache.engine.clock.call import PLAIN, Condition, shape
 
 _PLACES = 4
 """In how many places one condition is remembered."""
-
-_PLAIN = (Tensor, Parameter)
 
 _CONDITIONS = 16
 """How many conditions are remembered; a prompt that changes in every step would pile up."""
 
 
-class Condition:
-    """The condition of one forward.
-
-    Attributes:
-        values: tensors, numbers and words, in order.
-        place: where all that lies, and how often it was written into.
-        is_traced: whether torch counts what is written into it. Not so in inference mode.
-    """
-
-    __slots__ = ("is_traced", "place", "values")
-
-    def __init__(self, values: Sequence[Any]) -> None:
-        self.values = values
-        self.is_traced = True
-        place: list[Any] = []
-        for value in values:
-            if value is None:
-                place.append(None)
-            elif type(value) in _PLAIN and not value.is_meta:
-                traced = not value.is_inference()
-                self.is_traced = self.is_traced and traced
-                version = value._version if traced else None
-                place.append((value.data_ptr(), version, value.shape, value.stride(), value.dtype))
-            else:
-                place.append(_shape(value))
-        self.place = place
-
-
 class Known:
-    """A condition that was seen, and the places where it lies.
+    """A condition that was seen.
 
     Its tensors are held on to, so that nothing else can come to lie in their place; they are copied where it was seen
     that a caller writes into them.
     """
 
     def __init__(self, condition: Condition, copied: bool) -> None:
-        self._places: deque[list[Any]] = deque([condition.place], maxlen=_PLACES)
+        self.places: deque[list[Any]] = deque([condition.place], maxlen=_PLACES)
         self._held: deque[Sequence[Any]] = deque([condition.values], maxlen=_PLACES)
         copied = copied or not condition.is_traced
         self._values = [value.clone() if copied and _plain(value) else value for value in condition.values]
         self._versions = [_version(value) for value in self._values]
-
-    def lies_at(self, condition: Condition) -> bool:
-        """Return whether it is known to lie where this one does."""
-        return condition.place in self._places
 
     def equals(self, condition: Condition) -> bool:
         """Return whether the numbers are the same; if so, remember the place. Reads the device."""
         if len(self._values) != len(condition.values):
             return False
         pairs = list(zip(self._values, condition.values, strict=True))
-        if any(_shape(mine) != _shape(other) for mine, other in pairs):
+        if any(shape(mine) != shape(other) for mine, other in pairs):
             return False
         if [_version(value) for value in self._values] != self._versions:
             return False  # overwritten: what it was is gone
         if not all(_equal(mine, other) for mine, other in pairs):
             return False
-        self._places.append(condition.place)
+        self.places.append(condition.place)
         self._held.append(condition.values)
         return True
 
@@ -90,7 +57,7 @@ class Known:
             len(place) == len(condition.place)
             and place != condition.place
             and any(_rewritten(mine, other) for mine, other in zip(place, condition.place, strict=True))
-            for place in self._places
+            for place in self.places
         )
 
 
@@ -112,7 +79,7 @@ class Conditions:
         found: int | None = None
         if condition.is_traced or trusting:
             for i, known in self._numbered.items():
-                if known.lies_at(condition):
+                if condition.place in known.places:
                     return i
         if found is None:
             found = next((i for i, known in self._numbered.items() if known.equals(condition)), None)
@@ -133,17 +100,11 @@ class Conditions:
 
 
 def _plain(value: Any) -> bool:
-    return type(value) in _PLAIN and not value.is_meta
+    return type(value) in PLAIN and not value.is_meta
 
 
 def _version(value: Any) -> int | None:
     return None if not isinstance(value, Tensor) or value.is_inference() else value._version
-
-
-def _shape(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return (type(value), value.shape, value.dtype, value.device)
-    return value if isinstance(value, (bool, int, float, str)) else type(value)
 
 
 def _rewritten(mine: Any, other: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bwcache.engine.clock.signal import Signal, first_place
+from bwcache.engine.clock.signal import ANOTHER_RUN, Signal, first_place
 from bwcache.engine.clock.times import place
 
 if TYPE_CHECKING:
@@ -32,25 +32,22 @@ class CounterSignal(Signal):
         here = position == entered or place(call.time, call.scheduler, position) == position
         return cls(entered, position) if here else None
 
-    def restarts(self, call: Call, progress: Progress) -> bool:
-        """Return whether the scheduler went back, or a branch comes again at the same time."""
-        position = getattr(call.scheduler, "step_index", -1)
-        if position is None:
-            position = self._entered
-        if position == self._position:
-            return call.name in progress.branches.named_here and not progress.moved(call)
-        return bool(position < self._position)
-
     def ahead(self, call: Call, progress: Progress) -> int | None:
-        """Return how often the scheduler stepped; None if time moved without it."""
-        position = call.scheduler.step_index
+        """Return how often the scheduler stepped; None if time moved without it.
+
+        It goes back in a new run, or a branch comes again at the same time.
+        """
+        position = getattr(call.scheduler, "step_index", -1)
         if position is None:
             position = self._entered
         ahead, self._position = position - self._position, position
         if ahead:
-            return int(ahead)
-        if (call.name is not None and call.name not in progress.branches.named_here) or not progress.moved(call):
+            return int(ahead) if ahead > 0 else ANOTHER_RUN
+        again = call.name in progress.branches.named_here
+        if call.name is not None and not again:
             return 0
+        if not progress.moved(call):
+            return ANOTHER_RUN if again else 0
         return None  # time moves and the scheduler does not: a copy of it or another one drives this run
 
 

@@ -1,16 +1,12 @@
-"""What the program around a denoiser says of a forward: the signal that is trusted most."""
+"""What the program around a denoiser says of a forward: nothing is trusted more."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bwcache.engine.clock.signal import Said
 from bwcache.errors import SettingError, complaint
-
-if TYPE_CHECKING:
-    from bwcache.engine.clock.call import Call
 
 
 @dataclass(frozen=True)
@@ -68,17 +64,6 @@ class HostStep:
                 raise _wrong(f"noise {self.noise!r}", "two shares", "pass (before, after) the step")
             return (self.noise[0], self.noise[1])
         return (self.noise, None)
-
-
-class HostSignal(Said):
-    """The host names the index of each step."""
-
-    source = "host"
-
-    @staticmethod
-    def index(call: Call) -> int | None:
-        """Return the index that is said, or None."""
-        return call.host.index if call.host else None
 
 
 def _expect_count(name: str, value: Any, least: int) -> None:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from bwcache.engine.clock.schedule import Schedule
     from bwcache.engine.clock.times import Time
 
+Where = tuple[float | None, float | None, float | None, float | None]
+
 
 class Progress:
     """How far a run is.
@@ -22,6 +24,8 @@ class Progress:
         schedule: what the scheduler says of the run, or None.
         branches: those that have come by.
         marked: whether somebody said where the run begins and ends.
+        where: timestep and sigma of the present step, and the share of noise before and after it; None: not found yet,
+            or only each forward's own time is known.
     """
 
     def __init__(self, index: int, time: Time, marked: bool) -> None:
@@ -31,7 +35,7 @@ class Progress:
         self.branches = Branches()
         self.marked = marked
         self.time = time
-        self._where: tuple[float | None, float | None, float | None, float | None] | None = None
+        self.where: Where | None = None
 
     def moved(self, call: Call) -> int:
         """Return the sign of the change of the time since the last forward."""
@@ -46,7 +50,7 @@ class Progress:
     def go(self, steps: int) -> None:
         """Go on to a later step."""
         self.index += steps
-        self._where = None
+        self.where = None
         self.branches.next_step(self.schedule is None)
         if self.branches.are_uncertain:
             self.total = None
@@ -58,15 +62,14 @@ class Progress:
             return False
         return is_near(value, schedule.timesteps[self.index])
 
-    def where(self, time: Time) -> tuple[float | None, float | None, float | None, float | None]:
-        """Return timestep and sigma of the present step, and the share of noise before and after it."""
+    def found(self, time: Time) -> Where:
+        """Return `where`, found out."""
         schedule, index = self.schedule, self.index
         if schedule is None or index >= len(schedule.timesteps):
             return time.value, None, self._noise(index), self._noise(index + 1)
-        if self._where is None:
-            sigma = None if schedule.sigmas is None else schedule.sigmas[index]
-            self._where = schedule.timesteps[index], sigma, self._noise(index), self._noise(index + 1)
-        return self._where
+        sigma = None if schedule.sigmas is None else schedule.sigmas[index]
+        self.where = schedule.timesteps[index], sigma, self._noise(index), self._noise(index + 1)
+        return self.where
 
     def _noise(self, index: int) -> float | None:
         """The share of noise before a step; as if all were even where the scheduler does not say it."""

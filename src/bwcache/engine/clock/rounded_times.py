@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bwcache.engine.clock.arguments import leaves
+from bwcache.engine.clock.call import leaves
 
 NEAR = 1 / 8
 """How far latents can move, relative to their norm, while the time does not: bfloat16 rounds to one part in 256."""

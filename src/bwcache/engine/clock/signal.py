@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from bwcache.engine.clock.progress import Progress
 
 
+ANOTHER_RUN = -1
+"""In place of a number of steps: a forward belongs to a new run."""
+
+
 class Signal(ABC):
     """What tells the steps of one run, made as it begins.
 
@@ -31,42 +35,11 @@ class Signal(ABC):
         """Return the signal of a run that begins with this forward, or None if it tells nothing of it."""
 
     @abstractmethod
-    def restarts(self, call: Call, progress: Progress) -> bool:
-        """Return whether a forward belongs to a new run."""
-
-    @abstractmethod
     def ahead(self, call: Call, progress: Progress) -> int | None:
-        """Return by how many steps a forward is ahead of the last one; None where the signal contradicts itself."""
+        """Return by how many steps a forward is ahead of the last one.
 
-
-class Said(Signal):
-    """Somebody names the index of each step."""
-
-    def __init__(self, first: int, place: int) -> None:
-        self.first, self.place = first, place
-
-    @staticmethod
-    @abstractmethod
-    def index(call: Call) -> int | None:
-        """Return what is said, or None."""
-
-    @classmethod
-    def begin(cls, call: Call) -> Signal | None:
-        """Return the signal where an index is named."""
-        index = cls.index(call)
-        return None if index is None else cls(index, first_place(call))
-
-    def restarts(self, call: Call, progress: Progress) -> bool:
-        """Return whether the index goes back, or a branch comes again at the same one."""
-        index = self.index(call)
-        if index is None or index < progress.index:
-            return True
-        return index == progress.index and call.name in progress.branches.named_here
-
-    def ahead(self, call: Call, progress: Progress) -> int | None:
-        """Return by how much the index grew."""
-        index = self.index(call)
-        return None if index is None else index - progress.index
+        `ANOTHER_RUN` where it belongs to a new run; None where the signal contradicts itself.
+        """
 
 
 def first_place(call: Call) -> int:
