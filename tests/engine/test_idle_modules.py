@@ -250,7 +250,8 @@ CHANGES: dict[str, Any] = {
 @pytest.mark.parametrize("values", CHANGES.values(), ids=CHANGES)
 def test_another_argument_computes_the_modules(values: tuple[Any, Any]) -> None:
     stack = resolve("model", denoiser(), ROW)
-    told = [inputs(Call(stack, (), {"hidden_states": noise(1, 4, C), "timestep": 5, "extra": value})) for value in values]
+    given: dict[str, Any] = {"hidden_states": noise(1, 4, C), "timestep": 5}
+    told = [inputs(Call(stack, (), {**given, "extra": value})) for value in values]
     assert told[0] != told[1] or type(values[0]) is not type(values[1])
     assert None not in told
     module = denoiser()

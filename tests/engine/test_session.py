@@ -494,7 +494,7 @@ def test_numbers_are_read_once_per_computed_step_whatever_the_branches(monkeypat
     resolve = run.Run.resolve
 
     def resolving(one: run.Run) -> None:
-        steps = sorted({row.step.index for row in one._pending})
+        steps = sorted({row.step.index for row in one.pending})
         reads.extend([steps] if steps else [])
         resolve(one)
 

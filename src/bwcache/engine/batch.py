@@ -37,7 +37,7 @@ class BatchLayout:
     is_whole: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "is_whole", self.branches == self.samples == (None,))
+        object.__setattr__(self, "is_whole", self.branches == (None,) and self.samples == (None,))
 
     @classmethod
     def of_samples(cls, samples: int, branches: int = 1, axis: int = 0) -> BatchLayout:

@@ -15,7 +15,7 @@ from torch import nn
 
 from bwcache.core import Event, Step, Trace
 from bwcache.engine import bars, hooks
-from bwcache.engine.clock import Clock, Context, HostStep
+from bwcache.engine.clock import Clock, HostStep
 from bwcache.engine.denoiser import Denoiser
 from bwcache.engine.forward import Forward
 from bwcache.engine.memory import DEFAULT, Memory

@@ -128,9 +128,8 @@ class Branches:
         branch = self._of(call, self.here) if name is None else self._named.get(name)
         if branch is None:
             branch, doubt = self._made(call)
-        elif isinstance(branch.condition, Known):
-            if not branch.is_rebuilt and call.condition.place not in branch.condition.places:
-                doubt = self._other_condition(branch, branch.condition, call)
+        elif not isinstance(branch.condition, int) and not branch.is_rebuilt:
+            doubt = self._other_condition(branch, branch.condition, call)
         if name is None:
             watched = watched or self._is_alike(branch)
         else:
@@ -178,6 +177,8 @@ class Branches:
 
     def _other_condition(self, branch: Branch, known: Known, call: Call) -> str | None:
         """Why a branch that is named is not the one that it was, or None. Reads the device once, if at all."""
+        if call.condition.place in known.places:
+            return None
         if known.equals(call.condition):
             branch.is_rebuilt = True
             return None

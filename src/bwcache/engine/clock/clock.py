@@ -110,9 +110,7 @@ class Clock:
         if host is not None:
             sigma = sigma if host.sigma is None else float(host.sigma)
             noise, next_noise = (noise, next_noise) if host.noise is None else host.noises
-        return Step(
-            self.run, progress.index, progress.total, timestep, sigma, branch.name, None, noise, next_noise
-        )
+        return Step(self.run, progress.index, progress.total, timestep, sigma, branch.name, None, noise, next_noise)
 
     def _ahead(self, call: Call, progress: Progress) -> int:
         """By how many steps a forward is ahead of the last one, or `ANOTHER_RUN`."""
