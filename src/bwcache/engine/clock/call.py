@@ -42,7 +42,7 @@ class Call:
         inputs: all that shapes inside the denoiser can depend on, where somebody wants to know it.
     """
 
-    def __init__(self, stack: BlockStack, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def __init__(self, stack: BlockStack, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.stack, self.args, self.kwargs = stack, args, kwargs
         given: Mapping[Any, Any] = kwargs
         if args:
@@ -81,7 +81,7 @@ class Call:
         self.number, self.jumped = None, None
         self.time = Time(self.time.argument, listed)
 
-    def with_arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+    def with_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """Return the same forward on other arguments."""
         made = Call(self.stack, args, kwargs)
         made.kind, made.doubt = self.kind, self.doubt

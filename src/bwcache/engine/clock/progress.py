@@ -8,9 +8,8 @@ from bwcache.engine.clock.branches import Branches
 from bwcache.engine.clock.times import is_near
 
 if TYPE_CHECKING:
-    from bwcache.engine.clock.call import Call
+    from bwcache.engine.clock.call import Call, Time
     from bwcache.engine.clock.schedule import Schedule
-    from bwcache.engine.clock.times import Time
 
 Where = tuple[float | None, float | None, float | None, float | None]
 
