@@ -41,7 +41,9 @@ class CompiledDenoiser:
     def __init__(self, undo: ExitStack, stack: BlockStack, look: Callable[[], Any]) -> None:
         """Sets aside what is compiled; to be made before any interceptor is.
 
-        `interceptors` are those of its places, which compiled blocks are put beneath.
+        `interceptors` are those of its places, which compiled blocks are put beneath. `outer` and `forward` are what
+        `look` found and what stood over the module's forward, when it was last taken apart; `is_around` tells whether
+        a module that `torch.compile` made is being called (never, where torch does not say).
 
         Args:
             undo: what undoes it.
@@ -52,7 +54,8 @@ class CompiledDenoiser:
         Raises:
             AttachError: it is compiled in a way that cannot be set aside.
         """
-        self._stack, self._module, self._look = stack, stack.module, look
+        self._stack, self._module, self.look = stack, stack.module, look
+        self.is_around: Callable[[], bool] = getattr(torch._dynamo.eval_frame, "_is_in_optimized_module", bool)
         self._stands: list[_Stand] = []
         self._parts: list[hooks.Override] = []
         self.interceptors: Sequence[hooks.Override] = ()
@@ -67,10 +70,10 @@ class CompiledDenoiser:
         hooks.stand_before(undo, self._module, "compile", self._at_compile)
 
     def check(self) -> None:
-        """See, as the denoiser is called, whether it was compiled since; take it apart if so."""
-        if self._look() is not self._outer or vars(self._module).get("forward") is not self._forward:
+        """Where anything is not what it was as the denoiser is called: see whether it was compiled; take it apart."""
+        if self.look() is not self.outer or vars(self._module).get("forward") is not self.forward:
             self._take()
-        elif not self._warned and (self._outer is not self._owners[0] or self._outer is self._module):
+        elif not self._warned and (self.outer is not self._owners[0] or self.outer is self._module):
             self._warn_if_compiled_around()
 
     def _at_compile(self, inner: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,9 +90,9 @@ class CompiledDenoiser:
         return compile_blocks_instead
 
     def _take(self) -> None:
-        self._outer = self._look()
-        if isinstance(self._outer, nn.Module) and uncompiled(self._outer) is self._module:
-            self._owners = [self._outer, *(owner for owner in self._owners if owner is not self._outer)]
+        self.outer = self.look()
+        if isinstance(self.outer, nn.Module) and uncompiled(self.outer) is self._module:
+            self._owners = [self.outer, *(owner for owner in self._owners if owner is not self.outer)]
         contexts = []
         for owner, name, call in self._held():
             context = _context(call)
@@ -107,19 +110,19 @@ class CompiledDenoiser:
                     "compile after the rest is switched on, or use transformer.compile_repeated_blocks()",
                 )
             )
-        self._forward = vars(self._module).get("forward")
+        self.forward = vars(self._module).get("forward")
 
     def _held(self) -> list[tuple[nn.Module, str, Any]]:
         return [(owner, name, vars(owner).get(name)) for owner in self._owners for name in PLACES]
 
     def _is_hidden(self) -> bool:
         """Whether the compiled call of the wrapper that is in use is in none of the places."""
-        is_wrapper = self._outer is self._owners[0] and self._outer is not self._module
+        is_wrapper = self.outer is self._owners[0] and self.outer is not self._module
         set_aside = any(isinstance(value, _Stand) for _, _, value in self._held())
-        return is_wrapper and not set_aside and _compiles(getattr(self._outer, "dynamo_ctx", None))
+        return is_wrapper and not set_aside and _compiles(getattr(self.outer, "dynamo_ctx", None))
 
     def _warn_if_compiled_around(self) -> None:
-        if _tells()():
+        if self.is_around():
             self._warned = True
             warnings.warn(
                 f"{self._stack.name} was called from within a compiled module that is not its own: its blocks run "
@@ -193,13 +196,6 @@ def _itself(value: Any) -> Any:
 
 def _compiles(context: Any) -> bool:
     return isinstance(context, torch._dynamo.eval_frame.OptimizeContext)
-
-
-@functools.cache
-def _tells() -> Callable[[], bool]:
-    """What tells whether a module that `torch.compile` made is being called; False where torch does not say."""
-    tells: Callable[[], bool] = getattr(torch._dynamo.eval_frame, "_is_in_optimized_module", bool)
-    return tells
 
 
 def _context(call: Any) -> Any:

@@ -26,7 +26,7 @@ Decided = Sequence[Mapping[str, Decision]]
 """For each lane what is decided by site; without the sites that lie in a reused one."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Group:
     """Lanes that run in one forward.
 
@@ -45,7 +45,7 @@ class Group:
 def decide(run: Run, plan: Plan, step: Step, rows: BatchLayout, call: Call) -> list[Group]:
     """Return the lanes of a forward by what they decide, those that compute most first."""
     steps = (step,) if rows.is_whole else rows.steps(step)
-    call.kind = _kind(call.latents, rows)
+    call.kind = _kind(call.latents, rows) if plan.keeps else None
     lanes = []
     for own in steps:
         lanes.append(run.lane(own, plan.stack.name))

@@ -15,7 +15,7 @@ from bwcache.engine.clock import Call
 from bwcache.engine.compiled import CompiledDenoiser, is_within
 from bwcache.engine.decide import Group, decide
 from bwcache.engine.forward import Forward, RunAgain
-from bwcache.engine.idle import IdleCalls, IdleModules, inputs
+from bwcache.engine.idle import IdleCalls, IdleModules
 from bwcache.engine.plan import Plan, Spot
 from bwcache.engine.run import Run
 from bwcache.errors import AttachError, complaint
@@ -38,7 +38,7 @@ class Denoiser:
 
     def __init__(self, undo: ExitStack, session: Session, stack: BlockStack, look: Callable[[], Any]) -> None:
         self.stack = stack
-        self._session, self._look = session, look
+        self._session, self._look, self._own = session, look, vars(stack.module)
         self._compiled = CompiledDenoiser(undo, stack, look)
         self._at_places = ExitStack()
         undo.callback(lambda: self._at_places.close())
@@ -137,8 +137,13 @@ class Denoiser:
 
     def call(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one forward: which step is it, what is decided for whom, do it, and take note."""
-        session, here, stack = self._session, self._session.here, self.stack
-        self._compiled.check()
+        session, here, stack, compiled = self._session, self._session.here, self.stack, self._compiled
+        if (
+            compiled.look() is not compiled.outer
+            or self._own.get("forward") is not compiled.forward
+            or (compiled.is_around())
+        ):
+            compiled.check()
         for override in self._overrides:
             if override.holder.get(override.name) is not override.value:
                 override.renew()
@@ -224,8 +229,8 @@ class Denoiser:
             here.forward, here.plain = forward, plain
 
     def _idle_calls(self, run: Run, group: Group, call: Call) -> IdleCalls | None:
-        """What there is to do at the idle modules: see what they return, or skip them, in what is sure to be a replay."""
-        given = call.inputs = None if self._idle.read else inputs(call)
+        """What there is to do at the idle modules: see what they return, or skip them, in a sure replay."""
+        given = None if self._idle.read else call.note_inputs()
         if given is None:
             return None
         known = run.idle.get(given)

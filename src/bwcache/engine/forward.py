@@ -114,6 +114,9 @@ class Forward:
         self.steps, self.lanes = self.group.steps, self.group.lanes
         self.measuring = Measuring(self.plan, self.run, self.steps, self.lanes, self.rows, self.timed)
         self.counts = self.steps[0].total is not None or not self.plan.needs_total
+        taps = self.lanes[0].taps
+        if taps is not None and len(self.lanes) == 1 and self.counts and not self.timed:
+            self.record = taps.record
 
     def __call__(self, spot: Spot, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The call of a place: computed, or answered from what is kept."""
@@ -180,8 +183,6 @@ class Forward:
                 self.measuring.sample(number, feature)
         if spot.leaves:
             self.measuring.look_at_outputs(spot, returned, args, kwargs)
-        if len(lanes) == 1 and lanes[0].taps is not None and not self.timed:
-            self.record = lanes[0].taps.record
 
     def _timed(self, place: Place, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The place's call, its time added to that of the sites that it is a place of."""
@@ -211,7 +212,8 @@ class Forward:
     def _enter(self, site: Site, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Takes the site's decision; what enters may contradict it, and then it is computed."""
         entered = place.inputs(args, kwargs)
-        signature = _signature(entered, rows_at(place, self.rows)) if self.plan.keeps else ()
+        rows = self.rows if self.rows.is_whole else rows_at(place, self.rows)
+        signature = _signature(entered, rows) if self.plan.keeps else ()
         decisions = []
         for j in range(len(self.lanes)):
             decisions.append(self._decision(j, site, signature))
@@ -242,7 +244,8 @@ class Forward:
         return found if slot is not None or found.action != "reuse" else Decision("compute", reasons.NOTHING_KEPT)
 
     def _replayed(self, call: SiteCall, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        name = call.site.name
+        """What the site's last place would have returned, made from what is kept."""
+        name, errors, where = call.site.name, self.run.errors, self.plan.where
         made: dict[str, list[Tensor]] = {}
         slots = [lane.slots[name] for lane in self.lanes]
         for j, (step, decided, slot) in enumerate(zip(self.steps, call.decisions, slots, strict=True)):
@@ -250,14 +253,19 @@ class Forward:
                 slots[j + 1].expect()
             how = decided.how or self.plan.predictor
             assert isinstance(how, Predictor)
-            how = how.given(self.run.errors.get((step.sample, self.plan.where[call.site.name])))
+            how = how.given(errors.get((step.sample, where[name])))
             for stream, past in slot.read().items():
                 made.setdefault(stream, []).append(how.predict(past, step))
-        joined: dict[str, Any] = {stream: rows_at(place, self.rows).joined(some) for stream, some in made.items()}
+        rows = self.rows if self.rows.is_whole else rows_at(place, self.rows)
+        joined: dict[str, Any] = {}
+        for stream, some in made.items():
+            joined[stream] = some[0] if rows.is_whole else rows.joined(some)
         if place.kind == "root":
             return self.lanes[0].returned.filled(_moved(call, joined, 1.0) if call.site.keeps == "residual" else joined)
         if call.site.keeps == "residual":
             joined = {stream: feature + call.entered[stream] for stream, feature in joined.items()}
+        if len(place.streams) == 1:
+            return joined[place.streams[0].name]
         return place.packed({**place.inputs(args, kwargs), **joined})
 
     def _leave(self, call: SiteCall, place: Place, returned: Any) -> None:
@@ -272,13 +280,13 @@ class Forward:
         predictor = self.plan.predictor
         if predictor is None or not self.keeps:
             return
-        rows, checked = rows_at(place, self.rows), call.action == "check"
+        rows, checked = self.rows if self.rows.is_whole else rows_at(place, self.rows), call.action == "check"
         judged = self.plan.needs_errors or checked
         for j, (step, lane) in enumerate(zip(self.steps, self.lanes, strict=True)):
             features: dict[str, Tensor] = {}
             for stream, feature in kept.items():
                 features[stream] = feature.detach() if rows.is_whole else rows.of(feature.detach(), j)
-            fits = checked or self.run.keep(lane, call.site.name, call.signature, step, features, predictor.history)
+            fits = checked or self.run.keep(lane, call.site.name, call.signature, step, features, self.plan.history)
             call.finite.append(_sum(features) if fits and not checked else None)
             call.errors.append(self._predicted(predictor, step, lane, call, features) if fits and judged else None)
 
@@ -348,7 +356,8 @@ class Forward:
             account.expect(new, name, each, branches, self.run.in_first_step)
         for lane in self.lanes:
             self.refused = self.refused or lane.refused
-        self.counts = self.counts and self.refused is None
+        if self.refused is not None:
+            self.counts, self.record = False, None
 
     def finish(self) -> None:
         """The forward is over: its rows go into the trace, its measurements on their way to the policy.
@@ -389,7 +398,7 @@ class Forward:
         for j, (step, lane) in enumerate(zip(self.steps, self.lanes, strict=True)):
             measured = None
             if numbers is not None and self.plan.taps:
-                found = self.measuring.measured(j)
+                found = lane.taps.measure() if self.record is not None and lane.taps else self.measuring.measured(j)
                 measured = numbers.add(None if self.rerouted else found, 2 * self.plan.readings)
             for site in self.plan.sites:
                 reached = self.calls.get(site.name)

@@ -191,7 +191,7 @@ def listen(undo: ExitStack, module: nn.Module, here: Any, end: Callable[[], None
         @contextmanager
         def cache_context(name: str, **said: Any) -> Iterator[None]:
             with inner(name, **said):
-                here.clock.context = Context(name, **_known(said) if said else {})
+                here.clock.context = _context(name, said)
                 try:
                     yield
                 finally:
@@ -254,8 +254,13 @@ class _Listener:
         return getattr, (self._module, self._name)
 
 
-def _known(said: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in said.items() if key in _SAID}
+def _context(name: str, said: Mapping[str, Any]) -> Context:
+    """What is known of all that this version of diffusers says."""
+    known = {}
+    for key, value in said.items():
+        if key in _SAID:
+            known[key] = value
+    return Context(name, **known)
 
 
 _SAID = {field.name for field in fields(Context)}

@@ -12,23 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from bwcache.engine.clock import Call
+from bwcache.engine.clock.call import PLAIN_VALUES, Inputs
 from bwcache.engine.samples import Outline
-
-Inputs = tuple[object, ...]
-"""What is told of a forward's arguments: all but the numbers in its tensors."""
 
 Outlines = dict[tuple[str, int], Outline]
 """What the idle modules returned in one forward, by path and ordinal of the call."""
-
-_PLAIN = (bool, int, float, str, torch.dtype, torch.device, type(None))
-
-
-class _Unknown(Exception):
-    """An argument of which it cannot be said what it is."""
 
 
 @dataclass(eq=False)
@@ -44,11 +34,16 @@ class IdleModules:
     modules: Mapping[str, nn.Module]
     proven: set[Inputs] = field(default_factory=set)
     read: bool = False
+    _hooks: list[Mapping[int, Any]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        modules = self.modules.values()
+        self._hooks = [hooks for part in modules for hooks in (part._forward_hooks, part._forward_pre_hooks)]
 
     @property
     def is_watched(self) -> bool:
         """Whether somebody's forward hook waits at one of them to be called."""
-        return any(part._forward_hooks or part._forward_pre_hooks for part in self.modules.values())
+        return any(self._hooks)
 
 
 @dataclass(eq=False, slots=True)
@@ -95,41 +90,6 @@ class IdleCalls:
         return self.idle.read
 
 
-def inputs(call: Call) -> Inputs | None:
-    """Return all that shapes and dtypes inside the denoiser can depend on; None where that cannot be said.
-
-    The time's own value is left out: it moves with every step.
-    """
-    stack = call.stack
-    told: list[object] = []
-    weight = next(stack.module.parameters(), None)
-    try:
-        for name, value in call.given.items():
-            if isinstance(value, Tensor):
-                told.append((name, value.shape, value.dtype, value.device))
-            elif name == stack.timestep.name:
-                told.append((name, type(value)))
-            elif isinstance(value, _PLAIN):
-                told.append((name, type(value), value))
-            else:
-                told.append((name, _told(value)))
-    except _Unknown:
-        return None
-    return (stack.name, torch.is_autocast_enabled(), None if weight is None else weight.dtype, *told)
-
-
-def _told(value: object) -> object:
-    if isinstance(value, Tensor):
-        return (value.shape, value.dtype, value.device)
-    if isinstance(value, _PLAIN):
-        return (type(value), value)
-    if type(value) is list or type(value) is tuple:
-        return (type(value), *map(_told, value))
-    if type(value) is dict:
-        return tuple((key, _told(item)) for key, item in value.items())
-    raise _Unknown
-
-
 def is_finite(output: object) -> bool:
     """Whether all numbers in a denoiser's output are; not where it cannot be looked into."""
     found = list(_tensors(output))
@@ -142,5 +102,5 @@ def _tensors(value: object) -> Iterator[Tensor | None]:
     elif isinstance(value, (list, tuple, dict)):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _tensors(item)
-    elif not isinstance(value, _PLAIN):
+    elif not isinstance(value, PLAIN_VALUES):
         yield None

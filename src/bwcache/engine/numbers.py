@@ -50,8 +50,9 @@ class Numbers:
         """Send them on their way: there are no more to come."""
         if not self._parts:
             return
-        devices = [part.device for part in self._parts]
-        device = next((one for one in devices if one.type != "cpu"), devices[0])
+        device = self._parts[0].device
+        for part in self._parts:
+            device = part.device if device.type == "cpu" else device
         if self._group is not None:
             self._parts.append(torch.tensor(self._there))
         alike = len(self._parts) == 1
@@ -83,12 +84,13 @@ class Numbers:
 
 def arrive(several: Iterable[Numbers]) -> None:
     """Read the numbers of several forwards at once; waits."""
-    unread = [one for one in dict.fromkeys(several) if one._vector is not None and one._values is None]
-    vectors = []
-    for one in unread:
+    unread, vectors = [], []
+    for one in dict.fromkeys(several):
+        if one._vector is None or one._values is not None:
+            continue
         if one._copied is not None:
             one._copied.synchronize()
-        assert one._vector is not None
+        unread.append(one)
         vectors.append(one._vector)
     if not vectors:
         return

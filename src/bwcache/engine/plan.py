@@ -72,7 +72,7 @@ class Plan:
             a forward of it returns.
         keeps: whether the policy can reuse, so that features are kept for it.
         holds: whether anything is held between steps: features, or what taps compare.
-        predictor, probes, needs_total, needs_errors: the policy's.
+        predictor, probes, needs_total, needs_errors: the policy's; `history`: the predictor's.
         where: how events name each site: with its denoiser.
     """
 
@@ -91,20 +91,22 @@ class Plan:
     keeps: bool
     holds: bool = field(init=False)
     predictor: Predictor | None = field(init=False)
+    history: int = field(init=False)
     probes: bool = field(init=False)
     needs_total: bool = field(init=False)
     needs_errors: bool = field(init=False)
     where: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        policy, sites = self.policy, self.sites
+        policy, predictor = self.policy, self.policy.feature_predictor
         facts = {
             "holds": self.keeps or bool(self.taps),
-            "predictor": policy.feature_predictor,
+            "predictor": predictor,
+            "history": 0 if predictor is None else predictor.history,
             "probes": policy.probes,
             "needs_total": policy.needs_total,
             "needs_errors": policy.needs_errors,
-            "where": {site.name: f"{self.stack.name}/{site.name}" for site in sites},
+            "where": {site.name: f"{self.stack.name}/{site.name}" for site in self.sites},
         }
         for name, value in facts.items():
             object.__setattr__(self, name, value)

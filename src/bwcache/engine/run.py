@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -12,8 +13,9 @@ from torch import Tensor
 from bwcache.core import Event, Step, Trace
 from bwcache.core.decision import Action
 from bwcache.engine import timing
+from bwcache.engine.clock.call import Inputs
 from bwcache.engine.guidance import Layouts
-from bwcache.engine.idle import Inputs, Outlines
+from bwcache.engine.idle import Outlines
 from bwcache.engine.lane import Lane
 from bwcache.engine.memory import DEFAULT, Memory, MemoryNeed, MemoryPlan
 from bwcache.engine.numbers import Numbers, arrive
@@ -66,6 +68,9 @@ class Row:
         """Return how close the predictor would have come; waits."""
         values = None if self.error is None else self.numbers.read(self.error)
         return None if values is None else PredictionError(*values)
+
+
+_numbers = attrgetter("numbers")
 
 
 class Run:
@@ -149,7 +154,7 @@ class Run:
         Raises:
             OverBudget: there is none, and this is the run's first step.
         """
-        slot = lane.slot(site)
+        slot = lane.slots.get(site) or lane.slot(site)
         if self.memory.limited:
             more = slot.growth(signature, streams, history)
             held = MemoryNeed(self.held.device + more, self.held.sampled)
@@ -216,7 +221,7 @@ class Run:
     def resolve(self) -> None:
         """Take what the computed forwards measured, and tell policy and trace."""
         pending, self.pending = self.pending, []
-        arrive([row.numbers for row in pending])
+        arrive(map(_numbers, pending))
         errors: dict[tuple[int | None, str], PredictionError] = {}
         for row in pending:
             readings, error, finite = row.readings(), row.prediction_error(), row.numbers.read(row.finite)
@@ -233,12 +238,14 @@ class Run:
                 name, kind = row.plan.stack.name, row.site.first.kind
                 seen = Observation(row.step, row.site.name, readings, error, name, kind=kind)
                 self.policy.refresh(seen, self.state)
-        self.errors |= {key: error for key, error in errors.items() if error.square > 0}
+        for key, error in errors.items():
+            if error.square > 0:
+                self.errors[key] = error
 
     def as_it_stands(self) -> Trace:
         """Return the trace with all that was measured so far. Changes nothing: the policy is told when it is due."""
         pending = list(self.pending)
-        arrive([row.numbers for row in pending])
+        arrive(map(_numbers, pending))
         for row in pending:
             self._tell(row, row.readings(), row.prediction_error())
         return self.trace

@@ -89,7 +89,7 @@ class Session:
             for name, module in denoisers(target, spec).items():
                 _refuse_unless_free(name, module)
                 stack = resolve(name, module, spec)
-                self.denoisers[name] = Denoiser(undo, self, stack, partial(_in_use, target, name))
+                self.denoisers[name] = Denoiser(undo, self, stack, _in_use(target, name))
                 hooks.forbid(undo, module, "enable_cache", _no_other_cache(name))
             bars.follow(undo, target, self)
             self._undo = undo.pop_all()
@@ -308,9 +308,9 @@ def _guides(target: Any) -> bool:
         return False
 
 
-def _in_use(target: Any, name: str) -> Any:
-    """What a pipeline calls as this denoiser at present: the module, or what `torch.compile` made of it."""
-    return target if isinstance(target, nn.Module) else getattr(target, name, None)
+def _in_use(target: Any, name: str) -> Callable[[], Any]:
+    """What finds what a pipeline calls as this denoiser: the module, or what `torch.compile` made of it."""
+    return partial({name: target}.get, name) if isinstance(target, nn.Module) else partial(getattr, target, name, None)
 
 
 def _no_other_cache(name: str) -> Callable[..., None]:

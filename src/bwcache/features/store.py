@@ -64,18 +64,26 @@ class Slot:
 
     def push(self, signature: Signature, step: Step, streams: Streams, history: int) -> None:
         """Copy computed features in, over the oldest once `history` are held; a new signature drops what was there."""
-        self._let_go()
+        if self._arrivals is not None:
+            self._let_go()
+        past, offload = self.past, self.held.offload
         if self.signature != signature:
-            self.past.clear()
+            past.clear()
             self.signature = signature
         over: Streams = {}
-        if len(self.past) >= history and self._fits(self.past[-1][1], streams):
-            _, over = self.past.pop()
-        self._devices = {name: stream.device for name, stream in streams.items()}
-        with outside_inference_mode():
-            kept = {name: self._copied(stream, over.get(name)) for name, stream in streams.items()}
-        self.past.insert(0, (step, kept))
-        del self.past[history:]
+        if len(past) >= history and self._fits(past[-1][1], streams):
+            _, over = past.pop()
+        kept: Streams = {}
+        with outside_inference_mode() if torch.is_inference_mode_enabled() else _NOTHING:
+            for name, stream in streams.items():
+                self._devices[name] = stream.device
+                place = over.get(name)
+                if offload is not None:
+                    kept[name] = offload.out(stream, place)
+                else:
+                    kept[name] = stream.detach().clone() if place is None else place.copy_(stream.detach())
+        past.insert(0, (step, kept))
+        del past[history:]
         self._count()
 
     def expect(self) -> None:
@@ -128,25 +136,27 @@ class Slot:
         return new * max(history - len(self.past), 0)
 
     def _count(self) -> None:
-        before, self._nbytes = self._nbytes, sum([kept.nbytes for _, streams in self.past for kept in streams.values()])
-        self.held.kept += self._nbytes - before
+        before, now = self._nbytes, 0
+        for _, streams in self.past:
+            for kept in streams.values():
+                now += kept.nbytes
+        self._nbytes = now
+        self.held.kept += now - before
 
     def _let_go(self) -> None:
         if self._arrivals is not None:
             self._arrivals = None
             self.held.passing -= self._nbytes
 
-    def _copied(self, feature: Tensor, over: Tensor | None) -> Tensor:
-        if self.held.offload is not None:
-            return self.held.offload.out(feature, over)
-        return feature.detach().clone() if over is None else over.copy_(feature.detach())
-
     def _fits(self, kept: Streams, new: Streams) -> bool:
         """Whether the new streams can be copied over the kept ones."""
-        return kept.keys() == new.keys() and all(
-            old.shape == new[name].shape and old.dtype == new[name].dtype and self._devices[name] == new[name].device
-            for name, old in kept.items()
-        )
+        if kept.keys() != new.keys():
+            return False
+        for name, old in kept.items():
+            other = new[name]
+            if old.shape != other.shape or old.dtype != other.dtype or self._devices[name] != other.device:
+                return False
+        return True
 
 
 @contextmanager

@@ -115,8 +115,11 @@ class SampledTaps:
             pairs, self._old = self._matched(old, sheets)
         if not pairs:
             return None
-        distances = [indicators.relative_l1(new.samples, before.samples) for before, new in pairs]
-        return spread(distances, [tap for sheet, _ in pairs for tap in sheet.taps], self._count)
+        distances, taps = [], []
+        for before, new in pairs:
+            distances.append(indicators.relative_l1(new.samples, before.samples))
+            taps += before.taps
+        return spread(distances, taps, self._count)
 
     def _matched(self, old: list[Sheet], new: list[Sheet]) -> tuple[list[tuple[Sheet, Sheet]], list[Sheet]]:
         """The taps that both have, side by side; and the newest sample of each tap, whichever has it."""
@@ -186,8 +189,9 @@ class LateTaps(SampledTaps):
 
     def measure(self) -> Tensor | None:
         """As its base; None also where a block wrote into what was to be sampled and had not done so before."""
-        held, self._held = self._held, []
-        intact = [feature._version for _, feature, _ in held] == [version for _, _, version in held]
+        held, self._held, intact = self._held, [], True
+        for _, feature, version in held:
+            intact = intact and feature._version == version
         if self._late is None:
             self._late = intact and self._sampled_alike(held)
         elif self._late:
@@ -208,7 +212,10 @@ class LateTaps(SampledTaps):
             if walk is None or feature.shape != walk.shape or feature.dtype is not walk.of:
                 walk = self._walk(feature)
             kinds.setdefault(walk, {})[tap] = feature
-        return [Sheet(walk, list(some), walk.samples(some, self._first)) for walk, some in kinds.items()]
+        sheets = []
+        for walk, some in kinds.items():
+            sheets.append(Sheet(walk, list(some), walk.samples(some, self._first)))
+        return sheets
 
 
 class ExactTaps:

@@ -14,6 +14,7 @@ rank. The engine asks it, in this order:
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -65,22 +66,26 @@ class Readings:
     @cached_property
     def distances(self) -> tuple[float, ...]:
         """Relative change per tap (dimensionless); 0/0 is 0, x/0 is infinite."""
-        both = zip(self.numerators, self.denominators, strict=True)
-        return tuple([n / d if d else ratio(n, d) for n, d in both])
+        found = []
+        for numerator, denominator in zip(self.numerators, self.denominators, strict=True):
+            found.append(numerator / denominator if denominator else ratio(numerator, denominator))
+        return tuple(found)
 
     @cached_property
     def mean(self) -> float:
         """Mean of the distances of the taps that measured anything; of several channels the largest."""
-        if not self.channels:
-            both = zip(self.distances, self.numerators, self.denominators, strict=True)
-            measured = [distance for distance, n, d in both if n or d]
-            return sum(measured) / len(measured) if measured else 0.0
-        channels = self.channels
+        channels = self.channels or (0,) * len(self.numerators)
         called: dict[int, list[float]] = {}
         for channel, distance, n, o in zip(channels, self.distances, self.numerators, self.denominators, strict=True):
             if n or o:
                 called.setdefault(channel, []).append(distance)
-        return max((sum(some) / len(some) for some in called.values()), default=0.0)
+        largest = 0.0
+        for measured in called.values():
+            mean = sum(measured) / len(measured)
+            if math.isnan(mean):
+                return mean
+            largest = max(largest, mean)
+        return largest
 
 
 @dataclass(frozen=True, slots=True)

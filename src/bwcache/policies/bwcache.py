@@ -188,7 +188,10 @@ class BWCache(Policy[State]):
 
     def _group(self, step: Step, state: State) -> Group:
         together = f"#{step.sample}" if self.decision == "shared" else step.lane
-        return state.groups.setdefault(together, Group())
+        found = state.groups.get(together)
+        if found is None:
+            found = state.groups[together] = Group()
+        return found
 
     def _decide(self, step: Step, total: int, group: Group) -> Decision:
         if group.first_trigger is not None and step.index >= self._tail_start(group.first_trigger, total):

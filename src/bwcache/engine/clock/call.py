@@ -19,6 +19,16 @@ from bwcache.models import BlockStack
 PLAIN = (Tensor, Parameter)
 """Tensors of torch's own, whose memory can be spoken of."""
 
+PLAIN_VALUES = (bool, int, float, str, torch.dtype, torch.device, type(None))
+"""What is no tensor, and is what it shows."""
+
+Inputs = tuple[object, ...]
+"""What is told of a forward's arguments: all but the numbers in its tensors."""
+
+
+class _UnknownError(Exception):
+    """An argument of which it cannot be said what it is."""
+
 
 class Call:
     """A forward that begins.
@@ -73,7 +83,7 @@ class Call:
         self.jumped: bool | None = None
         self.kind: object = None
         self.doubt: str | None = None
-        self.inputs: tuple[object, ...] | None = None
+        self.inputs: Inputs | None = None
         self.is_one_row = self.latents is None or len(self.latents) == 1
 
     def begin(self, listed: HostTimesteps) -> None:
@@ -86,6 +96,28 @@ class Call:
         made = Call(self.stack, args, kwargs)
         made.kind, made.doubt = self.kind, self.doubt
         return made
+
+    def note_inputs(self) -> Inputs | None:
+        """Return `inputs`, and take note of them; None where they cannot be said.
+
+        The time's own value is left out: it moves with every step.
+        """
+        module, time = self.stack.module, self.stack.timestep.name
+        told: list[object] = []
+        weight = next(module.parameters(), None)
+        try:
+            for name, value in self.given.items():
+                if isinstance(value, Tensor):
+                    told.append((name, value.shape, value.dtype, value.device))
+                elif name == time:
+                    told.append((name, type(value)))
+                else:
+                    told.append((name, (type(value), value) if isinstance(value, PLAIN_VALUES) else _told(value)))
+        except _UnknownError:
+            return None
+        cast = torch.is_autocast_enabled()
+        self.inputs = (self.stack.name, cast, None if weight is None else weight.dtype, *told)
+        return self.inputs
 
     @cached_property
     def sample(self) -> LatentsSample | None:
@@ -192,6 +224,18 @@ class Condition:
                 place.append((value.data_ptr(), version, value.shape, value.stride(), value.dtype))
             else:
                 place.append(shape(value))
+
+
+def _told(value: object) -> object:
+    if isinstance(value, PLAIN_VALUES):
+        return (type(value), value)
+    if isinstance(value, Tensor):
+        return (value.shape, value.dtype, value.device)
+    if type(value) is list or type(value) is tuple:
+        return (type(value), *map(_told, value))
+    if type(value) is dict:
+        return tuple((key, _told(item)) for key, item in value.items())
+    raise _UnknownError
 
 
 def shape(value: Any) -> Any:

@@ -27,37 +27,41 @@ _SNAPSHOTS = sys.version_info < (3, 13)
 _ONLY_THE_FRAME = 3
 """References to such a copy that nobody holds but the frame: its own, ours, and that of the question."""
 
+_NOWHERE = (0, None, "", 0)
+
 
 class Caller:
     """Finds who is calling. Keeps nothing of a call alive, only which code had none to find, and which had."""
 
     def __init__(self) -> None:
         self._foreign: set[CodeType] = set()
-        self._where: tuple[CodeType, int] | None = None
-        self._name = ""
+        self._where: tuple[int, CodeType | None, str, int] = _NOWHERE
         self._last: Callable[[], Any] = _nobody
 
     def forget(self) -> None:
         """Look at all code anew: another object may be calling from the same one."""
         self._foreign.clear()
-        self._where, self._last = None, _nobody
+        self._where, self._last = _NOWHERE, _nobody
 
     def pipeline(self, module: nn.Module) -> Any:
         """Return the nearest object on the stack that holds this module and a scheduler, or None."""
-        frame, foreign = sys._getframe(1), self._foreign
-        for _ in range(_DEPTH):
-            if frame.f_code not in foreign or frame.f_back is None:
-                break
-            frame = frame.f_back
-        if (frame.f_code, id(module)) == self._where:
-            value, last = _variable(frame, self._name), self._last()
-            if value is last is not None:
-                return value
-        return self._found(module, sys._getframe(1))[1]
+        depth, code, name, held = self._where
+        last = self._last()
+        if last is not None and held == id(module):
+            try:
+                there = sys._getframe(depth)
+                if there.f_code is code and _variable(there, name) is last:
+                    return last
+            except ValueError:  # the stack is not as deep as it was
+                pass
+        depth, frame, name, found = self._found(module, sys._getframe(1))
+        if frame is not None:
+            self._where, self._last = (depth, frame.f_code, name, id(module)), _weakly(found)
+        return found
 
     def says(self, module: nn.Module, name: str) -> Any:
         """Return what the pipeline that is calling has under a name, in its call or as an attribute, or None."""
-        frame, found = self._found(module, sys._getframe(1))
+        _, frame, _, found = self._found(module, sys._getframe(1))
         if frame is None:
             return None
         said = _variable(frame, name) if name in frame.f_code.co_varnames else None
@@ -66,20 +70,20 @@ class Caller:
         except Exception:  # a property of somebody else's: whatever is wrong with it, a run must not fail for it
             return None
 
-    def _found(self, module: nn.Module, frame: FrameType | None) -> tuple[FrameType | None, Any]:
+    def _found(self, module: nn.Module, frame: FrameType | None) -> tuple[int, FrameType | None, str, Any]:
+        """How far up the frame is in which it was found, that frame, under which name, and what was found."""
         foreign = self._foreign
-        for _ in range(_DEPTH):
+        for depth in range(1, _DEPTH):
             if frame is None:
                 break
             if frame.f_code not in foreign:
                 for name in _arguments(frame):
                     value = _variable(frame, name)
                     if _holds(value, module):
-                        self._where, self._name, self._last = (frame.f_code, id(module)), name, _weakly(value)
-                        return frame, value
+                        return depth, frame, name, value
                 foreign.add(frame.f_code)
             frame = frame.f_back
-        return None, None
+        return 0, None, "", None
 
 
 def _nobody() -> None:
