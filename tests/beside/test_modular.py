@@ -9,13 +9,15 @@ import pytest
 import torch
 from diffusers import ClassifierFreeGuidance, FlowMatchEulerDiscreteScheduler, SkipLayerGuidance
 from diffusers.hooks import LayerSkipConfig
-from diffusers.modular_pipelines.wan import WanBlocks
 from torch import Tensor
 
 import bwcache
 from bwcache import BWCache, Session
 from bwcache.models import denoisers
 from tests.beside.attached import CAREFREE, LINE, lines, same
+from tests.newer import (
+    WanBlocks,
+)
 from tests.tiny import CASES, WAN, Case, wan, wan_transformer, wan_vae
 
 

@@ -16,7 +16,7 @@ import bwcache
 from bwcache.models import Idle, resolve
 from tests.conformance.idle import POISONS, Replays, reads_values
 from tests.tiny import Scripted
-from tests.zoo import MODELS
+from tests.zoo import MODELS, native
 from tests.zoo.kinds import Model, tensors
 
 STEPS, REUSED = 7, frozenset({2, 3, 5})
@@ -50,7 +50,7 @@ SOMETIMES = {"Kandinsky6Transformer3DModel silent": {"audio_time_embeddings", "a
 NO_WORK = (nn.SiLU, nn.Dropout)
 """A pointwise function costs about as much as making an empty tensor."""
 
-OWN = tuple(model for model in MODELS if model.stack.spec.home == "diffusers.")
+OWN = tuple(model for model in MODELS if model not in native.MODELS)
 """Native code is looked-alike only (`zoo.native`): nothing is proven of it, and its rows name nothing."""
 
 each_model = pytest.mark.parametrize("model", OWN, ids=lambda model: model.name.replace(" ", "-"))

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers.models.transformers.transformer_glm_image import GlmImageKVCache
-from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21KVCache
-from diffusers.models.transformers.transformer_wan_animate_2 import WanAnimate2KVCache
 from torch import Tensor, nn
 
 import bwcache
 from bwcache.core.trace import reuse_line
 from bwcache.models import resolve
+from tests.newer import (
+    GlmImageKVCache,
+    QwenImage21KVCache,
+    WanAnimate2KVCache,
+)
 from tests.tiny import Scripted
 from tests.zoo import cogview, flux, qwen, wan
 from tests.zoo.kinds import Model, noise, note_calls, tensors

@@ -8,23 +8,23 @@ from typing import Any
 
 import torch
 from diffusers import (
-    AdaptiveProjectedMixGuidance,
     ClassifierFreeGuidance,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
-    HunyuanImagePipeline,
     Lumina2Pipeline,
     StableDiffusion3PAGPipeline,
     StableDiffusion3Pipeline,
     UniPCMultistepScheduler,
-    ZImagePipeline,
 )
-from diffusers.modular_pipelines.stable_diffusion_xl.modular_blocks_stable_diffusion_xl import (
-    StableDiffusionXLCoreDenoiseStep,
-)
-from diffusers.modular_pipelines.wan.modular_blocks_wan import WanCoreDenoiseStep
 
 from tests import zoo
+from tests.newer import (
+    AdaptiveProjectedMixGuidance,
+    HunyuanImagePipeline,
+    StableDiffusionXLCoreDenoiseStep,
+    WanCoreDenoiseStep,
+    ZImagePipeline,
+)
 from tests.tiny import CASES, Case, noise, wan_transformer
 from tests.zoo.hunyuan_image import hunyuan_image
 from tests.zoo.lumina import lumina2, z_image

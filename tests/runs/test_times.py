@@ -17,7 +17,6 @@ from diffusers import (
     FlowMatchHeunDiscreteScheduler,
     HeunDiscreteScheduler,
     KDPM2DiscreteScheduler,
-    MiniMaxH3Scheduler,
     PNDMScheduler,
 )
 from torch import Tensor
@@ -25,6 +24,9 @@ from torch import Tensor
 import bwcache
 from bwcache.core.trace import reuse_line
 from bwcache.models import denoisers, resolve
+from tests.newer import (
+    MiniMaxH3Scheduler,
+)
 from tests.runs.cases import BY_NAME, LUMINA2, Z_IMAGE, unipc
 from tests.runs.laws import CAREFREE, told, totals
 from tests.tiny import VIDEO_TO_VIDEO, Case, noise, wan_transformer

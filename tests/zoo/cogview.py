@@ -12,11 +12,13 @@ from diffusers import (
     CogView4ControlPipeline,
     CogView4Pipeline,
     CogView4Transformer2DModel,
+)
+
+from tests.newer import (
+    GlmImageKVCache,
     GlmImagePipeline,
     GlmImageTransformer2DModel,
 )
-from diffusers.models.transformers.transformer_glm_image import GlmImageKVCache
-
 from tests.zoo.flux import BLIND, SIZE, euler, picture, prompts, time, vae
 from tests.zoo.kinds import Model, Pipeline, noise, seeded
 

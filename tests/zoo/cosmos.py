@@ -9,12 +9,8 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKLCosmos,
-    Cosmos2_5_PredictBasePipeline,
-    Cosmos2_5_TransferPipeline,
     Cosmos2TextToImagePipeline,
     Cosmos2VideoToWorldPipeline,
-    Cosmos3OmniPipeline,
-    Cosmos3OmniTransformer,
     CosmosTextToWorldPipeline,
     CosmosTransformer3DModel,
     CosmosVideoToWorldPipeline,
@@ -24,6 +20,12 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
+from tests.newer import (
+    Cosmos2_5_PredictBasePipeline,
+    Cosmos2_5_TransferPipeline,
+    Cosmos3OmniPipeline,
+    Cosmos3OmniTransformer,
+)
 from tests.tiny import wan_vae
 from tests.zoo.kinds import Model, Pipeline, noise, seeded
 

@@ -7,6 +7,20 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
+    FluxControlNetModel,
+    FluxControlNetPipeline,
+    FluxImg2ImgPipeline,
+    FluxKontextPipeline,
+    FluxPipeline,
+    FluxTransformer2DModel,
+)
+from PIL import Image
+from torch import Tensor
+
+from tests.newer import (
     AutoencoderKLFlux2,
     BriaFibo2Pipeline,
     BriaFibo2Transformer2DModel,
@@ -14,33 +28,19 @@ from diffusers import (
     BriaFiboTransformer2DModel,
     BriaPipeline,
     BriaTransformer2DModel,
-    ChromaPipeline,
-    ChromaTransformer2DModel,
-    FlowMatchEulerDiscreteScheduler,
     Flux2KleinKVPipeline,
     Flux2KleinPipeline,
+    Flux2KVAttnProcessor,
+    Flux2KVCache,
+    Flux2KVParallelSelfAttnProcessor,
     Flux2Pipeline,
     Flux2Transformer2DModel,
     Flux3Transformer2DModel,
-    FluxControlNetModel,
-    FluxControlNetPipeline,
-    FluxImg2ImgPipeline,
-    FluxKontextPipeline,
-    FluxPipeline,
-    FluxTransformer2DModel,
     LongCatImagePipeline,
     LongCatImageTransformer2DModel,
     OvisImagePipeline,
     OvisImageTransformer2DModel,
 )
-from diffusers.models.transformers.transformer_flux2 import (
-    Flux2KVAttnProcessor,
-    Flux2KVCache,
-    Flux2KVParallelSelfAttnProcessor,
-)
-from PIL import Image
-from torch import Tensor
-
 from tests.zoo.kinds import Model, Pipeline, noise, seeded
 
 

@@ -6,10 +6,7 @@ from typing import Any
 
 import torch
 from diffusers import (
-    BriaFiboEditPipeline,
     ChromaImg2ImgPipeline,
-    ChromaInpaintPipeline,
-    Flux2KleinInpaintPipeline,
     FluxControlImg2ImgPipeline,
     FluxControlInpaintPipeline,
     FluxControlNetImg2ImgPipeline,
@@ -18,11 +15,16 @@ from diffusers import (
     FluxFillPipeline,
     FluxInpaintPipeline,
     FluxKontextInpaintPipeline,
-    LongCatImageEditPipeline,
     VisualClozeGenerationPipeline,
 )
 from PIL import Image
 
+from tests.newer import (
+    BriaFiboEditPipeline,
+    ChromaInpaintPipeline,
+    Flux2KleinInpaintPipeline,
+    LongCatImageEditPipeline,
+)
 from tests.tiny import wan_vae
 from tests.zoo.flux import (
     BLIND,

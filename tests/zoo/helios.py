@@ -5,8 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import HeliosPipeline, HeliosPyramidPipeline, HeliosScheduler, HeliosTransformer3DModel
 
+from tests.newer import (
+    HeliosPipeline,
+    HeliosPyramidPipeline,
+    HeliosScheduler,
+    HeliosTransformer3DModel,
+)
 from tests.tiny import wan_vae
 from tests.zoo.kinds import Model, Pipeline, noise
 from tests.zoo.wan import BLIND, wan_call, wan_like

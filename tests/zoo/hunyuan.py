@@ -7,13 +7,9 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKLHunyuanVideo,
-    AutoencoderKLHunyuanVideo15,
     ClassifierFreeGuidance,
     FlowMatchEulerDiscreteScheduler,
     HunyuanSkyreelsImageToVideoPipeline,
-    HunyuanVideo15ImageToVideoPipeline,
-    HunyuanVideo15Pipeline,
-    HunyuanVideo15Transformer3DModel,
     HunyuanVideoFramepackPipeline,
     HunyuanVideoFramepackTransformer3DModel,
     HunyuanVideoImageToVideoPipeline,
@@ -21,6 +17,12 @@ from diffusers import (
 )
 from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
 
+from tests.newer import (
+    AutoencoderKLHunyuanVideo15,
+    HunyuanVideo15ImageToVideoPipeline,
+    HunyuanVideo15Pipeline,
+    HunyuanVideo15Transformer3DModel,
+)
 from tests.zoo.kinds import Model, Pipeline, noise, seeded
 from tests.zoo.wan import BLIND, pictures
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import (
+
+from tests.newer import (
     AdaptiveProjectedMixGuidance,
     AutoencoderKLHunyuanImageRefiner,
     HunyuanImagePipeline,
     HunyuanImageRefinerPipeline,
     HunyuanImageTransformer2DModel,
 )
-
 from tests.zoo.flux import BLIND, euler, picture, prompts, time
 from tests.zoo.kinds import Model, Pipeline, noise, seeded
 

@@ -8,12 +8,14 @@ import torch
 from diffusers import (
     AutoencoderKLWan,
     FlowMatchEulerDiscreteScheduler,
+)
+
+from tests.newer import (
     JoyImageEditPipeline,
     JoyImageEditPlusPipeline,
     JoyImageEditPlusTransformer3DModel,
     JoyImageEditTransformer3DModel,
 )
-
 from tests.tiny import wan_vae
 from tests.zoo.flux import picture
 from tests.zoo.kinds import Model, Pipeline, noise, seeded

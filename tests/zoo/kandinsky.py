@@ -8,6 +8,11 @@ import torch
 from diffusers import (
     AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
+)
+from diffusers.video_processor import VideoProcessor
+from torch import Tensor
+
+from tests.newer import (
     Kandinsky5I2IPipeline,
     Kandinsky5I2VPipeline,
     Kandinsky5T2IPipeline,
@@ -19,9 +24,6 @@ from diffusers import (
     Kandinsky6Transformer3DModel,
     MMAudioVAE,
 )
-from diffusers.video_processor import VideoProcessor
-from torch import Tensor
-
 from tests.tiny import hunyuan
 from tests.zoo.flux import picture
 from tests.zoo.kinds import Model, Pipeline, noise, seeded

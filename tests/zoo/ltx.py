@@ -6,29 +6,32 @@ from typing import Any
 
 import torch
 from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    LTXConditionPipeline,
+    LTXImageToVideoPipeline,
+)
+from torch import Tensor
+
+from tests.newer import (
     AutoencoderKLLTX2Audio,
     AutoencoderKLLTX2Video,
-    FlowMatchEulerDiscreteScheduler,
     LTX2ConditionPipeline,
+    LTX2DFREpilogueTile,
     LTX2DFRPipeline,
     LTX2DFRTemporalRefinePipeline,
     LTX2HDRPipeline,
+    LTX2HDRReferenceCondition,
     LTX2ImageToVideoPipeline,
     LTX2InContextPipeline,
+    LTX2LatentUpsamplerModel,
     LTX2Pipeline,
+    LTX2ReferenceCondition,
+    LTX2TextConnectors,
+    LTX2VideoCondition,
     LTX2VideoTransformer3DModel,
-    LTXConditionPipeline,
     LTXEulerAncestralRFScheduler,
     LTXI2VLongMultiPromptPipeline,
-    LTXImageToVideoPipeline,
 )
-from diffusers.pipelines.ltx2 import LTX2LatentUpsamplerModel, LTX2TextConnectors
-from diffusers.pipelines.ltx2.dfr_layout import LTX2DFREpilogueTile
-from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
-from diffusers.pipelines.ltx2.pipeline_ltx2_hdr_lora import LTX2HDRReferenceCondition
-from diffusers.pipelines.ltx2.pipeline_ltx2_ic_lora import LTX2ReferenceCondition
-from torch import Tensor
-
 from tests.tiny import ltx
 from tests.zoo.kinds import Model, Pipeline, noise, seeded
 

@@ -14,6 +14,12 @@ from diffusers import (
     LuminaPipeline,
     OmniGenPipeline,
     OmniGenTransformer2DModel,
+)
+from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
+from diffusers.pipelines.omnigen import pipeline_omnigen
+from torch import Tensor
+
+from tests.newer import (
     ZImageControlNetInpaintPipeline,
     ZImageControlNetModel,
     ZImageControlNetPipeline,
@@ -23,10 +29,6 @@ from diffusers import (
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
-from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
-from diffusers.pipelines.omnigen import pipeline_omnigen
-from torch import Tensor
-
 from tests.zoo.flux import BLIND, SIZE, euler, picture, prompts, vae
 from tests.zoo.flux_pictures import mask
 from tests.zoo.kinds import Model, Pipeline, noise, seeded, without_zeros

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import MiniMaxH3Transformer3DModel
 
+from tests.newer import (
+    MiniMaxH3Transformer3DModel,
+)
 from tests.zoo.kinds import Model, noise, seeded
 
 

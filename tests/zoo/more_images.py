@@ -6,7 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers import (
+
+from tests.newer import (
+    LLM_TOKEN_INDICATOR,
+    OUTPUT_IMAGE_INDICATOR,
     ErnieImagePipeline,
     ErnieImageTransformer2DModel,
     Ideogram4Pipeline,
@@ -19,8 +22,6 @@ from diffusers import (
     PRXPixelPipeline,
     PRXTransformer2DModel,
 )
-from diffusers.models.transformers.transformer_ideogram4 import LLM_TOKEN_INDICATOR, OUTPUT_IMAGE_INDICATOR
-
 from tests.zoo.flux import BLIND, SIZE, euler, flux2_vae, ids, prompts, time, unit_time, vae
 from tests.zoo.kinds import Model, Pipeline, noise, seeded
 from tests.zoo.lumina import rising_time

@@ -10,12 +10,14 @@ from diffusers import (
     ClassifierFreeGuidance,
     FlowMatchEulerDiscreteScheduler,
     LayerSkipConfig,
-    MotifVideoImage2VideoPipeline,
-    MotifVideoPipeline,
-    MotifVideoTransformer3DModel,
     SkipLayerGuidance,
 )
 
+from tests.newer import (
+    MotifVideoImage2VideoPipeline,
+    MotifVideoPipeline,
+    MotifVideoTransformer3DModel,
+)
 from tests.tiny import wan_vae
 from tests.zoo.kinds import Model, Pipeline, noise, seeded
 from tests.zoo.wan import pictures

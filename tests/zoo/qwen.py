@@ -7,14 +7,16 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKLQwenImage,
-    QwenImage21Pipeline,
-    QwenImage21Transformer2DModel,
     QwenImageImg2ImgPipeline,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
 )
-from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21KVCache
 
+from tests.newer import (
+    QwenImage21KVCache,
+    QwenImage21Pipeline,
+    QwenImage21Transformer2DModel,
+)
 from tests.zoo.flux import BLIND, SIZE, euler, picture, prompts, unit_time
 from tests.zoo.kinds import Model, Pipeline, noise, seeded
 

@@ -7,16 +7,18 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKLQwenImage,
+    QwenImageEditPipeline,
+    QwenImageInpaintPipeline,
+)
+
+from tests.newer import (
     QwenImageControlNetInpaintPipeline,
     QwenImageControlNetModel,
     QwenImageControlNetPipeline,
     QwenImageEditInpaintPipeline,
-    QwenImageEditPipeline,
     QwenImageEditPlusPipeline,
-    QwenImageInpaintPipeline,
     QwenImageLayeredPipeline,
 )
-
 from tests.zoo.flux import SIZE, picture, prompts
 from tests.zoo.flux_pictures import mask
 from tests.zoo.kinds import Pipeline, noise, seeded, without_zeros

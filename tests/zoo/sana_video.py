@@ -9,13 +9,15 @@ import torch
 from diffusers import (
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
+)
+
+from tests.newer import (
     SanaImageToVideoPipeline,
     SanaVideoPipeline,
     SanaVideoTransformer3DModel,
     SanaWMPipeline,
     SanaWMTransformer3DModel,
 )
-
 from tests.tiny import wan_vae
 from tests.zoo.flux import picture
 from tests.zoo.kinds import Model, Pipeline, noise, seeded

@@ -17,7 +17,6 @@ from diffusers import (
     DDIMScheduler,
     DDPMPipeline,
     DDPMScheduler,
-    DreamLiteUNetModel,
     EulerDiscreteScheduler,
     I2VGenXLPipeline,
     I2VGenXLUNet,
@@ -41,6 +40,9 @@ from diffusers import (
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from tests.newer import (
+    DreamLiteUNetModel,
+)
 from tests.zoo.kinds import Model, Pipeline, noise, seeded, without_zeros
 
 _WIDTHS = (8, 8, 8)

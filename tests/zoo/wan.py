@@ -8,6 +8,19 @@ from unittest import mock
 
 import torch
 from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+    WanImageToVideoPipeline,
+    WanTransformer3DModel,
+    WanVACEPipeline,
+    WanVACETransformer3DModel,
+)
+from PIL import Image
+from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+
+from tests.newer import (
     AnyFlowFARPipeline,
     AnyFlowFARTransformer3DModel,
     AnyFlowPipeline,
@@ -15,23 +28,12 @@ from diffusers import (
     ChronoEditPipeline,
     ChronoEditTransformer3DModel,
     FlowMapEulerDiscreteScheduler,
-    FlowMatchEulerDiscreteScheduler,
     LucyEditPipeline,
-    UniPCMultistepScheduler,
+    WanAnimate2KVCache,
     WanAnimate2Transformer3DModel,
     WanAnimatePipeline,
     WanAnimateTransformer3DModel,
-    WanImageToVideoPipeline,
-    WanTransformer3DModel,
-    WanVACEPipeline,
-    WanVACETransformer3DModel,
 )
-from diffusers.models.transformers import transformer_wan_animate_2
-from PIL import Image
-from torch import Tensor
-from torch.nn.attention.flex_attention import create_block_mask
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
-
 from tests.tiny import VIDEO_TO_VIDEO, wan_transformer, wan_vae
 from tests.zoo.kinds import Model, Pipeline, noise, seeded
 
@@ -174,7 +176,7 @@ def animate2(layers: int = 4) -> Any:
             use_img_emb=False,
         )
     )
-    with mock.patch.object(transformer_wan_animate_2, "create_block_mask", _uncompiled_mask):
+    with mock.patch(f"{WanAnimate2Transformer3DModel.__module__}.create_block_mask", _uncompiled_mask):
         module.block_masks[2, 4] = module.create_mask(2, 4, torch.device("cpu"))
     return module
 
@@ -186,7 +188,7 @@ def _uncompiled_mask(*args: Any, _compile: bool, **how: Any) -> Any:
 
 def _animate2_inputs(share: float) -> dict[str, Any]:
     """Streams are lists, of one video; the keys and values of the reference's one frame are kept."""
-    cache = transformer_wan_animate_2.WanAnimate2KVCache(12)
+    cache = WanAnimate2KVCache(12)
     for i, layer in enumerate(cache.layer_caches):
         layer.store(noise(1, 4, 2, 16, seed=i), noise(1, 4, 2, 16, seed=20 + i))
     return {
