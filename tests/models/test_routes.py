@@ -154,9 +154,12 @@ def choosing(module: Any, choices: list[list[int]]) -> list[Tensor]:
     forward = type(module).forward
     made = []
     for i, choice in enumerate(choices):
-        type(module).forward = lambda self, *args, choice=choice, **kwargs: forward(
-            self, *args, skip_layers=choice, **kwargs
-        )
+
+        @functools.wraps(forward)
+        def chosen(self: Any, *args: Any, choice: list[int] = choice, **kwargs: Any) -> Any:
+            return forward(self, *args, skip_layers=choice, **kwargs)
+
+        type(module).forward = chosen
         try:
             with torch.no_grad():
                 made.append(module(**sd3._sd3_inputs(i / STEPS), return_dict=False)[0])
