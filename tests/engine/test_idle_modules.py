@@ -16,7 +16,7 @@ import bwcache
 from bwcache import Decision, Observation
 from bwcache.core.decision import compute, reuse
 from bwcache.engine.clock import Call
-from bwcache.engine.idle import inputs, is_finite
+from bwcache.engine.idle import is_finite
 from bwcache.models import BlockStack, Site, denoisers, resolve
 from bwcache.models.table import row_of
 from tests.tiny import BY_NAME, VIDEO_TO_VIDEO, WAN, Case, Scripted, each_case, noise
@@ -251,7 +251,7 @@ CHANGES: dict[str, Any] = {
 def test_another_argument_computes_the_modules(values: tuple[Any, Any]) -> None:
     stack = resolve("model", denoiser(), ROW)
     given: dict[str, Any] = {"hidden_states": noise(1, 4, C), "timestep": 5}
-    told = [inputs(Call(stack, (), {**given, "extra": value})) for value in values]
+    told = [Call(stack, (), {**given, "extra": value}).note_inputs() for value in values]
     assert told[0] != told[1] or type(values[0]) is not type(values[1])
     assert None not in told
     module = denoiser()
@@ -267,7 +267,7 @@ def test_only_the_time_may_move() -> None:
     latents = noise(1, 4, C)
 
     def told(*args: Any, **kwargs: Any) -> Any:
-        return inputs(Call(stack, args, kwargs))
+        return Call(stack, args, kwargs).note_inputs()
 
     assert told(latents, 5) == told(latents, 6) == told(latents, timestep=7)
     assert told(latents, 5, 1) != told(latents, 5, 2)
@@ -277,10 +277,10 @@ def test_autocast_and_another_dtype_of_the_weights_are_other_inputs() -> None:
     module = denoiser()
     stack = resolve("model", module, ROW)
     given = ((noise(1, 4, C), 5), {})
-    before = inputs(Call(stack, *given))
+    before = Call(stack, *given).note_inputs()
     with torch.autocast("cpu", torch.bfloat16):
-        assert inputs(Call(stack, *given)) != before or not torch.is_autocast_enabled()
-    assert inputs(Call(resolve("model", module.double(), ROW), *given)) != before
+        assert Call(stack, *given).note_inputs() != before or not torch.is_autocast_enabled()
+    assert Call(resolve("model", module.double(), ROW), *given).note_inputs() != before
 
 
 def test_with_gradients_all_run() -> None:
