@@ -398,7 +398,8 @@ class Forward:
         for j, (step, lane) in enumerate(zip(self.steps, self.lanes, strict=True)):
             measured = None
             if numbers is not None and self.plan.taps:
-                found = lane.taps.measure() if self.record is not None and lane.taps else self.measuring.measured(j)
+                fast = lane.taps if self.record is not None and not self.plan.looks else None
+                found = self.measuring.measured(j) if fast is None else fast.measure()
                 measured = numbers.add(None if self.rerouted else found, 2 * self.plan.readings)
             for site in self.plan.sites:
                 reached = self.calls.get(site.name)
