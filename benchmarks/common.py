@@ -41,7 +41,7 @@ def load() -> Any:
 def cached(pipe: Any, policy: bwcache.Policy[Any], asked: Request, timing: bool = True) -> tuple[Call, bwcache.Trace]:
     """One call under a policy, and its trace."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", category=bwcache.NeverReused)
+        warnings.simplefilter("ignore", category=bwcache.NeverReusedWarning)
         with bwcache.attach(pipe, policy, timing=timing) as session:
             made = call(pipe, asked)
     return made, session.trace

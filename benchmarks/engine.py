@@ -37,13 +37,13 @@ SIDES: dict[str, bwcache.Policy[Any] | None] = {
 PAIRED: dict[str, bwcache.Policy[Any] | None] = {
     "no_session": None,
     "never_reuses": bwcache.BWCache(threshold=0),
-    "measures_only": bwcache.Compute(measures="default"),
+    "measures_only": bwcache.NeverReuse(measures="default"),
 }
 TIMED: dict[str, bwcache.Policy[Any]] = {
-    "compute only": bwcache.Compute(),
+    "compute only": bwcache.NeverReuse(),
     "default": DEFAULT,
     "adaptive": bwcache.Adaptive(),
-    "exact": bwcache.BWCache(token_sample=1),
+    "exact": bwcache.BWCache(sample=1),
 }
 
 

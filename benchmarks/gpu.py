@@ -88,8 +88,8 @@ class Bench:
         """One denoising under a policy, or without a session."""
         settle(self.device)
         with laps(self.pipe.transformer, self.device) as marks, warnings.catch_warnings():
-            warnings.simplefilter("ignore", category=bwcache.NeverReused)
-            warnings.simplefilter("ignore", category=bwcache.MuchKept)
+            warnings.simplefilter("ignore", category=bwcache.NeverReusedWarning)
+            warnings.simplefilter("ignore", category=bwcache.MuchKeptWarning)
             trace = None
             start = time.perf_counter()
             if policy is None:
@@ -187,8 +187,8 @@ def race(bench: Bench, steps: int, rounds: int) -> dict[str, Any]:
     for _ in range(rounds):
         uncached.append(bench.run(None, steps))
         for rate, schedule in schedules.items():
-            cached[rate].append(bench.run(bwcache.Scheduled(schedule), steps))
-    inside = bench.run(bwcache.Compute(), 4, timed=True)
+            cached[rate].append(bench.run(bwcache.StepList(schedule), steps))
+    inside = bench.run(bwcache.NeverReuse(), 4, timed=True)
     assert inside.trace is not None
     share = _median(event.seconds for event in inside.trace.events[1:]) / statistics.median(inside.laps[1:])
     computed = statistics.median(lap for run in uncached for lap in run.laps[1:-1])
@@ -253,11 +253,11 @@ def indicators(bench: Bench) -> dict[str, dict[str, Any]]:
     """BWCache's, of samples and of all entries, and Adaptive's prediction errors."""
 
     def often(share: float | None) -> bwcache.BWCache:
-        return bwcache.BWCache(threshold=ALWAYS, token_sample=share, reuse_interval=1)
+        return bwcache.BWCache(threshold=ALWAYS, sample=share, reuse_interval=1)
 
     return {
-        "indicator_sampled": indicator(bench, bwcache.Compute(measures="default"), often(None)),
-        "indicator_exact": indicator(bench, bwcache.Compute(measures=1), often(1)),
+        "indicator_sampled": indicator(bench, bwcache.NeverReuse(measures="default"), often(None)),
+        "indicator_exact": indicator(bench, bwcache.NeverReuse(measures=1), often(1)),
         "prediction_errors": indicator(bench, bwcache.Adaptive(tolerance=1e-12)),
     }
 
@@ -303,7 +303,7 @@ def waits(bench: Bench, steps: int = 7) -> dict[str, Any]:
         if "called a synchronizing" in str(message):
             seen[-1].append(f"{Path(filename).name}:{lineno}")
 
-    with warnings.catch_warnings(), bwcache.attach(bench.pipe, bwcache.Scheduled(schedule)):
+    with warnings.catch_warnings(), bwcache.attach(bench.pipe, bwcache.StepList(schedule)):
         warnings.simplefilter("always")
         warnings.showwarning = note
         hooks = [

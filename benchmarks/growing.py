@@ -37,7 +37,7 @@ REUSES = bwcache.FixedInterval(interval=STEPS)
 
 SIDES: dict[str, bwcache.Policy[Any]] = {
     "never reuses": bwcache.BWCache(threshold=0),
-    "measures": bwcache.Compute(measures="default"),
+    "measures": bwcache.NeverReuse(measures="default"),
     "computes and keeps": bwcache.FixedInterval(warmup=STEPS),
     "reuses": REUSES,
 }

@@ -84,7 +84,7 @@ SETTINGS: dict[str, tuple[bwcache.Policy[Any], Callable[[MemoryNeed], int]]] = {
     '`memory="offload"`, in main memory': (bwcache.BWCache(), lambda held: held.features),
     "`predictor=Linear()`": (bwcache.BWCache(predictor=bwcache.Linear()), lambda held: held.features + held.taps),
     "`Adaptive()`": (bwcache.Adaptive(), lambda held: held.features + held.taps),
-    "`token_sample=1`": (bwcache.BWCache(token_sample=1), lambda held: held.features + held.taps),
+    "`sample=1`": (bwcache.BWCache(sample=1), lambda held: held.features + held.taps),
 }
 
 

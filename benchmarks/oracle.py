@@ -1,7 +1,7 @@
 """How much is left: the best steps to compute, found with the truth: `python -m benchmarks.oracle [--out FILE]`.
 
 For each number of computed steps a search moves one step at a time, as long as any move brings the latents closer to
-those of the uncached run. Twice: one schedule for all videos, which a person could use (`bwcache.Scheduled`), scored on
+those of the uncached run. Twice: one schedule for all videos, which a person could use (`bwcache.StepList`), scored on
 videos that the search did not see; and one for each video, which nobody can know in advance: what any policy that
 computes so many steps with this predictor could reach at most, as far as the search finds it.
 
@@ -50,14 +50,14 @@ class Videos:
         found: list[float] = []
         for start in range(0, len(schedules), BATCH):
             some = tuple(schedules[start : start + BATCH])
-            with bwcache.attach(self._pipe, bwcache.Scheduled(some, self._predictor)):
+            with bwcache.attach(self._pipe, bwcache.StepList(some, self._predictor)):
                 made = self._latents(video, len(some))
             found += decibels(made, self.truth[video].expand_as(made))
         return found
 
     def decoded(self, video: int, schedule: Schedule) -> float:
         """PSNR of the decoded video under a schedule, in dB."""
-        with bwcache.attach(self._pipe, bwcache.Scheduled(schedule, self._predictor)):
+        with bwcache.attach(self._pipe, bwcache.StepList(schedule, self._predictor)):
             made = self._latents(video, 1)
         return decibels(self._frames(made), self._frames(self.truth[video]))[0]
 

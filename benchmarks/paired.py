@@ -54,7 +54,7 @@ def _run(pipe: Any, plain: Any, policy: bwcache.Policy[Any] | None, asked: Reque
         return called
 
     with ExitStack() as undo, warnings.catch_warnings():
-        warnings.simplefilter("ignore", category=bwcache.NeverReused)
+        warnings.simplefilter("ignore", category=bwcache.NeverReusedWarning)
         if policy is not None:
             undo.enter_context(bwcache.attach(pipe, policy))
         undo.callback(hooks.intercept(pipe.transformer, beside).restore)

@@ -95,7 +95,7 @@ def policies() -> Iterator[tuple[str, bwcache.BWCache]]:
 
 def curve(pipe: Any, steps: int, prompts: list[str]) -> dict[str, Any]:
     """The exact indicator of every step of uncached runs, mean and range over the prompts."""
-    exact = bwcache.Compute(measures=1)
+    exact = bwcache.NeverReuse(measures=1)
     runs = []
     for prompt in tqdm(prompts, f"curve, {steps} steps"):
         _, trace = cached(pipe, exact, request(prompt, steps), timing=False)
@@ -119,7 +119,7 @@ def agreement(pipe: Any, prompts: list[str]) -> dict[str, Any]:
     for prompt in tqdm(prompts, "sample against exact"):
         asked = request(prompt)
         exact, sampled = (
-            pooled(cached(pipe, bwcache.Compute(measures=share), asked, timing=False)[1])[1:]
+            pooled(cached(pipe, bwcache.NeverReuse(measures=share), asked, timing=False)[1])[1:]
             for share in (1, "default")
         )
         errors += [abs(b / a - 1) for a, b in zip(exact, sampled, strict=True)]
@@ -145,7 +145,7 @@ def agreement_in_use(pipe: Any, prompts: list[str]) -> dict[str, Any]:
     same = total = whole = 0
     for i, prompt in enumerate(tqdm(prompts, "sample against exact, in use")):
         exact, sampled = (
-            actions(cached(pipe, bwcache.BWCache(token_sample=share), request(prompt, seed=i), timing=False)[1])
+            actions(cached(pipe, bwcache.BWCache(sample=share), request(prompt, seed=i), timing=False)[1])
             for share in (1, None)
         )
         split = next((step for step, pair in enumerate(zip(exact, sampled, strict=True)) if len(set(pair)) > 1), None)

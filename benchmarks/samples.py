@@ -65,7 +65,7 @@ def main(
     pipe, texts = load(), captions(batch * batches)
     policy = bwcache.BWCache()
     sides: dict[str, Callable[[list[str], list[int]], Made]] = {
-        "uncached": lambda p, s: videos(pipe, p, s, bwcache.Compute(), False),
+        "uncached": lambda p, s: videos(pipe, p, s, bwcache.NeverReuse(), False),
         "one decision": lambda p, s: videos(pipe, p, s, policy, False),
         "per sample": lambda p, s: videos(pipe, p, s, policy, True),
         "alone": lambda p, s: one_by_one(pipe, p, s, policy),

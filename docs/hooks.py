@@ -85,7 +85,7 @@ def matrix() -> str:
 
     families: dict[str, list[Any]] = {}
     for row in ROWS:
-        if row.home == "diffusers.":
+        if row.module_prefix == "diffusers.":
             families.setdefault(family(row.model), []).append(row)
     lines = ["| family | denoiser | its pipelines | guidance |", "|---|---|---|---|"]
     for name, rows in families.items():
@@ -100,8 +100,8 @@ def native() -> str:
 
     lines = ["| read in | module | denoiser | guidance |", "|---|---|---|---|"]
     for row in ROWS:
-        if row.home != "diffusers.":
-            lines.append(f"| {row.sources} | `{row.home.rstrip('.')}` | {denoiser(row)} | {row.guidance} |")
+        if row.module_prefix != "diffusers.":
+            lines.append(f"| {row.sources} | `{row.module_prefix.rstrip('.')}` | {denoiser(row)} | {row.guidance} |")
     return "\n".join(lines)
 
 
@@ -126,7 +126,7 @@ def presets() -> str:
 
     lines = ["| denoiser | policy | settings | source |", "|---|---|---|---|"]
     for preset in PRESETS:
-        home = "" if preset.home == "diffusers." else f" of `{preset.home}`"
+        home = "" if preset.module_prefix == "diffusers." else f" of `{preset.module_prefix}`"
         settings = ", ".join(f"`{name}={value!r}`" for name, value in preset.settings.items())
         lines.append(f"| `{preset.model}`{home} | {preset.method} | {settings} | {preset.source} |")
     return "\n".join(lines)
@@ -152,9 +152,9 @@ def models() -> str:
     lines = ["| denoiser | blocks, in the order of the forward | what a block returns | kept of the last one |"]
     lines += ["|---|---|---|---|"]
     for row in ROWS:
-        kept = ", ".join(f"`{name}`" for name in row.decoded)
+        kept = ", ".join(f"`{name}`" for name in row.read_after)
         for part in row.lists:
-            name = f"`{row.model}`" if part is row.lists[0] else "in turn with" if row.zipped else "then"
+            name = f"`{row.model}`" if part is row.lists[0] else "in turn with" if row.interleaved else "then"
             returns = ", ".join(f"`{stream}`" for stream in part.returns)
             last = kept if part is row.lists[-1] else ""
             lines.append(f"| {name} | `{part.path}` | {returns} | {last} |")
@@ -173,7 +173,7 @@ def idle() -> str:
 
 
 def _idle(each: Any) -> str:
-    return f"`{each}`" if isinstance(each, str) else f"`{each.path}` (by `{each.read_after}`)"
+    return f"`{each}`" if isinstance(each, str) else f"`{each.path}` (by `{each.config_entry}`)"
 
 
 def parts() -> str:
@@ -185,7 +185,7 @@ def parts() -> str:
     lines += ["|---|---|---|---|---|"]
     for row in ROWS:
         named = ", ".join(f"{name} `{path}`" for name, path in row.named.items())
-        for blocks in row.lists if row.home == "diffusers." else ():
+        for blocks in row.lists if row.module_prefix == "diffusers." else ():
             paths = {kind: part.path if isinstance(part, Part) else part for kind, part in blocks.parts.items()}
             shown = ", ".join(f"{kind} `{path}`" for kind, path in paths.items())
             first = blocks is row.lists[0]

@@ -12,5 +12,5 @@ print(session.trace.summary())
 try:
     with bwcache.attach(pipe, bwcache.BWCache(threshold=0.15), max_memory="1KiB"):
         pipe(shapes.PROMPTS[0], height=32, width=32, num_frames=9, num_inference_steps=20)
-except bwcache.OverBudget as error:
+except bwcache.OverBudgetError as error:
     print(error)

@@ -20,8 +20,8 @@ from bwcache import shapes
 from bwcache.core.files import write_text
 from bwcache.measure.call import Request, call
 from bwcache.measure.environment import environment
-from bwcache.study import Cell, Contender, Folder, Race, Standing, UnderPolicy, Unit, race, standings
-from bwcache.study.race import identity
+from bwcache.study import Cell, Folder, Method, Result, Study, UnderPolicy, Video, results, run_study
+from bwcache.study.study import identity
 from training.data import Caption, split
 
 ROOT = Path(__file__).resolve().parent
@@ -47,28 +47,28 @@ def request(prompt: str = "", steps: int = shapes.STEPS, seed: int = 0) -> Reque
     return Request(prompt, steps, seed, shapes.GUIDANCE_SCALE, shapes.HEIGHT, shapes.WIDTH, shapes.FRAMES)
 
 
-def units(count: int, first: int = 0) -> tuple[Unit, ...]:
+def videos(count: int, first: int = 0) -> tuple[Video, ...]:
     """So many held-out captions from the `first` on, each with a seed of its own."""
-    return tuple(Unit(caption.text, seed) for seed, caption in enumerate(captions(first + count)))[first:]
+    return tuple(Video(caption.text, seed) for seed, caption in enumerate(captions(first + count)))[first:]
 
 
 def study(
     name: str,
-    contenders: Sequence[Contender],
+    methods: Sequence[Method],
     count: int,
     steps: int = shapes.STEPS,
     pipe: Any = None,
     frames: int = shapes.FRAMES,
     first: int = 0,
-) -> tuple[list[Cell], list[Standing]]:
-    """Races contenders on so many videos, from the `first` on; what is there from an earlier call is not run again."""
+) -> tuple[list[Cell], list[Result]]:
+    """Runs methods on so many videos, from the `first` on; what is there from an earlier call is not run again."""
     pipe = pipe or load()
     asked = dataclasses.replace(request(steps=steps), frames=frames)
     folder = Folder(RUNS / name, identity(pipe, asked, "shapes"))
-    field = Race(tuple(contenders), units(count, first), asked)
+    field = Study(tuple(methods), videos(count, first), asked)
     with tqdm(total=len(field), desc=name) as bar:
-        cells = race(pipe, field, folder, on_cell=lambda cell: bar.update())
-    return cells, standings(cells)
+        cells = run_study(pipe, field, folder, on_cell=lambda cell: bar.update())
+    return cells, results(cells)
 
 
 def policies(grid: Iterable[dict[str, Any]], shown: tuple[str, ...]) -> list[UnderPolicy]:
@@ -114,8 +114,8 @@ def recording(pipe: Any, branches: int = 2) -> Iterator[Record]:
 def exact_trace(pipe: Any, asked: Request) -> tuple[Any, bwcache.Trace]:
     """An uncached call with the paper's indicator, all entries of all blocks, and its trace."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", category=bwcache.NeverReused)
-        with bwcache.attach(pipe, bwcache.Compute(measures=1)) as session:
+        warnings.simplefilter("ignore", category=bwcache.NeverReusedWarning)
+        with bwcache.attach(pipe, bwcache.NeverReuse(measures=1)) as session:
             made = call(pipe, asked)
     return made, session.trace
 
@@ -178,8 +178,8 @@ def beside(axes: Any, text: str, x: float | None, y: float | None) -> None:
     axes.annotate(text, (x, y), fontsize=8, xytext=(4, 4), textcoords="offset points")
 
 
-def standing_rows(rows: Sequence[Standing], name: Callable[[Standing], str] | None = None) -> list[list[Any]]:
-    """The usual table of standings."""
+def result_rows(rows: Sequence[Result], name: Callable[[Result], str] | None = None) -> list[list[Any]]:
+    """The usual table of results."""
     header = ["setting", "steps computed", "block work saved", "denoising", "PSNR", "worst", "SSIM", "worst"]
     body = []
     for row in rows:

@@ -20,7 +20,7 @@ from experiments.common import (
     policies,
     publish,
     request,
-    standing_rows,
+    result_rows,
     study,
 )
 from training.models import IMAGE_FRAMES, load_image_model
@@ -46,14 +46,14 @@ def main() -> None:
             if frames == 1:
                 pictures.append(made.frames[0])
         found[name] = np.array(curves)
-    _, found_rows = study("images", contenders(), VIDEOS, pipe=pipe, frames=IMAGE_FRAMES)
+    _, found_rows = study("images", methods(), VIDEOS, pipe=pipe, frames=IMAGE_FRAMES)
     quantiles = {name: np.nanquantile(runs[:, 1:], (0.1, 0.5, 0.9), axis=0).tolist() for name, runs in found.items()}
     figures = {"videos": VIDEOS, "curves": quantiles, "rows": [row.to_json() for row in found_rows]}
-    publish("images", figures, pipe, standing_rows(found_rows))
+    publish("images", figures, pipe, result_rows(found_rows))
     draw(found, pictures)
 
 
-def contenders() -> list[Any]:
+def methods() -> list[Any]:
     """BWCache, Adaptive and fewer steps."""
     return [
         *policies(({"threshold": t} for t in THRESHOLDS), ("threshold",)),

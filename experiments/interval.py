@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bwcache.measure.call import call
-from bwcache.study import Standing, standings
+from bwcache.study import Result, results
 from experiments.common import (
     beside,
     captions,
@@ -18,7 +18,7 @@ from experiments.common import (
     publish,
     recording,
     request,
-    standing_rows,
+    result_rows,
     study,
 )
 
@@ -33,8 +33,8 @@ def main() -> None:
     cells, rows = study("interval", policies(grid, ("reuse_interval",)), VIDEOS, pipe=pipe)
     lively = {caption.text for caption in captions(VIDEOS) if caption.speed == "fast"}
     halves = {
-        "lively": standings([cell for cell in cells if cell.prompt in lively]),
-        "calm": standings([cell for cell in cells if cell.prompt not in lively]),
+        "lively": results([cell for cell in cells if cell.prompt in lively]),
+        "calm": results([cell for cell in cells if cell.prompt not in lively]),
     }
     drifts = [drift(pipe, caption.text, seed) for seed, caption in enumerate(captions(DRIFTING))]
     figures = {
@@ -44,14 +44,14 @@ def main() -> None:
         "halves": {name: [row.to_json() for row in some] for name, some in halves.items()},
         "drift": np.median(drifts, axis=0).tolist(),
     }
-    body: list[list[Any]] = [["interval", "videos", *standing_rows(rows)[0][1:]]]
+    body: list[list[Any]] = [["interval", "videos", *result_rows(rows)[0][1:]]]
     for name, some in {"all": rows, **halves}.items():
-        body += [[label(row), name, *line[1:]] for row, line in zip(some, standing_rows(some)[1:], strict=True)]
+        body += [[label(row), name, *line[1:]] for row, line in zip(some, result_rows(some)[1:], strict=True)]
     publish("interval", figures, pipe, body)
     draw(halves, np.median(drifts, axis=0))
 
 
-def label(row: Standing) -> str:
+def label(row: Result) -> str:
     """The interval in per cent."""
     return f"{row.settings['reuse_interval']:.0%}"
 
@@ -76,7 +76,7 @@ def drift(pipe: Any, prompt: str, seed: int) -> list[list[float]]:
     return thirds
 
 
-def draw(halves: dict[str, list[Standing]], drifts: np.ndarray) -> None:
+def draw(halves: dict[str, list[Result]], drifts: np.ndarray) -> None:
     """Quality of both halves, and the drift."""
     with picture("interval", 2) as (left, right):
         for name, some in halves.items():

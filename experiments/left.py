@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from bwcache.study import Cell, Folder, Standing, standings
+from bwcache.study import Cell, Folder, Result, results
 from bwcache.study.peers import Guards, calibrated
-from bwcache.study.peers.methods import Terms, contenders
-from bwcache.study.race import identity
-from bwcache.study.standings import CEILING, speedup_at, speedup_interval
-from experiments.common import ROOT, RUNS, load, picture, publish, request, study, units
+from bwcache.study.peers.ladders import Terms, ladders
+from bwcache.study.results import CEILING, speedup_at, speedup_interval
+from bwcache.study.study import identity
+from experiments.common import ROOT, RUNS, load, picture, publish, request, study, videos
 
 VIDEOS, FRESH, STEPS = 12, 6, 30
 UNSEEN = ("adaptive", "fixed", "magcache", "seacache", "taylorseer-lite")
@@ -38,14 +38,14 @@ def main() -> None:
     ratios = calibrated(
         folder.path, pipe, request("a large cyan ring moving left slowly over a plain background", STEPS, VIDEOS)
     )
-    field = contenders(METHODS, [Terms(STEPS, guards, pipe.scheduler, ratios) for guards in GUARDS])
+    field = ladders(METHODS, [Terms(STEPS, guards, pipe.scheduler, ratios) for guards in GUARDS])
     cells, rows = study("left", field, VIDEOS, STEPS, pipe)
-    others = contenders(UNSEEN, [Terms(STEPS, guards, pipe.scheduler, ratios) for guards in GUARDS])
+    others = ladders(UNSEEN, [Terms(STEPS, guards, pipe.scheduler, ratios) for guards in GUARDS])
     _, again = study("left", others, FRESH, STEPS, pipe, first=VIDEOS)
     found = json.loads(ORACLE.read_text(encoding="utf-8"))["schedules"] if ORACLE.exists() else {}
     families, unseen = by_family(rows), by_family(again)
     figures = {
-        "videos": [[unit.prompt, unit.seed] for unit in units(VIDEOS)],
+        "videos": [[video.prompt, video.seed] for video in videos(VIDEOS)],
         "speedup_at": {
             name: {f"{level:g}": reached(some, level) for level in LEVELS} for name, some in families.items()
         },
@@ -57,24 +57,24 @@ def main() -> None:
     draw(families, found)
 
 
-def by_family(rows: Sequence[Standing]) -> dict[str, list[Standing]]:
+def by_family(rows: Sequence[Result]) -> dict[str, list[Result]]:
     """Method -> its settings."""
     return {name: [row for row in rows if row.family == name] for name in dict.fromkeys(row.family for row in rows)}
 
 
-def reached(rows: Sequence[Standing], level: float) -> dict[str, Any]:
+def reached(rows: Sequence[Result], level: float) -> dict[str, Any]:
     """Blocks' work of the uncached run over what was done, at that mean PSNR; and with the worst video at it."""
     speed, bound = speedup_at(rows, level)
     return {"speedup": speed, "bound": bound, "interval": speedup_interval(rows, level), "worst": by_worst(rows, level)}
 
 
-def by_worst(rows: Sequence[Standing], level: float) -> float | None:
+def by_worst(rows: Sequence[Result], level: float) -> float | None:
     """The fastest setting in which even the worst video has that PSNR."""
     fine = [row.compute_speedup or 1.0 for row in rows if row.cells and (row.worst("psnr") or CEILING) >= level]
     return max(fine, default=None)
 
 
-def speeds(families: dict[str, list[Standing]]) -> list[list[Any]]:
+def speeds(families: dict[str, list[Result]]) -> list[list[Any]]:
     """One row per method, the fastest at 35 dB first."""
     head = ["method", *(f"{level:g} dB" for level in LEVELS), *(f"worst video {level:g} dB" for level in LEVELS[:2])]
     body = []
@@ -94,11 +94,11 @@ def shown(one: dict[str, Any]) -> str | None:
 
 
 def beside_the_oracle(
-    cells: Sequence[Cell], families: dict[str, list[Standing]], found: dict[str, Any]
+    cells: Sequence[Cell], families: dict[str, list[Result]], found: dict[str, Any]
 ) -> list[list[Any]]:
     """Mean PSNR of every method at the work of so many computed steps, on the videos that the search saw."""
-    seen = [unit.prompt for unit in units(VIDEOS)][::3]
-    rows = standings([cell for cell in cells if cell.prompt in seen])
+    seen = [video.prompt for video in videos(VIDEOS)][::3]
+    rows = results([cell for cell in cells if cell.prompt in seen])
     own = {name: [row for row in rows if row.family == name] for name in families}
     counts = sorted(map(int, found))
     table: list[list[Any]] = [["computed steps of 30", *map(str, counts)]]
@@ -117,7 +117,7 @@ def mean(values: Sequence[float]) -> float:
     return float(np.mean([min(value, CEILING) for value in values]))
 
 
-def at_work(rows: Sequence[Standing], speedup: float) -> float | None:
+def at_work(rows: Sequence[Result], speedup: float) -> float | None:
     """Mean PSNR along a method's front at a speedup of the blocks' work, linear in the work between its settings."""
     points = sorted((1 / row.compute_speedup, decibels(row)) for row in rows if row.compute_speedup)
     work = np.array([one[0] for one in points])
@@ -127,12 +127,12 @@ def at_work(rows: Sequence[Standing], speedup: float) -> float | None:
     return float(np.interp(1 / speedup, work, best))
 
 
-def decibels(row: Standing) -> float:
+def decibels(row: Result) -> float:
     """Mean PSNR; videos without any difference count as the ceiling."""
     return float(np.mean([min(cell.quality.get("psnr") or CEILING, CEILING) for cell in row.cells]))
 
 
-def draw(families: dict[str, list[Standing]], found: dict[str, Any]) -> None:
+def draw(families: dict[str, list[Result]], found: dict[str, Any]) -> None:
     """Fronts of all methods, and the oracle over them."""
     with picture("left", 1, (9, 5)) as axes:
         for name, rows in families.items():

@@ -12,8 +12,8 @@ from tqdm import tqdm
 import bwcache
 from bwcache.measure.call import call
 from bwcache.measure.quality import psnr
-from bwcache.study.standings import CEILING
-from experiments.common import load, publish, request, units
+from bwcache.study.results import CEILING
+from experiments.common import load, publish, request, videos
 
 VIDEOS, FIRST, STEPS = 48, 40, 30
 BROKEN = 30.0
@@ -25,7 +25,7 @@ SCHEDULE = (0, 1, 2, 4, 7, 12, 18, 23, 27)
 FIELD: dict[str, bwcache.Policy[Any]] = {
     "Adaptive, tolerance .02": bwcache.Adaptive(0.02),
     "Adaptive, tolerance .03": bwcache.Adaptive(0.03),
-    "one schedule for all, `Damped()`": bwcache.Scheduled(SCHEDULE, bwcache.Damped()),
+    "one schedule for all, `Damped()`": bwcache.StepList(SCHEDULE, bwcache.Damped()),
     "fixed interval of 6, the first 6 and last 2 steps computed": bwcache.FixedInterval(6, 6, 2),
     "BWCache as published, threshold .15": bwcache.BWCache(0.15),
 }
@@ -36,12 +36,12 @@ def main() -> None:
     pipe = load()
     work: dict[str, list[float]] = {name: [] for name in FIELD}
     decibels: dict[str, list[float]] = {name: [] for name in FIELD}
-    for unit in tqdm(units(VIDEOS, FIRST), "many"):
-        asked = request(unit.prompt, STEPS, unit.seed)
+    for video in tqdm(videos(VIDEOS, FIRST), "many"):
+        asked = request(video.prompt, STEPS, video.seed)
         truth = call(pipe, asked).frames
         for name, policy in FIELD.items():
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", category=bwcache.NeverReused)
+                warnings.simplefilter("ignore", category=bwcache.NeverReusedWarning)
                 with bwcache.attach(pipe, policy) as session:
                     made = call(pipe, asked).frames
             work[name].append(1 - session.trace.reuse_rate)

@@ -11,7 +11,7 @@ from typing import Any
 import diffusers
 
 import bwcache
-from bwcache.study import Standing, UnderPolicy
+from bwcache.study import Result, UnderPolicy
 from experiments.common import load, picture, publish, study
 
 VIDEOS, STEPS = 12, 30
@@ -29,13 +29,13 @@ def main() -> None:
     """Runs and writes it."""
     pipe = load()
     own = pipe.scheduler
-    contenders = [
-        UnderPolicy(bwcache.Scheduled(steps, predictor)) for steps in SCHEDULES.values() for predictor in PREDICTORS
+    methods = [
+        UnderPolicy(bwcache.StepList(steps, predictor)) for steps in SCHEDULES.values() for predictor in PREDICTORS
     ]
-    found: dict[float, list[Standing]] = {}
+    found: dict[float, list[Result]] = {}
     for shift in SHIFTS:
         pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
-        _, found[shift] = study(f"prediction-{shift:g}", contenders, VIDEOS, STEPS, pipe)
+        _, found[shift] = study(f"prediction-{shift:g}", methods, VIDEOS, STEPS, pipe)
     pipe.scheduler = own
     rows: list[list[Any]] = [["steps computed", "number", "shift", *map(named, PREDICTORS)]]
     for name, steps in SCHEDULES.items():
@@ -54,24 +54,24 @@ def named(predictor: bwcache.Predictor) -> str:
     return repr(predictor)
 
 
-def standing(rows: list[Standing], steps: tuple[int, ...], predictor: bwcache.Predictor) -> Standing:
+def result(rows: list[Result], steps: tuple[int, ...], predictor: bwcache.Predictor) -> Result:
     """The row of a schedule under a predictor."""
-    wanted = UnderPolicy(bwcache.Scheduled(steps, predictor)).settings()
+    wanted = UnderPolicy(bwcache.StepList(steps, predictor)).settings()
     return next(row for row in rows if row.settings == wanted)
 
 
-def cell(rows: list[Standing], steps: tuple[int, ...], predictor: bwcache.Predictor) -> str:
+def cell(rows: list[Result], steps: tuple[int, ...], predictor: bwcache.Predictor) -> str:
     """Mean and worst PSNR."""
-    row = standing(rows, steps, predictor)
+    row = result(rows, steps, predictor)
     return f"{row.mean('psnr') or 100:.1f} ({row.worst('psnr') or 100:.1f})"
 
 
-def draw(found: dict[float, list[Standing]]) -> None:
+def draw(found: dict[float, list[Result]]) -> None:
     """Mean PSNR of every schedule, one line for each predictor."""
     with picture("prediction", 2, (11, 4.2)) as both:
         for axes, (shift, rows) in zip(both, found.items(), strict=True):
             for predictor in PREDICTORS:
-                values = [standing(rows, steps, predictor).mean("psnr") for steps in SCHEDULES.values()]
+                values = [result(rows, steps, predictor).mean("psnr") for steps in SCHEDULES.values()]
                 axes.plot(range(len(SCHEDULES)), values, "o-", label=named(predictor))
             axes.set_xticks(
                 range(len(SCHEDULES)), [name.replace(" after", "\nafter") for name in SCHEDULES], fontsize=8

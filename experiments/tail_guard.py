@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from experiments.common import load, picture, policies, publish, standing_rows, study
+from experiments.common import load, picture, policies, publish, result_rows, study
 
 GUARDS = {"0": 0.0, "1/4": 0.25, "1/3": 1 / 3, "1/2": 0.5, "2/3": 2 / 3}
 THRESHOLDS = (0.10, 0.15, 0.20)
@@ -20,7 +20,7 @@ def main() -> None:
         "tail_guard",
         figures,
         pipe,
-        standing_rows(
+        result_rows(
             rows, lambda row: f"threshold {row.settings['threshold']:g}, guard {names[row.settings['tail_guard']]}"
         ),
     )

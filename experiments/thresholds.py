@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bwcache.study import FewerSteps, Standing, speedup_at
-from bwcache.study.standings import speedup_interval
-from experiments.common import load, picture, policies, publish, standing_rows, study
+from bwcache.study import FewerSteps, Result, speedup_at
+from bwcache.study.results import speedup_interval
+from experiments.common import load, picture, policies, publish, result_rows, study
 
 THRESHOLDS = (0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
 FEWER = (8, 10, 12, 13, 15, 17, 20, 24)
@@ -14,15 +14,15 @@ VIDEOS = 52
 def main() -> None:
     """Runs and writes both."""
     pipe = load()
-    contenders = [
+    methods = [
         *policies(({"threshold": t} for t in THRESHOLDS), ("threshold",)),
         *[FewerSteps(steps) for steps in FEWER],
     ]
-    _, rows = study("thresholds", contenders, VIDEOS, pipe=pipe)
+    _, rows = study("thresholds", methods, VIDEOS, pipe=pipe)
     own = [row for row in rows if row.family == "BWCache"]
     fewer = [row for row in rows if row.family == "fewer steps"]
     figures = {"videos": VIDEOS, "rows": [row.to_json() for row in rows]}
-    publish("thresholds", figures, pipe, standing_rows(own, lambda row: f"threshold {row.settings['threshold']:g}"))
+    publish("thresholds", figures, pipe, result_rows(own, lambda row: f"threshold {row.settings['threshold']:g}"))
     levels = [["PSNR", "BWCache", "fewer steps"]]
     for level in (25, 30, 35, 40):
         levels.append([f"{level} dB", reached(own, level), reached(fewer, level)])
@@ -30,7 +30,7 @@ def main() -> None:
     draw(own, fewer)
 
 
-def reached(rows: list[Standing], level: float) -> str:
+def reached(rows: list[Result], level: float) -> str:
     """The speedup of the blocks' work at a PSNR, with its interval."""
     value, sign = speedup_at(rows, level)
     if value is None:
@@ -39,10 +39,10 @@ def reached(rows: list[Standing], level: float) -> str:
     return f"{sign}{value:.2f}x" + (f" ({between[0]:.2f} to {between[1]:.2f})" if between else "")
 
 
-def draw(own: list[Standing], fewer: list[Standing]) -> None:
+def draw(own: list[Result], fewer: list[Result]) -> None:
     """Quality against work."""
     with picture("thresholds", 2) as (left, right):
-        for axes, measure, of in ((left, "mean", Standing.mean), (right, "worst", Standing.worst)):
+        for axes, measure, of in ((left, "mean", Result.mean), (right, "worst", Result.worst)):
             for rows, label, mark in ((own, "BWCache, replay", "o-"), (fewer, "fewer steps", "s--")):
                 axes.plot([row.compute_speedup for row in rows], [of(row, "psnr") for row in rows], mark, label=label)
             axes.set_xlabel("block work, uncached / done")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import bwcache
-from bwcache.study import Cell, Standing, UnderPolicy, standings
+from bwcache.study import Cell, Result, UnderPolicy, results
 from experiments.common import captions, load, picture, publish, study
 from experiments.schedulers import solvers
 
@@ -31,16 +31,16 @@ def main() -> None:
     """Runs and writes it."""
     pipe = load()
     own = pipe.scheduler
-    contenders = [UnderPolicy(bwcache.Adaptive(value), ("tolerance",)) for value in TOLERANCES]
-    contenders += [UnderPolicy(bwcache.BWCache(value), ("threshold",)) for value in THRESHOLDS]
+    methods = [UnderPolicy(bwcache.Adaptive(value), ("tolerance",)) for value in TOLERANCES]
+    methods += [UnderPolicy(bwcache.BWCache(value), ("threshold",)) for value in THRESHOLDS]
     found: dict[tuple[str, int], list[Cell]] = {}
     for name, (solver, shift) in SCHEDULES.items():
         for steps in STEPS:
             pipe.scheduler = solvers()[solver](shift)
             folder = f"tolerance-{name.replace(' ', '').replace(',', '-').replace('+', 'p').lower()}-{steps}"
-            found[name, steps], _ = study(folder, contenders, VIDEOS, steps, pipe)
+            found[name, steps], _ = study(folder, methods, VIDEOS, steps, pipe)
     pipe.scheduler = own
-    ranked = {place: {row.label: row for row in standings(cells)} for place, cells in found.items()}
+    ranked = {place: {row.label: row for row in results(cells)} for place, cells in found.items()}
     labels = list(next(iter(ranked.values())))
     spreads = {label: spread([rows[label] for rows in ranked.values()]) for label in labels}
     halves = {label: by_pace(label, found) for label in labels}
@@ -57,7 +57,7 @@ def main() -> None:
     draw(ranked, labels)
 
 
-def spread(rows: list[Standing]) -> dict[str, float]:
+def spread(rows: list[Result]) -> dict[str, float]:
     """Of the mean PSNRs at all places: mean, standard deviation, the ends; and the least single video of all."""
     means = [decibels(row.mean("psnr")) for row in rows]
     return {
@@ -80,7 +80,7 @@ def by_pace(label: str, found: dict[tuple[str, int], list[Cell]]) -> dict[str, f
     lively = {caption.text for caption in captions(VIDEOS) if caption.speed == "fast"}
     cells = [cell for some in found.values() for cell in some]
     halves = {"calm": [c for c in cells if c.prompt not in lively], "lively": [c for c in cells if c.prompt in lively]}
-    picked = {name: [row for row in standings(some) if row.label == label] for name, some in halves.items()}
+    picked = {name: [row for row in results(some) if row.label == label] for name, some in halves.items()}
     return {name: decibels(rows[0].mean("psnr")) for name, rows in picked.items()}
 
 
@@ -98,7 +98,7 @@ def summary(spreads: dict[str, dict[str, float]], halves: dict[str, dict[str, fl
     return rows
 
 
-def by_place(ranked: dict[tuple[str, int], dict[str, Standing]], labels: list[str]) -> list[list[Any]]:
+def by_place(ranked: dict[tuple[str, int], dict[str, Result]], labels: list[str]) -> list[list[Any]]:
     """PSNR and work saved at each place."""
     rows: list[list[Any]] = [["schedule", "steps", *labels]]
     for (name, steps), found in ranked.items():
@@ -107,7 +107,7 @@ def by_place(ranked: dict[tuple[str, int], dict[str, Standing]], labels: list[st
     return rows
 
 
-def draw(ranked: dict[tuple[str, int], dict[str, Standing]], labels: list[str]) -> None:
+def draw(ranked: dict[tuple[str, int], dict[str, Result]], labels: list[str]) -> None:
     """Every place of every setting."""
     with picture("tolerance", 2, (11, 4.4)) as both:
         for axes, kind in zip(both, ("Adaptive", "BWCache"), strict=True):

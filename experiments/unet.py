@@ -16,8 +16,8 @@ from bwcache.core import Trace
 from bwcache.measure.call import call
 from bwcache.measure.flops import FlopCount
 from bwcache.models import BlockStack, Site, Tap
-from bwcache.study import FewerSteps, Standing, UnderPolicy, standings
-from bwcache.study.peers.methods import Called
+from bwcache.study import FewerSteps, Result, UnderPolicy, results
+from bwcache.study.peers.ladders import Called
 from experiments.common import (
     RESULTS,
     captions,
@@ -26,7 +26,7 @@ from experiments.common import (
     picture,
     publish,
     request,
-    standing_rows,
+    result_rows,
     study,
 )
 from experiments.thresholds import reached
@@ -52,7 +52,7 @@ FAMILIES = {
 
 def inner(stack: BlockStack) -> Site:
     """All blocks but the first and the last, which a U-Net joins by its outermost skip connection."""
-    return stack.site(stack.blocks[1], stack.blocks[-2], streams=stack.spec.decoded, name="inner")
+    return stack.site(stack.blocks[1], stack.blocks[-2], streams=stack.spec.read_after, name="inner")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def main() -> None:
     """Runs and writes it."""
     pipe = load_unet()
     pipe.set_progress_bar_config(disable=True)
-    cells, rows = study("unet", contenders(), VIDEOS, pipe=pipe, frames=UNET_FRAMES)
+    cells, rows = study("unet", methods(), VIDEOS, pipe=pipe, frames=UNET_FRAMES)
     traces, frames = uncached(pipe)
     curves = np.array([indicator(trace) for trace in traces])
     blocks = block_rows(pipe, traces)
@@ -92,17 +92,17 @@ def main() -> None:
         "per_log_snr": per_log_snr(pipe, traces[0], np.nanmedian(curves, axis=0)),
         "blocks": [dict(zip(blocks[0], row, strict=True)) for row in blocks[1:]],
         "rows": [row.to_json() for row in rows],
-        "lively": [row.to_json() for row in standings([cell for cell in cells if cell.prompt in lively])],
+        "lively": [row.to_json() for row in results([cell for cell in cells if cell.prompt in lively])],
     }
     publish("unet_blocks", {}, pipe, blocks)
-    publish("unet", figures, pipe, standing_rows(rows))
+    publish("unet", figures, pipe, result_rows(rows))
     publish("unet_levels", {}, pipe, levels(rows))
     draw(curves, blocks, rows)
     cached = bwcache.BWCache(), bwcache.Adaptive(tolerance=0.04), InnerInterval(3, WARMUP, TAIL)
     draw_frames([frames[:SHOWN], *([made_under(pipe, policy, seed) for seed in range(SHOWN)] for policy in cached)])
 
 
-def contenders() -> list[Any]:
+def methods() -> list[Any]:
     """Policies over all blocks and over the inner ones, and fewer steps."""
     shown = ("threshold", "reuse_interval")
     guarded = ("interval", "warmup")
@@ -154,7 +154,7 @@ def per_log_snr(pipe: Any, trace: Trace, curve: np.ndarray) -> list[float]:
     return (curve[2:] / np.diff(np.log(clean / (1 - clean)) / 2)[1:]).tolist()
 
 
-def levels(rows: Sequence[Standing]) -> list[list[Any]]:
+def levels(rows: Sequence[Result]) -> list[list[Any]]:
     """The speedup of the blocks' work that each family reaches at a mean PSNR, with its interval over the videos."""
     table: list[list[Any]] = [["family", *(f"{level} dB" for level in LEVELS)]]
     for family in FAMILIES.values():
@@ -163,7 +163,7 @@ def levels(rows: Sequence[Standing]) -> list[list[Any]]:
     return table
 
 
-def draw(curves: np.ndarray, blocks: Sequence[Sequence[Any]], rows: Sequence[Standing]) -> None:
+def draw(curves: np.ndarray, blocks: Sequence[Sequence[Any]], rows: Sequence[Result]) -> None:
     """The curve beside the transformer's, and quality against work."""
     transformer = json.loads((RESULTS / "curve.json").read_text(encoding="utf-8"))["30"]
     steps = np.arange(1, curves.shape[1])
@@ -179,7 +179,7 @@ def draw(curves: np.ndarray, blocks: Sequence[Sequence[Any]], rows: Sequence[Sta
         left.set_ylabel("indicator (median, 10 to 90 %)")
         left.set_ylim(bottom=0)
         left.legend(frameon=False)
-        for axes, of, measure in ((middle, Standing.mean, "mean"), (right, Standing.worst, "worst")):
+        for axes, of, measure in ((middle, Result.mean, "mean"), (right, Result.worst, "worst")):
             for family in FAMILIES.values():
                 own = [row for row in rows if row.family == family and row.settings.get("reuse_interval", 0.1) == 0.1]
                 style = "s--" if family == "fewer steps" else "o-"

@@ -16,7 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import bwcache
-from bwcache import MissingExtra, extras
+from bwcache import MissingExtraError, extras
 from bwcache.extras import EXTRAS, need
 
 SOURCE = Path(bwcache.__file__).parents[1]
@@ -125,7 +125,7 @@ def test_each_function_without_its_extra_says_which_one(bare: dict[str, str]) ->
         for call in {list(FUNCTIONS)}:
             try:
                 eval(call)
-            except bwcache.MissingExtra as error:
+            except bwcache.MissingExtraError as error:
                 print(str(error).rpartition("pip install ")[2])
             else:
                 print("passed:", call)
@@ -167,7 +167,7 @@ def test_one_missing_package_is_named_with_its_extra(extra: str, monkeypatch: py
     need(*EXTRAS)
     gone = EXTRAS[extra][-1]
     monkeypatch.setattr(extras, "find_spec", lambda name: None if name == gone else name)
-    with pytest.raises(MissingExtra, match=re.escape(f"found no {gone}; ")) as raised:
+    with pytest.raises(MissingExtraError, match=re.escape(f"found no {gone}; ")) as raised:
         need(*EXTRAS)
     assert str(raised.value).endswith(f"with its extra {extra}; pip install 'bwcache[{extra}]'")
     assert isinstance(raised.value, ImportError)

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1] / "src" / "bwcache"
 LAYERS = ("core", "features", "models", "policies", "engine", "measure", "study", "report", "cli")
 """From the lowest up."""
-ANYWHERE = ("errors", "extras")
+ANYWHERE = ("errors", "extras", "former_names")
 """Of the standard library alone, and used from any layer."""
 KNOW_DIFFUSERS = {"measure", "study", "cli", "shapes"}
 MODULES = {

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import bwcache
 from bwcache.core.decision import compute, reuse
-from bwcache.models import Block, BlockStack, denoisers, resolve
+from bwcache.models import BlockStack, Place, denoisers, resolve
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def equal(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
 
 
 @contextmanager
-def around(block: Block, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+def around(block: Place, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
     """Puts `wrap(inner)` in the place of what runs as the block, for as long as it lasts."""
     if block.hook is None:
         had, inner = "forward" in vars(block.module), block.module.forward
@@ -221,7 +221,7 @@ def check(sampler: Sampler) -> Report:
     if sampler.alone:
         _apart(report, sampler)
     sampler.sample()  # without the checks' own wrappers, of which some models keep copies until the next call
-    with sampler.attach(bwcache.Compute()):
+    with sampler.attach(bwcache.NeverReuse()):
         sampler.sample()
     report.note("after leaving, every attribute is as before", _same(before, parts), _changed(before, parts))
     same = all(equal(weights[name], tensors(module.state_dict())) for name, module in parts.items())
@@ -241,7 +241,7 @@ def _plain(report: Report, sampler: Sampler, stacks: Sequence[BlockStack]) -> li
 
 def _computed(report: Report, sampler: Sampler, stacks: Sequence[BlockStack], plain: list[Tensor]) -> None:
     calls = Calls()
-    with all_around(stacks, calls.wrap), sampler.attach(bwcache.Compute()) as session:
+    with all_around(stacks, calls.wrap), sampler.attach(bwcache.NeverReuse()) as session:
         made = tensors(sampler.sample())
     count = calls.whole(stacks)
     whole = count == sampler.steps * sampler.forwards * sampler.runs
@@ -250,8 +250,8 @@ def _computed(report: Report, sampler: Sampler, stacks: Sequence[BlockStack], pl
     report.note(
         "steps, branches and runs are those of the sampler", rows(session) == [expected] * sampler.runs, rows(session)
     )
-    with warnings.catch_warnings(), sampler.attach(bwcache.Compute(measures="default")) as session:
-        warnings.simplefilter("ignore", category=bwcache.NeverReused)
+    with warnings.catch_warnings(), sampler.attach(bwcache.NeverReuse(measures="default")) as session:
+        warnings.simplefilter("ignore", category=bwcache.NeverReusedWarning)
         made = tensors(sampler.sample())
     numbers = [event.indicator for trace in session.traces for event in trace.events]
     first = sampler.runs * len(stacks) * len(sampler.branches) + sampler.anew  # where there is nothing to compare with

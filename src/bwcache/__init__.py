@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from bwcache.core import Decision, Event, Step, Summary, Trace
     from bwcache.engine import Session, attach, disable, discover, enable
     from bwcache.errors import (
-        AlreadyAttached,
+        AlreadyAttachedError,
         AttachError,
-        BlocksChanged,
+        BlocksChangedError,
         BWCacheError,
-        MissingExtra,
-        MuchKept,
-        NeverReused,
-        NoBlocksFound,
-        NotProven,
-        OverBudget,
-        RunStopped,
+        MissingExtraError,
+        MuchKeptWarning,
+        NeverReusedWarning,
+        NoBlocksFoundError,
+        NotProvenError,
+        OverBudgetError,
+        RunStoppedError,
         SettingError,
-        SpecMismatch,
+        SpecMismatchError,
         TraceError,
     )
     from bwcache.features import Along, Damped, Last, Linear, PredictionError, Predictor, Taylor, View
@@ -38,16 +38,16 @@ if TYPE_CHECKING:
     from bwcache.policies import (
         Adaptive,
         BWCache,
-        Compute,
         EasyCache,
         FirstBlock,
         FixedInterval,
         Foresight,
+        NeverReuse,
         Observation,
         Policy,
         PyramidAttentionBroadcast,
         Readings,
-        Scheduled,
+        StepList,
         policy,
         preset,
     )
@@ -57,15 +57,14 @@ __version__ = "0.1.0"
 __all__ = [
     "Adaptive",
     "Along",
-    "AlreadyAttached",
+    "AlreadyAttachedError",
     "AttachError",
     "BWCache",
     "BWCacheError",
     "BlockList",
     "BlockSpec",
     "BlockStack",
-    "BlocksChanged",
-    "Compute",
+    "BlocksChangedError",
     "Damped",
     "Decision",
     "EasyCache",
@@ -75,13 +74,14 @@ __all__ = [
     "Foresight",
     "Last",
     "Linear",
-    "MissingExtra",
-    "MuchKept",
-    "NeverReused",
-    "NoBlocksFound",
-    "NotProven",
+    "MissingExtraError",
+    "MuchKeptWarning",
+    "NeverReuse",
+    "NeverReusedWarning",
+    "NoBlocksFoundError",
+    "NotProvenError",
     "Observation",
-    "OverBudget",
+    "OverBudgetError",
     "Part",
     "Place",
     "Policy",
@@ -89,13 +89,13 @@ __all__ = [
     "Predictor",
     "PyramidAttentionBroadcast",
     "Readings",
-    "RunStopped",
-    "Scheduled",
+    "RunStoppedError",
     "Session",
     "SettingError",
     "Site",
-    "SpecMismatch",
+    "SpecMismatchError",
     "Step",
+    "StepList",
     "Summary",
     "Tap",
     "Taylor",
@@ -118,7 +118,7 @@ _HOMES = {
     "policies": (
         "Adaptive",
         "BWCache",
-        "Compute",
+        "NeverReuse",
         "EasyCache",
         "FirstBlock",
         "FixedInterval",
@@ -127,7 +127,7 @@ _HOMES = {
         "Policy",
         "PyramidAttentionBroadcast",
         "Readings",
-        "Scheduled",
+        "StepList",
         "policy",
         "preset",
     ),
@@ -141,9 +141,9 @@ def __getattr__(name: str) -> Any:
     """Finds a public name where it lives, when it is first asked for: importing bwcache alone does not load torch."""
     if name in _MODULES:
         return importlib.import_module(f"bwcache.{name}")
-    home = next((module for module, names in _HOMES.items() if name in names), "errors")
     if name not in __all__:
-        raise AttributeError(f"module 'bwcache' has no attribute {name!r}")
+        return importlib.import_module("bwcache.former_names").exported(__name__, name)
+    home = next((module for module, names in _HOMES.items() if name in names), "errors")
     value = globals()[name] = getattr(importlib.import_module(f"bwcache.{home}"), name)
     return value
 

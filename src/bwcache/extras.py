@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from bwcache.errors import MissingExtra, complaint
+from bwcache.errors import MissingExtraError, complaint
 
 EXTRAS = {
     "cli": ("typer", "rich"),
@@ -19,7 +19,7 @@ def need(*extras: str) -> None:
     """Raise unless every module of these extras is installed; nothing is imported.
 
     Raises:
-        MissingExtra: with the command that installs what is not there.
+        MissingExtraError: with the command that installs what is not there.
     """
     missing = {extra: [name for name in EXTRAS[extra] if find_spec(name) is None] for extra in extras}
     lacking = [extra for extra, names in missing.items() if names]
@@ -27,4 +27,4 @@ def need(*extras: str) -> None:
         return
     found = "no " + ", ".join(name for extra in lacking for name in missing[extra])
     expected = f"bwcache with its extra{'s' * (len(lacking) > 1)} {', '.join(lacking)}"
-    raise MissingExtra(complaint(found, expected, f"pip install 'bwcache[{','.join(lacking)}]'"))
+    raise MissingExtraError(complaint(found, expected, f"pip install 'bwcache[{','.join(lacking)}]'"))

@@ -15,7 +15,7 @@ from diffusers import FirstBlockCacheConfig
 from torch import nn
 
 import bwcache
-from bwcache import AttachError, BlocksChanged
+from bwcache import AttachError, BlocksChangedError
 from tests.beside.attached import CAREFREE, LINE, cached, lines, plain, same
 from tests.tiny import WAN, wan
 
@@ -153,7 +153,7 @@ def test_a_function_that_changes_the_blocks_in_a_reused_step_is_named() -> None:
     with bwcache.attach(pipe, CAREFREE):
         swap_blocks(pipe.transformer, lambda call: blocks if call < 6 else fewer)
         with pytest.raises(
-            BlocksChanged, match=r"under swap_blocks\S+new_forward of tests\.beside.*one cache at a time"
+            BlocksChangedError, match=r"under swap_blocks\S+new_forward of tests\.beside.*one cache at a time"
         ):
             WAN.run(pipe)
 

@@ -18,7 +18,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
 import bwcache
-from bwcache import AttachError, BWCache, NeverReused
+from bwcache import AttachError, BWCache, NeverReusedWarning
 from bwcache.engine import compiled
 from bwcache.measure.latency import DenoiseTimer
 from tests.beside import attached
@@ -261,7 +261,7 @@ def test_a_wrapper_that_accelerate_takes_off_is_told_of() -> None:
     wrapped(pipe, backend="eager")
     with bwcache.attach(pipe, CAREFREE) as session:
         close(WAN.run(pipe), cached())
-        with pytest.warns(NeverReused, match="was called outside of"):
+        with pytest.warns(NeverReusedWarning, match="was called outside of"):
             made = WAN.run(pipe)
     same(made, plain())
     assert lines(session) == [LINE]
@@ -310,9 +310,9 @@ def test_a_bare_module_in_its_wrapper() -> None:
         reused = run(pipe.transformer)
     session = bwcache.enable(whole, CAREFREE, steps=10)
     assert bwcache.preset(whole) == bwcache.preset(pipe.transformer)
-    with pytest.raises(bwcache.AlreadyAttached):
+    with pytest.raises(bwcache.AlreadyAttachedError):
         bwcache.attach(pipe.transformer, CAREFREE)
-    with pytest.raises(bwcache.AlreadyAttached):
+    with pytest.raises(bwcache.AlreadyAttachedError):
         bwcache.attach(whole, CAREFREE)
     close(run(whole), reused)
     assert counted.frame_count == 1

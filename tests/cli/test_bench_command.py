@@ -53,7 +53,7 @@ def test_it_writes_and_prints_and_goes_on(bwcache_command, tmp_path, monkeypatch
     assert "WARNING" not in ended.err
 
     before = cells(out)
-    for module in ("bwcache.study.race", "bwcache.study.peers.magcache"):
+    for module in ("bwcache.study.study", "bwcache.study.peers.magcache"):
         monkeypatch.setattr(sys.modules[module], "call", lambda *_, **__: pytest.fail("a finished run is made again"))
     again = bwcache_command("bench", *SMALL, "--quick", "--methods", METHODS, "--out", "b")
     assert again.code == 0, again.err
@@ -100,7 +100,7 @@ def test_a_folder_of_another_seed_is_refused(bwcache_command, tmp_path):
 
 def test_ctrl_c_loses_only_the_running_cell(bwcache_command, tmp_path, monkeypatch):
     few = [*SMALL, "--quick", "--methods", "fixed,pab", "--out", "b"]
-    race = sys.modules.get("bwcache.study.race") or importlib.import_module("bwcache.study.race")
+    race = sys.modules.get("bwcache.study.study") or importlib.import_module("bwcache.study.study")
     call, made = race.call, []
 
     def interrupted(pipe, request, what, *more):

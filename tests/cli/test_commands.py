@@ -139,7 +139,7 @@ def test_help_and_version(bwcache_command):
     everything = bwcache_command("compare", "--help").out
     for option in (
         "--model", "--prompt", "--prompts", "--steps", "--seed", "--guidance-scale", "--height", "--width", "--frames",
-        "--device", "--dtype", "--offload", "--threshold", "--reuse-interval", "--tail-guard", "--token-sample",
+        "--device", "--dtype", "--offload", "--threshold", "--reuse-interval", "--tail-guard", "--sample",
         "--decision", "--predictor", "--repeats", "--out", "--overwrite", "--fps",
     ):  # fmt: skip
         assert option in everything
@@ -215,7 +215,7 @@ def test_a_failure_in_a_later_video_leaves_the_finished_ones_with_their_record(b
 
     def fail(pipe, request, *more, **settings):
         if request.prompt == "a blue square":
-            raise bwcache.errors.OverBudget("found no memory; expected more; wait")
+            raise bwcache.errors.OverBudgetError("found no memory; expected more; wait")
         return made(pipe, request, *more, **settings)
 
     for module in modules:

@@ -17,7 +17,7 @@ def test_values_have_the_types_of_the_fields():
             "decision=shared,per_branch",
             "predictor=last,Linear,taylor,taylor:2",
             "blocks=none,0+4+-1",
-            "token_sample=none,1",
+            "sample=none,1",
         ],
     )
     assert grid == {
@@ -26,7 +26,7 @@ def test_values_have_the_types_of_the_fields():
         "decision": ("shared", "per_branch"),
         "predictor": (bwcache.Last(), bwcache.Linear(), bwcache.Taylor(), bwcache.Taylor(2)),
         "blocks": (None, (0, 4, -1)),
-        "token_sample": (None, 1.0),
+        "sample": (None, 1.0),
     }
     made = combinations(grid)
     assert len(made) == 2 * 2 * 2 * 4 * 2 * 2
@@ -38,7 +38,7 @@ def test_other_kinds():
     assert read("3", int, "x") == 3
     assert read("yes", bool, "x") is True
     assert read("word", str, "x") == "word"
-    assert read_grid(bwcache.Compute, ["measures=none,0.5,default"]) == {"measures": (None, 0.5, "default")}
+    assert read_grid(bwcache.NeverReuse, ["measures=none,0.5,default"]) == {"measures": (None, 0.5, "default")}
     assert combinations({}) == [{}]
 
 
@@ -75,13 +75,13 @@ def test_the_default_grid_is_of_the_fields_that_are_left():
     assert set(default_grid(bwcache.BWCache)) == {"threshold", "predictor"}
     assert set(default_grid(bwcache.BWCache, {"threshold": 1})) == {"predictor"}
     assert set(default_grid(bwcache.FixedInterval)) == {"interval", "predictor"}
-    assert default_grid(bwcache.Compute) == {}
+    assert default_grid(bwcache.NeverReuse) == {}
     assert set(default_grid(bwcache.Adaptive)) == {"tolerance"}
 
 
 def test_every_policy_is_known_by_name_and_every_field_can_be_read():
     known = policies.known()
-    assert {"Adaptive", "BWCache", "Compute", "FixedInterval", "Scheduled"} <= set(known)
+    assert {"Adaptive", "BWCache", "NeverReuse", "FixedInterval", "StepList"} <= set(known)
     assert "Policy" not in known
     for name, policy in known.items():
         assert policies.named(name.lower()) is policy

@@ -81,11 +81,14 @@ def test_one_of_ones_own_is_named_by_its_module() -> None:
     [
         ({"threshold": "0.2", "predictor": "linear"}, bwcache.BWCache(0.2, predictor=bwcache.Linear())),
         ({"sets": ["threshold=0.2", "predictor=linear"]}, bwcache.BWCache(0.2, predictor=bwcache.Linear())),
-        ({"sets": ["blocks=0+-1", "policy.measure=progress"]}, bwcache.BWCache(blocks=(0, -1), measure="progress")),
+        (
+            {"sets": ["blocks=0+-1", "policy.interval_unit=progress"]},
+            bwcache.BWCache(blocks=(0, -1), interval_unit="progress"),
+        ),
         ({"policy": "fixed-interval", "sets": ["interval=3", "tail=0"]}, bwcache.FixedInterval(3, tail=0)),
-        ({"policy": "scheduled", "sets": ["steps=[0, 3]"]}, bwcache.Scheduled((0, 3))),
+        ({"policy": "step-list", "sets": ["steps=[0, 3]"]}, bwcache.StepList((0, 3))),
         ({"policy": "adaptive", "tolerance": "0.1", "sets": ["warmup=.2"]}, bwcache.Adaptive(0.1, 0.2)),
-        ({"policy": "compute", "sets": ["measures=default"]}, bwcache.Compute("default")),
+        ({"policy": "never-reuse", "sets": ["measures=default"]}, bwcache.NeverReuse("default")),
     ],
 )
 def test_shorthands_and_fields_are_read_alike(settings: dict[str, Any], expected: Policy[Any]) -> None:

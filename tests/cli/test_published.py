@@ -18,7 +18,7 @@ def pipe(monkeypatch):
     """A Wan whose published settings are none of the defaults."""
     one = presets.preset_of(row("WanTransformer3DModel"))
     changed = replace(one, settings={"threshold": 0.07, "reuse_interval": 3})
-    monkeypatch.setitem(presets._BY_CLASS, (one.home, one.model, one.method), changed)
+    monkeypatch.setitem(presets._BY_CLASS, (one.module_prefix, one.model, one.method), changed)
     return SimpleNamespace(components={"transformer": wan_transformer()})
 
 

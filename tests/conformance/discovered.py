@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bwcache import NotProven, discover
+from bwcache import NotProvenError, discover
 from bwcache.models import resolve
 
 SAME = "the same blocks"
@@ -24,7 +24,7 @@ def verdict(model: Any) -> str:
     module = model.build()
     try:
         row = discover(module, model.inputs(0.0))
-    except NotProven as error:
+    except NotProvenError as error:
         return f"refused: {error}"
     known, found = (resolve("model", module, spec).blocks for spec in (None, row))
     if [block.module for block in known] == [block.module for block in found]:

@@ -158,7 +158,7 @@ def test_every_name_in_a_row_is_one_of_some_variant() -> None:
 def test_rows_of_native_code_name_nothing() -> None:
     from bwcache.models.table import ROWS
 
-    assert not [row.model for row in ROWS if row.home != "diffusers." and row.idle]
+    assert not [row.model for row in ROWS if row.module_prefix != "diffusers." and row.idle]
 
 
 def _by_row() -> dict[Any, list[Model]]:

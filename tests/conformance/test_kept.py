@@ -40,6 +40,6 @@ def test_features_wait_in_main_memory_and_a_limit_is_kept(model: Model) -> None:
         assert (here.planned_bytes, away.planned_bytes) == (here.peak_bytes, away.peak_bytes)
     with (
         bwcache.attach(module, POLICY, steps=STEPS, max_memory=here.peak_bytes - 1),
-        pytest.raises(bwcache.OverBudget),
+        pytest.raises(bwcache.OverBudgetError),
     ):
         outputs(module, inputs(model))

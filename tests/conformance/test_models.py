@@ -67,7 +67,7 @@ def test_time_is_read_and_moves_one_way(model: Model) -> None:
 def test_always_computing_changes_nothing(model: Model) -> None:
     expected = plain(model)
     module = model.build()
-    with bwcache.attach(module, bwcache.Compute(measures="default"), steps=STEPS) as session:
+    with bwcache.attach(module, bwcache.NeverReuse(measures="default"), steps=STEPS) as session:
         for i in range(STEPS):
             assert alike(model.run(module, i / STEPS), expected[i])
     assert reuse_line(session.trace.events) == "C" * STEPS

@@ -92,7 +92,7 @@ def test_named_modules_are_called_and_follow_the_time(model: Model) -> None:
     module = model.build()
     stack = resolve("model", module)
     if not stack.spec.named:
-        assert stack.spec.model in UNNAMED or stack.spec.home != "diffusers."
+        assert stack.spec.model in UNNAMED or stack.spec.module_prefix != "diffusers."
         pytest.skip(UNNAMED.get(stack.spec.model, "its row names none"))
     order: list[str] = []
     seen: dict[str, Tensor] = {}
@@ -142,10 +142,10 @@ def test_the_root_turns_latents_into_a_prediction_of_their_shape(model: Model) -
 def test_all_that_is_replayed_is_measured() -> None:
     """Else one stream could run away while another one holds the indicator down."""
     for row in ROWS:
-        assert set(row.decoded) == {row.measured, *row.also_measured}, row.model
+        assert set(row.read_after) == {row.measured, *row.also_measured}, row.model
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.home}{row.model}")
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.module_prefix}{row.model}")
 def test_what_is_missing_among_the_parts_has_a_reason(row: Any) -> None:
     for part in row.lists:
         kinds = set(part.parts)
@@ -154,7 +154,7 @@ def test_what_is_missing_among_the_parts_has_a_reason(row: Any) -> None:
         assert not (complete and part.parts_missing), f"{row.model}: {part.path} lacks nothing"
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.home == "diffusers."], ids=lambda row: row.model)
+@pytest.mark.parametrize("row", [row for row in ROWS if row.module_prefix == "diffusers."], ids=lambda row: row.model)
 def test_every_name_in_a_row_is_one_of_some_variant(row: Any) -> None:
     stacks = [model.stack for model in MODELS if model.stack.spec is row]
     assert stacks

@@ -30,7 +30,7 @@ def test_facts_are_of_rows_and_of_their_pipelines() -> None:
 
 def test_every_pipeline_of_diffusers_was_run() -> None:
     """So that a row names none on trust. Those of native code need a GPU, their packages and their weights."""
-    own = [each for each in ROWS if each.home == "diffusers."]
+    own = [each for each in ROWS if each.module_prefix == "diffusers."]
     assert {each.model: set(each.pipelines) - set(verified(each).pipelines) for each in own} == {
         each.model: set() for each in own
     }
@@ -42,7 +42,7 @@ def test_what_a_row_can_say() -> None:
     assert verified(known).model
     assert "WanPipeline" in verified(known).pipelines
     assert set(verified(known).pipelines) <= set(known.pipelines)
-    stranger = SimpleNamespace(home="somewhere.else", model="Stranger")
+    stranger = SimpleNamespace(module_prefix="somewhere.else", model="Stranger")
     assert verified(stranger) == type(verified(known))()  # type: ignore[arg-type]
 
 

@@ -60,7 +60,7 @@ def test_python_blocks_compile(each: Path) -> None:
         compile(block["text"], str(each), "exec")
 
 
-@pytest.mark.filterwarnings("ignore::bwcache.NeverReused")
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 @pytest.mark.parametrize("each", [p for p in PAGES if any(b["run"] for b in blocks(p, "python"))], ids=lambda p: p.name)
 def test_marked_python_blocks_run(each: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -121,13 +121,15 @@ def test_every_model_is_documented() -> None:
     ours, theirs = lines_of(made.matrix()), lines_of(made.native())
     assert len(ours) + len(theirs) == len(ROWS) + 4  # and the heads
     for row in ROWS:
-        line = next(line for line in (ours if row.home == "diffusers." else theirs) if f"`{row.model}`" in line)
+        line = next(
+            line for line in (ours if row.module_prefix == "diffusers." else theirs) if f"`{row.model}`" in line
+        )
         assert line.endswith(f" {row.guidance} |")
-        assert row.home == "diffusers." or row.sources in made.native()
-        assert row.home != "diffusers." or all(f"`{name}`" in line for name in row.pipelines)
+        assert row.module_prefix == "diffusers." or row.sources in made.native()
+        assert row.module_prefix != "diffusers." or all(f"`{name}`" in line for name in row.pipelines)
         assert f"`{row.model}`" in made.models()
-        assert row.home != "diffusers." or f"`{row.model}`" in made.parts()
-        assert all(blocks.parts_missing in made.parts() for blocks in row.lists if row.home == "diffusers.")
+        assert row.module_prefix != "diffusers." or f"`{row.model}`" in made.parts()
+        assert all(blocks.parts_missing in made.parts() for blocks in row.lists if row.module_prefix == "diffusers.")
 
 
 def test_what_is_verified_has_a_tick_and_nothing_else() -> None:
@@ -151,7 +153,11 @@ def test_families_stand_together() -> None:
     firsts = [line.split("|")[1].strip() for line in lines_of(made.matrix())[2:]]
     assert firsts[0] == "Wan"
     named = [name for name in firsts if name]
-    assert len(named) == len(set(named)) == len({made.family(row.model) for row in ROWS if row.home == "diffusers."})
+    assert (
+        len(named)
+        == len(set(named))
+        == len({made.family(row.model) for row in ROWS if row.module_prefix == "diffusers."})
+    )
     assert made.family("SkyReelsV2Transformer3DModel") == "SkyReels-V2"
     assert made.family("NovelTransformer3DModel") == "Novel"
 

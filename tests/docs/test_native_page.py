@@ -42,7 +42,7 @@ def test_a_bare_denoiser_with_its_number_of_steps():
 def test_without_a_number_of_steps_everything_is_computed_and_a_warning_says_so():
     wan = model("Wan2.1 WanModel")
     module = wan.build()
-    with pytest.warns(bwcache.NeverReused, match="steps="), bwcache.attach(module, OFTEN) as session:
+    with pytest.warns(bwcache.NeverReusedWarning, match="steps="), bwcache.attach(module, OFTEN) as session:
         sample(wan, module)
     assert session.trace.reused == 0
 

@@ -21,7 +21,7 @@ from diffusers.models.cache_utils import CacheMixin
 from torch import nn
 
 import bwcache
-from bwcache import BWCache, Compute, Trace
+from bwcache import BWCache, NeverReuse, Trace
 from bwcache.core.trace import reuse_line
 from bwcache.engine.clock import Call, Clock, Context
 from bwcache.models import BlockSpec, BlockStack
@@ -281,7 +281,7 @@ def test_runs_of_other_lengths_one_after_the_other(case: Case) -> None:
     if case is VIDEO_TO_VIDEO:
         case = Case(case.name, case.build, {**case.call, "strength": 1.0}, case.branches)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", bwcache.NeverReused)
+        warnings.simplefilter("ignore", bwcache.NeverReusedWarning)
         with bwcache.attach(pipe, BWCache(threshold=10.0)) as session:
             videos = [case.run(pipe, num_inference_steps=n) for n in lengths]
     assert [rows(trace) for trace in session.traces] == [grid(n, *case.branches) for n in lengths]
@@ -413,7 +413,7 @@ def test_a_bare_module_that_breaks_off_in_its_first_forward_begins_anew() -> Non
 def test_a_bare_module_that_is_not_told_computes_and_says_why() -> None:
     module = wan_transformer()
     plain = denoise(module, TIMES)
-    with pytest.warns(bwcache.NeverReused, match="steps="), bwcache.attach(module, CAREFREE) as session:
+    with pytest.warns(bwcache.NeverReusedWarning, match="steps="), bwcache.attach(module, CAREFREE) as session:
         assert torch.equal(denoise(module, TIMES), plain)
     assert rows(session.trace) == grid(10, "call0")
     assert session.trace.reused == 0
@@ -642,7 +642,7 @@ def test_two_pipelines_that_share_a_transformer_but_no_scheduler(case: Case, fir
         alone = case.run(attached, **changes)
     attached.scheduler = type(attached.scheduler).from_config(attached.scheduler.config)  # as if it had never run
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", bwcache.NeverReused)
+        warnings.simplefilter("ignore", bwcache.NeverReusedWarning)
         with bwcache.attach(attached, CAREFREE) as session:
             if first == "attached":
                 assert torch.equal(case.run(attached, **changes), alone)
@@ -740,7 +740,7 @@ def test_a_cache_context_that_names_the_branch_only() -> None:
 
 def test_a_policy_that_keeps_nothing_needs_no_total() -> None:
     module = wan_transformer()
-    with warnings.catch_warnings(), bwcache.attach(module, Compute()) as session:
+    with warnings.catch_warnings(), bwcache.attach(module, NeverReuse()) as session:
         warnings.simplefilter("error")
         denoise(module, TIMES)
     assert {event.reason for event in session.trace.events} == {"never reuses with these settings"}

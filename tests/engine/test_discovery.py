@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import bwcache
-from bwcache import BWCache, NotProven
+from bwcache import BWCache, NotProvenError
 from bwcache.core.trace import reuse_line
 from bwcache.models import resolve
 from tests.tiny import WAN, noise, seeded
@@ -41,7 +41,7 @@ def test_known_models_are_found_without_their_rows(name: str) -> None:
     known, seen = resolve("model", module), resolve("model", module, found)
     assert [block.module for block in seen.blocks] == [block.module for block in known.blocks]
     assert (found.timestep, found.latents) == (known.spec.timestep, known.spec.latents)
-    assert set(known.spec.decoded) <= set(found.decoded)
+    assert set(known.spec.read_after) <= set(found.read_after)
 
 
 class Block(nn.Module):
@@ -120,13 +120,13 @@ def _mean(hidden: Tensor, inner: list[Tensor]) -> Tensor:
 
 @pytest.mark.parametrize("after", [_inner, _mean])
 def test_a_model_that_reads_inner_blocks_is_refused(after: Callable[..., Tensor]) -> None:
-    with pytest.raises(NotProven, match=r"reads more than the last block's output.*BlockSpec\(.*layers"):
+    with pytest.raises(NotProvenError, match=r"reads more than the last block's output.*BlockSpec\(.*layers"):
         bwcache.discover(seeded(lambda: Unknown(after)), inputs())
 
 
 def test_a_model_that_draws_numbers_is_refused() -> None:
     module = seeded(lambda: Unknown(lambda hidden, inner: hidden + torch.rand(())))
-    with pytest.raises(NotProven, match="another result each time"):
+    with pytest.raises(NotProvenError, match="another result each time"):
         bwcache.discover(module, inputs())
 
 
@@ -144,7 +144,7 @@ def test_blocks_that_keep_something_are_refused() -> None:
         module.layers = nn.ModuleList(Keeping() for _ in range(4))
         return module
 
-    with pytest.raises(NotProven, match="keep something between forwards"):
+    with pytest.raises(NotProvenError, match="keep something between forwards"):
         bwcache.discover(seeded(build), inputs())
 
 
@@ -157,14 +157,14 @@ def test_a_model_without_lists_or_time_is_refused() -> None:
         def forward(self, latents: Tensor, when: Tensor) -> Tensor:
             return super().forward(latents, when)
 
-    with pytest.raises(NotProven, match="no list of blocks"):
+    with pytest.raises(NotProvenError, match="no list of blocks"):
         bwcache.discover(Flat(), {"x": noise(1, 4, 8), "timestep": torch.ones(1)})
     module, given = seeded(Timeless), {"latents": noise(1, 6, 8), "when": torch.ones(1)}
-    with pytest.raises(NotProven, match="name it: timestep="):
+    with pytest.raises(NotProvenError, match="name it: timestep="):
         bwcache.discover(module, given)
     assert bwcache.discover(module, given, timestep="when").timestep == "when"
 
 
 def test_a_call_that_does_not_run_the_model_is_refused() -> None:
-    with pytest.raises(NotProven, match="Unknown not called"):
+    with pytest.raises(NotProvenError, match="Unknown not called"):
         bwcache.discover(seeded(Unknown), lambda: None)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import bwcache
 from bwcache.core.trace import reuse_line
-from bwcache.errors import SpecMismatch
+from bwcache.errors import SpecMismatchError
 from bwcache.models import BlockList, BlockSpec, resolve
 from bwcache.models.table import row_of
 from tests.engine.test_restore import everything_on
@@ -89,10 +89,10 @@ class Model(nn.Module):
 ROW = BlockSpec(
     "Model",
     (BlockList("layers", ("x",), hook="hooks.layer_forward"),),
-    decoded=("x",),
+    read_after=("x",),
     measured="x",
     timestep="t",
-    home="",
+    module_prefix="",
 )
 
 
@@ -119,13 +119,13 @@ def test_a_copy_is_free_of_the_session(copied: Any) -> None:
 def test_a_hook_that_is_not_there(hook: str) -> None:
     module = seeded(Model)
     wrong = replace(ROW, lists=(replace(ROW.lists[0], hook=hook),))
-    with pytest.raises(SpecMismatch, match=re.escape(f"a function {hook.split('.')[1]!r}")):
+    with pytest.raises(SpecMismatchError, match=re.escape(f"a function {hook.split('.')[1]!r}")):
         resolve("model", module, wrong)
 
 
 def test_an_argument_that_the_hook_does_not_have() -> None:
-    wrong = replace(ROW, lists=(replace(ROW.lists[0], returns=("hidden",)),), decoded=("hidden",), measured="hidden")
-    with pytest.raises(SpecMismatch, match=r"forward\(x, args, kwargs\) of layers\.0"):
+    wrong = replace(ROW, lists=(replace(ROW.lists[0], returns=("hidden",)),), read_after=("hidden",), measured="hidden")
+    with pytest.raises(SpecMismatchError, match=r"forward\(x, args, kwargs\) of layers\.0"):
         resolve("model", seeded(Model), wrong)
 
 
@@ -134,7 +134,7 @@ def test_an_index_that_the_model_does_not_pass() -> None:
     wrong = replace(ROW, lists=(replace(ROW.lists[0], index="layer"),))
     with (
         bwcache.attach(module, POLICY, steps=STEPS, spec=wrong),
-        pytest.raises(SpecMismatch, match=r"layer=None.*0 to 2"),
+        pytest.raises(SpecMismatchError, match=r"layer=None.*0 to 2"),
     ):
         module(noise(1, 3, 4), torch.tensor(1.0))
     assert module(noise(1, 3, 4), torch.tensor(1.0)).isfinite().all()

@@ -6,16 +6,16 @@ import pytest
 import torch
 
 import bwcache
-from bwcache import BWCache, Compute, Linear
+from bwcache import BWCache, Linear, NeverReuse
 from bwcache.models import denoisers
 from tests.tiny import VIDEO_TO_VIDEO, Case, Scripted, each_case
 
 CAREFREE = BWCache(threshold=10.0, reuse_interval=2)
 
 NEVER_REUSING = {
-    "compute": Compute(),
+    "compute": NeverReuse(),
     "threshold_0": BWCache(threshold=0),
-    "threshold_0_exact": BWCache(threshold=0, token_sample=1, predictor=Linear()),
+    "threshold_0_exact": BWCache(threshold=0, sample=1, predictor=Linear()),
     "threshold_0_per_branch": BWCache(threshold=0, decision="per_branch"),
     "scripted": Scripted(),
 }

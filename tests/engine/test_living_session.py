@@ -111,7 +111,7 @@ def test_a_stopped_module_raises_at_its_next_forward_and_only_there() -> None:
     module = wan_transformer()
     with bwcache.attach(module, CAREFREE, steps=8) as session:
         expected = steps_of(module, 8)
-        with pytest.raises(bwcache.RunStopped, match="expected nothing"):
+        with pytest.raises(bwcache.RunStoppedError, match="expected nothing"):
             steps_of(module, 8, lambda i: session.stop() if i == 4 else None)
         for made, wanted in zip(steps_of(module, 8), expected, strict=True):
             assert torch.equal(made, wanted)
@@ -179,7 +179,7 @@ def test_enabling_twice_replaces_where_that_is_said() -> None:
     WAN.run(pipe)
     before = snapshot(pipe)
     first = bwcache.enable(pipe, CAREFREE)
-    with pytest.raises(bwcache.AlreadyAttached, match="replace=True"):
+    with pytest.raises(bwcache.AlreadyAttachedError, match="replace=True"):
         bwcache.enable(pipe, FixedInterval(3))
     second = bwcache.enable(pipe, FixedInterval(3), replace=True)
     WAN.run(pipe)
@@ -196,7 +196,9 @@ def test_a_component_put_in_place_of_another_is_told_and_can_be_left() -> None:
     pipe, other = wan(), wan_transformer()
     bwcache.enable(pipe, CAREFREE)
     pipe.transformer = other
-    with pytest.warns(bwcache.NeverReused, match=r"another module than the session was attached to.*replace=True"):
+    with pytest.warns(
+        bwcache.NeverReusedWarning, match=r"another module than the session was attached to.*replace=True"
+    ):
         WAN.run(pipe)
     session = bwcache.enable(pipe, CAREFREE, replace=True)
     WAN.run(pipe)
@@ -254,7 +256,7 @@ def test_two_threads_with_one_model_know_nothing_of_each_other() -> None:
 # --- modes ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("policy", [CAREFREE, BWCache(10.0, 2, token_sample=1), Adaptive(10.0, warmup=0.0)], ids=repr)
+@pytest.mark.parametrize("policy", [CAREFREE, BWCache(10.0, 2, sample=1), Adaptive(10.0, warmup=0.0)], ids=repr)
 @pytest.mark.parametrize("first", ["inference", "no grad"])
 def test_a_run_may_go_over_from_one_mode_to_the_other(policy: bwcache.Policy[Any], first: str) -> None:
     module = wan_transformer()

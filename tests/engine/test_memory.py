@@ -47,7 +47,7 @@ def test_where_features_wait_changes_no_bit_and_no_decision(case: Case, predicto
 @each_case
 @pytest.mark.parametrize("share", [None, 1])
 def test_bytes_on_the_device_and_in_main_memory_are_told_apart(case: Case, share: float | None) -> None:
-    policy = replace(CAREFREE, token_sample=share, predictor=bwcache.Linear())
+    policy = replace(CAREFREE, sample=share, predictor=bwcache.Linear())
     _, here = made(case, policy)
     _, away = made(case, policy, memory="offload")
     assert here.host_bytes == 0
@@ -86,7 +86,7 @@ def test_several_sites_and_residuals(keeps: Any) -> None:
 @pytest.mark.parametrize("place", ["device", "offload"])
 def test_everything_is_freed_when_a_run_ends(error: type[BaseException], where: str, place: str) -> None:
     """And the next one, of another size, sees nothing of it."""
-    policy = replace(CAREFREE, predictor=bwcache.Linear(), token_sample=1)
+    policy = replace(CAREFREE, predictor=bwcache.Linear(), sample=1)
     hidden = (1, 8, 24)
     clean = WAN.build()
     with bwcache.attach(clean, policy, memory=place):
@@ -141,7 +141,7 @@ def test_what_will_be_kept_is_known_before_the_first_block_runs(
     case: Case, predictor: bwcache.Predictor, share: float | None, place: str
 ) -> None:
     pipe = case.build()
-    policy = replace(CAREFREE, predictor=predictor, token_sample=share)
+    policy = replace(CAREFREE, predictor=predictor, sample=share)
     planned: list[tuple[int, int]] = []
     with bwcache.attach(pipe, policy, memory=place) as session:
         note = lambda *_: planned.append((session.trace.planned_bytes, session.trace.planned_host_bytes))  # noqa: E731
@@ -164,19 +164,19 @@ def test_samples_of_predictions_are_counted_too() -> None:
 def test_a_policy_that_keeps_nothing_plans_nothing() -> None:
     _, trace = made(WAN, BWCache(threshold=0), max_memory=1)
     assert (trace.planned_bytes, trace.peak_bytes) == (0, 0)
-    _, trace = made(WAN, bwcache.Compute(measures="default"))
+    _, trace = made(WAN, bwcache.NeverReuse(measures="default"))
     assert 0 < trace.planned_bytes == trace.peak_bytes
 
 
 def test_all_entries_of_all_blocks_are_worth_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "MUCH", 1024)
     with warnings.catch_warnings():
-        warnings.simplefilter("error", bwcache.MuchKept)
-        for policy in (CAREFREE, replace(CAREFREE, blocks=(1,), token_sample=1)):
+        warnings.simplefilter("error", bwcache.MuchKeptWarning)
+        for policy in (CAREFREE, replace(CAREFREE, blocks=(1,), sample=1)):
             made(WAN, policy)
     for place in ("device", "offload"):
-        with pytest.warns(bwcache.MuchKept, match=r"KiB of it to compare blocks by \(token_sample=1\)"):
-            made(WAN, replace(CAREFREE, token_sample=1), memory=place)
+        with pytest.warns(bwcache.MuchKeptWarning, match=r"KiB of it to compare blocks by \(sample=1\)"):
+            made(WAN, replace(CAREFREE, sample=1), memory=place)
 
 
 # --- a limit ----------------------------------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ class Calls:
 @each_case
 @pytest.mark.parametrize(("share", "place"), [(None, "device"), (1, "offload")])
 def test_a_limit_is_kept_or_the_run_refused_before_any_block(case: Case, share: float | None, place: str) -> None:
-    policy = replace(CAREFREE, predictor=bwcache.Linear(), token_sample=share)
+    policy = replace(CAREFREE, predictor=bwcache.Linear(), sample=share)
     expected, trace = made(case, policy, memory=place)
     pipe = case.build()
     with bwcache.attach(pipe, policy, memory=place, max_memory=trace.peak_bytes) as session:
@@ -218,7 +218,7 @@ def test_a_limit_is_kept_or_the_run_refused_before_any_block(case: Case, share: 
     calls = Calls(pipe)
     with bwcache.attach(pipe, policy, memory=place, max_memory=trace.peak_bytes - 1) as session:
         for _ in range(2):
-            with pytest.raises(bwcache.OverBudget, match=r"found a run that would keep .*; expected at most .*; "):
+            with pytest.raises(bwcache.OverBudgetError, match=r"found a run that would keep .*; expected at most .*; "):
                 case.run(pipe)
         assert calls.count == 0
         assert tensors_alive((1, 8, 24)) == hidden
@@ -231,15 +231,15 @@ def test_a_limit_is_kept_or_the_run_refused_before_any_block(case: Case, share: 
     [
         ({}, "device", ['memory="offload"']),
         ({"predictor": bwcache.Linear()}, "device", ['memory="offload"', "predictor Last()"]),
-        ({"token_sample": 1}, "device", ["token_sample=None", 'memory="offload"']),
-        ({"token_sample": 1}, "offload", ["token_sample=None"]),
+        ({"sample": 1}, "device", ["sample=None", 'memory="offload"']),
+        ({"sample": 1}, "offload", ["sample=None"]),
         ({"predictor": bwcache.Linear()}, "offload", []),
     ],
 )
 def test_the_refusal_says_what_would_help(settings: dict[str, Any], place: str, advice: list[str]) -> None:
-    with pytest.raises(bwcache.OverBudget) as refused:
+    with pytest.raises(bwcache.OverBudgetError) as refused:
         made(WAN, replace(CAREFREE, **settings), memory=place, max_memory=100)
-    everything = ["token_sample=None", 'memory="offload"', "predictor Last()", "make fewer frames"]
+    everything = ["sample=None", 'memory="offload"', "predictor Last()", "make fewer frames"]
     assert [words for words in everything if words in str(refused.value)] == [*advice, "make fewer frames"]
 
 
@@ -251,7 +251,7 @@ def test_guidance_in_two_forwards_is_counted_before_the_second(case: Case) -> No
     pipe = case.build()
     calls = Calls(pipe)
     with bwcache.attach(pipe, CAREFREE, max_memory=budget) as session:
-        with pytest.raises(bwcache.OverBudget):
+        with pytest.raises(bwcache.OverBudgetError):
             case.run(pipe)
         assert calls.count == 0
         case.run(pipe, guidance_scale=1.0)
@@ -276,7 +276,7 @@ def test_a_second_branch_that_nobody_announced_is_refused_in_the_first_step() ->
     module, policy = wan_transformer(), Scripted(frozenset({2, 3, 4}))
     with (
         bwcache.attach(module, policy, steps=6, max_memory=limit_for_one(module, policy)),
-        pytest.raises(bwcache.OverBudget),
+        pytest.raises(bwcache.OverBudgetError),
     ):
         stepped(module, [2] * 6)
 
@@ -339,7 +339,7 @@ def test_a_stack_that_returns_more_than_enters_it_is_held_to_the_limit_too() -> 
     assert trace.peak_bytes > feature > trace.planned_bytes
     assert grown([40] * 6, limit=trace.peak_bytes).events == trace.events
     for limit in (trace.planned_bytes, feature, trace.peak_bytes - 1):
-        with pytest.raises(bwcache.OverBudget):
+        with pytest.raises(bwcache.OverBudgetError):
             grown([40] * 6, limit=limit)
     assert grown([40] * 6, limit=trace.planned_bytes, place="offload").events == trace.events
 

@@ -82,7 +82,7 @@ POLICIES = {
     "paper": BWCache(threshold=10.0, reuse_interval=0.2),
     "long": BWCache(threshold=10.0, reuse_interval=4, tail_guard=0),
     "per_branch": BWCache(threshold=0.15, reuse_interval=2, decision="per_branch"),
-    "exact": BWCache(threshold=10.0, token_sample=1),
+    "exact": BWCache(threshold=10.0, sample=1),
     "scripted": Scripted(frozenset({2, 3, 6, 9})),
 }
 

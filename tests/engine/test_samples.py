@@ -109,7 +109,7 @@ def test_one_sample_alone_is_as_without(case: Case) -> None:
 @pytest.mark.parametrize("case", BATCHED, ids=lambda case: case.name)
 def test_always_computing_a_batch_changes_nothing(case: Case) -> None:
     pipe, many = case.build(), batch_of(case, 2)
-    expected, _ = made(pipe, many, [5, 6], bwcache.Compute())
+    expected, _ = made(pipe, many, [5, 6], bwcache.NeverReuse())
     before = {name: dict(vars(module)) for name, module in denoisers(pipe).items()}
     latents, trace = made(pipe, many, [5, 6], BWCache(threshold=0), per_sample=True)
     assert torch.equal(latents, expected)

@@ -15,7 +15,7 @@ from diffusers import FirstBlockCacheConfig, WanTransformer3DModel
 from torch import nn
 
 import bwcache
-from bwcache import BlockList, BlockSpec, BWCache, Compute
+from bwcache import BlockList, BlockSpec, BWCache, NeverReuse
 from bwcache.core.trace import reuse_line
 from bwcache.models import denoisers
 from tests.engine.test_restore import everything_on, snapshot
@@ -33,7 +33,7 @@ def test_what_is_held_cannot_be_attached_again(again: str) -> None:
     target = {"pipeline": pipe, "module": pipe.transformer, "sharing": type(pipe).from_pipe(pipe)}[again]
     with bwcache.attach(pipe, BWCache(threshold=0.33)):
         before = snapshot(pipe)
-        with pytest.raises(bwcache.AlreadyAttached, match=r"Session of WanPipeline.*threshold=0\.33.*disable"):
+        with pytest.raises(bwcache.AlreadyAttachedError, match=r"Session of WanPipeline.*threshold=0\.33.*disable"):
             bwcache.attach(target, CAREFREE)
         assert snapshot(pipe) == before
         WAN.run(pipe)
@@ -43,9 +43,9 @@ def test_what_is_held_cannot_be_attached_again(again: str) -> None:
 @pytest.mark.parametrize(
     ("target", "error", "named"),
     [
-        (nn.Linear(2, 2), bwcache.NoBlocksFound, "Linear.*bwcache models.*bwcache.discover"),
-        (SimpleNamespace(components={"vae": wan_vae()}), bwcache.NoBlocksFound, "AutoencoderKLWan"),
-        (SimpleNamespace(components={}), bwcache.NoBlocksFound, "no modules"),
+        (nn.Linear(2, 2), bwcache.NoBlocksFoundError, "Linear.*bwcache models.*bwcache.discover"),
+        (SimpleNamespace(components={"vae": wan_vae()}), bwcache.NoBlocksFoundError, "AutoencoderKLWan"),
+        (SimpleNamespace(components={}), bwcache.NoBlocksFoundError, "no modules"),
         (object(), bwcache.AttachError, "object"),
         (None, bwcache.AttachError, "NoneType"),
         ("wan", bwcache.AttachError, "str"),
@@ -62,12 +62,12 @@ def test_what_has_no_blocks_is_refused_by_name(target: Any, error: type[Exceptio
 WAN_ROW = BlockSpec("WanTransformer3DModel", (BlockList("blocks"),))
 WRONG_ROWS = {
     "renamed_timestep": (replace(WAN_ROW, timestep="time"), "time"),
-    "renamed_argument": (replace(WAN_ROW, lists=(BlockList("blocks", ("x",)),), decoded=("x",)), "'x'"),
+    "renamed_argument": (replace(WAN_ROW, lists=(BlockList("blocks", ("x",)),), read_after=("x",)), "'x'"),
     "missing_list": (replace(WAN_ROW, lists=(BlockList("layers"),)), "layers.*blocks"),
     "not_a_list": (replace(WAN_ROW, lists=(BlockList("norm_out"),)), "norm_out"),
     "missing_path": (replace(WAN_ROW, lists=(BlockList("body.blocks"),)), r"body\.blocks"),
     "second_list_missing": (replace(WAN_ROW, lists=(BlockList("blocks"), BlockList("more"))), "more"),
-    "decoded_not_returned": (replace(WAN_ROW, decoded=("encoder_hidden_states",)), "encoder_hidden_states"),
+    "read_after_not_returned": (replace(WAN_ROW, read_after=("encoder_hidden_states",)), "encoder_hidden_states"),
 }
 
 
@@ -75,13 +75,13 @@ WRONG_ROWS = {
 def test_a_row_that_does_not_describe_the_module_is_refused(spec: BlockSpec, named: str) -> None:
     pipe = wan()
     before = snapshot(pipe)
-    with pytest.raises(bwcache.SpecMismatch, match=named):
+    with pytest.raises(bwcache.SpecMismatchError, match=named):
         bwcache.attach(pipe, CAREFREE, spec=spec)
     assert snapshot(pipe) == before
 
 
 def test_a_measured_stream_that_no_block_returns_is_refused() -> None:
-    with pytest.raises(bwcache.SpecMismatch, match="temb"):
+    with pytest.raises(bwcache.SpecMismatchError, match="temb"):
         bwcache.attach(wan(), CAREFREE, spec=replace(WAN_ROW, measured="temb"))
 
 
@@ -91,7 +91,7 @@ def test_another_arity_is_noticed_at_the_first_block() -> None:
     plain = WAN.run(pipe)
     with (
         bwcache.attach(pipe, CAREFREE, spec=both),
-        pytest.raises(bwcache.SpecMismatch, match=r"1 values.*blocks\.0.*2: hidden_states, encoder_hidden_states"),
+        pytest.raises(bwcache.SpecMismatchError, match=r"1 values.*blocks\.0.*2: hidden_states, encoder_hidden_states"),
     ):
         WAN.run(pipe)
     assert torch.equal(WAN.run(pipe), plain)
@@ -225,13 +225,13 @@ def test_a_session_that_never_reuses_says_so_after_each_run_and_why() -> None:
         warnings.simplefilter("always")
         WAN.run(pipe)
         WAN.run(pipe)
-    assert [warning.category for warning in caught] == [bwcache.NeverReused] * 2
+    assert [warning.category for warning in caught] == [bwcache.NeverReusedWarning] * 2
     assert "10 steps" in str(caught[0].message)
     assert "still changing" in str(caught[0].message)
     assert "lowest indicator" in str(caught[0].message)
 
 
-@pytest.mark.parametrize("policy", [BWCache(threshold=0), Compute(), CAREFREE, Scripted()], ids=repr)
+@pytest.mark.parametrize("policy", [BWCache(threshold=0), NeverReuse(), CAREFREE, Scripted()], ids=repr)
 def test_no_warning_where_nothing_was_asked_for_or_something_was_reused(policy: bwcache.Policy) -> None:
     pipe = wan()
     with warnings.catch_warnings(), bwcache.attach(pipe, policy):
@@ -322,11 +322,11 @@ def spoiling(module: Any, block: int, at_call: int, entry: int, value: float) ->
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("token_sample", [None, 1])
+@pytest.mark.parametrize("sample", [None, 1])
 @pytest.mark.parametrize("block", [0, 3])
-def test_a_feature_that_is_not_finite_means_compute(value: float, token_sample: float | None, block: int) -> None:
+def test_a_feature_that_is_not_finite_means_compute(value: float, sample: float | None, block: int) -> None:
     module = wan_transformer()
-    policy = BWCache(threshold=1e6, reuse_interval=1, tail_guard=0, token_sample=token_sample)
+    policy = BWCache(threshold=1e6, reuse_interval=1, tail_guard=0, sample=sample)
     spoiling(module, block, at_call=1, entry=0, value=value)
     with bwcache.attach(module, policy, steps=10) as session:
         for i in range(6):
@@ -365,7 +365,7 @@ def test_an_entry_outside_the_sample_that_is_not_finite_means_compute(value: flo
 @pytest.mark.parametrize("predictor", [bwcache.Last(), bwcache.Linear()], ids=repr)
 def test_the_trace_says_how_many_bytes_are_kept(case: Case, predictor: bwcache.Predictor) -> None:
     pipe = case.build()
-    with bwcache.attach(pipe, replace(CAREFREE, predictor=predictor, token_sample=1)) as session:
+    with bwcache.attach(pipe, replace(CAREFREE, predictor=predictor, sample=1)) as session:
         case.run(pipe)
     trace = session.trace
     streams = {name: len(getattr(module, "blocks", range(4))) for name, module in denoisers(pipe).items()}
@@ -515,7 +515,7 @@ def test_all_entries_measure_the_same_however_many_they_are(case: Case, monkeypa
     for few in (taps.FEW, 0):
         monkeypatch.setattr(taps, "FEW", few)
         pipe = case.build()
-        with bwcache.attach(pipe, BWCache(threshold=0.3, token_sample=1)) as session:
+        with bwcache.attach(pipe, BWCache(threshold=0.3, sample=1)) as session:
             case.run(pipe)
         found.append(session.trace)
     here, there = found

@@ -203,7 +203,7 @@ class Row(nn.Module):
 
 
 def test_a_residual_of_a_block_that_writes_into_what_enters_it() -> None:
-    row = bwcache.BlockSpec("Row", (bwcache.BlockList("blocks", ("x",)),), decoded=("x",), measured="x", latents="x")
+    row = bwcache.BlockSpec("Row", (bwcache.BlockList("blocks", ("x",)),), read_after=("x",), measured="x", latents="x")
     policy = Placed(lambda stack: (stack.whole("residual"),), lambda site, step: step == 1)
     module = Row()
     with bwcache.attach(module, policy, spec=row, steps=3), torch.no_grad():
@@ -261,8 +261,8 @@ def test_how_a_feature_is_made_may_be_said_by_the_decision() -> None:
             return reuse("written", how=how) if found.reuses else found
 
     found, _ = made(Saying(lambda stack: (stack.whole(),)))
-    lines, _ = made(bwcache.Scheduled((0, 1, 4, 6, 7), bwcache.Linear()))
-    replays, _ = made(bwcache.Scheduled((0, 1, 4, 6, 7)))
+    lines, _ = made(bwcache.StepList((0, 1, 4, 6, 7), bwcache.Linear()))
+    replays, _ = made(bwcache.StepList((0, 1, 4, 6, 7)))
     assert torch.equal(found[2], lines[2])
     assert torch.equal(found[3], replays[3])
     assert not torch.equal(lines[3], replays[3])

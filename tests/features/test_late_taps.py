@@ -181,7 +181,7 @@ def indicators(at_once: bool, monkeypatch: pytest.MonkeyPatch) -> list[tuple[flo
     with monkeypatch.context() as patched, torch.no_grad():
         if at_once:
             patched.setattr(module, "LateTaps", SampledTaps)
-        with bwcache.attach(model, bwcache.Compute(measures="default"), steps=6, spec=row) as session:
+        with bwcache.attach(model, bwcache.NeverReuse(measures="default"), steps=6, spec=row) as session:
             for step in range(6):
                 model(latents, 1000.0 - 100 * step)
     return [event.distances for event in session.trace.events]

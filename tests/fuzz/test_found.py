@@ -8,7 +8,7 @@ from tests.fuzz.oracle import check, quietly
 from tests.fuzz.policies import Chosen
 from tests.fuzz.scenario import DIMENSIONS, KNOWN, Break, Call, Enter, Leave, Scenario
 
-IN_TURNS = Chosen("Scheduled", (("steps", "((0, 2), (0, 1))"),))
+IN_TURNS = Chosen("StepList", (("steps", "((0, 2), (0, 1))"),))
 ADAPTIVE = Chosen("Adaptive", (("tolerance", "0.15"),))
 GREEDY = Chosen("BWCache", (("threshold", "10.0"),))
 

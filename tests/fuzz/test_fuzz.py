@@ -22,7 +22,7 @@ from tests.fuzz.scenario import DIMENSIONS, KNOWN, Break, Call, Copy, Enter, Hoo
 
 SEEDS = 300
 CHUNK = 10
-REPLAYING = Chosen("Scheduled", (("steps", "(0, 2)"),))
+REPLAYING = Chosen("StepList", (("steps", "(0, 2)"),))
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))

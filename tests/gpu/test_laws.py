@@ -15,7 +15,9 @@ from tests.tiny import BY_NAME, WAN, Case, Scripted
 
 
 @each_case_on_cuda
-@pytest.mark.parametrize("policy", [BWCache(threshold=0), bwcache.Compute(measures=1)], ids=["threshold 0", "measures"])
+@pytest.mark.parametrize(
+    "policy", [BWCache(threshold=0), bwcache.NeverReuse(measures=1)], ids=["threshold 0", "measures"]
+)
 def test_always_computing_changes_no_bit(case: Case, policy: bwcache.Policy) -> None:
     pipe = case.build()
     without = case.run(pipe)
@@ -58,7 +60,7 @@ def test_the_indicator_is_the_cpu_s(share: float | None, few: int, monkeypatch: 
     found = []
     for case in (WAN, wan_case()):
         pipe = case.build()
-        with bwcache.attach(pipe, BWCache(threshold=1e-9, token_sample=share)) as session:
+        with bwcache.attach(pipe, BWCache(threshold=1e-9, sample=share)) as session:
             case.run(pipe)
         found.append([event.indicator for event in session.trace.events if event.indicator is not None])
     assert len(found[0]) > 10
@@ -69,7 +71,7 @@ def test_the_indicator_is_the_cpu_s(share: float | None, few: int, monkeypatch: 
 def test_in_bfloat16(share: float | None) -> None:
     case = on_cuda(WAN, torch.bfloat16)
     pipe = case.build()
-    with bwcache.attach(pipe, BWCache(threshold=10.0, reuse_interval=2, token_sample=share)) as session:
+    with bwcache.attach(pipe, BWCache(threshold=10.0, reuse_interval=2, sample=share)) as session:
         cached = case.run(pipe)
     assert lines(session) == [LINE]
     same(by_brute_force(case, session.trace.events), cached)
@@ -111,7 +113,7 @@ def test_in_further_reused_steps_the_engine_waits_for_nothing(name: str, memory:
 def test_after_a_run_nothing_is_held() -> None:
     case = wan_case()
     pipe = case.build()
-    for policy in (CAREFREE, BWCache(threshold=10.0, token_sample=1), Adaptive()):
+    for policy in (CAREFREE, BWCache(threshold=10.0, sample=1), Adaptive()):
         case.run(pipe)
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated(DEVICE)

@@ -38,8 +38,8 @@ POLICIES: dict[str, Bold] = {
     "BWCache": Bold(lambda p: bwcache.BWCache(10.0, 2, predictor=p), bwcache.BWCache(threshold=0)),
     "Adaptive": Bold(lambda p: bwcache.Adaptive(1.0, 0.0, p), bwcache.Adaptive(tolerance=0)),
     "FixedInterval": Bold(lambda p: bwcache.FixedInterval(3, predictor=p), bwcache.FixedInterval(1)),
-    "Scheduled": Bold(lambda p: bwcache.Scheduled((0, 1, 4, 7), p), bwcache.Scheduled(tuple(range(STEPS)))),
-    "Compute": Bold(lambda _: bwcache.Compute(), bwcache.Compute(measures=1), False),
+    "StepList": Bold(lambda p: bwcache.StepList((0, 1, 4, 7), p), bwcache.StepList(tuple(range(STEPS)))),
+    "NeverReuse": Bold(lambda _: bwcache.NeverReuse(), bwcache.NeverReuse(measures=1), False),
     "FirstBlock": Bold(lambda _: bwcache.FirstBlock(1.0), bwcache.FirstBlock(0), False, False),
     "PyramidAttentionBroadcast": Bold(
         lambda _: bwcache.PyramidAttentionBroadcast(2, 2, 3, WIDE, WIDE, WIDE),

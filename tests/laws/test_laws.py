@@ -22,7 +22,7 @@ from tests.laws.left import found_on
 CASES = chosen()
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::bwcache.NeverReused"),
+    pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
 each = pytest.mark.parametrize("one", CASES, ids=str)
@@ -135,7 +135,7 @@ def test_rows_replays_and_what_is_left(one: One) -> None:
     assert samples in ({None}, {0, 1} if one.way == "batch" else {None})
     assert len(first.events) == forwards * len(samples) * sites_of(one)
     assert {event.step for event in first.events} == set(range(STEPS))
-    assert (first.reused > 0) == (one.policy != "Compute")
+    assert (first.reused > 0) == (one.policy != "NeverReuse")
 
     rows = by_forward(first.events)
     if one.predictor == "Last" and rows is not None:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from bwcache import shapes
-from bwcache.errors import NoBlocksFound, SettingError
+from bwcache.errors import NoBlocksFoundError, SettingError
 from bwcache.measure.call import Progress, Request, call, pipeline_arguments
 from bwcache.measure.latency import DenoiseTimer
 
@@ -146,5 +146,5 @@ def test_the_timer_needs_a_known_denoiser():
     class Nothing:
         components = {"vae": nn.Linear(1, 1)}  # noqa: RUF012
 
-    with pytest.raises(NoBlocksFound):
+    with pytest.raises(NoBlocksFoundError):
         DenoiseTimer(Nothing())

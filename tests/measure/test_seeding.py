@@ -15,8 +15,8 @@ import bwcache
 from bwcache.measure.call import Request, call
 from bwcache.measure.compare import compare
 from bwcache.measure.seeding import global_seed, seeded
-from bwcache.study import Folder, Race, UnderPolicy, Unit, race
-from bwcache.study.race import identity
+from bwcache.study import Folder, Study, UnderPolicy, Video, run_study
+from bwcache.study.study import identity
 from tests import tiny
 
 REQUEST = Request("", 4, 0, 1.0, 32, 32, 5)
@@ -70,8 +70,8 @@ def test_a_sampler_that_draws_by_itself_is_not_blamed_on_the_cache(make):
 
 def test_a_sweep_measures_the_cache_and_not_the_dice(tmp_path):
     pipe = made_with(FlowMatchEulerDiscreteScheduler(stochastic_sampling=True))
-    field = Race((UnderPolicy(bwcache.BWCache(threshold=0)),), (Unit("a", 0), Unit("a", 1)), REQUEST)
-    cells = race(pipe, field, Folder(tmp_path / "study", identity(pipe, REQUEST)))
+    field = Study((UnderPolicy(bwcache.BWCache(threshold=0)),), (Video("a", 0), Video("a", 1)), REQUEST)
+    cells = run_study(pipe, field, Folder(tmp_path / "study", identity(pipe, REQUEST)))
     assert [cell.identical for cell in cells] == [True, True]
 
 

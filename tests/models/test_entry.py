@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import bwcache
 from bwcache.core.trace import reuse_line
-from bwcache.errors import NeverReused
+from bwcache.errors import NeverReusedWarning
 from bwcache.models import BlockList, BlockSpec, resolve
 from tests.conformance.test_models import Stored
 from tests.engine.test_restore import everything_on
@@ -121,7 +121,13 @@ class Plain(nn.Module):
 
 
 ROW = BlockSpec(
-    "Plain", (BlockList("blocks", ("x",)),), decoded=("x",), measured="x", timestep="t", entry="forward", home=""
+    "Plain",
+    (BlockList("blocks", ("x",)),),
+    read_after=("x",),
+    measured="x",
+    timestep="t",
+    entry="forward",
+    module_prefix="",
 )
 
 
@@ -188,7 +194,7 @@ def test_a_forward_that_fills_the_cache_always_runs_and_the_others_of_its_step_a
     events = session.trace.events
     assert {event.branch for event in events} == {"call0", "call1"}
     assert [event.step for event in events] == [i for i in range(STEPS) for _ in range(2)]
-    assert session.trace.meta["aside"] == {"inference_params.update_kv_cache": STEPS}
+    assert session.trace.meta["cache_fills"] == {"inference_params.update_kv_cache": STEPS}
     same = [torch.equal(a, b) for a, b in zip(made, expected, strict=True)]
     assert same == [True, True, False, False, True, True]
 
@@ -203,6 +209,6 @@ def test_a_model_each_of_whose_forwards_fills_the_cache_is_never_reused_and_says
             module.forward(
                 given["x"], given["t"] + i / 12, given["y"], inference_params=SimpleNamespace(update_kv_cache=True)
             )
-    with pytest.warns(NeverReused, match=r"fills a cache \(inference_params\.update_kv_cache\)"):
+    with pytest.warns(NeverReusedWarning, match=r"fills a cache \(inference_params\.update_kv_cache\)"):
         session.close()
     assert not session.traces

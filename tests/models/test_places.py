@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import bwcache
-from bwcache.errors import SettingError, SpecMismatch
+from bwcache.errors import SettingError, SpecMismatchError
 from bwcache.models import BlockList, BlockSpec, BlockStack, Part, Place, resolve
 from tests.tiny import Scripted
 
@@ -81,7 +81,7 @@ ROW = BlockSpec(
             parts_missing="its gates are no modules",
         ),
     ),
-    decoded=("x",),
+    read_after=("x",),
     measured="x",
     latents="sample",
     named={"time": "time_embed[1]", "norm": "norm_out"},
@@ -134,7 +134,7 @@ def test_the_root_takes_latents_and_returns_the_first_tensor(toy: Toy, stack: Bl
 
 def test_a_row_without_the_name_of_the_latents_says_so_when_they_are_asked_for(toy: Toy) -> None:
     stack = resolve("model", toy, dataclasses.replace(ROW, latents="hidden_states"))
-    with pytest.raises(SpecMismatch, match="hidden_states"):
+    with pytest.raises(SpecMismatchError, match="hidden_states"):
         _ = stack.root
 
 
@@ -172,7 +172,7 @@ def test_a_kind_that_is_not_there_is_refused_with_those_that_are(stack: BlockSta
 def test_a_part_with_another_argument_is_a_mismatch(toy: Toy) -> None:
     part = dataclasses.replace(ROW.lists[0], parts={"ffn": "ff"})
     stack = resolve("model", toy, dataclasses.replace(ROW, lists=(part,)))
-    with pytest.raises(SpecMismatch, match=r"blocks\.block0\.ff \(Net\).*'hidden_states'"):
+    with pytest.raises(SpecMismatchError, match=r"blocks\.block0\.ff \(Net\).*'hidden_states'"):
         stack.parts("ffn")
 
 

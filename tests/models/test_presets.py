@@ -15,7 +15,7 @@ from bwcache.policies.presets import preset, published, source
 from tests.tiny import wan_transformer
 
 
-@pytest.mark.parametrize("one", PRESETS, ids=lambda one: f"{one.home}{one.model} {one.method}")
+@pytest.mark.parametrize("one", PRESETS, ids=lambda one: f"{one.module_prefix}{one.model} {one.method}")
 def test_a_preset_names_fields_of_its_policy_and_its_source(one) -> None:  # type: ignore[no-untyped-def]
     policy = getattr(policies, one.method)
     assert set(one.settings) <= {field.name for field in fields(policy)}
@@ -23,15 +23,15 @@ def test_a_preset_names_fields_of_its_policy_and_its_source(one) -> None:  # typ
     assert one.source
 
 
-@pytest.mark.parametrize("one", PRESETS, ids=lambda one: f"{one.home}{one.model} {one.method}")
+@pytest.mark.parametrize("one", PRESETS, ids=lambda one: f"{one.module_prefix}{one.model} {one.method}")
 def test_a_preset_is_of_a_row(one) -> None:  # type: ignore[no-untyped-def]
-    found = [spec for spec in ROWS if (spec.model, spec.home) == (one.model, one.home)]
+    found = [spec for spec in ROWS if (spec.model, spec.module_prefix) == (one.model, one.module_prefix)]
     assert len(found) == 1
     assert all(preset_of(spec, one.method) is one for spec in found)
 
 
 def test_each_model_and_method_has_one_preset() -> None:
-    assert len({(one.home, one.model, one.method) for one in PRESETS}) == len(PRESETS)
+    assert len({(one.module_prefix, one.model, one.method) for one in PRESETS}) == len(PRESETS)
 
 
 def test_the_papers_five_models_have_its_default_mode() -> None:
@@ -53,7 +53,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
     one = preset_of(row("WanTransformer3DModel"))
     assert one is not None
     settings = {"threshold": 0.07, "reuse_interval": 3, "blocks": (0, 2)}
-    key = (one.home, one.model, one.method)
+    key = (one.module_prefix, one.model, one.method)
     monkeypatch.setitem(presets._BY_CLASS, key, replace(one, settings=settings))
     return wan_transformer()
 
@@ -66,17 +66,17 @@ def test_a_policy_is_made_of_what_was_published(known: torch.nn.Module) -> None:
 
 
 def test_what_a_person_gives_wins(known: torch.nn.Module) -> None:
-    given = preset(known, threshold=0.2, token_sample=0.5)
-    assert given == bwcache.BWCache(threshold=0.2, reuse_interval=3, blocks=(0, 2), token_sample=0.5)
+    given = preset(known, threshold=0.2, sample=0.5)
+    assert given == bwcache.BWCache(threshold=0.2, reuse_interval=3, blocks=(0, 2), sample=0.5)
     with pytest.raises(bwcache.SettingError, match="threshold"):
         preset(known, threshold=-1)
 
 
 def test_the_source_is_named_while_the_settings_are_the_published_ones(known: torch.nn.Module) -> None:
     assert source(known, preset(known)) == published(known).source  # type: ignore[union-attr]
-    assert source(known, preset(known, token_sample=0.5)), "nothing was published about the sample"
+    assert source(known, preset(known, sample=0.5)), "nothing was published about the sample"
     assert source(known, preset(known, threshold=0.2)) is None
-    assert source(known, bwcache.Compute()) is None
+    assert source(known, bwcache.NeverReuse()) is None
 
 
 def test_without_a_preset_the_defaults_are_taken() -> None:

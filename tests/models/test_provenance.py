@@ -13,7 +13,7 @@ from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from torch import Tensor, nn
 
 import bwcache
-from bwcache.errors import AttachError, NotProven
+from bwcache.errors import AttachError, NotProvenError
 from bwcache.models import resolve, row
 from tests.conformance.test_models import Stored, alike
 from tests.tiny import Scripted, noise, seeded, wan, wan_transformer
@@ -77,7 +77,7 @@ def outputs(module: nn.Module) -> list[Tensor]:
 
 
 def test_a_class_with_a_forward_of_its_own_is_refused_and_told_the_way_out() -> None:
-    with pytest.raises(NotProven, match=r"ReadsText .*forward of its own; expected that of CogVideoX.*discover"):
+    with pytest.raises(NotProvenError, match=r"ReadsText .*forward of its own; expected that of CogVideoX.*discover"):
         bwcache.attach(cogvideox(ReadsText), Scripted(REUSED), steps=6)
 
 
@@ -85,7 +85,7 @@ def test_the_way_out_is_exact() -> None:
     """The row that `discover` finds keeps the text as well; brute force says that it has to."""
     module = cogvideox(ReadsText)
     found = bwcache.discover(module, given(0.0))
-    assert set(found.decoded) == {"hidden_states", "encoder_hidden_states"}
+    assert set(found.read_after) == {"hidden_states", "encoder_hidden_states"}
     brute = Stored(resolve("model", module, found))
     expected = []
     for i in range(6):
@@ -117,7 +117,7 @@ def test_a_method_that_the_forward_calls_counts_as_the_forward() -> None:
         def get_time_embed(self, *args: Any, **how: Any) -> Any:
             return super().get_time_embed(*args, **how)
 
-    with pytest.raises(NotProven, match="which has a get_time_embed of its own"):
+    with pytest.raises(NotProvenError, match="which has a get_time_embed of its own"):
         resolve("unet", Helped.from_config(_unet_config()))
 
 
@@ -139,7 +139,7 @@ def test_a_mixin_before_the_class_counts_too() -> None:
         def forward(self, *args: Any, **how: Any) -> Any:
             return super().forward(*args, **how)  # type: ignore[misc]
 
-    with pytest.raises(NotProven, match="forward of its own"):
+    with pytest.raises(NotProvenError, match="forward of its own"):
         resolve("model", wan_transformer(model=type("Mixed", (Mixin, diffusers.WanTransformer3DModel), {})))
 
 
@@ -150,7 +150,7 @@ def test_a_block_with_a_forward_of_its_own_is_refused() -> None:
 
     module = wan_transformer()
     module.blocks[1].__class__ = MyBlock
-    with pytest.raises(NotProven, match=r"blocks of MyBlock .*expected that of WanTransformerBlock.*discover"):
+    with pytest.raises(NotProvenError, match=r"blocks of MyBlock .*expected that of WanTransformerBlock.*discover"):
         resolve("model", module)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import bwcache
 from bwcache.core.trace import reuse_line
-from bwcache.errors import BlocksChanged, NeverReused
+from bwcache.errors import BlocksChangedError, NeverReusedWarning
 from bwcache.models import resolve
 from tests.conformance.test_models import alike, snapshot
 from tests.tiny import Scripted
@@ -75,7 +75,7 @@ def test_skip_layer_guidance_of_a_pipeline_is_replayed_as_brute_force_does() -> 
 
 def test_skip_layer_guidance_is_measured_at_the_blocks_that_run() -> None:
     pipe = SKIPPING.build()
-    with bwcache.attach(pipe, bwcache.Compute(measures="default")) as session:
+    with bwcache.attach(pipe, bwcache.NeverReuse(measures="default")) as session:
         SKIPPING.run(pipe)
     third = [event for event in session.trace.events if event.branch == "call1"]
     assert [event.step for event in third] == [1, 2, 3]
@@ -121,7 +121,7 @@ def test_without_its_last_block_a_model_is_never_reused_and_says_why() -> None:
     plain = sample(module, [[3]] * STEPS)
     session = bwcache.attach(module, bwcache.BWCache(threshold=10.0), steps=STEPS)
     made = sample(module, [[3]] * STEPS)
-    with pytest.warns(NeverReused, match="the last block was left out"):
+    with pytest.warns(NeverReusedWarning, match="the last block was left out"):
         session.close()
     assert all(map(torch.equal, made, plain))
     assert reuse_line(session.trace.events) == "C" * STEPS
@@ -173,7 +173,7 @@ def test_another_choice_that_nothing_tells_is_refused_and_the_session_stays_usab
     module = sd3.sd3()
     with bwcache.attach(module, POLICY, steps=STEPS) as session:
         expected = choosing(module, [[1]] * STEPS)
-        with pytest.raises(BlocksChanged, match=r"in step 2 .*the same blocks"):
+        with pytest.raises(BlocksChangedError, match=r"in step 2 .*the same blocks"):
             choosing(module, [[1], [1], other])
         again = choosing(module, [[1]] * STEPS)
     assert [reuse_line(trace.events) for trace in session.traces] == ["CCrrCC", "CC", "CCrrCC"]
@@ -183,7 +183,7 @@ def test_another_choice_that_nothing_tells_is_refused_and_the_session_stays_usab
 def test_whoever_goes_on_after_that_begins_a_run() -> None:
     module, later = sd3.sd3(), [sd3._sd3_inputs(i / STEPS) for i in (3, 4)]
     with bwcache.attach(module, Scripted(frozenset({2, 3, 4})), steps=STEPS) as session, torch.no_grad():
-        with pytest.raises(BlocksChanged):
+        with pytest.raises(BlocksChangedError):
             choosing(module, [[1], [1], []])
         for given in later:
             module(**given)

@@ -8,8 +8,8 @@ import diffusers
 import pytest
 import torch
 
-from bwcache.errors import NoBlocksFound
-from bwcache.models import Block, denoisers, resolve, supported
+from bwcache.errors import NoBlocksFoundError
+from bwcache.models import Place, denoisers, resolve, supported
 from bwcache.models.streams import Stream
 from bwcache.models.table import ROWS, row, row_of
 from tests.tiny import CASES, Case, each_case, wan_transformer
@@ -18,14 +18,14 @@ from tests.zoo import native
 NATIVE = [type(model.build()) for model in native.MODELS]
 
 
-@pytest.mark.parametrize("spec", ROWS, ids=lambda spec: f"{spec.home}{spec.model}")
+@pytest.mark.parametrize("spec", ROWS, ids=lambda spec: f"{spec.module_prefix}{spec.model}")
 def test_a_row_names_a_class_and_its_time(spec) -> None:  # type: ignore[no-untyped-def]
-    if spec.home == "diffusers.":
+    if spec.module_prefix == "diffusers.":
         model = getattr(diffusers, spec.model)
     else:
         model = next(kind for kind in NATIVE if row_of(kind) is spec)
     assert spec.timestep in inspect.signature(_forward(model)).parameters
-    assert set(spec.decoded) <= set(spec.lists[-1].returns)
+    assert set(spec.read_after) <= set(spec.lists[-1].returns)
     assert all((part.measured or spec.measured) in part.returns for part in spec.lists)
     assert spec.sources
 
@@ -36,7 +36,7 @@ def _forward(model: Any) -> Any:
 
 
 def test_each_class_has_one_row() -> None:
-    assert len({(spec.model, spec.home) for spec in ROWS}) == len(ROWS)
+    assert len({(spec.model, spec.module_prefix) for spec in ROWS}) == len(ROWS)
     assert set(supported()) == {spec.model for spec in ROWS}
     assert len(supported()) == len(set(supported()))
     assert row("SomethingElse") is None
@@ -44,7 +44,7 @@ def test_each_class_has_one_row() -> None:
 
 def test_a_row_is_found_by_name_and_by_the_module_that_defines_the_class() -> None:
     wan, skyreels = row("WanModel", "wan.modules.model"), row("WanModel", "skyreels_v2_infer.modules.transformer")
-    assert (wan.home, skyreels.home) == ("wan.modules", "skyreels_v2_infer.modules")  # type: ignore[union-attr]
+    assert (wan.module_prefix, skyreels.module_prefix) == ("wan.modules", "skyreels_v2_infer.modules")  # type: ignore[union-attr]
     assert row("WanModel", "somewhere.else") is None
     assert row("WanModel") is wan
     assert row("WanTransformer3DModel", "diffusers.models.transformers.transformer_wan") is not None
@@ -58,7 +58,7 @@ def _derived(base: type, name: str, module: str) -> type:
 def test_a_class_of_a_known_name_from_elsewhere_is_unknown() -> None:
     stranger = _derived(torch.nn.Module, "WanTransformer3DModel", "somewhere.else")
     assert row_of(stranger) is None
-    with pytest.raises(NoBlocksFound, match=r"somewhere\.else"):
+    with pytest.raises(NoBlocksFoundError, match=r"somewhere\.else"):
         resolve("model", stranger())
 
 
@@ -110,7 +110,7 @@ def test_a_block_returns_the_streams_that_its_row_names(case: Case) -> None:
     for name, module in denoisers(pipe).items():
         stack = resolve(name, module)
         for i, block in enumerate(stack.blocks):
-            last, decoded = i == len(stack.blocks) - 1, stack.spec.decoded
+            last, decoded = i == len(stack.blocks) - 1, stack.spec.read_after
 
             def check(module, args, kwargs, returned, block=block, last=last, decoded=decoded):  # type: ignore[no-untyped-def]
                 entered, left = block.inputs(args, kwargs), block.outputs(returned)
@@ -135,8 +135,8 @@ def test_positions_and_names_are_read_alike() -> None:
 
 def test_packing_is_the_reverse_of_unpacking() -> None:
     module = torch.nn.Identity()
-    one = Block("b", module, (Stream("x", 0),))
-    two = Block("b", module, (Stream("x", 0), Stream("y", 1)))
+    one = Place("b", module, (Stream("x", 0),))
+    two = Place("b", module, (Stream("x", 0), Stream("y", 1)))
     assert one.packed(one.outputs(5)) == 5
     assert two.packed(two.outputs((5, 6))) == (5, 6)
     assert two.packed({"y": 6, "x": 5}) == (5, 6)

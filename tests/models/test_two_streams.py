@@ -37,7 +37,7 @@ def means(model: Model) -> list[dict[str, float]]:
         model.run(module, i / STEPS)
     found = []
     for older, newer in itertools.pairwise(seen):
-        changes: dict[str, list[float]] = {name: [] for name in stack.spec.decoded}
+        changes: dict[str, list[float]] = {name: [] for name in stack.spec.read_after}
         for old, new in zip(older, newer, strict=True):
             for name, values in changes.items():
                 values.append(float((new[name] - old[name]).abs().sum() / old[name].abs().sum()))
@@ -51,7 +51,7 @@ def test_the_larger_change_of_the_two_is_the_indicator(name: str) -> None:
     model = model_of(name)
     expected = means(model)
     module = model.build()
-    strict = bwcache.BWCache(threshold=1e-9, token_sample=1)
+    strict = bwcache.BWCache(threshold=1e-9, sample=1)
     with bwcache.attach(module, strict, steps=STEPS, per_sample=False) as session:
         for i in range(STEPS):
             model.run(module, i / STEPS)

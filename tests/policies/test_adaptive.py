@@ -163,7 +163,7 @@ def test_tolerance_zero_is_bit_identical_and_measures_nothing() -> None:
     assert session.trace.peak_bytes == 0
 
 
-@pytest.mark.filterwarnings("ignore::bwcache.NeverReused")
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 def test_a_run_reuses_more_with_more_tolerance_and_says_the_errors() -> None:
     pipe = tiny.wan()
     reused = []
@@ -179,7 +179,7 @@ def test_a_run_reuses_more_with_more_tolerance_and_says_the_errors() -> None:
     assert reused == [0, 6]
 
 
-@pytest.mark.filterwarnings("ignore::bwcache.NeverReused")
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 def test_the_error_of_a_replay_is_the_change_of_the_last_block() -> None:
     """All entries of a small feature are compared, so the sums are exact."""
     pipe = tiny.wan()
@@ -202,7 +202,7 @@ def test_a_damped_prediction_takes_the_damping_of_the_last_computed_step() -> No
     made = {}
     for predictor in (bwcache.Last(), bwcache.Linear(), Damped()):
         left.clear()
-        with bwcache.attach(pipe, bwcache.Scheduled((0, 1, 2), predictor)):
+        with bwcache.attach(pipe, bwcache.StepList((0, 1, 2), predictor)):
             tiny.WAN.run(pipe, num_inference_steps=4, guidance_scale=1.0)
         made[type(predictor)] = left[3]
     hook.remove()

@@ -284,7 +284,7 @@ BAD_SETTINGS = [
     *itertools.product(["threshold"], [-0.1, math.nan, math.inf, "0.1", None, True]),
     *itertools.product(["reuse_interval"], [0, -1, 1.5, math.nan, math.inf, "0.1", None, True]),
     *itertools.product(["tail_guard"], [-0.1, 1.1, math.nan, "0.5", None, True]),
-    *itertools.product(["token_sample"], [0, -0.1, 1.1, math.nan, "1", True]),
+    *itertools.product(["sample"], [0, -0.1, 1.1, math.nan, "1", True]),
     *itertools.product(["decision"], ["both", None, "", 1]),
     *itertools.product(["blocks"], [(), ("0",), (1.5,), 3]),
     *itertools.product(["predictor"], [None, "linear", 1]),
@@ -311,7 +311,7 @@ def test_says_whether_it_may_reuse_at_all(threshold: float, may: bool) -> None:
 
 def in_progress(noises: list[float], reuse_interval: float) -> str:
     """A letter per step where every computed step changes little: windows follow one another."""
-    policy = BWCache(threshold=1.0, reuse_interval=reuse_interval, tail_guard=0, measure="progress")
+    policy = BWCache(threshold=1.0, reuse_interval=reuse_interval, tail_guard=0, interval_unit="progress")
     state, line, total = policy.init(), "", len(noises)
     for index, noise in enumerate(noises):
         step = Step(0, index, total, None, None, "cond", None, noise)
@@ -340,7 +340,7 @@ def test_windows_counted_in_progress_are_longer_where_steps_are_small() -> None:
 
 
 def test_a_window_that_nothing_tells_the_progress_of_is_one_step() -> None:
-    policy = BWCache(threshold=1.0, reuse_interval=0.3, tail_guard=0, measure="progress")
+    policy = BWCache(threshold=1.0, reuse_interval=0.3, tail_guard=0, interval_unit="progress")
     state = policy.init()
     for index in (0, 1):
         step = Step(0, index, 10, None, None, "cond")
@@ -351,6 +351,6 @@ def test_a_window_that_nothing_tells_the_progress_of_is_one_step() -> None:
 
 def test_progress_needs_a_share() -> None:
     with pytest.raises(SettingError, match="found reuse_interval 3; expected a share of the run"):
-        BWCache(reuse_interval=3, measure="progress")
-    with pytest.raises(SettingError, match="found measure 'sigma'"):
-        BWCache(measure="sigma")  # type: ignore[arg-type]
+        BWCache(reuse_interval=3, interval_unit="progress")
+    with pytest.raises(SettingError, match="found interval_unit 'sigma'"):
+        BWCache(interval_unit="sigma")  # type: ignore[arg-type]

@@ -59,7 +59,7 @@ class Plain:
                 self.spent = 0.0
 
 
-@pytest.mark.filterwarnings("ignore::bwcache.NeverReused")
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 @pytest.mark.parametrize("threshold", [0.1, 0.4])
 @pytest.mark.parametrize("warmup", [0, 4])
 @pytest.mark.parametrize("name", ["wan", "wan_unguided", "cogvideox", "ltx", "hunyuan"])

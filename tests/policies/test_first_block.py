@@ -16,7 +16,7 @@ from tests.tiny import BY_NAME
 from tests.zoo.unets import svd_unet
 
 
-@pytest.mark.filterwarnings("ignore::bwcache.NeverReused")
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 @pytest.mark.parametrize("threshold", [0.1, 0.3])
 @pytest.mark.parametrize("name", ["wan", "wan_unguided", "hunyuan", "cogvideox", "ltx"])
 def test_it_is_diffusers_hook_bit_for_bit(name: str, threshold: float) -> None:

@@ -61,7 +61,7 @@ class Plain:
         return forward
 
 
-@pytest.mark.filterwarnings("ignore::bwcache.NeverReused")
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 @pytest.mark.parametrize(("scale", "reuses"), [(0.5, 1), (1.0, 2), (2.0, 3)])
 @pytest.mark.parametrize("name", ["wan", "wan_unguided", "cogvideox", "hunyuan"])
 def test_it_is_the_second_implementation_bit_for_bit(name: str, scale: float, reuses: int) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from bwcache.report.bench import plot_methods, remarks, saved_nothing
 from bwcache.study.folder import Cell
-from bwcache.study.standings import standings
+from bwcache.study.results import results
 
 
 def cell(family: str, setting: int, compute: float | None, psnr: float | None, **more: Any) -> Cell:
@@ -32,7 +32,7 @@ CELLS = [
 
 
 def test_each_thing_is_said_once_of_all_whom_it_concerns() -> None:
-    rows = standings(CELLS)
+    rows = results(CELLS)
     assert saved_nothing(rows) == ["SeaCache (1)"]
     assert remarks(rows) == {
         "skips attention only": ["PAB"],
@@ -47,7 +47,7 @@ def drawn(path: Path) -> np.ndarray:
 
 
 def test_the_picture_has_a_line_per_method_that_ran(tmp_path: Path) -> None:
-    rows = standings(CELLS)
+    rows = results(CELLS)
     plot_methods(rows, tmp_path / "all.png", "a title")
     plot_methods([row for row in rows if row.family != "BWCache"], tmp_path / "fewer.png", "a title")
     blue = (0x00, 0x72, 0xB2)  # the colour of this project's first method
@@ -56,5 +56,5 @@ def test_the_picture_has_a_line_per_method_that_ran(tmp_path: Path) -> None:
 
 
 def test_a_bench_in_which_nothing_ran_has_a_picture_too(tmp_path: Path) -> None:
-    plot_methods(standings(CELLS[-1:]), tmp_path / "none.png")
+    plot_methods(results(CELLS[-1:]), tmp_path / "none.png")
     assert drawn(tmp_path / "none.png").std() > 1

@@ -17,7 +17,7 @@ from bwcache.report.sections import SECTIONS
 from tests.report.comparisons import comparison_folder, run
 from tests.report.test_sections import SUMMARY, profiled, study
 
-standings = importlib.import_module("bwcache.study.standings")
+results = importlib.import_module("bwcache.study.results")
 DEEP = json.loads("[" * 90 + "]" * 90)
 WRONG = [None, [], "", {}, -1, 0, 10**9, 10**400, -0.5, 1e308, 5e-324, True, "nan", [None], [1, "a"], {"a": None}, DEEP]
 
@@ -112,8 +112,8 @@ def test_every_field_of_a_study(tmp_path, monkeypatch, command, name, make):
     path = make(tmp_path / "study") / name
     whole = json.loads(path.read_text())
     monkeypatch.setattr(sections, "_drawn", lambda plot: b"")  # the next test draws
-    monkeypatch.setattr(standings, "DRAWS", 5)
-    monkeypatch.setattr(studies, "speedup_interval", functools.partial(standings.speedup_interval, draws=5))
+    monkeypatch.setattr(results, "DRAWS", 5)
+    monkeypatch.setattr(studies, "speedup_interval", functools.partial(results.speedup_interval, draws=5))
     refused = 0
     for changed in some(whole, 6):
         path.write_text(json.dumps(changed))

@@ -108,12 +108,10 @@ def test_sentences_say_what_was_found():
 def test_the_smallest_choice_that_suffices_is_named():
     of = changes()
     whole = indicator(of)
-    judged_ = [judged(f"token_sample={share}", whole * factor, whole, share) for share, factor in
+    judged_ = [judged(f"sample={share}", whole * factor, whole, share) for share, factor in
                ((0.5, 1.0), (0.1, 1.01), (0.01, 2.0))]  # fmt: skip
     profile = dataclasses.replace(made(of), fewer_entries=tuple(judged_))
-    assert any(
-        line.startswith("How few entries: token_sample=0.1 with 10.0 % of the memory") for line in sentences(profile)
-    )
+    assert any(line.startswith("How few entries: sample=0.1 with 10.0 % of the memory") for line in sentences(profile))
     nothing = dataclasses.replace(profile, fewer_entries=tuple(judged_[2:]))
     assert any("nothing smaller that was tried is enough" in line for line in sentences(nothing))
 

@@ -11,7 +11,7 @@ from bwcache.report.sections import SECTIONS
 from bwcache.report.studies import write_study
 from bwcache.study.folder import Cell
 from bwcache.study.profile_results import BlockFigures, Profile, TimeSplit, Watched
-from bwcache.study.standings import standings
+from bwcache.study.results import results
 from tests.report.comparisons import ENVIRONMENT, MODEL, comparison_folder, run
 
 SUMMARY = {"model": MODEL, "environment": ENVIRONMENT}
@@ -36,7 +36,7 @@ def study(folder, model=MODEL, steps=10, **content):
         Cell("Peer", "Peer (1)", {}, "a", 0, failed="not installed"),
     ]
     more = {"study": {"model": model, "request": {"steps": steps, "height": None}}, **content}
-    write_study(folder, "results", standings(cells), more)
+    write_study(folder, "results", results(cells), more)
     return folder
 
 

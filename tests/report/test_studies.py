@@ -9,7 +9,7 @@ from rich.console import Console
 
 from bwcache.report.fronts import plot_fronts, series
 from bwcache.report.studies import by_speed, cell_line, fronts, levels, levels_table, remarks, rows_table, write_study
-from bwcache.study import Cell, standings
+from bwcache.study import Cell, results
 
 
 def at(family, settings, speed, psnr, prompt="p", **more):
@@ -27,7 +27,7 @@ def at(family, settings, speed, psnr, prompt="p", **more):
     return Cell(family, f"{family} ({inside})", settings, prompt, 0, **{**figures, **more})
 
 
-ROWS = standings(
+ROWS = results(
     [
         *(at("BWCache", {"threshold": t, "predictor": p}, s, q) for t, p, s, q in (
             (0.1, "Last()", 1.5, 40.0), (0.2, "Last()", 2.0, 33.0),
@@ -69,7 +69,7 @@ def test_the_table_is_sorted_by_speed_and_marks_the_front():
 
 
 def test_a_measure_that_is_there_gets_a_column():
-    rows = standings([at("A", {"x": 1}, 2.0, 30.0, lpips=0.25), at("A", {"x": 2}, 3.0, 31.0, lpips=0.5)])
+    rows = results([at("A", {"x": 1}, 2.0, 30.0, lpips=0.25), at("A", {"x": 2}, 3.0, 31.0, lpips=0.5)])
     text = printed(rows_table(rows))
     assert "LPIPS" in text
     assert "0.250" in text
@@ -130,7 +130,7 @@ def test_lines_go_along_the_ladder_and_split_by_what_else_varies():
     lines = series(ROWS)
     assert set(lines) == {"BWCache (predictor Last)", "BWCache (predictor Linear)", "fewer steps"}
     assert [row.settings["threshold"] for row in lines["BWCache (predictor Last)"]] == [0, 0.1, 0.2]
-    many = standings(at("A", {"x": x, "y": f"kind {y}"}, 2.0, 30.0) for x in range(2) for y in range(9))
+    many = results(at("A", {"x": x, "y": f"kind {y}"}, 2.0, 30.0) for x in range(2) for y in range(9))
     assert set(series(many)) == {"A"}
 
 
@@ -142,7 +142,7 @@ def test_any_study_can_be_drawn(tmp_path, rows):
 
 
 def test_no_speedup_is_given_for_noise_and_the_reason_is_said():
-    noisy = standings(
+    noisy = results(
         [
             at("A", {"x": 1}, 1.67, 20.0, denoise_seconds=1 / 4.8, reuse_rate=0.4),
             at("B", {"x": 1}, 1.0, 14.6, denoise_seconds=0.8, reuse_rate=0.0),

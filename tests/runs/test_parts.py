@@ -62,7 +62,7 @@ def test_the_middle_of_a_schedule() -> None:
 
 def test_a_call_that_stops_early_says_nothing_of_the_next() -> None:
     pipe = LARGE.build()
-    with bwcache.attach(pipe, bwcache.Compute()) as session:
+    with bwcache.attach(pipe, bwcache.NeverReuse()) as session:
         for end in (0.5, None, 0.8):
             LARGE.run(pipe, denoising_end=end)
     assert [{event.total for event in trace.events} for trace in session.traces] == [{5}, {10}, {8}]
@@ -72,7 +72,7 @@ def test_the_bar_is_the_pipelines_own_again_and_so_is_that_of_a_copy() -> None:
     pipe = LARGE.build()
     pipe.set_progress_bar_config(disable=True)
     before = set(vars(pipe))
-    with bwcache.attach(pipe, bwcache.Compute()):
+    with bwcache.attach(pipe, bwcache.NeverReuse()):
         assert "progress_bar" in vars(pipe)
         other = copy.deepcopy(pipe)
         assert other.progress_bar.__self__ is other

@@ -37,7 +37,7 @@ def test_chunks_between_which_a_cache_of_keys_and_values_is_filled() -> None:
     seen = told(case, aside=lambda kwargs: kwargs["kv_cache_flag"]["is_cache_step"])
     assert seen.lines == [FULL] * len(seen.lengths)
     assert len(seen.lines) > 1
-    filled = [sum(trace.meta.get("aside", {}).values()) for trace in seen.traces]
+    filled = [sum(trace.meta.get("cache_fills", {}).values()) for trace in seen.traces]
     assert sum(filled) == len(seen.lengths) - 1
 
 

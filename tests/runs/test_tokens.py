@@ -134,7 +134,7 @@ def test_frames_that_wait_for_their_turn(changes: dict[str, Any], line: str) -> 
         plain = run(IN_TURN, pipe, **changes)
     allowed = witness.may_reuse()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", bwcache.NeverReused)
+        warnings.simplefilter("ignore", bwcache.NeverReusedWarning)
         with bwcache.attach(pipe, BWCache(threshold=0)) as session:
             assert same(run(IN_TURN, pipe, **changes), plain)
         assert [name for _, _, name in rows(session.traces)] == [forward.branch for forward in witness.forwards]

@@ -1,4 +1,4 @@
-"""Other libraries' caches as contenders: really attached, guarded as told, and gone afterwards without a trace."""
+"""Other libraries' caches as methods: really attached, guarded as told, and gone afterwards without a trace."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from bwcache.study.peers import (
     TaylorSeer,
     TaylorSeerLite,
 )
-from bwcache.study.peers.held import tensor_bytes
 from bwcache.study.peers.hooked import found_in_diffusers, hooks_of, states_of
+from bwcache.study.peers.kept_bytes import tensor_bytes
 from tests import tiny
 
 STEPS = 10

@@ -15,11 +15,11 @@ from bwcache.study.folder import Folder
 from bwcache.study.profile import profile, profile_identity
 from bwcache.study.profile_results import PARTS, Profile, TimeSplit
 from bwcache.study.profile_times import Stopwatch
-from bwcache.study.race import Unit
+from bwcache.study.study import Video
 from tests import tiny
 
 REQUEST = Request("", 5, 0, 3.0, 16, 16, 5)
-UNITS = [Unit("a cat", 0), Unit("a cat", 1)]
+VIDEOS = [Video("a cat", 0), Video("a cat", 1)]
 
 
 def pipeline(experts=1):
@@ -38,9 +38,9 @@ def pipeline(experts=1):
     return pipe
 
 
-def made(pipe, path, request=REQUEST, units=UNITS, **settings):
+def made(pipe, path, request=REQUEST, videos=VIDEOS, **settings):
     folder = Folder(path, profile_identity(pipe, request, "tiny"))
-    return profile(pipe, units, request, folder, **{"shares_on": 1, "repeats": 1, "name": "tiny", **settings}), folder
+    return profile(pipe, videos, request, folder, **{"shares_on": 1, "repeats": 1, "name": "tiny", **settings}), folder
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def forwards(pipe):
     return count
 
 
-def brute_force(pipe, unit):
+def brute_force(pipe, video):
     """The changes `[S, N]`: every block's output of every forward is kept, and compared by numpy."""
     stacks = [resolve(name, module) for name, module in denoisers(pipe).items()]
     outputs = {(stack.name, i): [] for stack in stacks for i in range(len(stack.blocks))}
@@ -74,7 +74,7 @@ def brute_force(pipe, unit):
                 block.module.register_forward_hook(lambda m, a, out, keep=keep: keep.append(out.numpy().copy()))
             )
     with torch.no_grad():
-        call(pipe, Request(unit.prompt, REQUEST.steps, unit.seed, 3.0, 16, 16, 5))
+        call(pipe, Request(video.prompt, REQUEST.steps, video.seed, 3.0, 16, 16, 5))
     for hook in hooks:
         hook.remove()
     owners = order[::2]  # a step has two forwards: guidance
@@ -92,10 +92,10 @@ def brute_force(pipe, unit):
 def test_changes_are_those_of_brute_force(experts, tmp_path):
     pipe = pipeline(experts)
     found, _ = made(pipe, tmp_path / "out", shares_on=0)
-    for video, unit in zip(found.changes, UNITS, strict=True):
-        expected = brute_force(pipe, unit)
+    for changes, video in zip(found.changes, VIDEOS, strict=True):
+        expected = brute_force(pipe, video)
         assert np.isfinite(expected).any()
-        np.testing.assert_allclose(video, expected, rtol=1e-4)
+        np.testing.assert_allclose(changes, expected, rtol=1e-4)
     assert np.isfinite(found.changes[:, 0]).sum() == 0
     assert len(found.blocks) == 4 * experts
     assert not np.array_equal(found.changes[0], found.changes[1], equal_nan=True)
@@ -125,7 +125,7 @@ def test_a_slow_block_and_a_slow_scheduler_are_found(tmp_path):
     own = slow.forward
     slow.forward = lambda *args, **kwargs: (time.sleep(0.03), own(*args, **kwargs))[1]
     pipe.scheduler.step = lambda *args, **kwargs: (time.sleep(0.05), step(*args, **kwargs))[1]
-    found, _ = made(pipe, tmp_path / "out", units=UNITS[:1], shares_on=0)
+    found, _ = made(pipe, tmp_path / "out", videos=VIDEOS[:1], shares_on=0)
     seconds = [block.seconds for block in found.blocks]
     assert seconds[2] >= 0.03
     assert max(seconds) == seconds[2]
@@ -160,7 +160,7 @@ def test_shares_come_close_to_all_entries(pipe, tmp_path):
     larger = Request("", 4, 0, 3.0, 64, 64, 5)  # 768 entries in a block's output, of which at least 128 are looked at
     found, _ = made(pipe, tmp_path / "out", larger)
     by_name = {one.what: one for one in found.fewer_entries}
-    assert set(by_name) == {"token_sample=0.5", "token_sample=0.1", "token_sample=0.01", "default sample"}
+    assert set(by_name) == {"sample=0.5", "sample=0.1", "sample=0.01", "default sample"}
     assert all(one.videos == 1 and 0 < one.memory <= 0.5 for one in by_name.values())
     assert all(0 < one.error < 0.25 and 0.8 < one.ratio < 1.25 for one in by_name.values())
     assert all(one.videos == 2 for one in found.fewer_blocks)
@@ -178,7 +178,7 @@ def test_json_and_back(found):
 
 def test_rows_have_every_change(found):
     head, *rows = found.rows()
-    assert len(rows) == len(UNITS) * REQUEST.steps
+    assert len(rows) == len(VIDEOS) * REQUEST.steps
     assert head[:6] == ["prompt", "seed", "step", "timestep", "sigma", "indicator"]
     assert all(len(row) == len(head) for row in rows)
     assert rows[1][5] == pytest.approx(np.mean(rows[1][6:]))
@@ -201,7 +201,7 @@ def test_what_is_kept_is_not_made_again(tmp_path):
     assert Folder(tmp_path / "out", folder.identity).figures("profile", "flops") is not None
 
     count.clear()
-    more, _ = made(pipe, tmp_path / "out", units=[*UNITS, Unit("a dog", 0)])
+    more, _ = made(pipe, tmp_path / "out", videos=[*VIDEOS, Video("a dog", 0)])
     assert 0 < len(count) <= 2 * (REQUEST.steps + 4)
     assert more.videos[:2] == first.videos
 
@@ -240,7 +240,7 @@ def test_the_pipeline_is_left_as_it_was(pipe, found):
     assert all(module._compiled_call_impl is None for module in modules)
 
 
-@pytest.mark.parametrize("settings", [{"units": []}, {"repeats": 0}, {"shares_on": -1}])
+@pytest.mark.parametrize("settings", [{"videos": []}, {"repeats": 0}, {"shares_on": -1}])
 def test_settings_that_cannot_work(pipe, tmp_path, settings):
     with pytest.raises(SettingError, match="expected at least"):
         made(pipe, tmp_path / "out", **settings)

@@ -10,7 +10,7 @@ from torchmetrics.functional.regression import spearman_corrcoef
 import bwcache
 from bwcache import shapes
 from bwcache.measure.call import Request, call
-from bwcache.policies import Compute
+from bwcache.policies import NeverReuse
 from bwcache.study.profile_curves import (
     THRESHOLDS,
     closest,
@@ -74,7 +74,7 @@ def test_what_has_no_shape():
 def test_the_model_in_the_box_makes_a_u():
     pipe = shapes.load()
     pipe.set_progress_bar_config(disable=True)
-    with bwcache.attach(pipe, Compute(measures="default")) as session:
+    with bwcache.attach(pipe, NeverReuse(measures="default")) as session:
         call(pipe, Request(shapes.PROMPTS[0], 30, 0, shapes.GUIDANCE_SCALE, 32, 32, 9))
     events = session.trace.events
     for branch in {event.branch for event in events}:

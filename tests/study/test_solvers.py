@@ -13,7 +13,7 @@ from diffusers import (
 )
 
 import bwcache
-from bwcache.study import FewerSteps, standings
+from bwcache.study import FewerSteps, results
 from bwcache.study.solvers import SOLVERS, best_multistep, compute_range, fewer_steps, multistep, replacements
 from tests.study.cells import at
 from tests.tiny import BY_NAME
@@ -101,8 +101,8 @@ def test_the_best_solver_has_the_best_mean_at_the_steps_that_both_ran():
 
     own = at("fewer steps (10)", 3.0, 60, settings={"steps": 10, "solver": None})
     cells = [own, ran("UniPC", 10, 30), ran("UniPC", 20, 36), ran("DPM++ 2M", 10, 31), ran("DPM++ 2M", 20, 34)]
-    assert best_multistep(standings(cells)) == "UniPC"
-    assert best_multistep(standings([*cells, ran("DPM++ 2M", 25, 90)])) == "UniPC"
-    assert best_multistep(standings(cells[:-1])) == "DPM++ 2M"
-    assert best_multistep(standings([own])) is None
+    assert best_multistep(results(cells)) == "UniPC"
+    assert best_multistep(results([*cells, ran("DPM++ 2M", 25, 90)])) == "UniPC"
+    assert best_multistep(results(cells[:-1])) == "DPM++ 2M"
+    assert best_multistep(results([own])) is None
     assert best_multistep([SimpleNamespace(family="BWCache")]) is None  # type: ignore[list-item]

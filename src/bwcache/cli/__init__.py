@@ -23,7 +23,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from bwcache.errors import MissingExtra
+from bwcache.errors import MissingExtraError
 from bwcache.extras import need
 
 __all__ = ["main"]
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the command; ``arguments`` are those of the process when not given."""
     try:
         need("cli")
-    except MissingExtra as error:
+    except MissingExtraError as error:
         print(f"bwcache: {error}", file=sys.stderr)
         sys.exit(2)
     from bwcache.cli.app import main as run

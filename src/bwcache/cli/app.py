@@ -26,6 +26,7 @@ from bwcache.cli.settings import (
 )
 from bwcache.errors import BWCacheError, complaint
 from bwcache.extras import need
+from bwcache.former_names import current_arguments
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -116,7 +117,7 @@ def _report(settings: ReportSettings) -> None:
 
 
 def _bench(settings: BenchSettings) -> None:
-    """Race caching methods on the same videos: BWCache, the caches of diffusers and of cache-dit, and fewer steps.
+    """Run caching methods on the same videos: BWCache, the caches of diffusers and of cache-dit, and fewer steps.
 
     Without options: all methods with all their settings on the small model in the box. Stop it when you like, and go
     on later.
@@ -150,8 +151,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a letter must not end what runs
             stream.reconfigure(errors="backslashreplace")
+    arguments = current_arguments(sys.argv[1:] if arguments is None else arguments)
     try:
-        called(sys.argv[1:] if arguments is None else arguments)
+        called(arguments)
         code = typer.main.get_command(app).main(arguments, prog_name="bwcache", standalone_mode=False)
     except BWCacheError as error:
         _end(BAD_INPUT, str(error))

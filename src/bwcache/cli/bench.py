@@ -27,8 +27,8 @@ def run_bench(settings: BenchSettings) -> None:
     check_twice(choices.prompts)
     from bwcache.study.folder import Folder
     from bwcache.study.peers import Guards
-    from bwcache.study.peers.methods import chosen
-    from bwcache.study.race import Race, Unit, identity
+    from bwcache.study.peers.ladders import chosen
+    from bwcache.study.study import Study, Video, identity
 
     methods = chosen(settings.methods)
     guards = tuple(Guards(warmup, settings.tail) for warmup in warmups(settings.warmup, choices.steps))
@@ -38,10 +38,10 @@ def run_bench(settings: BenchSettings) -> None:
         pipe, choices = load(settings, choices, bars)
         request = choices.requests()[0]
         seeds = range(settings.seed, settings.seed + settings.seeds)
-        units = tuple(Unit(prompt, seed) for prompt in choices.prompts for seed in seeds)
+        videos = tuple(Video(prompt, seed) for prompt in choices.prompts for seed in seeds)
         folder = Folder(out, identity(pipe, request, settings.model))
         taking_part = field(settings, methods, guards, choices, pipe, request, folder, bars)
-        cells = run_missing(pipe, Race(taking_part, units, request), folder, bars)
+        cells = run_missing(pipe, Study(taking_part, videos, request), folder, bars)
         bars.writing(NAME)
         rows = _write(out, cells, methods, guards, pipe, folder)
     show(rows, folder.damaged, str(settings.out))
@@ -68,9 +68,9 @@ def field(
     folder: Any,
     bars: Bars,
 ) -> tuple[Any, ...]:
-    """All contenders; MagCache is calibrated for them, on the first prompt with a seed that no video has."""
+    """All methods; MagCache is calibrated for them, on the first prompt with a seed that no video has."""
     from bwcache.study.peers import calibrated
-    from bwcache.study.peers.methods import Terms, contenders
+    from bwcache.study.peers.ladders import Terms, ladders
 
     ratios: tuple[float, ...] = ()
     reason = ""
@@ -81,17 +81,17 @@ def field(
         except BWCacheError as error:
             reason = str(error)
     terms = [Terms(choices.steps, one, pipe.scheduler, ratios, reason) for one in guards]
-    return contenders(methods, terms, settings.quick)
+    return ladders(methods, terms, settings.quick)
 
 
 def _write(out: Path, cells: Any, methods: tuple[str, ...], guards: tuple[Any, ...], pipe: Any, folder: Any) -> Any:
     from bwcache.measure.environment import environment
     from bwcache.report.bench import plot_methods, saved_nothing
     from bwcache.report.studies import write_study
+    from bwcache.study.results import results
     from bwcache.study.solvers import best_multistep
-    from bwcache.study.standings import standings
 
-    rows = standings(cells)
+    rows = results(cells)
     content = {
         "study": folder.identity,
         "environment": environment(pipe),

@@ -13,13 +13,14 @@ from bwcache.cli.prompts import check_text, read_prompts
 from bwcache.cli.sets import Sets, opened, sorted_out
 from bwcache.cli.settings import Asked
 from bwcache.core.words import field_types
-from bwcache.errors import NeverReused, SettingError, complaint
+from bwcache.errors import NeverReusedWarning, SettingError, complaint
+from bwcache.former_names import former_fields
 
 DEFAULT_STEPS = 50
 DEFAULT_FPS = 16
 SHAPES_FPS = 8
 
-SHORTHANDS = ("tolerance", "threshold", "reuse_interval", "tail_guard", "token_sample", "decision", "predictor")
+SHORTHANDS = ("tolerance", "threshold", "reuse_interval", "tail_guard", "sample", "decision", "predictor")
 """Options that are named as the policy's field."""
 
 RANGES: Mapping[str, tuple[float, float]] = {
@@ -176,7 +177,7 @@ def check_policy(pipe: Any, policy: Any) -> None:
     from bwcache.engine import attach
 
     with warnings.catch_warnings(), contextlib.ExitStack() as attached:
-        warnings.simplefilter("ignore", NeverReused)
+        warnings.simplefilter("ignore", NeverReusedWarning)
         attached.enter_context(attach(pipe, policy))
 
 
@@ -221,7 +222,7 @@ def sort_sets(settings: Any, policy: type[Any], kind: type[Any]) -> Sets:
     has_policy = hasattr(settings, "policy")
     fields = tuple(field_types(policy)) if has_policy else ()
     name = policy.__name__ if has_policy else None
-    return sorted_out(settings.sets, fields, settable(kind), name, kind.__name__)
+    return sorted_out(settings.sets, fields, settable(kind), name, kind.__name__, former_fields(policy))
 
 
 def policy_settings(policy: type[Any], short: Mapping[str, Any], sets: Sets) -> dict[str, Any]:

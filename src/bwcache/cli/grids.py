@@ -9,6 +9,7 @@ from typing import Any
 
 from bwcache.core.words import field_types, read, shown, split
 from bwcache.errors import SettingError, complaint
+from bwcache.former_names import current_field
 
 Grid = Mapping[str, tuple[Any, ...]]
 
@@ -37,7 +38,7 @@ def read_grid(policy: type[Any], texts: Iterable[str]) -> dict[str, tuple[Any, .
     fields = field_types(policy)
     for text in texts:
         name, equals, values = text.partition("=")
-        name = name.strip().replace("-", "_")
+        name = current_field(policy, name.strip().replace("-", "_"))
         if not equals or not values.strip():
             raise _refused(f"--grid {shown(text)}", "FIELD=V1,V2", "write such as threshold=0.1,0.2")
         if name not in fields:

@@ -45,7 +45,9 @@ def found(name: str | None) -> tuple[list[BlockSpec], dict[str, str]]:
     from bwcache.models.table import ROWS
 
     part = (name or "").lower()
-    models = [row for row in ROWS if any(part in text.lower() for text in (row.model, row.home, *row.pipelines))]
+    models = [
+        row for row in ROWS if any(part in text.lower() for text in (row.model, row.module_prefix, *row.pipelines))
+    ]
     refused = {model: reason for model, reason in REFUSED.items() if part in model.lower()}
     if not models and not refused:
         raise SettingError(
@@ -66,11 +68,11 @@ def described(row: BlockSpec) -> dict[str, Any]:
     preset, shown = preset_of(row), verified(row)
     return {
         "model": row.model,
-        "module": row.home,
+        "module": row.module_prefix,
         "pipelines": list(row.pipelines),
         "blocks": [{"path": part.path, "returns": list(part.returns)} for part in row.lists],
-        "zipped": row.zipped,
-        "decoded": list(row.decoded),
+        "interleaved": row.interleaved,
+        "read_after": list(row.read_after),
         "timestep": row.timestep,
         "idle": list(row.idle_paths),
         "guidance": row.guidance,
@@ -130,8 +132,8 @@ def _names(row: BlockSpec) -> str:
 
     shown = verified(row)
     lines = [f"[bold]{_mark(shown.model)} {row.model}[/bold]"]
-    if row.home != "diffusers.":
-        lines.append(f"  of {row.home.rstrip('.')}")
+    if row.module_prefix != "diffusers.":
+        lines.append(f"  of {row.module_prefix.rstrip('.')}")
     lines += [f"  {_mark(name in shown.pipelines)} {name}" for name in row.pipelines]
     return "\n".join(lines)
 
@@ -144,11 +146,11 @@ def _blocks(row: BlockSpec) -> str:
     """The lists, and the streams below those that return them."""
     lines: list[str] = []
     for i, part in enumerate(row.lists):
-        lines.append(("& " if row.zipped else "+ ") * (i > 0) + part.path)
+        lines.append(("& " if row.interleaved else "+ ") * (i > 0) + part.path)
         following = row.lists[i + 1] if i + 1 < len(row.lists) else None
         if following is None or following.returns != part.returns:
-            decoded = row.decoded if following is None else ()
-            lines += [f"  {stream}{' *' if stream in decoded else ''}" for stream in part.returns]
+            read = row.read_after if following is None else ()
+            lines += [f"  {stream}{' *' if stream in read else ''}" for stream in part.returns]
     return "\n".join(lines)
 
 

@@ -26,10 +26,10 @@ def run_profile(settings: ProfileSettings) -> None:
     from bwcache.report.profiles import write_profile
     from bwcache.study.folder import Folder
     from bwcache.study.profile import profile, profile_identity
-    from bwcache.study.race import Unit
+    from bwcache.study.study import Video
 
     request = dataclasses.replace(choices.requests()[0], prompt="")
-    units = [Unit(text, settings.seed + i) for i in range(settings.seeds) for text in dict.fromkeys(choices.prompts)]
+    videos = [Video(text, settings.seed + i) for i in range(settings.seeds) for text in dict.fromkeys(choices.prompts)]
     with claimed_study(out), Bars() as bars:
         pipe, choices = load(settings, choices, bars)
         folder = Folder(out, profile_identity(pipe, request, settings.model))
@@ -44,7 +44,7 @@ def run_profile(settings: ProfileSettings) -> None:
         with resumable(out, lambda: f"{kept[0]} of {kept[1]} parts"):
             made = profile(
                 pipe,
-                units,
+                videos,
                 request,
                 folder,
                 shares_on=settings.shares_on,

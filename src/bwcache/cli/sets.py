@@ -43,7 +43,12 @@ class Sets:
 
 
 def sorted_out(
-    texts: Sequence[str], fields: Iterable[str], arguments: Iterable[str], policy: str | None, pipeline: str
+    texts: Sequence[str],
+    fields: Iterable[str],
+    arguments: Iterable[str],
+    policy: str | None,
+    pipeline: str,
+    former: Mapping[str, str] | None = None,
 ) -> Sets:
     """Return which text belongs to the policy and which to the pipeline.
 
@@ -53,11 +58,12 @@ def sorted_out(
         arguments: that a person may give to the pipeline's call.
         policy: its name; None where the command has none.
         pipeline: its name.
+        former: fields of the policy under former names, and what they are called now.
 
     Raises:
         SettingError: a name of neither, of both, given twice, or with an option of its own.
     """
-    fields, arguments = tuple(fields), tuple(arguments)
+    fields, arguments, former = tuple(fields), tuple(arguments), former or {}
     found = Sets()
     for text in texts:
         name, equals, value = text.partition("=")
@@ -68,6 +74,8 @@ def sorted_out(
             raise _refused(
                 f"--set {shown(text)}", "an argument of the pipeline: this command sets no policy", "leave it out"
             )
+        if prefix == POLICY or name not in arguments:
+            name = former.get(name, name)
         of_policy = prefix != CALL and name in fields
         of_call = prefix != POLICY and name in arguments and name not in OPTIONS
         if of_policy and of_call:

@@ -216,11 +216,9 @@ class Caching(Asked):
             _PUBLISHED + "0.5",
         ),
     ] = None
-    token_sample: Annotated[
+    sample: Annotated[
         str | None,
-        _shorthand(
-            "--token-sample", "Share of the entries that the indicator looks at; 1 is the paper's.", "a small sample"
-        ),
+        _shorthand("--sample", "Share of the entries that the indicator looks at; 1 is the paper's.", "a small sample"),
     ] = None
     decision: Annotated[
         str | None,

@@ -50,15 +50,15 @@ def check_twice(prompts: Sequence[str]) -> None:
         raise SettingError(complaint(found, "each prompt once", "use --seeds for more videos of one prompt"))
 
 
-def run_missing(pipe: Any, field: Any, folder: Any, bars: Bars) -> Any:
-    """Runs what a study's folder does not hold yet of a `Race`; each finished run becomes a line. Returns all cells."""
+def run_missing(pipe: Any, study: Any, folder: Any, bars: Bars) -> Any:
+    """Run what a folder does not hold yet of a `Study`; each finished run becomes a line. Return all cells."""
     from bwcache.report.studies import cell_line
-    from bwcache.study.race import held, race
+    from bwcache.study.study import count_finished, run_study
 
-    total, before = len(field), held(field, folder)
+    total, before = len(study), count_finished(study, folder)
     done = 0
     bars.overall("all runs", 0, total)
-    bars.say(f"{len(field.contenders)} settings on {len(field.units)} videos: {total} runs, {before} of them finished")
+    bars.say(f"{len(study.methods)} settings on {len(study.videos)} videos: {total} runs, {before} of them finished")
     for name in folder.damaged:
         bars.say(f"{name} is damaged: that run is made again")
 
@@ -71,8 +71,8 @@ def run_missing(pipe: Any, field: Any, folder: Any, bars: Bars) -> Any:
         found(cell)
         bars.say(f"{done:>{len(str(total))}}/{total}  {cell_line(cell)}")
 
-    with resumable(folder.path, lambda: f"{held(field, folder)} of {total} runs"):
-        return race(pipe, field, folder, on_progress=bars.show, on_cell=finished, on_found=found)
+    with resumable(folder.path, lambda: f"{count_finished(study, folder)} of {total} runs"):
+        return run_study(pipe, study, folder, on_progress=bars.show, on_cell=finished, on_found=found)
 
 
 @contextlib.contextmanager

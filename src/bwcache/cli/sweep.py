@@ -73,25 +73,25 @@ def run_sweep(settings: SweepSettings) -> None:
     choices = choose(settings)
     planned = plan(settings, choices)
     from bwcache.study.folder import Folder
-    from bwcache.study.race import Race, Unit, identity
+    from bwcache.study.study import Study, Video, identity
 
     with claimed_study(out), Bars() as bars:
         pipe, choices = load(settings, choices, bars)
         request = choices.requests()[0]
         seeds = range(settings.seed, settings.seed + settings.seeds)
-        units = tuple(Unit(prompt, seed) for prompt in choices.prompts for seed in seeds)
-        field = Race(contenders(planned, choices, pipe), units, request)
+        videos = tuple(Video(prompt, seed) for prompt in choices.prompts for seed in seeds)
+        study = Study(methods(planned, choices, pipe), videos, request)
         folder = Folder(out, identity(pipe, request, settings.model))
-        cells = run_missing(pipe, field, folder, bars)
+        cells = run_missing(pipe, study, folder, bars)
         bars.writing(NAME)
         rows = _write(out, cells, planned, pipe, folder)
     show(rows, planned, folder.damaged, str(settings.out))
 
 
-def contenders(planned: Plan, choices: Choices, pipe: Any) -> tuple[Any, ...]:
+def methods(planned: Plan, choices: Choices, pipe: Any) -> tuple[Any, ...]:
     """The policy with every combination, and fewer steps: by the pipeline's own scheduler and by multistep solvers."""
     from bwcache.policies import BWCache
-    from bwcache.study.contenders import UnderPolicy
+    from bwcache.study.methods import UnderPolicy
     from bwcache.study.solvers import fewer_steps
 
     base = choices.policy if planned.policy is BWCache else None
@@ -104,10 +104,10 @@ def _write(out: Path, cells: Any, planned: Plan, pipe: Any, folder: Any) -> Any:
     from bwcache.measure.environment import environment
     from bwcache.report.fronts import plot_fronts
     from bwcache.report.studies import write_study
+    from bwcache.study.results import results
     from bwcache.study.solvers import best_multistep
-    from bwcache.study.standings import standings
 
-    rows = standings(cells)
+    rows = results(cells)
     content = {
         "study": folder.identity,
         "environment": environment(pipe),

@@ -20,6 +20,7 @@ from bwcache.core.kinds import OBJECT, TEXT, WHOLE, Kind, check, count, fault, i
 from bwcache.core.step import Step
 from bwcache.core.words import shown
 from bwcache.errors import TraceError, complaint
+from bwcache.former_names import current_meta
 
 FORMAT = "bwcache-trace-1"
 
@@ -214,7 +215,8 @@ class Trace:
             if wrong is not None or head["format"] != FORMAT:
                 raise ValueError(wrong or f"format {shown(head['format'])}")
             numbers = {name: head.get(name, 0) for name in _BYTES}
-            return cls(head["meta"], [_event(row, number) for number, row in enumerate(rows, start=2)], **numbers)
+            events = [_event(row, number) for number, row in enumerate(rows, start=2)]
+            return cls(current_meta(head["meta"]), events, **numbers)
         except ValueError as error:
             raise TraceError(
                 complaint(

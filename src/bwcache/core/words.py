@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from bwcache.errors import SettingError, complaint
+from bwcache.former_names import POLICIES, current_field
 
 LONGEST = 60
 """Characters of a text that a complaint repeats."""
@@ -269,7 +270,7 @@ def _fit_class(value: Any, kind: Any) -> Any:
         return _NO
     if isinstance(value, kind):
         return value
-    members = {plain_name(name): one for name, one in family(kind).items()}
+    members = _by_plain_name(family(kind))
     if isinstance(value, Mapping) and isinstance(name := value.get("name"), str):
         one = members.get(plain_name(name))
         settings = {key: inner for key, inner in value.items() if key != "name"}
@@ -277,6 +278,11 @@ def _fit_class(value: Any, kind: Any) -> Any:
     words = called(value) if isinstance(value, str) else None
     one = members.get(plain_name(words[0])) if words else None
     return _NO if one is None or words is None else _made(one, words[1], words[2], _first_reading)
+
+
+def _by_plain_name(classes: Mapping[str, type]) -> dict[str, type]:
+    former = {old: classes[new] for old, new in POLICIES.items() if new in classes}
+    return {plain_name(name): one for name, one in {**former, **classes}.items()}
 
 
 def _first_reading(text: str, kind: Any) -> Any:
@@ -287,9 +293,10 @@ def _first_reading(text: str, kind: Any) -> Any:
 def _made(kind: type, ordered: Sequence[Any], by_name: Mapping[str, Any], fitting: Callable[[Any, Any], Any]) -> Any:
     """An instance of a dataclass, or `_NO` where it has no such fields; raises what its constructor raises."""
     fields = field_types(kind)
+    by_name = {current_field(kind, name): value for name, value in by_name.items()}
     if len(ordered) > len(fields) or not set(by_name) <= set(fields):
         return _NO
-    given = dict(zip(fields, ordered, strict=False)) | dict(by_name)
+    given = dict(zip(fields, ordered, strict=False)) | by_name
     fitted = {name: fitting(value, fields[name]) for name, value in given.items()}
     missing = [
         field.name

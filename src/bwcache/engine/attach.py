@@ -51,7 +51,7 @@ def attach(
         memory: where kept features wait between steps: on the "device", or in main memory ("offload"), from where they
             are brought back as soon as a step is known to be reused.
         max_memory: how much may be held on the device from one step to the next, in bytes or such as "2GiB". A run that
-            would need more is refused before its first block runs (`OverBudget`).
+            would need more is refused before its first block runs (`OverBudgetError`).
         keep_traces: how many traces of runs that are over `session.traces` holds, the last ones; None: all.
         on_trace: called with the trace of each run as it ends.
         replace: whether a session that already holds the target ends first.
@@ -60,9 +60,9 @@ def attach(
         The session: leave it with `with`, `close()` or `bwcache.disable(target)`.
 
     Raises:
-        NoBlocksFound: nothing in the target is known.
-        SpecMismatch: the module is not as its row says.
-        AlreadyAttached: another session holds it.
+        NoBlocksFoundError: nothing in the target is known.
+        SpecMismatchError: the module is not as its row says.
+        AlreadyAttachedError: another session holds it.
         SettingError: no such place, no amount of memory, or no policy.
     """
     kept = Memory.of(memory, max_memory)

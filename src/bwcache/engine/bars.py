@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bwcache.engine import hooks
 from bwcache.engine.clock import Loop
-from bwcache.errors import NeverReused
+from bwcache.errors import NeverReusedWarning
 
 if TYPE_CHECKING:
     from bwcache.engine.session import Session
@@ -62,6 +62,6 @@ def _warn_if_replaced(pipeline: Any, session: Session) -> None:
             warnings.warn(
                 f"{name} of {type(pipeline).__name__} is another module than the session was attached to: nothing is "
                 "reused in it; call bwcache.enable(…, replace=True) after a component was replaced",
-                NeverReused,
+                NeverReusedWarning,
                 stacklevel=3,
             )

@@ -150,9 +150,9 @@ class Denoiser:
         if here.plain or here.forward is not None:
             return self._plainly(inner, args, kwargs)
         try:
-            sign = stack.aside(args, kwargs) if stack.asides else None
+            sign = stack.fills_cache(args, kwargs) if stack.cache_fill_flags else None
             if sign is not None:
-                here.asides[sign] += 1
+                here.cache_fills[sign] += 1
                 return self._plainly(inner, args, kwargs)
             if session.is_stopped:
                 session.raise_stopped()

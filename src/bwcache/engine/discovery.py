@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from bwcache.engine import hooks
 from bwcache.engine.samples import Outline
-from bwcache.errors import AttachError, NotProven, complaint
+from bwcache.errors import AttachError, NotProvenError, complaint
 from bwcache.models import BlockList, BlockSpec, BlockStack, Place, resolve
 
 TIMES = ("timestep", "timesteps", "t", "time", "sigma", "noise_level", "noise_levels")
@@ -57,12 +57,12 @@ def discover(module: nn.Module, inputs: Inputs, timestep: str | None = None) -> 
         timestep: name of the forward's argument that carries the time, if it has an unusual one.
 
     Raises:
-        NotProven: no row could be proven; the message says why, and which row was guessed.
+        NotProvenError: no row could be proven; the message says why, and which row was guessed.
     """
     recording = record(module, inputs)
     time = timestep or next((name for name in TIMES if name in recording.arguments), None)
     if time is None:
-        raise NotProven(
+        raise NotProvenError(
             complaint(
                 f"no time among {', '.join(recording.arguments)}", f"one of {', '.join(TIMES)}", "name it: timestep=…"
             )
@@ -73,7 +73,7 @@ def discover(module: nn.Module, inputs: Inputs, timestep: str | None = None) -> 
         if reason is None:
             return spec
         reasons.append(f"{reason.removeprefix('found ')}; guessed {spec!r}")
-    raise NotProven(
+    raise NotProvenError(
         complaint(
             reasons[0] if reasons else f"no list of blocks that {type(module).__name__} calls one after the other",
             "a stack whose replay is exact",
@@ -86,7 +86,7 @@ def record(module: nn.Module, inputs: Inputs) -> Recording:
     """Runs one forward and notes every call of a block of any list in it.
 
     Raises:
-        NotProven: the module was not run.
+        NotProvenError: the module was not run.
     """
     recording = Recording()
     lists = _lists(module)
@@ -100,7 +100,7 @@ def record(module: nn.Module, inputs: Inputs) -> Recording:
         else:
             module(**inputs)
     if not recording.arguments:
-        raise NotProven(
+        raise NotProvenError(
             complaint(f"{type(module).__name__} not called", "one forward at least", "let `inputs` run the pipeline")
         )
     return recording
@@ -118,14 +118,14 @@ def guesses(module: nn.Module, recording: Recording, time: str) -> Iterator[Bloc
         yield BlockSpec(
             type(module).__name__,
             lists if last is lists[-1] else (*(part for part in lists if part is not last), last),
-            decoded=last.returns,
+            read_after=last.returns,
             measured=last.returns[0],
             latents=_latents(recording, time),
             timestep=time,
-            zipped=in_turn,
+            interleaved=in_turn,
             per_sample=False,
             guidance="separate",
-            home=type(module).__module__,
+            module_prefix=type(module).__module__,
             sources="discovered",
         )
 

@@ -25,7 +25,7 @@ from bwcache.engine.numbers import Numbers
 from bwcache.engine.plan import Plan, Spot
 from bwcache.engine.run import Intervals, Row, Run
 from bwcache.engine.samples import Outline
-from bwcache.errors import BlocksChanged, complaint
+from bwcache.errors import BlocksChangedError, complaint
 from bwcache.features import Predictor
 from bwcache.features.prediction_error import NUMBERS, PredictionSamples
 from bwcache.features.store import Signature
@@ -339,7 +339,7 @@ class Forward:
         """Before the first place runs: what will be kept of new lanes must have room.
 
         Raises:
-            OverBudget: it has none, and this is the run's first step.
+            OverBudgetError: it has none, and this is the run's first step.
             AttachError: other blocks stand in the place of those that are counted.
         """
         self.counted = True
@@ -363,7 +363,7 @@ class Forward:
         """The forward is over: its rows go into the trace, its measurements on their way to the policy.
 
         Raises:
-            BlocksChanged: reused features were laid over other blocks than those that made them.
+            BlocksChangedError: reused features were laid over other blocks than those that made them.
         """
         whole = not self.disorder
         for call in self.calls.values():
@@ -462,7 +462,7 @@ class Forward:
     def _refuse_half_a_replay(self, found: str) -> None:
         if any(call.action == "reuse" for call in self.calls.values()):
             over = stranger_over(self.plan.stack)
-            raise BlocksChanged(
+            raise BlocksChangedError(
                 complaint(
                     f"{found} in step {self.steps[0].index} (branch {self.steps[0].branch}), which was being reused"
                     + (f", under {over}" if over else ""),

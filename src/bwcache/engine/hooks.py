@@ -27,7 +27,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from bwcache.engine.clock import Context
-from bwcache.errors import SpecMismatch, complaint
+from bwcache.errors import SpecMismatchError, complaint
 from bwcache.models.stack import Hook, Place
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _by_number(index: str, arounds: Mapping[int, Interceptor], inner: Callable[.
         number = kwargs.get(index)
         call = None if number is None else calls.get(int(number))
         if call is None:
-            raise SpecMismatch(
+            raise SpecMismatchError(
                 complaint(
                     f"a call with {index}={number}",
                     f"one of 0 to {len(calls) - 1}",

@@ -16,7 +16,7 @@ from bwcache.engine import reasons
 from bwcache.engine.batch import BatchLayout
 from bwcache.engine.lane import Lane
 from bwcache.engine.plan import Plan
-from bwcache.errors import MuchKept, OverBudget, SettingError, complaint
+from bwcache.errors import MuchKeptWarning, OverBudgetError, SettingError, complaint
 from bwcache.features import Sample, prediction_error, taps
 from bwcache.policies import Policy
 
@@ -121,7 +121,7 @@ class MemoryPlan:
             run: whether to refuse the whole run instead.
 
         Raises:
-            OverBudget: the run is refused.
+            OverBudgetError: the run is refused.
         """
         if run:
             raise self._over_budget(total)
@@ -142,7 +142,7 @@ class MemoryPlan:
             refuses: whether the run may still be refused; later on, lanes without room are computed and not kept.
 
         Raises:
-            OverBudget: the run would hold more than is allowed.
+            OverBudgetError: the run would hold more than is allowed.
         """
         self.needs |= {(lane.name, denoiser): each for lane in lanes}
         total = max(self._total(), each * (len(lanes) * branches), key=self._weight)
@@ -167,9 +167,9 @@ class MemoryPlan:
     def _on_device(self, needed: MemoryNeed) -> int:
         return needed.taps + (0 if self._memory.offload else needed.features)
 
-    def _over_budget(self, total: MemoryNeed) -> OverBudget:
+    def _over_budget(self, total: MemoryNeed) -> OverBudgetError:
         where = " in main memory" if self._memory.offload else ""
-        return OverBudget(
+        return OverBudgetError(
             complaint(
                 f"a run that would keep {size(total.features)} of features{where} and {size(total.taps)} of samples",
                 f"at most {size(self._memory.limit or 0)} on the device between steps (max_memory)",
@@ -181,7 +181,7 @@ class MemoryPlan:
         """What a person can do about it, the cheapest first."""
         ways = []
         if total.taps > total.features and self._policy.tap_share is not None:
-            ways.append("compare small samples (token_sample=None)")
+            ways.append("compare small samples (sample=None)")
         if total.features and not self._memory.offload:
             ways.append('let features wait in main memory (memory="offload")')
         predictor = self._policy.feature_predictor
@@ -195,7 +195,7 @@ class MemoryPlan:
         if held > MUCH and total.taps > total.features and share is not None:
             warnings.warn(
                 f"{size(held)} will be kept on the device between steps, {size(total.taps)} of it to compare blocks by "
-                f"(token_sample={share:g}); token_sample=None keeps a small sample",
-                MuchKept,
+                f"(sample={share:g}); sample=None keeps a small sample",
+                MuchKeptWarning,
                 stacklevel=2,
             )

@@ -152,7 +152,7 @@ class Run:
         """Keep a computed feature, if there is room: a stack may return more than what entered it, and was planned.
 
         Raises:
-            OverBudget: there is none, and this is the run's first step.
+            OverBudgetError: there is none, and this is the run's first step.
         """
         slot = lane.slots.get(site) or lane.slot(site)
         if self.memory.limited:
@@ -190,7 +190,7 @@ class Run:
         """Take note of what is held after a forward of these lanes, and of the size of one hidden state.
 
         Raises:
-            OverBudget: as `keep`.
+            OverBudgetError: as `keep`.
         """
         trace = self.trace
         if hidden > trace.hidden_bytes:

@@ -20,7 +20,14 @@ from bwcache.engine.denoiser import Denoiser
 from bwcache.engine.forward import Forward
 from bwcache.engine.memory import DEFAULT, Memory
 from bwcache.engine.run import Run
-from bwcache.errors import AlreadyAttached, AttachError, BWCacheError, NeverReused, RunStopped, complaint
+from bwcache.errors import (
+    AlreadyAttachedError,
+    AttachError,
+    BWCacheError,
+    NeverReusedWarning,
+    RunStoppedError,
+    complaint,
+)
 from bwcache.models import BlockSpec, denoisers, resolve, uncompiled
 from bwcache.models.provenance import expect_still_free
 from bwcache.policies import Policy
@@ -41,7 +48,7 @@ class Sampling(threading.local):
         run: the run in progress, or None.
         forward: the forward that is open, or None.
         plain: whether a forward is open that is no step.
-        asides: the forwards of this run that were no step, by their sign.
+        cache_fills: the forwards of this run that were no step, by their sign.
     """
 
     def __init__(self, new_clock: Callable[[], Clock]) -> None:
@@ -50,7 +57,7 @@ class Sampling(threading.local):
         self.run_index = -1
         self.forward: Forward | None = None
         self.plain = False
-        self.asides: Counter[str] = Counter()
+        self.cache_fills: Counter[str] = Counter()
 
 
 class Session:
@@ -214,19 +221,19 @@ class Session:
     def close(self) -> None:
         """Detach: every module is again as it was found. Traces stay."""
         self._undo.close()
-        asides = dict(self.here.asides)
+        fills = dict(self.here.cache_fills)
         self.end_run()
         for run in list(self._runs):
             self._finish(run)
-        if asides and not self._finished and self.policy.may_reuse:
-            self.warn(f"nothing can be reused: each forward of {self.name} fills a cache ({', '.join(asides)})")
+        if fills and not self._finished and self.policy.may_reuse:
+            self.warn(f"nothing can be reused: each forward of {self.name} fills a cache ({', '.join(fills)})")
         self.here = Sampling(lambda: Clock(lambda: None))  # the old one knows the pipeline
         self._target, self.denoisers = None, {}
 
     def raise_stopped(self) -> None:
-        """Raise `RunStopped`: `stop` was called. The next run is not affected."""
+        """Raise `RunStoppedError`: `stop` was called. The next run is not affected."""
         self.is_stopped = False
-        raise RunStopped(complaint("a run to be stopped", "nothing", "call the pipeline again for another"))
+        raise RunStoppedError(complaint("a run to be stopped", "nothing", "call the pipeline again for another"))
 
     def begin_run(self, step: Step) -> Run:
         """Return the run that a forward begins."""
@@ -264,9 +271,9 @@ class Session:
         run, here.run = here.run, None
         if run is None:
             return
-        if here.asides:
-            run.trace.meta["aside"] = dict(here.asides)
-            here.asides.clear()
+        if here.cache_fills:
+            run.trace.meta["cache_fills"] = dict(here.cache_fills)
+            here.cache_fills.clear()
         self._finish(run)
 
     def _finish(self, run: Run) -> None:
@@ -297,7 +304,7 @@ class Session:
 
     def warn(self, text: str) -> None:
         """Warn that nothing, or not all that could be, is reused."""
-        warnings.warn(text, NeverReused, stacklevel=3)
+        warnings.warn(text, NeverReusedWarning, stacklevel=3)
 
 
 def _guides(target: Any) -> bool:
@@ -329,7 +336,7 @@ def _no_other_cache(name: str) -> Callable[..., None]:
 def _refuse_unless_free(name: str, module: nn.Module) -> None:
     session = hooks.holder(module)
     if session is not None:
-        raise AlreadyAttached(
+        raise AlreadyAttachedError(
             complaint(
                 f"{name} held by {session!r}",
                 "a free one",

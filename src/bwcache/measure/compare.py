@@ -19,13 +19,13 @@ from typing import Any
 
 from bwcache.core.trace import Trace
 from bwcache.engine import Session, attach
-from bwcache.errors import MuchKept, NeverReused
+from bwcache.errors import MuchKeptWarning, NeverReusedWarning
 from bwcache.measure.call import Call, OnProgress, Request, call
 from bwcache.measure.environment import describe_pipeline, environment
 from bwcache.measure.latency import computing_device
 from bwcache.measure.quality import Quality, psnr, quality
 from bwcache.measure.results import Comparison, Pair, Run, add, median, ratio
-from bwcache.policies import Compute, Policy
+from bwcache.policies import NeverReuse, Policy
 
 WARMUP_STEPS = 4
 
@@ -80,7 +80,7 @@ def compare(
     Raises:
         SettingError: for settings that the pipeline or the policy cannot take.
         AttachError: when the pipeline has no blocks that could be reused.
-        OverBudget: when more than ``max_memory`` would be kept.
+        OverBudgetError: when more than ``max_memory`` would be kept.
     """
     attached = partial(attach, pipe, policy, memory=memory, max_memory=max_memory)
     sizes = (guidance_scale, height, width, frames)
@@ -135,7 +135,7 @@ def warm_up(
         with attached():
             call(pipe, some, "warm-up, cached", on_progress)
         plain = call(pipe, few, "warm-up, uncached", on_progress)
-        with attach(pipe, Compute(), timing=True) as session:
+        with attach(pipe, NeverReuse(), timing=True) as session:
             timed = call(pipe, few, "time inside the blocks", on_progress)
     share = ratio(add(event.seconds for event in session.trace.events), timed.denoise_seconds)
     apart = psnr(plain.frames, timed.frames)
@@ -260,7 +260,7 @@ def _recorded(
 ) -> tuple[Call, Trace, tuple[str, ...]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
-        for category in (NeverReused, MuchKept):
+        for category in (NeverReusedWarning, MuchKeptWarning):
             warnings.simplefilter("always", category=category)
         with attached(timing=True) as session:
             done = call(pipe, request, what, on_progress)

@@ -63,8 +63,8 @@ class FlopCount:
         count.denoisers["transformer"].blocks
 
     Raises:
-        NoBlocksFound: nothing in the target is known.
-        SpecMismatch: the row does not describe the module.
+        NoBlocksFoundError: nothing in the target is known.
+        SpecMismatchError: the row does not describe the module.
         SettingError: the blocks are never called as modules, so that they cannot be told apart.
     """
 

@@ -25,7 +25,7 @@ class DenoiseTimer:
         timer.seconds
 
     Raises:
-        NoBlocksFound: the pipeline has no denoiser that is known.
+        NoBlocksFoundError: the pipeline has no denoiser that is known.
     """
 
     def __init__(self, pipe: Any) -> None:

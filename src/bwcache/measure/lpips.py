@@ -81,7 +81,7 @@ def measures() -> Any:
     """torchmetrics' functions on pictures.
 
     Raises:
-        MissingExtra: without torchmetrics.
+        MissingExtraError: without torchmetrics.
         SettingError: torchvision is there but broken: torchmetrics imports it, and breaks with it.
     """
     need("metrics")

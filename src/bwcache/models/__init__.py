@@ -1,13 +1,15 @@
 """What is known of each denoiser: where its blocks are and what flows through them. Knows classes by name only."""
 
+from typing import TYPE_CHECKING, Any
+
+from bwcache.former_names import exported
 from bwcache.models.resolution import denoisers, resolve
 from bwcache.models.spec import BlockList, BlockSpec, Idle, Part
-from bwcache.models.stack import Block, BlockStack, Place, Site, Tap
+from bwcache.models.stack import BlockStack, Place, Site, Tap
 from bwcache.models.streams import uncompiled
 from bwcache.models.table import row, supported
 
 __all__ = [
-    "Block",
     "BlockList",
     "BlockSpec",
     "BlockStack",
@@ -22,3 +24,8 @@ __all__ = [
     "supported",
     "uncompiled",
 ]
+
+if not TYPE_CHECKING:  # which is to miss no misspelled name
+
+    def __getattr__(name: str) -> Any:
+        return exported(__name__, name)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bwcache.errors import SpecMismatch, complaint
+from bwcache.errors import SpecMismatchError, complaint
 from bwcache.models.spec import BlockList, Part
 from bwcache.models.streams import Stream, stream_of
 
@@ -65,13 +65,13 @@ class Place:
         """Return the streams as they left it, by name.
 
         Raises:
-            SpecMismatch: the module returned another number of values than its row says.
+            SpecMismatchError: the module returned another number of values than its row says.
         """
         if self.index is not None:
             return {self.streams[0].name: self.value(returned, 0)}
         values = returned if isinstance(returned, tuple) else (returned,)
         if len(values) != len(self.streams):
-            raise SpecMismatch(
+            raise SpecMismatchError(
                 complaint(
                     f"{len(values)} values returned by {self.name} ({type(self.module).__name__})",
                     f"{len(self.streams)}: {', '.join(stream.name for stream in self.streams)}",
@@ -87,18 +87,20 @@ class Place:
         """Return where among the returned values a stream stands.
 
         Raises:
-            SpecMismatch: the place returns no such stream.
+            SpecMismatchError: the place returns no such stream.
         """
         names = [stream.name for stream in self.streams]
         if name not in names:
-            raise SpecMismatch(complaint(f"a tap of {name!r} at {self.name}", f"one of {names}", "name one of these"))
+            raise SpecMismatchError(
+                complaint(f"a tap of {name!r} at {self.name}", f"one of {names}", "name one of these")
+            )
         return names.index(name)
 
     def value(self, returned: Any, position: int) -> Any:
         """Return one of the returned values; of the root the first tensor.
 
         Raises:
-            SpecMismatch: as `outputs`.
+            SpecMismatchError: as `outputs`.
         """
         if self.kind == "root":
             return _first_tensor(returned)
@@ -124,7 +126,7 @@ def parts_of(block: Place, blocks: BlockList) -> list[Place]:
     """Return the parts that a block of this list has, in call order.
 
     Raises:
-        SpecMismatch: a part's forward lacks an argument that the row names.
+        SpecMismatchError: a part's forward lacks an argument that the row names.
     """
     found = []
     for kind, said in blocks.parts.items():
@@ -147,7 +149,9 @@ def named_place(module: nn.Module, name: str, path: str) -> Place | None:
     """Return the place that a row names, or None where this variant of the class lacks it."""
     found = re.fullmatch(r"([\w.]+)(?:\[(\d+)\])?", path)
     if found is None:
-        raise SpecMismatch(complaint(f"the path {path!r} of {name!r}", "such as 'time_embed[0]'", "correct `named`"))
+        raise SpecMismatchError(
+            complaint(f"the path {path!r} of {name!r}", "such as 'time_embed[0]'", "correct `named`")
+        )
     part = inside(module, found[1])
     if not isinstance(part, nn.Module):
         return None

@@ -31,19 +31,21 @@ class Preset:
         method: class name of the policy.
         settings: values by the names of the policy's fields; what is not named was not published.
         source: where they stand, and for which checkpoint, length and size of the video.
-        home: as in the model's row.
+        module_prefix: as in the model's row.
     """
 
     model: str
     method: str
     settings: Mapping[str, Any] = field(hash=False)
     source: str
-    home: str = "diffusers."
+    module_prefix: str = "diffusers."
 
 
 def _bwcache(source: str, settings: Mapping[str, Any], *classes: tuple[str, str]) -> tuple[Preset, ...]:
     """The rows of one of the paper's models, one for each class that runs it."""
-    return tuple(Preset(model, "BWCache", settings, f"{_PAPER}: {source}", home) for model, home in classes)
+    return tuple(
+        Preset(model, "BWCache", settings, f"{_PAPER}: {source}", module_prefix) for model, module_prefix in classes
+    )
 
 
 PRESETS: tuple[Preset, ...] = (
@@ -80,9 +82,9 @@ PRESETS: tuple[Preset, ...] = (
     ),
 )
 
-_BY_CLASS = {(preset.home, preset.model, preset.method): preset for preset in PRESETS}
+_BY_CLASS = {(preset.module_prefix, preset.model, preset.method): preset for preset in PRESETS}
 
 
 def preset_of(row: BlockSpec | None, method: str = "BWCache") -> Preset | None:
     """The published settings for a row of the model table, if there are any."""
-    return None if row is None else _BY_CLASS.get((row.home, row.model, method))
+    return None if row is None else _BY_CLASS.get((row.module_prefix, row.model, method))

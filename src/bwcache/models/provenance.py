@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from bwcache.errors import AttachError, NotProven, complaint
+from bwcache.errors import AttachError, NotProvenError, complaint
 from bwcache.models import table
 from bwcache.models.places import inside, named_modules
 from bwcache.models.spec import BlockSpec
@@ -118,7 +118,7 @@ def expect_proven(module: nn.Module, spec: BlockSpec, blocks: Iterable[nn.Module
     """Raise where the module runs something else than what its row, out of the table, was proven on.
 
     Raises:
-        NotProven: its class or that of a block derives from one that is known, and has a forward of its own.
+        NotProvenError: its class or that of a block derives from one that is known, and has a forward of its own.
         AttachError: somebody has put another function in the place of the forward.
     """
     kind = type(module)
@@ -146,8 +146,8 @@ def _expect_own_forward(module: nn.Module, spec: BlockSpec) -> None:
         )
 
 
-def _not_proven(found: str, base: type) -> NotProven:
-    return NotProven(
+def _not_proven(found: str, base: type) -> NotProvenError:
+    return NotProvenError(
         complaint(
             found,
             f"that of {base.__name__}, which its row was proven on",
@@ -172,9 +172,9 @@ def _is_overridden(kind: type, owner: type, name: str) -> bool:
 def _overridden_block(kind: type, spec: BlockSpec) -> type | None:
     """Return the class of the row's own code whose forward a block's class replaces, or None."""
     own, *bases = (base for base in kind.__mro__ if "forward" in vars(base))
-    if own.__module__.startswith(spec.home):
+    if own.__module__.startswith(spec.module_prefix):
         return None
-    return next((base for base in bases if base.__module__.startswith(spec.home)), None)
+    return next((base for base in bases if base.__module__.startswith(spec.module_prefix)), None)
 
 
 def _stranger(module: nn.Module, kind: type) -> Callable[..., Any] | None:

@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from bwcache.errors import AttachError, NoBlocksFound, SpecMismatch, complaint
+from bwcache.errors import AttachError, NoBlocksFoundError, SpecMismatchError, complaint
 from bwcache.models import table
 from bwcache.models.places import Hook, Place, inside, named_modules
 from bwcache.models.provenance import expect_free, expect_proven
 from bwcache.models.refused import reason_of
 from bwcache.models.spec import BlockList, BlockSpec, Idle
-from bwcache.models.stack import Aside, BlockStack
+from bwcache.models.stack import BlockStack, Flag
 from bwcache.models.streams import stream_of, uncompiled
 
 
@@ -28,7 +28,7 @@ def denoisers(target: Any, spec: BlockSpec | None = None) -> dict[str, nn.Module
         spec: the row of a denoiser that is not in the table.
 
     Raises:
-        NoBlocksFound: none of its components is in the table.
+        NoBlocksFoundError: none of its components is in the table.
         AttachError: it is neither a pipeline nor a module.
     """
     if isinstance(target, nn.Module):
@@ -55,9 +55,9 @@ def denoisers(target: Any, spec: BlockSpec | None = None) -> dict[str, nn.Module
     return found
 
 
-def _unknown(found: str, kinds: Iterable[type]) -> NoBlocksFound:
+def _unknown(found: str, kinds: Iterable[type]) -> NoBlocksFoundError:
     refused = [f"{kind.__name__}: {reason_of(kind)}" for kind in kinds if reason_of(kind)]
-    return NoBlocksFound(
+    return NoBlocksFoundError(
         complaint(
             f"{found} ({'; '.join(refused)})" if refused else found,
             f"one of the {len(table.supported())} denoisers that `bwcache models` lists",
@@ -70,10 +70,10 @@ def resolve(name: str, module: nn.Module, spec: BlockSpec | None = None) -> Bloc
     """The checked stack of a denoiser: its row, or the one given.
 
     Raises:
-        NoBlocksFound: no row is of this class or of one that it derives from.
-        NotProven: the class derives from that of the row and has a forward of its own.
+        NoBlocksFoundError: no row is of this class or of one that it derives from.
+        NotProvenError: the class derives from that of the row and has a forward of its own.
         AttachError: another cache is at work on it, or a strange function stands in the place of its forward.
-        SpecMismatch: the row names a list or an argument that the module does not have.
+        SpecMismatchError: the row names a list or an argument that the module does not have.
     """
     module = uncompiled(module)
     given, spec = spec, spec or table.row_of(type(module))
@@ -86,35 +86,33 @@ def resolve(name: str, module: nn.Module, spec: BlockSpec | None = None) -> Bloc
     found = _all_blocks(module, spec)
     _expect_streams(spec)
     kind = type(module).__name__
-    asides = tuple(_aside(module, said, kind) for said in spec.aside)
-    fillings = tuple(_aside(module, said, kind) for said in spec.filling)
+    fills = tuple(_flag(module, said, kind) for said in spec.cache_fill_flags)
+    fillings = tuple(_flag(module, said, kind) for said in spec.filling)
     time = stream_of(module, spec.timestep, kind)
     skips = None if spec.skips is None else stream_of(module, spec.skips, kind)
     blocks = tuple(replace(block, block=i) for i, (block, _) in enumerate(found))
     lists = tuple(part for _, part in found)
-    return BlockStack(
-        name, module, blocks, spec, time, lists, asides, fillings, skips, _idle(module, spec, len(blocks))
-    )
+    return BlockStack(name, module, blocks, spec, time, lists, fills, fillings, skips, _idle(module, spec, len(blocks)))
 
 
 def _expect_streams(spec: BlockSpec) -> None:
-    """Raise `SpecMismatch` where a row measures or reads streams that its blocks do not return."""
+    """Raise `SpecMismatchError` where a row measures or reads streams that its blocks do not return."""
     silent = [part for part in spec.lists if (part.measured or spec.measured) not in part.returns]
     if silent:
-        raise SpecMismatch(
+        raise SpecMismatchError(
             complaint(
                 f"measured stream {silent[0].measured or spec.measured!r} in the row of {spec.model}",
                 f"one of {silent[0].returns}, which the blocks of {silent[0].path!r} return",
                 "correct `measured`",
             )
         )
-    missing = [stream for stream in spec.decoded if stream not in spec.lists[-1].returns]
+    missing = [stream for stream in spec.read_after if stream not in spec.lists[-1].returns]
     if missing:
-        raise SpecMismatch(
+        raise SpecMismatchError(
             complaint(
-                f"decoded stream {missing[0]!r} in the row of {spec.model}",
+                f"stream read after the blocks, {missing[0]!r} in the row of {spec.model}",
                 f"one of {spec.lists[-1].returns}, which its last block returns",
-                "correct `decoded`",
+                "correct `read_after`",
             )
         )
 
@@ -122,15 +120,15 @@ def _expect_streams(spec: BlockSpec) -> None:
 def _all_blocks(module: nn.Module, spec: BlockSpec) -> list[tuple[Place, BlockList]]:
     """Return the blocks of all lists in call order, each with its list."""
     lists = [[(block, part) for block in _blocks(module, part, spec)] for part in spec.lists]
-    if spec.zipped and len({len(part) for part in lists}) > 1:
-        raise SpecMismatch(
+    if spec.interleaved and len({len(part) for part in lists}) > 1:
+        raise SpecMismatchError(
             complaint(
                 f"lists of {', '.join(str(len(part)) for part in lists)} blocks in the row of {spec.model}",
                 "as many in each, since they are taken in turn",
-                "correct `zipped`",
+                "correct `interleaved`",
             )
         )
-    ordered = zip(*lists, strict=True) if spec.zipped else lists
+    ordered = zip(*lists, strict=True) if spec.interleaved else lists
     return [each for some in ordered for each in some]
 
 
@@ -151,16 +149,16 @@ def _idle(module: nn.Module, spec: BlockSpec, count: int) -> dict[str, nn.Module
 
 def _is_read_after(module: nn.Module, idle: Idle, last: int) -> bool:
     """Return whether a module's output is read after the last block; in doubt it is."""
-    blocks = getattr(getattr(module, "config", None), idle.read_after, None)
+    blocks = getattr(getattr(module, "config", None), idle.config_entry, None)
     if isinstance(blocks, int):
         return blocks < 1 or last % blocks == 0
     return not isinstance(blocks, (list, tuple)) or last in blocks
 
 
-def _aside(module: nn.Module, said: str, kind: str) -> Aside:
+def _flag(module: nn.Module, said: str, kind: str) -> Flag:
     path, _, value = said.partition("=")
     argument, *attributes = path.split(".")
-    return Aside(stream_of(module, argument, kind), tuple(attributes), value or None)
+    return Flag(stream_of(module, argument, kind), tuple(attributes), value or None)
 
 
 def _blocks(module: nn.Module, part: BlockList, spec: BlockSpec) -> list[Place]:
@@ -171,7 +169,7 @@ def _blocks(module: nn.Module, part: BlockList, spec: BlockSpec) -> list[Place]:
     if not named:
         kinds = (nn.ModuleList, nn.ModuleDict)
         lists = [path for path, child in module.named_modules() if isinstance(child, kinds) and len(child)]
-        raise SpecMismatch(
+        raise SpecMismatchError(
             complaint(
                 f"no blocks at {part.path!r} of {type(module).__name__}",
                 f"a filled ModuleList there, as the row of {spec.model} says; it has {', '.join(lists[:8]) or 'none'}",
@@ -196,7 +194,7 @@ def _hook(module: nn.Module, part: BlockList, number: int) -> Hook | None:
     owner = inside(module, path)
     if not isinstance(owner, MutableMapping) or not callable(owner.get(name)):
         found = f"a {type(owner).__name__}" + (f" of {', '.join(owner)}" if isinstance(owner, Mapping) else "")
-        raise SpecMismatch(
+        raise SpecMismatchError(
             complaint(
                 f"{found} at {path!r} of {type(module).__name__}",
                 f"a mapping with a function {name!r}, which is called for each block of {part.path!r}",

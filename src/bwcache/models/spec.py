@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from bwcache.former_names import takes_former_fields
+
 Guidance = Literal["batched", "separate", "either", "none"]
 """How the pipelines of a model run classifier-free guidance: in one forward, in forwards of their own, as the pipeline
 likes, or not at all (distilled)."""
@@ -45,12 +47,12 @@ class Idle:
 
     Attributes:
         path: as in `BlockSpec.idle`.
-        read_after: the entry of the denoiser's config that says after which blocks it is read: their ordinals, or a
+        config_entry: the entry of the denoiser's config that says after which blocks it is read: their ordinals, or a
             number for every so many blocks, the first one among them. Without that entry it is not idle.
     """
 
     path: str
-    read_after: str
+    config_entry: str
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class BlockList:
     parts_missing: str = ""
 
 
+@takes_former_fields
 @dataclass(frozen=True)
 class BlockSpec:
     """A row: how the blocks of one denoiser class are laid out.
@@ -92,7 +95,7 @@ class BlockSpec:
     Attributes:
         model: class name of the denoiser.
         lists: its lists of blocks in the order in which the forward runs them.
-        decoded: the streams of the LAST block that the rest of the forward reads. Only these are kept and replayed.
+        read_after: the streams of the LAST block that the rest of the forward reads. Only these are kept and replayed.
         measured: the stream whose change is the indicator.
         also_measured: further streams that are replayed: the indicator is the largest of their changes.
         latents: the argument of the denoiser's forward that it works on; the first tensor it returns is its prediction.
@@ -104,47 +107,48 @@ class BlockSpec:
         conditions: arguments of the denoiser's forward that stay the same in all steps of a guidance branch and differ
             between branches, prompts and images to go by; those of them that it has. By these a branch is told where
             nobody names it.
-        aside: arguments of the denoiser's forward, by name (dots lead into objects, dictionaries and lists), also as
-            `name=value`: a forward in which one of these is set fills a cache that others read, so it always runs, and
-            is no step.
+        cache_fill_flags: arguments of the denoiser's forward, by name (dots lead into objects, dictionaries and
+            lists), also as `name=value`: a forward in which one of these is set fills a cache that others read, so it
+            always runs, and is no step.
         filling: the same of a forward that fills a cache and is a step too: it is always computed.
         skips: the argument of the denoiser's forward, a tensor `[blocks, batch]`, that says which rows of the batch
             pass over which blocks (skip-layer guidance within a batch); replayed only where it stays the same.
         entry: what its callers call: the module, or its `forward`.
         per_sample: whether a forward can be run on some samples of its batch: all its tensors have the batch first.
         batch_axis: along which axis of the streams inside the blocks the batch lies.
-        zipped: whether the forward takes one block of each list in turn, and not one list after the other.
+        interleaved: whether the forward takes one block of each list in turn, and not one list after the other.
         idle: modules outside of the blocks whose output nothing but blocks reads, by path; a list or a dictionary
             stands for all of its modules; an `Idle` for one that is not idle in every variant. They are skipped in a
             replay too. A variant of the class may lack some.
         any_length: whether its pipelines make videos of any number of frames, whatever their autoencoder says.
         guidance: how its pipelines run classifier-free guidance.
         pipelines: class names of the pipelines it was read in.
-        home: how the module that defines the class begins; a class of the same name from elsewhere is another model.
+        module_prefix: how the module that defines the class begins; a class of the same name from elsewhere is another
+            model.
         sources: release or repository where the row was read.
     """
 
     model: str
     lists: tuple[BlockList, ...]
-    decoded: tuple[str, ...] = ("hidden_states",)
+    read_after: tuple[str, ...] = ("hidden_states",)
     measured: str = "hidden_states"
     also_measured: tuple[str, ...] = ()
     latents: str = "hidden_states"
     named: Mapping[str, str] = field(default_factory=dict, hash=False)
     timestep: str = "timestep"
     conditions: tuple[str, ...] = CONDITIONS
-    aside: tuple[str, ...] = ()
+    cache_fill_flags: tuple[str, ...] = ()
     filling: tuple[str, ...] = ()
     skips: str | None = None
     entry: Literal["call", "forward"] = "call"
     per_sample: bool = True
     batch_axis: int = 0
-    zipped: bool = False
+    interleaved: bool = False
     idle: tuple[str | Idle, ...] = ()
     any_length: bool = False
     guidance: Guidance = "separate"
     pipelines: tuple[str, ...] = ()
-    home: str = "diffusers."
+    module_prefix: str = "diffusers."
     sources: str = "diffusers 0.42.1"
 
     @property

@@ -15,15 +15,13 @@ from bwcache.models.places import Hook, Place, named_place, parts_of
 from bwcache.models.spec import BlockList, BlockSpec
 from bwcache.models.streams import Stream, parameters, stream_of
 
-__all__ = ["Aside", "Block", "BlockStack", "Hook", "Place", "Site", "Stream", "Tap"]
-
-Block = Place
+__all__ = ["BlockStack", "Flag", "Hook", "Place", "Site", "Stream", "Tap"]
 
 Keeps = Literal["output", "residual", "clean", "beside"]
 
 
 @dataclass(frozen=True)
-class Aside:
+class Flag:
     """A sign that a forward is none of the run's: an argument, attributes in it, and the value (None: anything set)."""
 
     argument: Stream
@@ -39,7 +37,7 @@ class Aside:
 
 
 def _sign(
-    said: tuple[str, ...], signs: tuple[Aside, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    said: tuple[str, ...], signs: tuple[Flag, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> str | None:
     return next((words for words, sign in zip(said, signs, strict=True) if sign.holds(args, kwargs)), None)
 
@@ -112,7 +110,8 @@ class BlockStack:
         spec: the row.
         timestep: the argument of the denoiser's forward that carries the time.
         lists: for each block, the list of the row that it is of.
-        asides, fillings, skips: the row's `aside`, `filling` and `skips`, found in the forward's arguments.
+        cache_fill_flags, fillings, skips: what the row's `cache_fill_flags`, `filling` and `skips` name, found among
+            the forward's arguments.
         idle: the row's idle modules that this denoiser has, by path.
     """
 
@@ -122,14 +121,14 @@ class BlockStack:
     spec: BlockSpec
     timestep: Stream
     lists: tuple[BlockList, ...]
-    asides: tuple[Aside, ...] = ()
-    fillings: tuple[Aside, ...] = ()
+    cache_fill_flags: tuple[Flag, ...] = ()
+    fillings: tuple[Flag, ...] = ()
     skips: Stream | None = None
     idle: Mapping[str, nn.Module] = field(default_factory=dict)
 
-    def aside(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
+    def fills_cache(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
         """Return the sign by which a forward is none of the run's, in words, or None."""
-        return _sign(self.spec.aside, self.asides, args, kwargs)
+        return _sign(self.spec.cache_fill_flags, self.cache_fill_flags, args, kwargs)
 
     def filling(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
         """Return the sign by which a forward fills a cache and is a step all the same, in words, or None."""
@@ -160,7 +159,7 @@ class BlockStack:
         """The denoiser as a place: latents in, prediction out.
 
         Raises:
-            SpecMismatch: its forward has no such argument as the row's `latents`.
+            SpecMismatchError: its forward has no such argument as the row's `latents`.
         """
         stream = stream_of(self.module, self.spec.latents, type(self.module).__name__)
         return Place("root", self.module, (stream,), "root", stream.name)
@@ -170,7 +169,7 @@ class BlockStack:
 
         Raises:
             SettingError: no block has a part of this kind.
-            SpecMismatch: a part's forward lacks an argument that the row names.
+            SpecMismatchError: a part's forward lacks an argument that the row names.
         """
         there = self.kinds
         for kind in kinds:
@@ -232,7 +231,7 @@ class BlockStack:
         last = first if last is None else last
         if streams is None:
             is_end = last is self.blocks[-1]
-            streams = self.spec.decoded if is_end else tuple(stream.name for stream in last.streams)
+            streams = self.spec.read_after if is_end else tuple(stream.name for stream in last.streams)
         name = name or (first.name if last is first else f"{first.name}-{last.name}")
         return Site(name, first, last, streams, keeps, since, beside)
 

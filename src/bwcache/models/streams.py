@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from bwcache.errors import SpecMismatch, complaint
+from bwcache.errors import SpecMismatchError, complaint
 
 _OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -77,14 +77,14 @@ def stream_of(
         function: what is called in the place of the module.
 
     Raises:
-        SpecMismatch: its forward has no such argument.
+        SpecMismatchError: its forward has no such argument.
     """
     names = parameters(module) if function is None else list(inspect.signature(function).parameters)
     if name in names:
         return Stream(name, names.index(name))
     if returned:
         return Stream(name, None)
-    raise SpecMismatch(
+    raise SpecMismatchError(
         complaint(
             f"forward({', '.join(names)}) of {where} ({type(module).__name__})",
             f"an argument {name!r}",

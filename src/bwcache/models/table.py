@@ -12,9 +12,10 @@ for _row in ROWS:
     _BY_MODEL.setdefault(_row.model, []).append(_row)
 
 
-def row(model: str, home: str = "") -> BlockSpec | None:
+def row(model: str, module: str = "") -> BlockSpec | None:
     """Return the row of a denoiser class: by its name and the module that defines it, or by its name alone."""
-    return next((row for row in _BY_MODEL.get(model, ()) if not home or home.startswith(row.home)), None)
+    rows = _BY_MODEL.get(model, ())
+    return next((row for row in rows if not module or module.startswith(row.module_prefix)), None)
 
 
 def row_of(kind: type) -> BlockSpec | None:

@@ -31,7 +31,7 @@ class Verified:
 
 def key(row: BlockSpec) -> str:
     """A name for a row that no other has: where its class comes from, and the class."""
-    return f"{row.home.rstrip('.')}.{row.model}"
+    return f"{row.module_prefix.rstrip('.')}.{row.model}"
 
 
 def verified(row: BlockSpec) -> Verified:

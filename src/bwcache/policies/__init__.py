@@ -1,33 +1,41 @@
 """When to compute and when to reuse. One paper, one file."""
 
+from typing import TYPE_CHECKING, Any
+
+from bwcache.former_names import exported
 from bwcache.policies.adaptive import Adaptive
 from bwcache.policies.base import Observation, Policy, Readings
 from bwcache.policies.bwcache import BWCache
-from bwcache.policies.compute import Compute
 from bwcache.policies.easycache import EasyCache
 from bwcache.policies.first_block import FirstBlock
 from bwcache.policies.fixed_interval import FixedInterval
 from bwcache.policies.foresight import Foresight
 from bwcache.policies.known import known, named, policy
+from bwcache.policies.never_reuse import NeverReuse
 from bwcache.policies.presets import preset
 from bwcache.policies.pyramid import PyramidAttentionBroadcast
-from bwcache.policies.scheduled import Scheduled
+from bwcache.policies.step_list import StepList
 
 __all__ = [
     "Adaptive",
     "BWCache",
-    "Compute",
     "EasyCache",
     "FirstBlock",
     "FixedInterval",
     "Foresight",
+    "NeverReuse",
     "Observation",
     "Policy",
     "PyramidAttentionBroadcast",
     "Readings",
-    "Scheduled",
+    "StepList",
     "known",
     "named",
     "policy",
     "preset",
 ]
+
+if not TYPE_CHECKING:  # which is to miss no misspelled name
+
+    def __getattr__(name: str) -> Any:
+        return exported(__name__, name)

@@ -15,7 +15,6 @@ rank. The engine asks it, in this order:
 from __future__ import annotations
 
 import math
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -26,6 +25,7 @@ from typing import Any, Generic, TypeVar
 from bwcache.core import Decision, Step
 from bwcache.features import Last, PredictionError, Predictor
 from bwcache.features.prediction_error import ratio
+from bwcache.former_names import reads_former_fields
 from bwcache.models import BlockStack, Site, Tap
 
 State = TypeVar("State")
@@ -88,6 +88,7 @@ class Readings:
         return largest
 
 
+@reads_former_fields
 @dataclass(frozen=True, slots=True)
 class Observation:
     """What a policy may know when it is asked.
@@ -108,18 +109,6 @@ class Observation:
     denoiser: str = ""
     look: Callable[[], Readings] | None = None
     kind: str = "block"
-
-    @property
-    def measured(self) -> Readings | None:
-        """Deprecated: `last`."""
-        _deprecated("Observation.measured", "Observation.last")
-        return self.last
-
-    @property
-    def foretold(self) -> PredictionError | None:
-        """Deprecated: `error`."""
-        _deprecated("Observation.foretold", "Observation.error")
-        return self.error
 
     @property
     def now(self) -> Readings:
@@ -206,7 +195,3 @@ def _described(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _described(inner) for key, inner in value.items()}
     return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)
-
-
-def _deprecated(name: str, instead: str) -> None:
-    warnings.warn(f"{name} goes in the next release; use {instead}", DeprecationWarning, stacklevel=3)

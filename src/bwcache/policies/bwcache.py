@@ -17,7 +17,7 @@ Readings where the text leaves room:
 - Guidance branches in two forwards pool numerators and denominators over both: what one batched forward measures.
 
 Deviation: the paper stores every block's output and replays each. Only the last one is read by anything, so only that
-is kept (models/spec.py: `decoded`), and the others are compared by a sample of their entries unless `token_sample=1`.
+is kept (models/spec.py: `read_after`), and the others are compared by a sample of their entries unless `sample=1`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from typing import Literal
 from bwcache.core import Decision, Step
 from bwcache.core.decision import compute, reuse
 from bwcache.features import Last, Predictor
+from bwcache.former_names import takes_former_fields
 from bwcache.models import BlockStack, Tap
 from bwcache.policies.base import Observation, Policy, Readings
 from bwcache.policies.checks import expect, expect_predictor, number, one_of, share
@@ -56,18 +57,19 @@ class State:
     groups: dict[str, Group] = field(default_factory=dict)
 
 
+@takes_former_fields
 @dataclass(frozen=True)
 class BWCache(Policy[State]):
     """Replays the whole stack of blocks while its outputs hardly change.
 
     Args:
         threshold: delta, dimensionless, >= 0; the paper's modes are .15, .20 ("mid") and .25 ("fast"). 0 never reuses,
-            and so measures nothing: `Compute(measures="default")` measures without reusing.
+            and so measures nothing: `NeverReuse(measures="default")` measures without reusing.
         reuse_interval: R. Below 1 a share of the steps, from 1 on a number of steps.
         tail_guard: share of k that is always computed at the end, 0..1 (1/2 in the paper).
-        measure: in what R is counted: "steps", as in the paper, or "progress", half in steps and half in noise
+        interval_unit: in what R is counted: "steps", as in the paper, or "progress", half in steps and half in noise
             (`Step.progress`); R is then a share of the run, and windows are longer where the steps are small.
-        token_sample: share of the entries of each block's output that are compared, 0..1; 1 compares all of them, as
+        sample: share of the entries of each block's output that are compared, 0..1; 1 compares all of them, as
             the paper does, and keeps N hidden states; None keeps samples of at most 262,144 entries in all, and of less
             than a quarter of one hidden state.
         blocks: indices of the blocks that are compared; None for all.
@@ -82,8 +84,8 @@ class BWCache(Policy[State]):
     threshold: float = 0.15  # delta
     reuse_interval: float = 0.10  # R
     tail_guard: float = 0.5
-    measure: Literal["steps", "progress"] = "steps"
-    token_sample: float | None = None
+    interval_unit: Literal["steps", "progress"] = "steps"
+    sample: float | None = None
     blocks: tuple[int, ...] | None = None
     decision: Literal["shared", "per_branch"] = "shared"
     predictor: Predictor = field(default_factory=Last)
@@ -105,10 +107,11 @@ class BWCache(Policy[State]):
             "a number 0..1",
             "0.5",
         )
-        sampled = self.token_sample is None or share(self.token_sample)
-        expect(sampled, "token_sample", self.token_sample, "a share in (0, 1], or None", "1 for all tokens")
-        expect(one_of(self.measure, ("steps", "progress")), "measure", self.measure, "steps or progress", "steps")
-        counted = self.measure == "steps" or self.reuse_interval < 1
+        sampled = self.sample is None or share(self.sample)
+        expect(sampled, "sample", self.sample, "a share in (0, 1], or None", "1 for all entries")
+        known = one_of(self.interval_unit, ("steps", "progress"))
+        expect(known, "interval_unit", self.interval_unit, "steps or progress", "steps")
+        counted = self.interval_unit == "steps" or self.reuse_interval < 1
         expect(counted, "reuse_interval", self.reuse_interval, "a share of the run, if counted in progress", "0.10")
         expect(
             one_of(self.decision, ("shared", "per_branch")), "decision", self.decision, "shared or per_branch", "shared"
@@ -118,8 +121,8 @@ class BWCache(Policy[State]):
 
     @property
     def tap_share(self) -> float | None:
-        """`token_sample`."""
-        return self.token_sample
+        """`sample`."""
+        return self.sample
 
     @property
     def feature_predictor(self) -> Predictor:
@@ -210,7 +213,7 @@ class BWCache(Policy[State]):
 
     def _goes_on(self, step: Step, total: int, group: Group) -> Decision | None:
         """The window's next step, or None where it is over."""
-        if self.measure == "steps":
+        if self.interval_unit == "steps":
             window, group.remaining = self.window(total), group.remaining - 1
             return reuse(f"reuse window (step {window - group.remaining} of {window}, opened at step {group.opened})")
         if step.progress is None or group.progress is None:
@@ -229,9 +232,9 @@ class BWCache(Policy[State]):
             group.first_trigger = step.index
         if step.index >= self._tail_start(group.first_trigger, total):
             return compute("tail guard (reached with the first trigger)", indicator)
-        window = self.window(total) if self.measure == "steps" else total
+        window = self.window(total) if self.interval_unit == "steps" else total
         group.opened, group.remaining = step.index, window - 1
-        length = f"{window} steps" if self.measure == "steps" else f"{self.reuse_interval:g} of the run"
+        length = f"{window} steps" if self.interval_unit == "steps" else f"{self.reuse_interval:g} of the run"
         return reuse(f"opens a window (indicator {indicator:.4f} < {self.threshold:g}, {length})", indicator)
 
     def _tail_start(self, first_trigger: int, total: int) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 from bwcache.core import words
 from bwcache.errors import SettingError, complaint
+from bwcache.former_names import POLICIES, current_field
 from bwcache.policies.base import Policy
 
 
@@ -35,12 +36,15 @@ def named(name: str) -> type[Policy[Any]]:
     if colon:
         return _imported(module, inner)
     wanted = words.plain_name(name)
+    former = {words.plain_name(old): new for old, new in POLICIES.items()}
     found = {other: policy for other, policy in known().items() if words.plain_name(other) == wanted}
     found = found or {
         f"{policy.__module__}:{other}": policy
         for other, policy in _defined()
         if words.plain_name(other) == wanted and not policy.__module__.startswith("bwcache.")
     }
+    if not found and wanted in former:
+        return known()[former[wanted]]
     if len(found) > 1:
         raise _refused(f"policy {name!r}, of which there are several", " or ".join(found), "name one as module:Class")
     if not found:
@@ -78,7 +82,7 @@ def made(kind: type[Policy[Any]], settings: Mapping[str, Any], base: Policy[Any]
     Raises:
         SettingError: as `policy`.
     """
-    values = {name: value_of(kind, name, value) for name, value in settings.items()}
+    values = {current_field(kind, name): value_of(kind, name, value) for name, value in settings.items()}
     if base is not None:
         return dataclasses.replace(base, **values)
     missing = [
@@ -103,7 +107,7 @@ def value_of(kind: type[Policy[Any]], field: str, value: Any, what: str | None =
 
     Args:
         kind: the policy's class.
-        field: its name.
+        field: its name, also a former one.
         value: a text, or a value.
         what: how the complaint calls it; the field's name where that is not given.
 
@@ -111,10 +115,10 @@ def value_of(kind: type[Policy[Any]], field: str, value: Any, what: str | None =
         SettingError: there is no such field, or the value does not fit its type.
     """
     fields = words.field_types(kind)
-    if field not in fields:
+    if current_field(kind, field) not in fields:
         found = f"{what or field} with policy {kind.__name__}"
         raise _refused(found, f"its fields ({', '.join(fields)})", nearest(field, fields) or "leave it out")
-    return words.read_or_fit(value, fields[field], what or field)
+    return words.read_or_fit(value, fields[current_field(kind, field)], what or field)
 
 
 def nearest(name: str, possible: Any) -> str | None:

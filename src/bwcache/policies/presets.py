@@ -19,7 +19,7 @@ def preset(target: Any, **settings: Any) -> BWCache:
         settings: fields of `BWCache`; what is given here wins over what was published.
 
     Raises:
-        NoBlocksFound: none of the pipeline's components is in the table.
+        NoBlocksFoundError: none of the pipeline's components is in the table.
         AttachError: the target is neither a pipeline nor a module.
         SettingError: a value outside its range.
     """

@@ -9,7 +9,7 @@ from typing import Any
 from bwcache.extras import need
 from bwcache.report.letters import set_title
 from bwcache.report.studies import LEVELS, doubts, families
-from bwcache.study.standings import CEILING, Axis, Standing, front
+from bwcache.study.results import CEILING, Axis, Result, front
 
 OWN, PLAIN = ("BWCache",), ("fewer steps", "fixed interval")
 """How the families begin that are this project's method, and those that are baselines."""
@@ -21,17 +21,17 @@ MARKERS = "osD^vP*Xph<>"
 AXES: dict[Axis, str] = {"compute": "speedup if only the blocks' work took time", "time": "denoising speedup, measured"}
 
 
-def saved_nothing(rows: Sequence[Standing]) -> list[str]:
+def saved_nothing(rows: Sequence[Result]) -> list[str]:
     """Labels of the rows that ran and skipped no work in the blocks."""
     return [row.label for row in rows if row.saved_nothing]
 
 
-def remarks(rows: Sequence[Standing]) -> dict[str, list[str]]:
+def remarks(rows: Sequence[Result]) -> dict[str, list[str]]:
     """What is to be said of the methods besides their figures, each thing once, with those whom it concerns.
 
     A method is named by its family where all of its settings are concerned, else by the settings.
     """
-    found: dict[str, list[Standing]] = {}
+    found: dict[str, list[Result]] = {}
     for row in rows:
         said = [note for cell in row.cells for note in cell.notes] + [f"not measured: {why}" for why in row.unmeasured]
         if row.failed:
@@ -44,7 +44,7 @@ def remarks(rows: Sequence[Standing]) -> dict[str, list[str]]:
     return {text: _whom(concerned, rows) for text, concerned in found.items()}
 
 
-def _whom(concerned: Sequence[Standing], rows: Sequence[Standing]) -> list[str]:
+def _whom(concerned: Sequence[Result], rows: Sequence[Result]) -> list[str]:
     if len(concerned) == len(rows):
         return ["all"]
     names: list[str] = []
@@ -54,7 +54,7 @@ def _whom(concerned: Sequence[Standing], rows: Sequence[Standing]) -> list[str]:
     return names
 
 
-def plot_methods(rows: Sequence[Standing], path: Path, title: str = "") -> None:
+def plot_methods(rows: Sequence[Result], path: Path, title: str = "") -> None:
     """Write a PNG: PSNR against speedup by the blocks' work and by time, a line per method along its own best settings.
 
     Args:
@@ -104,7 +104,7 @@ def _looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _point(row: Standing, axis: Axis) -> tuple[float, float] | None:
+def _point(row: Result, axis: Axis) -> tuple[float, float] | None:
     """Speedup and mean PSNR, in which an identical video counts as the ceiling."""
     speed, psnr = row.at(axis), row.mean("psnr")
     if speed is None or not row.cells:
@@ -113,7 +113,7 @@ def _point(row: Standing, axis: Axis) -> tuple[float, float] | None:
     return speed, ((psnr or 0.0) * differing + CEILING * row.identical) / len(row.cells)
 
 
-def _draw_method(panel: Any, name: str, own: Sequence[Standing], axis: Axis, look: dict[str, Any]) -> None:
+def _draw_method(panel: Any, name: str, own: Sequence[Result], axis: Axis, look: dict[str, Any]) -> None:
     best = [point for row in front(own, "psnr", axis) if (point := _point(row, axis)) is not None]
     others = [point for row in own if (point := _point(row, axis)) is not None and point not in best]
     if others:
@@ -122,7 +122,7 @@ def _draw_method(panel: Any, name: str, own: Sequence[Standing], axis: Axis, loo
         panel.plot(*zip(*best, strict=True), label=name, mec="white", mew=0.6, **look)
 
 
-def _heights(rows: Sequence[Standing]) -> tuple[float, float]:
+def _heights(rows: Sequence[Result]) -> tuple[float, float]:
     """From the worst mean to a little above the highest level: what lies beyond nobody can see."""
     known = [value for row in rows if (value := row.mean("psnr")) is not None]
     return min(known, default=LEVELS[0]) - 2, min(max(known, default=LEVELS[-1]), LEVELS[-1] + 15) + 2

@@ -9,7 +9,7 @@ from typing import Any
 from bwcache.extras import need
 from bwcache.report.letters import set_title
 from bwcache.report.studies import FRONTS, MEASURES, families
-from bwcache.study.standings import CEILING, HIGHER_IS_BETTER, Axis, Standing, front
+from bwcache.study.results import CEILING, HIGHER_IS_BETTER, Axis, Result, front
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6a51a3", "#8c564b")
 GREYS = ("#222222", "#777777", "#a8a8a8")
@@ -20,7 +20,7 @@ MOST_SERIES = 6
 AXES = {"time": "denoising speedup", "compute": "speedup if only the blocks' work took time"}
 
 
-def plot_fronts(rows: Sequence[Standing], path: Path, title: str = "", axis: Axis = "time") -> None:
+def plot_fronts(rows: Sequence[Result], path: Path, title: str = "", axis: Axis = "time") -> None:
     """Write a PNG: one panel per measure (PSNR, SSIM, LPIPS where it is there); higher and further right is better.
 
     Args:
@@ -50,16 +50,16 @@ def plot_fronts(rows: Sequence[Standing], path: Path, title: str = "", axis: Axi
     figure.savefig(path, format="png")
 
 
-def series(rows: Sequence[Standing]) -> dict[str, list[Standing]]:
+def series(rows: Sequence[Result]) -> dict[str, list[Result]]:
     """What one line connects: the rows of a family that differ in one number only, most work first.
 
     The number with the most values is the ladder that a line goes along; what else varies tells the lines of a family
     apart, unless that makes too many of them.
     """
-    found: dict[str, list[Standing]] = {}
+    found: dict[str, list[Result]] = {}
     for family, own in families(row for row in rows if row.cells).items():
         apart = _apart(own)
-        lines: dict[str, list[Standing]] = {}
+        lines: dict[str, list[Result]] = {}
         for row in own:
             words = ", ".join(f"{name} {_plain(row.settings[name])}" for name in apart)
             lines.setdefault(f"{family} ({words})" if words else family, []).append(row)
@@ -67,7 +67,7 @@ def series(rows: Sequence[Standing]) -> dict[str, list[Standing]]:
     return {name: sorted(own, key=lambda row: -(row.compute or 0.0)) for name, own in found.items()}
 
 
-def _apart(own: Sequence[Standing]) -> list[str]:
+def _apart(own: Sequence[Result]) -> list[str]:
     """The settings that vary within a family, without its ladder."""
     values = {name: {str(row.settings.get(name)) for row in own} for name in own[0].settings}
     varying = [name for name, seen in values.items() if len(seen) > 1]
@@ -76,7 +76,7 @@ def _apart(own: Sequence[Standing]) -> list[str]:
     return [name for name in varying if name != ladder]
 
 
-def _styles(rows: Sequence[Standing]) -> dict[str, dict[str, Any]]:
+def _styles(rows: Sequence[Result]) -> dict[str, dict[str, Any]]:
     """A colour per family, greys for fewer steps; a marker per line of a family."""
     colours, greys = iter(COLOURS * 4), iter(GREYS * 4)
     of_family: dict[str, str] = {}
@@ -92,7 +92,7 @@ def _styles(rows: Sequence[Standing]) -> dict[str, dict[str, Any]]:
     return styles
 
 
-def _height(row: Standing, measure: str) -> float | None:
+def _height(row: Result, measure: str) -> float | None:
     """Where a row stands: its mean, in which an identical video counts as the ceiling; None if it was not measured."""
     value = row.mean(measure)
     if measure == "psnr" and row.cells:
@@ -101,7 +101,7 @@ def _height(row: Standing, measure: str) -> float | None:
     return value
 
 
-def _points(rows: Sequence[Standing], measure: str, axis: Axis) -> list[tuple[float, float, Standing]]:
+def _points(rows: Sequence[Result], measure: str, axis: Axis) -> list[tuple[float, float, Result]]:
     top = _top(rows, measure)
     return [
         (speed, min(height, top), row)
@@ -110,7 +110,7 @@ def _points(rows: Sequence[Standing], measure: str, axis: Axis) -> list[tuple[fl
     ]
 
 
-def _top(rows: Sequence[Standing], measure: str) -> float:
+def _top(rows: Sequence[Result], measure: str) -> float:
     """Highest value that is drawn: rows with many identical videos would press all others down."""
     if measure != "psnr":
         return float("inf")
@@ -118,16 +118,14 @@ def _top(rows: Sequence[Standing], measure: str) -> float:
     return max(known, default=50.0) + 4.0
 
 
-def _draw_front(panel: Any, rows: Sequence[Standing], measure: str, axis: Axis) -> None:
+def _draw_front(panel: Any, rows: Sequence[Result], measure: str, axis: Axis) -> None:
     best = _points(front(rows, measure, axis), measure, axis)
     if best:
         speeds, heights, _ = zip(*best, strict=True)
         panel.plot(speeds, heights, color=FRONT, lw=9, solid_capstyle="round", zorder=1, label="Pareto front")
 
 
-def _draw_series(
-    panel: Any, name: str, own: Sequence[Standing], measure: str, axis: Axis, style: dict[str, Any]
-) -> None:
+def _draw_series(panel: Any, name: str, own: Sequence[Result], measure: str, axis: Axis, style: dict[str, Any]) -> None:
     points = _points(own, measure, axis)
     if not points:
         return
@@ -139,7 +137,7 @@ def _draw_series(
             panel.plot([speed, speed], [worst, height], color=style["color"], lw=0.8, alpha=0.3, zorder=2)
 
 
-def _dress(panel: Any, rows: Sequence[Standing], measure: str, axis: Axis) -> None:
+def _dress(panel: Any, rows: Sequence[Result], measure: str, axis: Axis) -> None:
     panel.set_xlabel(AXES[axis])
     unit = " in dB" if measure == "psnr" else ""
     better = "" if HIGHER_IS_BETTER[measure] else ", lower is closer (axis turned)"

@@ -18,12 +18,13 @@ from bwcache.core.kinds import is_number
 from bwcache.core.trace import Trace
 from bwcache.errors import SettingError, TraceError, complaint
 from bwcache.extras import need
+from bwcache.former_names import current_description
 from bwcache.measure.results import PARTS
 from bwcache.report.files import read_summary, run_folder
 from bwcache.report.sections import SECTIONS, Section
-from bwcache.report.strips import Cell, Curve, Heatmap, branches, columns, curve, heatmap, step_ticks
 from bwcache.report.tables import decibels, percent, psnr_words, times
 from bwcache.report.timeline import reasons
+from bwcache.report.timeline_svg import Cell, Curve, Heatmap, branches, columns, curve, heatmap, step_ticks
 from bwcache.report.verdict import Verdict, own_noise_shows
 
 NAME = "report.html"
@@ -62,7 +63,7 @@ class Shown:
 
     @property
     def steps(self) -> int:
-        """Width of the strips."""
+        """Width of the timeline."""
         return columns(self.trace)
 
     @property
@@ -207,10 +208,8 @@ class Report:
     @property
     def made(self) -> list[tuple[str, str]]:
         """Policy, model and machine: name, value."""
-        summary = self.summary
-        rows = {
-            ("policy" if name == "name" else name.replace("_", " ")): value for name, value in summary["policy"].items()
-        }
+        summary, policy = self.summary, current_description(self.summary["policy"])
+        rows = {("policy" if name == "name" else name.replace("_", " ")): value for name, value in policy.items()}
         rows |= {("model" if name == "name" else name): value for name, value in summary["model"].items()}
         rows |= {name.replace("_", " "): value for name, value in summary["environment"].items()}
         return [(name, _plain(value)) for name, value in rows.items() if value is not None]

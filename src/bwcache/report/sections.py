@@ -13,7 +13,7 @@ from bwcache.core.files import read_json
 from bwcache.core.kinds import LIST, OBJECT, TEXT, each, fault, maybe
 from bwcache.errors import SettingError, complaint
 from bwcache.study.folder import Cell
-from bwcache.study.standings import Standing
+from bwcache.study.results import Result
 
 ROWS_NOTE = (
     "front: on the Pareto front of denoising speed against PSNR (P), SSIM (S), LPIPS (L). work saved: of the "
@@ -169,7 +169,7 @@ def table(title: str, rich: Any, note: str = "") -> Table:
     return Table(title, heads, tuple(zip(*columns, strict=True)), str(rich.caption or note))
 
 
-def _study(folder: Path, command: str, summary: dict[str, Any]) -> tuple[dict[str, Any], list[Standing]]:
+def _study(folder: Path, command: str, summary: dict[str, Any]) -> tuple[dict[str, Any], list[Result]]:
     """The results of a sweep or a bench; rows in their order."""
     content = _read(folder, "results.json", command)
     own = {"methods": LIST} if command == "bench" else {"grid": OBJECT}
@@ -185,7 +185,7 @@ def _study(folder: Path, command: str, summary: dict[str, Any]) -> tuple[dict[st
     for cell in cells:
         found.setdefault(cell.label, []).append(cell)
     rows = [
-        Standing(row["family"], row["label"], row["settings"], tuple(found.get(row["label"], ())), row["failed"])
+        Result(row["family"], row["label"], row["settings"], tuple(found.get(row["label"], ())), row["failed"])
         for row in content["rows"]
     ]
     _check_model(folder, command, content["study"]["model"], summary)
@@ -227,7 +227,7 @@ def _differences(theirs: dict[str, Any], summary: dict[str, Any]) -> tuple[str, 
     return (f"Made with other settings than the comparison: {', '.join(differing)}.",) if differing else ()
 
 
-def _best(rows: Sequence[Standing]) -> str:
+def _best(rows: Sequence[Result]) -> str:
     """The fastest setting that is still close, or that there is none."""
     close = [
         row
@@ -245,11 +245,11 @@ def _best(rows: Sequence[Standing]) -> str:
     )
 
 
-def _differs(row: Standing) -> bool:
+def _differs(row: Result) -> bool:
     return row.identical < len(row.cells)
 
 
-def _videos_of(rows: Sequence[Standing]) -> str:
+def _videos_of(rows: Sequence[Result]) -> str:
     return _videos(len({(cell.prompt, cell.seed) for row in rows for cell in row.cells}))
 
 

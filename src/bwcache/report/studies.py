@@ -13,7 +13,7 @@ from bwcache.core.files import whole_file, write_json
 from bwcache.extras import need
 from bwcache.report.tables import decibels, percent, times
 from bwcache.study.folder import Cell
-from bwcache.study.standings import Axis, Standing, front, speedup_at, speedup_interval
+from bwcache.study.results import Axis, Result, front, speedup_at, speedup_interval
 
 LEVELS = (25.0, 30.0, 35.0, 40.0)
 """PSNR in dB at which families are compared."""
@@ -22,21 +22,21 @@ MEASURES = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "ms_ssim": "MS-SSI
 FRONTS = ("psnr", "ssim", "lpips")
 
 
-def fronts(rows: Sequence[Standing], axis: Axis = "time") -> dict[str, list[str]]:
+def fronts(rows: Sequence[Result], axis: Axis = "time") -> dict[str, list[str]]:
     """Measure -> labels of the rows on the Pareto front of speed against it, fastest first; measured ones only."""
     measured = [name for name in FRONTS if any(row.mean(name) is not None for row in rows)]
     return {name: [row.label for row in front(rows, name, axis)] for name in measured}
 
 
-def families(rows: Iterable[Standing]) -> dict[str, list[Standing]]:
+def families(rows: Iterable[Result]) -> dict[str, list[Result]]:
     """Family -> its rows, both in the order of the rows."""
-    found: dict[str, list[Standing]] = {}
+    found: dict[str, list[Result]] = {}
     for row in rows:
         found.setdefault(row.family, []).append(row)
     return found
 
 
-def levels(rows: Sequence[Standing], axis: Axis = "time") -> list[dict[str, Any]]:
+def levels(rows: Sequence[Result], axis: Axis = "time") -> list[dict[str, Any]]:
     """One plain row per family and PSNR of `LEVELS`: the speedup along its own best settings, with its interval."""
     found = []
     for family, own in families(rows).items():
@@ -50,12 +50,12 @@ def levels(rows: Sequence[Standing], axis: Axis = "time") -> list[dict[str, Any]
     return found
 
 
-def by_speed(rows: Iterable[Standing]) -> list[Standing]:
+def by_speed(rows: Iterable[Result]) -> list[Result]:
     """The fastest first; those without a result last."""
     return sorted(rows, key=lambda row: -(row.timed_speedup or 0.0))
 
 
-def rows_table(rows: Sequence[Standing]) -> Any:
+def rows_table(rows: Sequence[Result]) -> Any:
     """A rich table, one line per row, the fastest first.
 
     The first column names the fronts that a row is on, by the initials of PSNR, SSIM and LPIPS.
@@ -79,7 +79,7 @@ def rows_table(rows: Sequence[Standing]) -> Any:
     return table
 
 
-def _cells(row: Standing, shown: Sequence[str]) -> list[str]:
+def _cells(row: Result, shown: Sequence[str]) -> list[str]:
     measured = [_number(row.mean("ssim")), _number(row.worst("ssim")), *(_number(row.mean(name)) for name in shown)]
     return [
         "-" if row.computed is None else f"{row.computed:.3g}",
@@ -92,7 +92,7 @@ def _cells(row: Standing, shown: Sequence[str]) -> list[str]:
     ]
 
 
-def levels_table(rows: Sequence[Standing], axis: Axis = "time", title: str = "") -> Any:
+def levels_table(rows: Sequence[Result], axis: Axis = "time", title: str = "") -> Any:
     """A rich table: for each family the speedup at the PSNRs of `LEVELS`, with 95 % intervals over the videos."""
     need("cli")
     from rich.table import Table
@@ -116,7 +116,7 @@ def _level(one: dict[str, Any]) -> str:
     return text if one["interval"] is None else f"{text} ({one['interval'][0]:.2f}-{one['interval'][1]:.2f})"
 
 
-def remarks(rows: Sequence[Standing]) -> list[str]:
+def remarks(rows: Sequence[Result]) -> list[str]:
     """What else a reader must know: failures, what was not measured and why, identical videos, notes of the runs."""
     found = [f"{row.label}: {row.failed}" for row in rows if row.failed]
     found += [f"not measured: {reason}" for reason in dict.fromkeys(why for row in rows for why in row.unmeasured)]
@@ -130,7 +130,7 @@ def remarks(rows: Sequence[Standing]) -> list[str]:
     return found + same + [f"{', '.join(labels)}: {note}" for note, labels in notes.items()]
 
 
-def doubts(row: Standing) -> tuple[str, ...]:
+def doubts(row: Result) -> tuple[str, ...]:
     """Why a row has no speedup."""
     if row.saved_nothing:
         return ("saved nothing: every layer of the blocks ran, so there is no speedup to give",)
@@ -146,7 +146,7 @@ def cell_line(cell: Cell) -> str:
     """One finished run in a line."""
     if cell.failed is not None:
         return f"{cell.label}: {cell.failed}"
-    row = Standing(cell.family, cell.label, cell.settings, (cell,))
+    row = Result(cell.family, cell.label, cell.settings, (cell,))
     quality = "identical" if cell.identical else f"PSNR {decibels(row.mean('psnr'))}, SSIM {_number(row.mean('ssim'))}"
     if row.own_noise:
         quality = "and yet it differs: the pipeline's own noise"
@@ -157,7 +157,7 @@ def cell_line(cell: Cell) -> str:
 def write_study(
     folder: Path,
     name: str,
-    rows: Sequence[Standing],
+    rows: Sequence[Result],
     content: dict[str, Any],
     pictures: Mapping[str, Callable[[Path], None]] | None = None,
 ) -> None:
@@ -166,7 +166,7 @@ def write_study(
     Args:
         folder: where; earlier files of these names are replaced.
         name: of the files.
-        rows: the standings; the JSON has their cells too.
+        rows: the results; the JSON has their cells too.
         content: what else goes into the JSON.
         pictures: file name -> draws it into a path.
     """
@@ -182,7 +182,7 @@ def write_study(
             draw(parts[picture])
 
 
-def _as_json(rows: Sequence[Standing], content: dict[str, Any]) -> dict[str, Any]:
+def _as_json(rows: Sequence[Result], content: dict[str, Any]) -> dict[str, Any]:
     cells: list[Cell] = [cell for row in rows for cell in row.cells]
     return content | {
         "rows": [row.to_json() for row in by_speed(rows)],
@@ -193,7 +193,7 @@ def _as_json(rows: Sequence[Standing], content: dict[str, Any]) -> dict[str, Any
     }
 
 
-def _write_csv(file: Any, rows: Sequence[Standing]) -> None:
+def _write_csv(file: Any, rows: Sequence[Result]) -> None:
     """One line per row; settings in columns of their own; nothing where nothing is known."""
     on = fronts(rows)
     plain = []

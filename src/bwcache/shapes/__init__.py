@@ -30,7 +30,7 @@ def load(device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -
     """The pipeline from the weights in this package, without network; ``dtype`` defaults to float32.
 
     Raises:
-        MissingExtra: without diffusers and what its Wan pipeline reads.
+        MissingExtraError: without diffusers and what its Wan pipeline reads.
     """
     need("diffusers")
     import torch

@@ -39,7 +39,7 @@ class BlockWork:
         """Runs `once()`, a short call of the pipeline, under torch's operation counter.
 
         Raises:
-            NoBlocksFound: the pipeline has no denoiser that is known.
+            NoBlocksFoundError: the pipeline has no denoiser that is known.
         """
         modules = denoisers(pipe)
         blocks = [block.module for name, module in modules.items() for block in resolve(name, module).blocks]

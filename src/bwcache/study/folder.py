@@ -1,7 +1,7 @@
 """A study on disk: who it is of, a cell per run, and the uncached videos.
 
     study.json            what all cells have in common: model, versions, sizes, steps, seeds
-    cells/KEY.json        one run of one contender
+    cells/KEY.json        one run of one method
     references/KEY.npz    an uncached video, float32
     KIND/KEY.json         figures of another kind, such as a profile's
 
@@ -32,10 +32,10 @@ FORMAT = "bwcache-study-1"
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of one contender.
+    """One run of one method.
 
     Attributes:
-        family, label, settings: of the contender.
+        family, label, settings: of the method.
         prompt, seed: of the video.
         compute: operations inside the blocks, as a share of the uncached run's, 0..1; None where it was not counted.
         steps, computed: steps of the run, and those with at least one branch computed; None without a trace.

@@ -26,12 +26,12 @@ from bwcache.measure.call import Call, OnProgress, Request, call
 from bwcache.measure.compare import WARMUP_STEPS
 from bwcache.measure.environment import describe_pipeline, environment
 from bwcache.models import BlockStack, denoisers, resolve
-from bwcache.policies import Compute, Observation, Readings
+from bwcache.policies import NeverReuse, Observation, Readings
 from bwcache.study.folder import Folder
 from bwcache.study.profile_curves import Fewer, fewer_blocks, indicator, judged
 from bwcache.study.profile_results import Profile, Table, Watched, numbers
 from bwcache.study.profile_times import Stopwatch, block_figures, time_split
-from bwcache.study.race import Unit, identity
+from bwcache.study.study import Video, identity
 
 KIND = "profile"
 SHARES: tuple[Any, ...] = (0.5, 0.1, 0.01, "default")
@@ -48,7 +48,7 @@ def profile_identity(pipe: Any, request: Request, name: str | None = None) -> di
 
 def profile(
     pipe: Any,
-    units: Sequence[Unit],
+    videos: Sequence[Video],
     request: Request,
     folder: Folder,
     *,
@@ -63,8 +63,8 @@ def profile(
 
     Args:
         pipe: a diffusers pipeline, loaded and on its device, uncompiled.
-        units: the videos; times are taken on the first.
-        request: steps, sizes and guidance; its prompt and seed are those of each unit.
+        videos: the videos; times are taken on the first.
+        request: steps, sizes and guidance; its prompt and seed are those of each video.
         folder: where finished figures are, and new ones go; see `profile_identity`.
         shares_on: how many videos are made again with each share of the entries.
         repeats: how many calls of each kind are timed.
@@ -75,21 +75,21 @@ def profile(
 
     Raises:
         SettingError: no video, nothing to repeat, or something that the pipeline cannot make.
-        NoBlocksFound: the pipeline has no denoiser that is known.
+        NoBlocksFoundError: the pipeline has no denoiser that is known.
     """
-    if not units or repeats < 1 or shares_on < 0:
-        found = f"{len(units)} videos, {repeats} repeats, shares on {shares_on}"
+    if not videos or repeats < 1 or shares_on < 0:
+        found = f"{len(videos)} videos, {repeats} repeats, shares on {shares_on}"
         raise SettingError(complaint(found, "at least 1, 1 and 0", "ask for more"))
-    watch = _Watching(pipe, tuple(units), request, folder, min(shares_on, len(units)), repeats, on_progress, on_kept)
-    whole = [watch.changes(unit, ALL) for unit in watch.units]
-    videos = tuple(_video(unit, row) for unit, row in zip(watch.units, whole, strict=True))
-    changes = np.stack([numbers(video.changes) for video in videos])
+    watch = _Watching(pipe, tuple(videos), request, folder, min(shares_on, len(videos)), repeats, on_progress, on_kept)
+    whole = [watch.changes(video, ALL) for video in watch.videos]
+    watched = tuple(_watched(video, row) for video, row in zip(watch.videos, whole, strict=True))
+    changes = np.stack([numbers(video.changes) for video in watched])
     timed, flops = watch.time(), watch.flops()
     return Profile(
         model=describe_pipeline(pipe, name),
-        environment=environment(pipe) | request.record() | {"prompt": None, "videos": len(units)},
+        environment=environment(pipe) | request.record() | {"prompt": None, "videos": len(videos)},
         steps=tuple((step[0], step[1]) for step in whole[0]["steps"]),
-        videos=videos,
+        videos=watched,
         blocks=block_figures(watch.names, timed["splits"], flops["blocks"]),
         time=time_split(timed, statistics.median(row["indicator_seconds"] for row in whole)),
         fewer_blocks=tuple(fewer_blocks(changes)),
@@ -100,8 +100,8 @@ def profile(
 
 
 @dataclass(frozen=True)
-class _Watch(Compute):
-    """`Compute` that hands on what is measured."""
+class _Watch(NeverReuse):
+    """`NeverReuse` that hands on what is measured."""
 
     note: Callable[[Observation], None] = field(default=lambda _: None, compare=False, repr=False)
 
@@ -109,7 +109,7 @@ class _Watch(Compute):
         self.note(observation)
 
     def describe(self) -> dict[str, Any]:
-        return {"name": "Compute", "measures": self.measures}
+        return {"name": "NeverReuse", "measures": self.measures}
 
 
 class _Changes:
@@ -159,7 +159,7 @@ class _Watching:
     """All calls of one profile: those whose figures are kept already are not made again."""
 
     pipe: Any
-    units: tuple[Unit, ...]
+    videos: tuple[Video, ...]
     request: Request
     folder: Folder
     shares_on: int
@@ -172,18 +172,18 @@ class _Watching:
         self.names = tuple(f"{stack.name}/{block.name}" for stack in self._stacks for block in stack.blocks)
         self._warm = False
         self._done: set[tuple[Any, ...]] = set()
-        self._total = len(self.units) + len(SHARES) * self.shares_on + len(("time", "flops"))
+        self._total = len(self.videos) + len(SHARES) * self.shares_on + len(("time", "flops"))
 
-    def changes(self, unit: Unit, share: Any) -> dict[str, Any]:
+    def changes(self, video: Video, share: Any) -> dict[str, Any]:
         """Of one video, with a share of the entries: timesteps, changes, seconds spent on measuring, bytes kept."""
-        key = ("changes", share, unit.prompt, unit.seed)
-        return self._kept(key, lambda: self._measure(unit, share))
+        key = ("changes", share, video.prompt, video.seed)
+        return self._kept(key, lambda: self._measure(video, share))
 
     def fewer_entries(self, whole: Sequence[dict[str, Any]], exact: Any) -> tuple[Fewer, ...]:
         """The shares of `SHARES` on the first videos, judged by all entries."""
         found = []
         for share in SHARES if self.shares_on else ():
-            rows = [self.changes(unit, share) for unit in self.units[: self.shares_on]]
+            rows = [self.changes(video, share) for video in self.videos[: self.shares_on]]
             some = np.stack([indicator(numbers(row["changes"])) for row in rows])
             memory = rows[0]["kept_bytes"] / whole[0]["kept_bytes"] if whole[0]["kept_bytes"] else None
             found.append(judged(_entries(share), some, exact[: self.shares_on], memory))
@@ -191,8 +191,8 @@ class _Watching:
 
     def time(self) -> dict[str, Any]:
         """Seconds of the calls on the first video."""
-        unit = self.units[0]
-        return self._kept(("time", self.repeats, unit.prompt, unit.seed), self._time)
+        video = self.videos[0]
+        return self._kept(("time", self.repeats, video.prompt, video.seed), self._time)
 
     def flops(self) -> dict[str, Any]:
         """Operations of each block's call, or a note why they are not known."""
@@ -208,27 +208,25 @@ class _Watching:
             self.on_kept(len(self._done), self._total, _named(key))
         return found
 
-    def _asked(self, unit: Unit, most: int | None = None) -> Request:
+    def _asked(self, video: Video, most: int | None = None) -> Request:
         steps = self.request.steps if most is None else min(most, self.request.steps)
-        return dataclasses.replace(self.request, prompt=unit.prompt, seed=unit.seed, steps=steps)
+        return dataclasses.replace(self.request, prompt=video.prompt, seed=video.seed, steps=steps)
 
-    def _call(self, unit: Unit, what: str, most: int | None = None) -> Call:
-        return call(self.pipe, self._asked(unit, most), what, self.on_progress)
+    def _call(self, video: Video, what: str, most: int | None = None) -> Call:
+        return call(self.pipe, self._asked(video, most), what, self.on_progress)
 
     def _warm_up(self) -> None:
         if not self._warm:
-            self._call(self.units[0], "warm-up", WARMUP_STEPS)
+            self._call(self.videos[0], "warm-up", WARMUP_STEPS)
             self._warm = True
 
-    def _measure(self, unit: Unit, share: Any) -> dict[str, Any]:
+    def _measure(self, video: Video, share: Any) -> dict[str, Any]:
         self._warm_up()
         seen = _Changes(self._stacks)
-        entries = (
-            "all entries" if share == ALL else "default sample" if share == "default" else f"token_sample={share:g}"
-        )
-        what = f"video {self.units.index(unit) + 1}/{len(self.units)}, {entries}"
+        entries = "all entries" if share == ALL else "default sample" if share == "default" else f"sample={share:g}"
+        what = f"video {self.videos.index(video) + 1}/{len(self.videos)}, {entries}"
         with attach(self.pipe, _Watch(share, seen.note), timing=True) as session:
-            self._call(unit, what)
+            self._call(video, what)
         if not seen.table():
             raise BWCacheError(complaint("no computed step", "at least one", "report the pipeline"))
         return {
@@ -243,10 +241,10 @@ class _Watching:
         plain, splits, samples = [], [], []
         for repeat in range(self.repeats):
             what = f"timing {repeat + 1}/{self.repeats}"
-            plain.append(self._call(self.units[0], f"{what}, plain").seconds)
+            plain.append(self._call(self.videos[0], f"{what}, plain").seconds)
             splits.append(self._split(f"{what}, blocks"))
-            with attach(self.pipe, Compute("default"), timing=True) as session:
-                self._call(self.units[0], f"{what}, indicator")
+            with attach(self.pipe, NeverReuse("default"), timing=True) as session:
+                self._call(self.videos[0], f"{what}, indicator")
             samples.append(math.fsum(event.indicator_seconds or 0.0 for event in session.trace.events))
         return {"plain": plain, "splits": splits, "samples": samples}
 
@@ -254,9 +252,9 @@ class _Watching:
         """One call with hooks; where a block is never called itself, the engine takes the time of all together."""
         uncalled = any(block.hook is not None for stack in self._stacks for block in stack.blocks)
         with contextlib.ExitStack() as both:
-            session = both.enter_context(attach(self.pipe, Compute(), timing=True)) if uncalled else None
+            session = both.enter_context(attach(self.pipe, NeverReuse(), timing=True)) if uncalled else None
             watch = both.enter_context(Stopwatch(self.pipe, self._stacks))
-            made = self._call(self.units[0], what)
+            made = self._call(self.videos[0], what)
         inside = math.fsum(event.seconds or 0.0 for event in session.trace.events) if session else None
         return watch.split(made.seconds, inside)
 
@@ -264,7 +262,7 @@ class _Watching:
         from bwcache.measure.flops import count_flops
 
         try:
-            found = count_flops(self.pipe, self._asked(self.units[0], WARMUP_STEPS))
+            found = count_flops(self.pipe, self._asked(self.videos[0], WARMUP_STEPS))
         except BWCacheError as error:
             return {"blocks": {}, "notes": [f"operations were not counted: {error}"]}
         blocks = {f"{name}/{block}": count for name, one in found.items() for block, count in one.blocks.items()}
@@ -279,8 +277,8 @@ def _named(key: tuple[Any, ...]) -> str:
 
 
 def _entries(share: Any) -> str:
-    return "default sample" if share == "default" else "all entries" if share == ALL else f"token_sample={share:g}"
+    return "default sample" if share == "default" else "all entries" if share == ALL else f"sample={share:g}"
 
 
-def _video(unit: Unit, row: dict[str, Any]) -> Watched:
-    return Watched(unit.prompt, unit.seed, tuple(tuple(step) for step in row["changes"]))
+def _watched(video: Video, row: dict[str, Any]) -> Watched:
+    return Watched(video.prompt, video.seed, tuple(tuple(step) for step in row["changes"]))

@@ -16,8 +16,8 @@ import torch
 
 from bwcache.errors import SettingError, complaint
 from bwcache.measure.schedulers import flow_settings, is_flow
-from bwcache.study.contenders import FewerSteps
-from bwcache.study.standings import CEILING, Standing
+from bwcache.study.methods import FewerSteps
+from bwcache.study.results import CEILING, Result
 
 SOLVERS = {"UniPC": "UniPCMultistepScheduler", "DPM++ 2M": "DPMSolverMultistepScheduler"}
 SMALLEST_ALPHA = 2.0**-24
@@ -76,7 +76,7 @@ def compute_range(shares: Sequence[float], total: int) -> tuple[int, ...]:
     return tuple(sorted({count for share in shares if 1 <= (count := round(share * total)) < total}))
 
 
-def best_multistep(rows: Sequence[Standing]) -> str | None:
+def best_multistep(rows: Sequence[Result]) -> str | None:
     """The solver whose videos are closest to the uncached ones: mean PSNR over the numbers of steps that all ran.
 
     None where no solver ran.

@@ -47,8 +47,8 @@ ROWS = (
         pipelines=("ConsisIDPipeline",),
         idle=(
             "patch_embed",
-            Idle("local_facial_extractor", read_after="cross_attn_interval"),
-            Idle("perceiver_cross_attention", read_after="cross_attn_interval"),
+            Idle("local_facial_extractor", config_entry="cross_attn_interval"),
+            Idle("perceiver_cross_attention", config_entry="cross_attn_interval"),
         ),
     ),
     BlockSpec(
@@ -79,7 +79,7 @@ ROWS = (
         VIEW,
         model="GlmImageTransformer2DModel",
         pipelines=("GlmImagePipeline",),
-        aside=("kv_caches.caches.0.mode=write",),
+        cache_fill_flags=("kv_caches.caches.0.mode=write",),
         idle=(),
     ),
     # CogVideo on SwissArmyTransformer, which never calls its layers, but a hook with the number of each
@@ -89,7 +89,7 @@ ROWS = (
         latents="x",
         timestep="timesteps",
         guidance="batched",
-        home="dit_video_concat",
+        module_prefix="dit_video_concat",
         sources="THUDM/CogVideo db49807 (sat)",
     ),
     BlockSpec(
@@ -97,7 +97,7 @@ ROWS = (
         (BlockList("transformer_blocks", HIDDEN_TEXT, parts_missing=NATIVE),),
         guidance="batched",
         pipelines=("CogVideoXPipeline",),
-        home="videosys.models",
+        module_prefix="videosys.models",
         sources="NUS-HPC-AI-Lab/VideoSys 4cce477",
     ),
 )

@@ -34,7 +34,7 @@ ROWS = (
                 },
             ),
         ),
-        decoded=("gen_seq",),
+        read_after=("gen_seq",),
         measured="gen_seq",
         latents="vision_tokens",
         named={"time": "time_embedder"},

@@ -115,7 +115,7 @@ ROWS = (
                 "layers", X, parts={"joint": "attention", "cross": "cross_attention", "ffn": Part("feed_forward", X)}
             ),
         ),
-        decoded=X,
+        read_after=X,
         measured="x",
         named={"time": "t_embedder"},
         pipelines=("BriaFibo2Pipeline",),

@@ -16,7 +16,7 @@ ROWS = (
                 parts={"self": "self_attention", "cross": "cross_attention", "ffn": Part("feed_forward", X)},
             ),
         ),
-        decoded=("visual_embed",),
+        read_after=("visual_embed",),
         measured="visual_embed",
         named={"time": "time_embeddings"},
         pipelines=(
@@ -53,7 +53,7 @@ ROWS = (
                 },
             ),
         ),
-        decoded=("vis", "aud"),
+        read_after=("vis", "aud"),
         measured="vis",
         also_measured=("aud",),
         named={"time": "video_time_embeddings"},

@@ -35,7 +35,7 @@ ROWS = (
                 },
             ),
         ),
-        decoded=("hidden_states", "audio_hidden_states"),
+        read_after=("hidden_states", "audio_hidden_states"),
         also_measured=("audio_hidden_states",),
         named=_TIME,
         guidance="batched",
@@ -73,7 +73,7 @@ ROWS = (
         skips="skip_layer_mask",
         guidance="batched",
         pipelines=("LTXVideoPipeline", "LTXMultiScalePipeline"),
-        home="ltx_video.models",
+        module_prefix="ltx_video.models",
         sources="Lightricks/LTX-Video 5260738",
     ),
 )

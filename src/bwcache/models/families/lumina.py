@@ -36,7 +36,7 @@ ROWS = (
     BlockSpec(
         "ZImageTransformer2DModel",
         (BlockList("layers", X, parts={"joint": "attention", "ffn": Part("feed_forward", X)}),),
-        decoded=X,
+        read_after=X,
         measured="x",
         latents="x",
         named={"time": "t_embedder"},

@@ -17,13 +17,13 @@ ROWS = (
     BlockSpec(
         "AsymmDiTJoint",
         (blocks("blocks", "x", "y"),),
-        decoded=X,
+        read_after=X,
         measured="x",
         latents="x",
         timestep="sigma",
         guidance="either",
         pipelines=("MochiSingleGPUPipeline", "MochiMultiGPUPipeline"),
-        home="genmo.mochi_preview",
+        module_prefix="genmo.mochi_preview",
         sources="genmoai/mochi 0c86aeb",
     ),
 )

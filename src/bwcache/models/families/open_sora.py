@@ -13,13 +13,13 @@ _VIDEOSYS = "NUS-HPC-AI-Lab/VideoSys 4cce477"
 STDIT = BlockSpec(
     "STDiT",
     (blocks(),),
-    decoded=X,
+    read_after=X,
     measured="x",
     latents="x",
     entry="forward",
     guidance="batched",
     per_sample=False,
-    home="opensora.models.stdit",
+    module_prefix="opensora.models.stdit",
     sources="hpcaitech/Open-Sora v1.0.0",
 )
 
@@ -27,7 +27,7 @@ STDIT_3 = replace(
     STDIT,
     model="STDiT3",
     lists=(blocks("spatial_blocks"), blocks("temporal_blocks")),
-    zipped=True,
+    interleaved=True,
     entry="call",
     sources="hpcaitech/Open-Sora v1.2.0, v1.3",
 )
@@ -39,10 +39,10 @@ PLAN_1 = BlockSpec(
         BlockList("transformer_blocks", parts_missing=NATIVE),
         BlockList("temporal_transformer_blocks", parts_missing=NATIVE),
     ),
-    zipped=True,
+    interleaved=True,
     guidance="batched",
     pipelines=("VideoGenPipeline",),
-    home="opensora.models.diffusion.latte",
+    module_prefix="opensora.models.diffusion.latte",
     sources="PKU-YuanGroup/Open-Sora-Plan v1.1.0",
 )
 
@@ -51,7 +51,7 @@ PLAN_2 = BlockSpec(
     (BlockList("transformer_blocks", parts_missing=NATIVE),),
     guidance="batched",
     pipelines=("OpenSoraPipeline",),
-    home="opensora.models.diffusion.opensora.",
+    module_prefix="opensora.models.diffusion.opensora.",
     sources="PKU-YuanGroup/Open-Sora-Plan v1.2.0",
 )
 
@@ -66,12 +66,12 @@ ROWS = (
             BlockList("double_blocks", ("img", "txt"), measured="img", parts_missing=NATIVE),
             blocks("single_blocks"),
         ),
-        decoded=X,
+        read_after=X,
         measured="x",
         latents="img",
         timestep="timesteps",
         guidance="batched",
-        home="opensora.models.mmdit",
+        module_prefix="opensora.models.mmdit",
         sources="hpcaitech/Open-Sora 7ad6a96 (2.0)",
     ),
     PLAN_1,
@@ -79,19 +79,21 @@ ROWS = (
     replace(
         PLAN_2,
         model="OpenSoraT2V_v1_3",
-        home="opensora.models.diffusion.opensora_v1_3",
+        module_prefix="opensora.models.diffusion.opensora_v1_3",
         sources="PKU-YuanGroup/Open-Sora-Plan v1.3.0",
         batch_axis=1,
     ),
     # VideoSys: classes of its own, of the same names
-    replace(STDIT_3, pipelines=("OpenSoraPipeline",), home="videosys.models", sources=_VIDEOSYS),
-    replace(PLAN_1, pipelines=("LattePipeline", "OpenSoraPlanPipeline"), home="videosys.models", sources=_VIDEOSYS),
-    replace(PLAN_2, pipelines=("OpenSoraPlanPipeline",), home="videosys.models", sources=_VIDEOSYS),
+    replace(STDIT_3, pipelines=("OpenSoraPipeline",), module_prefix="videosys.models", sources=_VIDEOSYS),
+    replace(
+        PLAN_1, pipelines=("LattePipeline", "OpenSoraPlanPipeline"), module_prefix="videosys.models", sources=_VIDEOSYS
+    ),
+    replace(PLAN_2, pipelines=("OpenSoraPlanPipeline",), module_prefix="videosys.models", sources=_VIDEOSYS),
     BlockSpec(
         "VchitectXLTransformerModel",
         (BlockList("transformer_blocks", TEXT_HIDDEN, parts_missing=NATIVE),),
         pipelines=("VchitectXLPipeline",),
-        home="videosys.models",
+        module_prefix="videosys.models",
         sources=_VIDEOSYS,
     ),
     # MAGI-1: one of the three forwards of a step fills the key-value cache; a batch is of chunks, or of nothing
@@ -100,11 +102,11 @@ ROWS = (
         (BlockList("videodit_blocks.layers", parts_missing=NATIVE),),
         latents="x",
         timestep="t",
-        aside=("inference_params.update_kv_cache",),
+        cache_fill_flags=("inference_params.update_kv_cache",),
         entry="forward",
         per_sample=False,
         batch_axis=1,
-        home="inference.model.dit",
+        module_prefix="inference.model.dit",
         sources="SandAI-org/MAGI-1 2d21d8d",
     ),
 )

@@ -10,7 +10,7 @@ ROWS = (
     BlockSpec(
         "ErnieImageTransformer2DModel",
         (BlockList("layers", X, parts={"joint": "self_attention", "ffn": Part("mlp", X)}),),
-        decoded=X,
+        read_after=X,
         measured="x",
         named={"time": "time_embedding", "modulated": "adaLN_modulation"},
         batch_axis=1,

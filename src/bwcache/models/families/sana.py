@@ -33,7 +33,7 @@ ROWS = (
     BlockSpec(
         "SanaWMTransformer3DModel",
         (BlockList("blocks", X, parts={"self": Part("attn", X), "cross": Part("cross_attn", X), "ffn": "mlp"}),),
-        decoded=X,
+        read_after=X,
         measured="x",
         named={"time": "t_embedder", "modulated": "t_block"},
         guidance="batched",

@@ -118,7 +118,7 @@ ROWS = (
             )
             for path in ("down_blocks", "up_blocks")
         ),
-        decoded=X,
+        read_after=X,
         measured="x",
         pipelines=("Kandinsky3Pipeline", "Kandinsky3Img2ImgPipeline"),
         idle=("time_proj", "time_embedding", "add_time_condition", "conv_in", "encoder_hid_proj"),

@@ -26,7 +26,7 @@ VACE = replace(
     pipelines=("WanVACEPipeline",),
     per_sample=False,
     idle=tuple(
-        Idle(path, read_after="vace_layers")
+        Idle(path, config_entry="vace_layers")
         for path in ("rope", "patch_embedding", "vace_patch_embedding", *_TEXT, "vace_blocks")
     ),
 )
@@ -38,7 +38,7 @@ ANIMATE = replace(
     idle=(
         *("rope", "patch_embedding", "pose_patch_embedding", *_IMAGE),
         *(
-            Idle(path, read_after="inject_face_latents_blocks")
+            Idle(path, config_entry="inject_face_latents_blocks")
             for path in ("motion_encoder", "face_encoder", "face_adapter")
         ),
     ),
@@ -55,13 +55,13 @@ ANY_FLOW = replace(
 NATIVE_WAN = BlockSpec(
     "WanModel",
     (blocks(),),
-    decoded=X,
+    read_after=X,
     measured="x",
     latents="x",
     timestep="t",
     per_sample=False,
     pipelines=("WanT2V", "WanI2V", "WanFLF2V", "WanTI2V"),
-    home="wan.modules",
+    module_prefix="wan.modules",
     sources="Wan-Video/Wan2.1 9737cba, Wan-Video/Wan2.2 42bf4cf",
 )
 
@@ -77,13 +77,13 @@ ROWS = (
         "WanAnimate2Transformer3DModel",
         (BlockList("blocks", parts={"self": "self_attn", "cross": "cross_attn", "ffn": Part("ffn", ("input",))}),),
         named={"time": "time_embedding", "modulated": "time_projection"},
-        aside=("kv_cache_mode=extract",),
+        cache_fill_flags=("kv_cache_mode=extract",),
         per_sample=False,
     ),
     replace(
         ANY_FLOW,
         model="AnyFlowFARTransformer3DModel",
-        aside=("kv_cache_flag.is_cache_step",),
+        cache_fill_flags=("kv_cache_flag.is_cache_step",),
         per_sample=False,
         pipelines=("AnyFlowFARPipeline",),
     ),
@@ -122,7 +122,7 @@ ROWS = (
         NATIVE_WAN,
         per_sample=True,
         pipelines=("Text2VideoPipeline", "Image2VideoPipeline", "DiffusionForcingPipeline"),
-        home="skyreels_v2_infer.modules",
+        module_prefix="skyreels_v2_infer.modules",
         sources="SkyworkAI/SkyReels-V2 abed76f",
     ),
 )

@@ -1,10 +1,11 @@
-"""The peers: caches of other libraries as contenders, one file each.
+"""The peers: caches of other libraries as methods, one file each.
 
-peer       what all have in common: attached for one run, watched, taken off; the guards that all are given
-hooked     what the caches of diffusers have in common
-restored   the pipeline as it was before
-held       bytes that a peer holds between forwards
-said       the libraries' warnings, as notes
+ladders           who takes part in a bench, each with settings from careful to bold
+peer              what all have in common: attached for one run, watched, taken off; the guards that all are given
+hooked            what the caches of diffusers have in common
+restored          the pipeline as it was before
+kept_bytes        bytes that a peer holds between forwards
+library_warnings  the libraries' warnings, as notes
 """
 
 from bwcache.study.peers.dbcache import DBCache, DBCacheTaylorSeer

@@ -19,9 +19,9 @@ from bwcache.errors import AttachError, complaint
 from bwcache.measure.call import OnProgress, Request, call
 from bwcache.models import BlockStack, denoisers
 from bwcache.study.peers.hooked import HookedPeer, found_in_diffusers, hooks_of
+from bwcache.study.peers.library_warnings import library_warnings
 from bwcache.study.peers.peer import States, before_each_forward, remaining
 from bwcache.study.peers.restored import restored
-from bwcache.study.peers.said import said
 
 FILE = "magcache.json"
 
@@ -91,7 +91,7 @@ def calibrate(pipe: Any, request: Request, on_progress: OnProgress | None = None
     """
     modules = list(denoisers(pipe).values())
     seen: dict[str, list[float]] = defaultdict(list)
-    with restored(pipe, modules), said(), contextlib.redirect_stdout(io.StringIO()), ExitStack() as undo:
+    with restored(pipe, modules), library_warnings(), contextlib.redirect_stdout(io.StringIO()), ExitStack() as undo:
         for module in modules:
             _watch(module, request.steps, seen, undo)
         call(pipe, request, "calibrating MagCache", on_progress)

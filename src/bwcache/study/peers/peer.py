@@ -17,10 +17,10 @@ from torch import nn
 
 from bwcache.errors import AttachError, BWCacheError, SettingError, complaint
 from bwcache.models import BlockStack, denoisers, resolve
-from bwcache.study.contenders import Contender, Seen
-from bwcache.study.peers.held import Held
+from bwcache.study.methods import Method, Seen
+from bwcache.study.peers.kept_bytes import KeptBytes
+from bwcache.study.peers.library_warnings import library_warnings
 from bwcache.study.peers.restored import restored
-from bwcache.study.peers.said import said
 
 States = Callable[[], Sequence[Any]]
 """Gives the objects in which a peer keeps its tensors, as they are now."""
@@ -90,7 +90,7 @@ def remaining(pipe: Any) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Peer(Contender):
+class Peer(Method):
     """A cache of another library.
 
     Args:
@@ -139,9 +139,9 @@ class Peer(Contender):
         seen = Seen()
         try:
             self.load()
-            with restored(pipe, modules.values()), said() as lines, ExitStack() as undo:
+            with restored(pipe, modules.values()), library_warnings() as lines, ExitStack() as undo:
                 stacks = {name: resolve(name, module) for name, module in modules.items()}
-                held = Held(self.attach(pipe, stacks, undo))
+                held = KeptBytes(self.attach(pipe, stacks, undo))
                 for module in modules.values():
                     undo.callback(module.register_forward_hook(held.look).remove)
                 yield seen

@@ -137,7 +137,7 @@ def test_it_always_runs_all_blocks_and_fills(case: Case) -> None:
             case.model.run(module, i / STEPS)
             assert len(calls) == (0 if i in POLICY.reused else len(blocks))
     assert reuse_line(session.trace.events) == "CCrrrC"
-    assert session.trace.meta["aside"] == {case.sign: STEPS}
+    assert session.trace.meta["cache_fills"] == {case.sign: STEPS}
 
 
 @each_case
@@ -155,8 +155,8 @@ def test_it_is_no_step_and_no_branch_and_the_run_around_it_is_as_without(case: C
                 fill(case, module)
     assert all(map(equal, made, expected))
     assert session.trace.events == alone.events
-    assert "aside" not in alone.meta
-    assert session.trace.meta["aside"] == {case.sign: 5}
+    assert "cache_fills" not in alone.meta
+    assert session.trace.meta["cache_fills"] == {case.sign: 5}
     assert len(session.traces) == 1
 
 
@@ -217,7 +217,7 @@ def test_a_step_that_fills_is_computed_whatever_the_policy_says() -> None:
             module(**model.inputs(i / STEPS), **sign)
     assert reuse_line(session.trace.events) == "CrCCrr"  # the next one has other arguments again
     assert session.trace.events[2].reason == "fills a cache of the model's own (kv_cache_mode=extract)"
-    assert "aside" not in session.trace.meta
+    assert "cache_fills" not in session.trace.meta
     assert all(layer.get()[0].any() for layer in cache.layer_caches)
 
 

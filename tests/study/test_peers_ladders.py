@@ -10,13 +10,13 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from bwcache import SettingError
 from bwcache.study.peers import Guards, Peer
-from bwcache.study.peers.methods import METHODS, Terms, chosen, contenders
+from bwcache.study.peers.ladders import METHODS, Terms, chosen, ladders
 
 TERMS = Terms(30, Guards(3, 2), FlowMatchEulerDiscreteScheduler(), (1.0,) * 30)
 
 
 def test_all_methods_are_there_with_ladders() -> None:
-    everyone = contenders(chosen(None), [TERMS])
+    everyone = ladders(chosen(None), [TERMS])
     families: dict[str, int] = {}
     for one in everyone:
         families[one.family] = families.get(one.family, 0) + 1
@@ -32,7 +32,7 @@ def test_all_methods_are_there_with_ladders() -> None:
 
 
 def test_the_guards_reach_every_method_that_has_them() -> None:
-    for one in contenders(chosen(None), [TERMS]):
+    for one in ladders(chosen(None), [TERMS]):
         settings = one.settings()
         if isinstance(one, Peer):
             assert settings["guards"] == {"warmup": 3, "tail": 2}
@@ -41,26 +41,26 @@ def test_the_guards_reach_every_method_that_has_them() -> None:
 
 
 def test_quick_is_two_settings_of_each() -> None:
-    families = [one.family for one in contenders(chosen(None), [TERMS], quick=True)]
+    families = [one.family for one in ladders(chosen(None), [TERMS], quick=True)]
     assert {families.count(family) for family in families} == {2}
     assert len(set(families)) == 17
 
 
 def test_several_guards_are_all_tried_where_a_method_has_them() -> None:
     both = [TERMS, dataclasses.replace(TERMS, guards=Guards(6, 2))]
-    one, two = contenders(chosen(None), [TERMS]), contenders(chosen(None), both)
-    assert len({contender.label for contender in two}) == len(two)
-    once = [contender for contender in one if contender.family.startswith(("BWCache", "fewer steps"))]
+    one, two = ladders(chosen(None), [TERMS]), ladders(chosen(None), both)
+    assert len({method.label for method in two}) == len(two)
+    once = [method for method in one if method.family.startswith(("BWCache", "fewer steps"))]
     assert len(two) == 2 * len(one) - len(once)
-    assert [contender for contender in two if contender.family.startswith(("BWCache", "fewer steps"))] == once
-    assert {contender.label for contender in one} < {contender.label for contender in two}
-    quick = [contender.label for contender in contenders(("pab",), both, quick=True)]
+    assert [method for method in two if method.family.startswith(("BWCache", "fewer steps"))] == once
+    assert {method.label for method in one} < {method.label for method in two}
+    quick = [method.label for method in ladders(("pab",), both, quick=True)]
     assert quick == ["PAB (every 2, cross 6, warmup 3)", "PAB (every 4, cross 8, warmup 6)"]
 
 
 def test_a_choice_is_kept_in_order_and_a_wrong_name_shows_all() -> None:
     assert chosen(" seacache,bwcache, seacache") == ("seacache", "bwcache")
-    assert [one.family for one in contenders(("pab",), [TERMS])] == ["PAB"] * 6
+    assert [one.family for one in ladders(("pab",), [TERMS])] == ["PAB"] * 6
     with pytest.raises(SettingError) as error:
         chosen("seacache,teacache")
     assert str(error.value).startswith("found method 'teacache'; expected some of bwcache, bwcache-linear, ")

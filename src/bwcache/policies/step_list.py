@@ -1,4 +1,4 @@
-"""Scheduled: compute the steps that a list names and reuse all others.
+"""StepList: compute the steps that a list names and reuse all others.
 
 No paper: what a search with the truth at hand finds is run with it (`benchmarks/oracle.py`), and whoever has found a
 schedule for a model and a number of steps can use it without any indicator.
@@ -17,7 +17,7 @@ from bwcache.policies.checks import expect, expect_predictor, whole
 
 
 @dataclass(frozen=True)
-class Scheduled(Policy[None]):
+class StepList(Policy[None]):
     """Computes the steps of a list, and the first one.
 
     Args:

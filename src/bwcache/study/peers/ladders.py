@@ -1,4 +1,4 @@
-"""Who takes part in a bench: every method with a ladder of its own settings, from careful to bold."""
+"""The ladders of a bench: for every method its own settings, from careful to bold."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from bwcache.errors import SettingError, complaint
 from bwcache.features import Last, Linear, Predictor
 from bwcache.policies import Adaptive, BWCache, FixedInterval
-from bwcache.study.contenders import Contender, Seen, UnderPolicy
+from bwcache.study.methods import Method, Seen, UnderPolicy
 from bwcache.study.peers.dbcache import DBCache, DBCacheTaylorSeer
 from bwcache.study.peers.faster import FasterCache
 from bwcache.study.peers.first_block import FirstBlockCache
@@ -35,7 +35,7 @@ TOLERANCES = (0.005, 0.01, 0.02, 0.03, 0.045, 0.07, 0.11)
 
 @dataclass(frozen=True)
 class Terms:
-    """What all contenders of a bench have in common.
+    """What all methods of a bench have in common.
 
     Attributes:
         steps: of the full run.
@@ -78,7 +78,7 @@ class Called(UnderPolicy):
             seen.notes = (self.remark, *seen.notes)
 
 
-def contenders(wanted: Sequence[str], terms: Sequence[Terms], quick: bool = False) -> tuple[Contender, ...]:
+def ladders(wanted: Sequence[str], terms: Sequence[Terms], quick: bool = False) -> tuple[Method, ...]:
     """The chosen methods with all their settings, under each of the terms.
 
     Args:
@@ -86,7 +86,7 @@ def contenders(wanted: Sequence[str], terms: Sequence[Terms], quick: bool = Fals
         terms: that differ in their guards; methods that do not depend on these are there once.
         quick: two settings of each method instead of all: a careful one, and a bold one under the last terms.
     """
-    found: dict[str, Contender] = {}
+    found: dict[str, Method] = {}
     for name in wanted:
         ladders = [METHODS[name](one) for one in terms]
         for family in dict.fromkeys(one.family for one in ladders[0]):
@@ -115,7 +115,7 @@ def chosen(text: str | None) -> tuple[str, ...]:
     return names
 
 
-Field = Callable[[Terms], list[Contender]]
+Field = Callable[[Terms], list[Method]]
 
 
 def _bwcache(name: str, predictor: Predictor) -> Field:
@@ -124,13 +124,13 @@ def _bwcache(name: str, predictor: Predictor) -> Field:
     return lambda terms: [Called(policy, ("threshold", "reuse_interval"), name, remark) for policy in policies]
 
 
-def _adaptive(terms: Terms) -> list[Contender]:
+def _adaptive(terms: Terms) -> list[Method]:
     warmup, remark = terms.guards.warmup / terms.steps, "no tail guard of its own: the last steps cost what they do"
     return [Called(Adaptive(one, warmup), ("tolerance", "warmup"), "Adaptive", remark) for one in TOLERANCES]
 
 
 def _fixed(name: str, predictor: Predictor) -> Field:
-    def field(terms: Terms) -> list[Contender]:
+    def field(terms: Terms) -> list[Method]:
         warmup, tail = terms.guards.warmup, terms.guards.tail
         return [
             Called(FixedInterval(n, warmup, tail, predictor), ("interval", "warmup"), name) for n in (2, 3, 4, 5, 6, 8)
@@ -140,18 +140,18 @@ def _fixed(name: str, predictor: Predictor) -> Field:
 
 
 def _fewer_steps(multistep: bool) -> Field:
-    def field(terms: Terms) -> list[Contender]:
+    def field(terms: Terms) -> list[Method]:
         all_of_them = fewer_steps(compute_range(SHARES, terms.steps), terms.scheduler)
         return [one for one in reversed(all_of_them) if (one.solver is not None) == multistep]
 
     return field
 
 
-def _ladder(make: Callable[..., Contender], rungs: Sequence[tuple[Any, ...]]) -> Field:
+def _ladder(make: Callable[..., Method], rungs: Sequence[tuple[Any, ...]]) -> Field:
     return lambda terms: [make(terms.steps, terms.guards, *rung) for rung in rungs]
 
 
-def _magcache(terms: Terms) -> list[Contender]:
+def _magcache(terms: Terms) -> list[Method]:
     rungs = ((0.01, 1), (0.02, 1), (0.04, 2), (0.06, 2), (0.06, 3), (0.12, 4), (0.24, 6), (0.5, 10))
     return [MagCache(terms.steps, terms.guards, *rung, terms.ratios, terms.uncalibrated) for rung in rungs]
 

@@ -1,4 +1,4 @@
-"""A race runs what is missing and nothing else, beside the uncached call, and keeps what is finished."""
+"""A study runs what is missing and nothing else, beside the uncached call, and keeps what is finished."""
 
 import time
 from collections import Counter
@@ -12,14 +12,14 @@ import bwcache
 from bwcache import shapes
 from bwcache.errors import SettingError
 from bwcache.measure.call import Request
-from bwcache.study import FewerSteps, Folder, Race, UnderPolicy, Unit, race, standings
-from bwcache.study.race import held, identity
+from bwcache.study import FewerSteps, Folder, Study, UnderPolicy, Video, results, run_study
+from bwcache.study.study import count_finished, identity
 
 REQUEST = Request("", 5, 0, 4.0, 16, 16, 5)
-UNITS = (Unit("a red circle", 0), Unit("a blue square", 0))
-CONTENDERS = (UnderPolicy(bwcache.FixedInterval(2)), FewerSteps(3), UnderPolicy(bwcache.BWCache(threshold=0)))
+VIDEOS = (Video("a red circle", 0), Video("a blue square", 0))
+METHODS = (UnderPolicy(bwcache.FixedInterval(2)), FewerSteps(3), UnderPolicy(bwcache.BWCache(threshold=0)))
 WARM_UP = {"warm-up": 2, "warm-up under FixedInterval": 1, "warm-up under BWCache": 1}
-FIELD = Race(CONTENDERS, UNITS, REQUEST)
+FIELD = Study(METHODS, VIDEOS, REQUEST)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def called(monkeypatch):
     """What was called, by its words after the video's."""
     import sys
 
-    module = sys.modules["bwcache.study.race"]
+    module = sys.modules["bwcache.study.study"]
     seen, call = Counter(), module.call
 
     def counting(pipe, request, what, *rest):
@@ -52,12 +52,12 @@ def folder(pipe, tmp_path):
 
 def test_runs_what_is_missing_and_nothing_twice(pipe, folder, called):
     found = []
-    first = race(pipe, FIELD, folder, on_cell=found.append)
+    first = run_study(pipe, FIELD, folder, on_cell=found.append)
     assert [(cell.label, cell.prompt) for cell in first] == [
-        (one.label, unit.prompt) for one in CONTENDERS for unit in UNITS
+        (one.label, video.prompt) for one in METHODS for video in VIDEOS
     ]
-    assert called == {**WARM_UP, "uncached": 2, **{one.label: 2 for one in CONTENDERS}}
-    assert len(found) == len(FIELD) == held(FIELD, folder)
+    assert called == {**WARM_UP, "uncached": 2, **{one.label: 2 for one in METHODS}}
+    assert len(found) == len(FIELD) == count_finished(FIELD, folder)
     fixed, fewer, never = (first[place] for place in (0, 2, 4))
     assert fixed.compute == pytest.approx(3 / 5)
     assert (fixed.steps, fixed.computed) == (5, 3)
@@ -71,19 +71,19 @@ def test_runs_what_is_missing_and_nothing_twice(pipe, folder, called):
 
     called.clear()
     known = []
-    again = race(pipe, FIELD, Folder(folder.path, folder.identity), on_found=known.append)
+    again = run_study(pipe, FIELD, Folder(folder.path, folder.identity), on_found=known.append)
     assert again == first == sorted(known, key=again.index)
     assert called == {}
 
 
 def test_one_that_is_damaged_runs_again_alone(pipe, folder, called):
-    first = race(pipe, FIELD, folder)
+    first = run_study(pipe, FIELD, folder)
     path = next(path for path in (folder.path / "cells").iterdir() if "FixedInterval" in path.read_text())
     path.write_text(path.read_text()[:100])
     called.clear()
     later = Folder(folder.path, folder.identity)
-    again = race(pipe, FIELD, later)
-    assert called == {"warm-up": 2, "warm-up under FixedInterval": 1, "uncached": 1, CONTENDERS[0].label: 1}
+    again = run_study(pipe, FIELD, later)
+    assert called == {"warm-up": 2, "warm-up under FixedInterval": 1, "uncached": 1, METHODS[0].label: 1}
     assert later.damaged == [f"cells/{path.name}"]
     assert [replace(cell, **times(cell)) for cell in again] == [replace(cell, **times(cell)) for cell in first]
 
@@ -101,18 +101,18 @@ class Breaking(FewerSteps):
 
 
 def test_what_cannot_work_becomes_a_row_and_the_others_go_on(pipe, folder):
-    cells = race(pipe, Race((Breaking(2), CONTENDERS[0]), UNITS[:1], REQUEST), folder)
+    cells = run_study(pipe, Study((Breaking(2), METHODS[0]), VIDEOS[:1], REQUEST), folder)
     assert cells[0].failed == "found nothing; expected something; go on"
     assert cells[0].compute is None
     assert cells[1].failed is None
 
 
 def test_what_failed_is_tried_again(pipe, folder, monkeypatch):
-    field = Race((Breaking(2), CONTENDERS[0]), UNITS[:1], REQUEST)
-    race(pipe, field, folder)
-    assert held(field, folder) == 1
+    field = Study((Breaking(2), METHODS[0]), VIDEOS[:1], REQUEST)
+    run_study(pipe, field, folder)
+    assert count_finished(field, folder) == 1
     monkeypatch.setattr(Breaking, "at_work", FewerSteps.at_work)
-    assert [cell.failed for cell in race(pipe, field, folder)] == [None, None]
+    assert [cell.failed for cell in run_study(pipe, field, folder)] == [None, None]
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ BUILT = []
 
 
 def test_what_is_slow_only_once_is_no_part_of_a_time(pipe, folder):
-    cells = race(pipe, Race((UnderPolicy(SlowAtFirst(2)),), UNITS[:1], REQUEST), folder)
+    cells = run_study(pipe, Study((UnderPolicy(SlowAtFirst(2)),), VIDEOS[:1], REQUEST), folder)
     assert BUILT
     assert cells[0].seconds < cells[0].uncached_seconds + 1.0
 
@@ -149,30 +149,30 @@ def noisy(monkeypatch):
 
 
 def test_own_noise_is_seen_and_said(pipe, folder, noisy):
-    field = Race((UnderPolicy(bwcache.BWCache(threshold=0)),), UNITS[:1], REQUEST)
-    (cell,) = race(pipe, field, folder)
+    field = Study((UnderPolicy(bwcache.BWCache(threshold=0)),), VIDEOS[:1], REQUEST)
+    (cell,) = run_study(pipe, field, folder)
     assert any("nothing was reused, and yet the video differs" in note for note in cell.notes)
-    assert standings([cell])[0].own_noise
-    later = Race((UnderPolicy(bwcache.FixedInterval(3)),), UNITS[:1], REQUEST)
-    (cell,) = race(pipe, later, folder)
+    assert results([cell])[0].own_noise
+    later = Study((UnderPolicy(bwcache.FixedInterval(3)),), VIDEOS[:1], REQUEST)
+    (cell,) = run_study(pipe, later, folder)
     assert any("two uncached calls from one seed are" in note for note in cell.notes)
 
 
 def test_ctrl_c_loses_the_running_cell_only(pipe, folder, called):
-    broken = Race((CONTENDERS[0], Breaking(2, error=KeyboardInterrupt)), UNITS[:1], REQUEST)
+    broken = Study((METHODS[0], Breaking(2, error=KeyboardInterrupt)), VIDEOS[:1], REQUEST)
     with pytest.raises(KeyboardInterrupt):
-        race(pipe, broken, folder)
-    assert held(broken, folder) == 1
+        run_study(pipe, broken, folder)
+    assert count_finished(broken, folder) == 1
     called.clear()
-    race(pipe, Race(CONTENDERS[:1], UNITS[:1], REQUEST), folder)
+    run_study(pipe, Study(METHODS[:1], VIDEOS[:1], REQUEST), folder)
     assert called == {}
 
 
 def test_a_kept_cell_goes_by_its_present_label(pipe, folder, called):
-    race(pipe, Race(CONTENDERS[:1], UNITS[:1], REQUEST), folder)
+    run_study(pipe, Study(METHODS[:1], VIDEOS[:1], REQUEST), folder)
     called.clear()
-    other = UnderPolicy(CONTENDERS[0].policy, ("tail",))
-    (cell,) = race(pipe, Race((other,), UNITS[:1], REQUEST), folder)
+    other = UnderPolicy(METHODS[0].policy, ("tail",))
+    (cell,) = run_study(pipe, Study((other,), VIDEOS[:1], REQUEST), folder)
     assert cell.label == "FixedInterval (tail 1)"
     assert called == {}
 

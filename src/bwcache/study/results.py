@@ -1,4 +1,4 @@
-"""What the cells of a study amount to: one row per contender, fronts, and the speedup at a given quality.
+"""What the cells of a study amount to: one row per method, fronts, and the speedup at a given quality.
 
 Means hide bad videos, so the worst one stands beside every mean. Confidence intervals are over videos (prompt and
 seed): the videos are drawn again with replacement, 1000 times, and the middle 95 % is given.
@@ -35,11 +35,11 @@ Axis = Literal["compute", "time"]
 
 
 @dataclass(frozen=True)
-class Standing:
-    """One contender over all videos.
+class Result:
+    """One method over all videos.
 
     Attributes:
-        family, label, settings: of the contender.
+        family, label, settings: of the method.
         cells: its finished runs.
         failed: why there are none.
     """
@@ -170,8 +170,8 @@ class Standing:
         return row | {"psnr_interval": self.interval(mean_psnr)}
 
 
-def standings(cells: Iterable[Cell]) -> list[Standing]:
-    """The cells by contender, in their order."""
+def results(cells: Iterable[Cell]) -> list[Result]:
+    """The cells by method, in their order."""
     grouped: dict[str, list[Cell]] = {}
     for cell in cells:
         grouped.setdefault(cell.label, []).append(cell)
@@ -179,14 +179,14 @@ def standings(cells: Iterable[Cell]) -> list[Standing]:
     for label, own in grouped.items():
         done = tuple(cell for cell in own if cell.failed is None)
         failed = None if done else own[0].failed
-        found.append(Standing(own[0].family, label, own[0].settings, done, failed))
+        found.append(Result(own[0].family, label, own[0].settings, done, failed))
     return found
 
 
-def front(rows: Sequence[Standing], measure: str = "psnr", axis: Axis = "time") -> list[Standing]:
+def front(rows: Sequence[Result], measure: str = "psnr", axis: Axis = "time") -> list[Result]:
     """The Pareto front: no other row is at least as fast and better, or faster and as good; fastest first."""
     placed = [(speed, _height(row, measure), row) for row in rows if (speed := row.at(axis)) is not None]
-    best: list[Standing] = []
+    best: list[Result] = []
     highest = -np.inf
     for _, height, row in sorted(placed, key=lambda one: (-one[0], -one[1])):
         if height > highest:
@@ -196,7 +196,7 @@ def front(rows: Sequence[Standing], measure: str = "psnr", axis: Axis = "time") 
 
 
 def speedup_at(
-    rows: Sequence[Standing], decibels: float, axis: Axis = "compute"
+    rows: Sequence[Result], decibels: float, axis: Axis = "compute"
 ) -> tuple[float | None, Literal["", ">="]]:
     """The speedup that a family reaches at a mean PSNR, along its own front, linear between neighbours.
 
@@ -207,17 +207,17 @@ def speedup_at(
 
 
 def speedup_interval(
-    rows: Sequence[Standing], decibels: float, axis: Axis = "compute", draws: int = DRAWS
+    rows: Sequence[Result], decibels: float, axis: Axis = "compute", draws: int = DRAWS
 ) -> tuple[float, float] | None:
     """95 % confidence interval of `speedup_at`, over the videos that all rows share; None where it is not reached."""
-    units = sorted(set.intersection(*({(c.prompt, c.seed) for c in row.cells} for row in rows if row.cells)))
-    if len(units) < 2:
+    videos = sorted(set.intersection(*({(c.prompt, c.seed) for c in row.cells} for row in rows if row.cells)))
+    if len(videos) < 2:
         return None
-    tables = [_table(row, units, axis) for row in rows if row.cells]
+    tables = [_table(row, videos, axis) for row in rows if row.cells]
     random = np.random.default_rng(0)
     found = []
     for _ in range(draws):
-        drawn = random.integers(len(units), size=len(units))
+        drawn = random.integers(len(videos), size=len(videos))
         points = [(above[drawn].sum() / below[drawn].sum(), float(psnr[drawn].mean())) for above, below, psnr in tables]
         value = _speedup_at(points, decibels)[0]
         if value is not None:
@@ -262,10 +262,10 @@ def _speedup_at(points: Iterable[tuple[float | None, float | None]], decibels: f
     raise AssertionError("a rising line that passes the level crosses it")
 
 
-def _table(row: Standing, units: Sequence[tuple[str, int]], axis: Axis) -> tuple[Any, Any, Any]:
+def _table(row: Result, videos: Sequence[tuple[str, int]], axis: Axis) -> tuple[Any, Any, Any]:
     """Per video: what the uncached run took, what this one took, and its PSNR."""
     cells = {(cell.prompt, cell.seed): cell for cell in row.cells}
-    own = [cells[unit] for unit in units]
+    own = [cells[video] for video in videos]
     psnr = np.array([_psnr_or_ceiling(cell) for cell in own])
     if axis == "compute":
         return np.ones(len(own)), np.array([cell.compute for cell in own], dtype=float), psnr
@@ -282,7 +282,7 @@ def _mean_psnr_or_ceiling(cells: Sequence[Cell]) -> float | None:
     return statistics.fmean(map(_psnr_or_ceiling, cells)) if cells else None
 
 
-def _height(row: Standing, measure: str) -> float:
+def _height(row: Result, measure: str) -> float:
     if measure == "psnr":
         value = _mean_psnr_or_ceiling(row.cells)
     else:

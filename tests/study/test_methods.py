@@ -1,4 +1,4 @@
-"""Contenders: what they ask for, what they call themselves, and that they leave the pipeline as it was."""
+"""Methods: what they ask for, what they call themselves, and that they leave the pipeline as it was."""
 
 from dataclasses import dataclass
 
@@ -22,22 +22,22 @@ def plain(pipe):
     return WAN.run(pipe)
 
 
-CONTENDERS = (
+METHODS = (
     UnderPolicy(Scripted(frozenset({3, 4}))),
     UnderPolicy(bwcache.BWCache(threshold=9.0, reuse_interval=2)),
     *(one for one in fewer_steps([10], wan().scheduler) if one.solver),
 )
 
 
-@pytest.mark.parametrize("contender", CONTENDERS, ids=lambda one: one.label)
+@pytest.mark.parametrize("method", METHODS, ids=lambda one: one.label)
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_pipeline_is_left_as_it_was(pipe, plain, contender, fails):
+def test_the_pipeline_is_left_as_it_was(pipe, plain, method, fails):
     own, hooks = pipe.scheduler, len(pipe.transformer._forward_hooks)
     if fails:
-        with pytest.raises(KeyboardInterrupt), contender.at_work(pipe):
+        with pytest.raises(KeyboardInterrupt), method.at_work(pipe):
             raise KeyboardInterrupt
     else:
-        with contender.at_work(pipe) as seen:
+        with method.at_work(pipe) as seen:
             changed = WAN.run(pipe)
         assert not torch.equal(changed, plain)
         assert seen.kept_bytes is not None

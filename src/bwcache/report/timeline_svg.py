@@ -72,12 +72,12 @@ class Heatmap:
 
 
 def columns(trace: Trace) -> int:
-    """How many steps wide the strips are."""
+    """How many steps wide the timeline is."""
     return max((event.step for event in trace.events), default=-1) + 1
 
 
 def step_ticks(count: int) -> list[int]:
-    """Steps that are named below the strips."""
+    """Steps that are named below the timeline."""
     every = next(width for width in (1, 2, 5, 10, 20, 50, 100, 200, 500, 10**9) if count <= width * MOST_TICKS)
     return list(range(0, count, every))
 

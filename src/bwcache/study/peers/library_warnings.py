@@ -26,7 +26,7 @@ class Lines(logging.Handler):
 
 
 @contextmanager
-def said() -> Iterator[list[str]]:
+def library_warnings() -> Iterator[list[str]]:
     """The warnings of the libraries' loggers, as they come; nothing of them is printed meanwhile.
 
     A library that is loaded meanwhile makes loggers that print: what they say below a warning is held back too.

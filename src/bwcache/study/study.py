@@ -1,8 +1,8 @@
-"""Runs what is missing of a study: every contender on every prompt and seed, from the same noise.
+"""Runs what is missing of a study: every method on every prompt and seed, from the same noise.
 
 Protocol: a short warm-up, uncached and under each policy; then prompt after prompt. A prompt's uncached video is
-computed once and kept. Its time is taken anew before every few contenders, in the same process, so that uncached and
-cached calls stand beside each other; the order of the contenders is another one for every prompt. Decoded frames are
+computed once and kept. Its time is taken anew before every few methods, in the same process, so that uncached and
+cached calls stand beside each other; the order of the methods is another one for every prompt. Decoded frames are
 compared, before any compression.
 """
 
@@ -16,48 +16,50 @@ from dataclasses import dataclass
 from typing import Any
 
 from bwcache.errors import BWCacheError
+from bwcache.former_names import takes_former_fields
 from bwcache.measure.call import Call, OnProgress, Progress, Request, call
 from bwcache.measure.compare import WARMUP_STEPS
 from bwcache.measure.environment import describe_pipeline, environment
 from bwcache.measure.frames import Frames
 from bwcache.measure.quality import psnr, quality
 from bwcache.study.blocks import BlockWork
-from bwcache.study.contenders import Contender, Seen
 from bwcache.study.fingerprint import fingerprint
 from bwcache.study.folder import Cell, Folder
+from bwcache.study.methods import Method, Seen
 
 BESIDE = 6
-"""So many contenders run between two uncached calls."""
+"""So many methods run between two uncached calls."""
 
 
 @dataclass(frozen=True)
-class Unit:
+class Video:
     """One video: a prompt and the seed of its noise."""
 
     prompt: str
     seed: int
 
 
+@takes_former_fields
 @dataclass(frozen=True)
-class Race:
-    """What takes part on which videos.
+class Study:
+    """Methods, and the videos that each of them makes.
 
     Attributes:
-        contenders: all with different labels.
-        units: the videos.
-        request: steps, sizes and guidance; its prompt and seed are those of each unit.
+        methods: all with different labels.
+        videos: what is made.
+        request: steps, sizes and guidance; its prompt and seed are those of each video.
     """
 
-    contenders: tuple[Contender, ...]
-    units: tuple[Unit, ...]
+    methods: tuple[Method, ...]
+    videos: tuple[Video, ...]
     request: Request
 
-    def asked(self, unit: Unit) -> Request:
+    def asked(self, video: Video) -> Request:
         """The full request for one video."""
-        return dataclasses.replace(self.request, prompt=unit.prompt, seed=unit.seed)
+        return dataclasses.replace(self.request, prompt=video.prompt, seed=video.seed)
 
     def __len__(self) -> int:
-        return len(self.contenders) * len(self.units)
+        return len(self.methods) * len(self.videos)
 
 
 OnCell = Callable[[Cell], None]
@@ -95,30 +97,34 @@ def _schedule(pipe: Any) -> dict[str, Any]:
     }
 
 
-def held(field: Race, folder: Folder) -> int:
+def count_finished(study: Study, folder: Folder) -> int:
     """How many of the runs are in the folder already; those that failed are tried again."""
-    return sum(_finished(folder, contender, unit) is not None for contender in field.contenders for unit in field.units)
+    return sum(_finished(folder, method, video) is not None for method in study.methods for video in study.videos)
 
 
-def _finished(folder: Folder, contender: Contender, unit: Unit) -> Cell | None:
-    found = folder.cell(*_key(contender, unit))
-    return found if found is not None and found.failed is None else None
+def _finished(folder: Folder, method: Method, video: Video) -> Cell | None:
+    """The cell of a run that did not fail, as the method would write it now."""
+    former = method.former
+    found = folder.cell(*_key(method, video)) or (former and folder.cell(*former, video.prompt, video.seed))
+    if found is None or found.failed is not None:
+        return None
+    return dataclasses.replace(found, family=method.family, label=method.label, settings=method.settings())
 
 
-def race(
+def run_study(
     pipe: Any,
-    field: Race,
+    study: Study,
     folder: Folder,
     *,
     on_progress: OnProgress | None = None,
     on_cell: OnCell | None = None,
     on_found: OnCell | None = None,
 ) -> list[Cell]:
-    """Runs what the folder does not hold yet; returns all cells, contender after contender.
+    """Runs what the folder does not hold yet; returns all cells, method after method.
 
     Args:
         pipe: a diffusers pipeline, loaded and on its device.
-        field: what takes part on which videos.
+        study: what takes part on which videos.
         folder: where finished cells are, and new ones go.
         on_progress: called at every step.
         on_cell: called with each cell as it is finished, and with those that were found.
@@ -127,31 +133,31 @@ def race(
     Raises:
         SettingError: the pipeline cannot make what is asked for.
     """
-    cells: dict[tuple[str, Unit], Cell] = {}
+    cells: dict[tuple[str, Video], Cell] = {}
     work: BlockWork | None = None
     rehearsed: set[str] = set()
-    for turn, unit in enumerate(field.units):
+    for turn, video in enumerate(study.videos):
         missing = []
-        for contender in field.contenders:
-            found = _finished(folder, contender, unit)
+        for method in study.methods:
+            found = _finished(folder, method, video)
             if found is None:
-                missing.append(contender)
+                missing.append(method)
                 continue
-            cells[contender.label, unit] = dataclasses.replace(found, label=contender.label)
+            cells[method.label, video] = found
             if tell := on_found or on_cell:
-                tell(cells[contender.label, unit])
+                tell(cells[method.label, video])
         if not missing:
             continue
-        work = work or _warm_up(pipe, field.asked(unit), on_progress)
-        rehearsed |= _rehearse(pipe, missing, field.asked(unit), rehearsed, on_progress)
+        work = work or _warm_up(pipe, study.asked(video), on_progress)
+        rehearsed |= _rehearse(pipe, missing, study.asked(video), rehearsed, on_progress)
         start = turn * BESIDE % len(missing)
-        heat = _Heat(pipe, field.asked(unit), folder, work, f"video {turn + 1}/{len(field.units)}", on_progress)
-        for contender, cell in heat.run(missing[start:] + missing[:start]):
-            folder.keep(cell, *_key(contender, unit))
-            cells[contender.label, unit] = cell
+        one = _OneVideo(pipe, study.asked(video), folder, work, f"video {turn + 1}/{len(study.videos)}", on_progress)
+        for method, cell in one.run(missing[start:] + missing[:start]):
+            folder.keep(cell, *_key(method, video))
+            cells[method.label, video] = cell
             if on_cell:
                 on_cell(cell)
-    return [cells[contender.label, unit] for contender in field.contenders for unit in field.units]
+    return [cells[method.label, video] for method in study.methods for video in study.videos]
 
 
 def reference(
@@ -165,8 +171,8 @@ def reference(
     return frames
 
 
-class _Heat:
-    """The contenders that are missing on one video."""
+class _OneVideo:
+    """The methods that are missing on one video."""
 
     def __init__(
         self, pipe: Any, request: Request, folder: Folder, work: BlockWork, label: str, on_progress: OnProgress | None
@@ -178,15 +184,15 @@ class _Heat:
         self._frames: Frames
         self._doubt: tuple[str, ...] = ()
 
-    def run(self, contenders: Sequence[Contender]) -> Any:
-        """Each contender with its cell, as it is finished."""
-        for place, contender in enumerate(contenders):
+    def run(self, methods: Sequence[Method]) -> Any:
+        """Each method with its cell, as it is finished."""
+        for place, method in enumerate(methods):
             if place % BESIDE == 0:
                 self._time_uncached()
-            what = f"{self._label}, {contender.label}"
+            what = f"{self._label}, {method.label}"
             if self._on_progress:
                 self._on_progress(Progress(what, "sampling", 0, self._request.steps))
-            yield contender, self._one(contender, what)
+            yield method, self._one(method, what)
 
     def _time_uncached(self) -> None:
         with self._work.counted() as done:
@@ -201,17 +207,17 @@ class _Heat:
         if not math.isinf(apart):
             self._doubt = (f"two uncached calls from one seed are {apart:.1f} dB apart: the pipeline's own noise",)
 
-    def _one(self, contender: Contender, what: str) -> Cell:
+    def _one(self, method: Method, what: str) -> Cell:
         whose: dict[str, Any] = {
-            "family": contender.family,
-            "label": contender.label,
-            "settings": contender.settings(),
+            "family": method.family,
+            "label": method.label,
+            "settings": method.settings(),
             "prompt": self._request.prompt,
             "seed": self._request.seed,
         }
         try:
-            with contender.at_work(self._pipe) as seen, self._work.counted() as done:
-                made = call(self._pipe, contender.request(self._request), what, self._on_progress)
+            with method.at_work(self._pipe) as seen, self._work.counted() as done:
+                made = call(self._pipe, method.request(self._request), what, self._on_progress)
         except BWCacheError as error:
             return Cell(**whose, failed=str(error))
         return Cell(**whose, **self._figures(made, seen, done()))
@@ -259,20 +265,20 @@ def _warm_up(pipe: Any, request: Request, on_progress: OnProgress | None) -> Blo
 
 
 def _rehearse(
-    pipe: Any, contenders: Sequence[Contender], request: Request, known: set[str], on_progress: OnProgress | None
+    pipe: Any, methods: Sequence[Method], request: Request, known: set[str], on_progress: OnProgress | None
 ) -> set[str]:
     """A short call under the first of each family that can be shortened: kernels are built at their first use."""
-    families = {one.family: one for one in reversed(contenders) if one.family not in known}
-    for family, contender in families.items():
-        few = contender.rehearsal(dataclasses.replace(request, steps=min(request.steps, WARMUP_STEPS)))
+    families = {one.family: one for one in reversed(methods) if one.family not in known}
+    for family, method in families.items():
+        few = method.rehearsal(dataclasses.replace(request, steps=min(request.steps, WARMUP_STEPS)))
         if few is not None:
-            with contextlib.suppress(BWCacheError), contender.at_work(pipe):
+            with contextlib.suppress(BWCacheError), method.at_work(pipe):
                 call(pipe, few, f"warm-up under {family}", on_progress)
     return set(families)
 
 
-def _key(contender: Contender, unit: Unit) -> tuple[Any, ...]:
-    return contender.family, contender.settings(), unit.prompt, unit.seed
+def _key(method: Method, video: Video) -> tuple[Any, ...]:
+    return method.family, method.settings(), video.prompt, video.seed
 
 
 def _infinite(value: float | None) -> bool:

@@ -11,7 +11,7 @@ from torch import nn
 PLAIN = (str, bytes, int, float, bool, complex, type(None), torch.dtype, torch.device, type)
 
 
-class Held:
+class KeptBytes:
     """Looks at a peer's state after forwards, at fewer and fewer of them: a look costs time that is measured.
 
     Looks come after the forwards 1, 2, 3, 4, 6, 8, 11, 15, …: a dozen in a run. What such caches hold grows at the

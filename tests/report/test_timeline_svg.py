@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from bwcache.core.trace import Trace
-from bwcache.report.strips import branches, columns, curve, heatmap, step_ticks
+from bwcache.report.timeline_svg import branches, columns, curve, heatmap, step_ticks
 from tests.report.comparisons import event, trace
 
 

@@ -12,14 +12,15 @@ from typing import Any
 
 from bwcache.core.trace import Trace
 from bwcache.engine import attach
-from bwcache.errors import NeverReused, SettingError, complaint
+from bwcache.errors import NeverReusedWarning, SettingError, complaint
+from bwcache.former_names import former_description
 from bwcache.measure.call import Request
 from bwcache.policies import Policy
 
 
 @dataclass
 class Seen:
-    """What a contender knows of its run once the call is over.
+    """What a method knows of its run once the call is over.
 
     Attributes:
         trace: every decision, where there is one.
@@ -32,7 +33,7 @@ class Seen:
     notes: tuple[str, ...] = ()
 
 
-class Contender(ABC):
+class Method(ABC):
     """A way to make the same video with less work. Settings only: nothing is kept from run to run."""
 
     @property
@@ -50,6 +51,11 @@ class Contender(ABC):
         inside = ", ".join(f"{name} {value}" for name, value in self.settings().items())
         return f"{self.family} ({inside})" if inside else self.family
 
+    @property
+    def former(self) -> tuple[str, dict[str, Any]] | None:
+        """Family and settings as the release before wrote them, where that was otherwise."""
+        return None
+
     def request(self, request: Request) -> Request:
         """What it asks of the pipeline in place of the full request."""
         return request
@@ -60,7 +66,7 @@ class Contender(ABC):
 
     @abstractmethod
     def at_work(self, pipe: Any) -> AbstractContextManager[Seen]:
-        """The pipeline with this contender on it; as it was before afterwards.
+        """The pipeline with this method on it; as it was before afterwards.
 
         Raises:
             BWCacheError: it cannot work on this pipeline; the text says why.
@@ -68,7 +74,7 @@ class Contender(ABC):
 
 
 @dataclass(frozen=True)
-class UnderPolicy(Contender):
+class UnderPolicy(Method):
     """One of this project's policies.
 
     Args:
@@ -98,6 +104,16 @@ class UnderPolicy(Contender):
         described.pop("name")
         return described
 
+    @property
+    def former(self) -> tuple[str, dict[str, Any]] | None:
+        """With the former names of the policy and its fields."""
+        now = self.policy.describe()
+        before = former_description(now)
+        if before == now:
+            return None
+        name = before.pop("name")
+        return (name if self.family == now["name"] else self.family), before
+
     def rehearsal(self, few: Request) -> Request | None:
         """A few steps: what the policy measures with is built at its first use."""
         return few
@@ -108,7 +124,7 @@ class UnderPolicy(Contender):
         seen = Seen()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("ignore")
-            warnings.simplefilter("always", category=NeverReused)
+            warnings.simplefilter("always", category=NeverReusedWarning)
             with attach(pipe, self.policy) as session:
                 yield seen
         seen.trace = session.trace
@@ -117,7 +133,7 @@ class UnderPolicy(Contender):
 
 
 @dataclass(frozen=True)
-class FewerSteps(Contender):
+class FewerSteps(Method):
     """No caching at all, only fewer steps: what every method has to beat.
 
     Args:

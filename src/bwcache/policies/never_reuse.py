@@ -13,7 +13,7 @@ from bwcache.policies.checks import expect, one_of, share
 
 
 @dataclass(frozen=True)
-class Compute(Policy[None]):
+class NeverReuse(Policy[None]):
     """Computes every step and keeps no feature: what the engine costs, where the blocks' time goes, what changes.
 
     Args:

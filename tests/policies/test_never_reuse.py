@@ -1,11 +1,11 @@
-"""`Compute` that measures: what BWCache would have measured, and nothing else changes."""
+"""`NeverReuse` that measures: what BWCache would have measured, and nothing else changes."""
 
 import pytest
 import torch
 
 import bwcache
 from bwcache.errors import SettingError
-from bwcache.policies import Compute
+from bwcache.policies import NeverReuse
 from tests import tiny
 
 
@@ -25,22 +25,22 @@ def run(model, policy=None):
             return sample(), session.trace
 
 
-@pytest.mark.parametrize(("measures", "token_sample"), [(1, 1), (0.5, 0.5), ("default", None)])
-@pytest.mark.filterwarnings("ignore::bwcache.NeverReused")
-def test_measures_as_bwcache_does(measures, token_sample):
+@pytest.mark.parametrize(("measures", "sample"), [(1, 1), (0.5, 0.5), ("default", None)])
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
+def test_measures_as_bwcache_does(measures, sample):
     model = tiny.wan_transformer()
     plain, _ = run(model)
-    computed, trace = run(model, Compute(measures))
-    _, expected = run(model, bwcache.BWCache(threshold=1e-12, token_sample=token_sample))
+    computed, trace = run(model, NeverReuse(measures))
+    _, expected = run(model, bwcache.BWCache(threshold=1e-12, sample=sample))
     assert torch.equal(computed, plain)
     assert [event.distances for event in trace.events] == [event.distances for event in expected.events]
     assert trace.events[1].indicator > 0
     assert {event.reason for event in trace.events} == {"never reuses with these settings"}
-    assert trace.meta["policy"] == {"name": "Compute", "measures": measures}
+    assert trace.meta["policy"] == {"name": "NeverReuse", "measures": measures}
 
 
 def test_measures_nothing_if_not_asked():
-    _, trace = run(tiny.wan_transformer(), Compute())
+    _, trace = run(tiny.wan_transformer(), NeverReuse())
     assert all(event.indicator is None and event.distances is None for event in trace.events)
     assert trace.peak_bytes == 0
 
@@ -48,4 +48,4 @@ def test_measures_nothing_if_not_asked():
 @pytest.mark.parametrize("measures", [0, -0.1, 1.5, "all", True, float("nan")])
 def test_shares_that_cannot_be(measures):
     with pytest.raises(SettingError, match="expected a share"):
-        Compute(measures)
+        NeverReuse(measures)
