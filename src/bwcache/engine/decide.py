@@ -125,6 +125,8 @@ def _doubt(run: Run, plan: Plan, step: Step, lane: Lane, site: Site, call: Call)
         return reasons.TOTAL_UNKNOWN
     if call.doubt is not None:
         return call.doubt
+    if site.keeps == "clean" and (call.level is None or not call.level.says_data):
+        return reasons.LEVEL_UNKNOWN
     slot = lane.slots.get(site.name)
     if slot is None or not slot.past:
         return lane.nothing_kept(site.name, step, plan.stack.name)

@@ -163,6 +163,8 @@ class Denoiser:
             if stack.skips is not None:
                 run.pass_over(step.branch, stack.skipped(args, kwargs))
             rows = WHOLE if call.is_one_row and call.host is None else self._layout(run, step.branch, call)
+            if self.plan.clean:
+                call.level = here.clock.level(call, step)
             groups = decide(run, self.plan, step, rows, call)
             if len(groups) == 1:
                 return self._run(run, groups[0], rows, call, inner)

@@ -125,6 +125,7 @@ def guesses(module: nn.Module, recording: Recording, time: str) -> Iterator[Bloc
             interleaved=in_turn,
             per_sample=False,
             guidance="separate",
+            prediction="unknown",
             module_prefix=type(module).__module__,
             sources="discovered",
         )

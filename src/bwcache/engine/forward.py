@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bwcache.core import Decision, Step
 from bwcache.core.decision import Action
-from bwcache.engine import reasons, timing
+from bwcache.engine import reasons, root, timing
 from bwcache.engine import returned as returned_values
 from bwcache.engine.batch import BatchLayout
 from bwcache.engine.clock import Call
@@ -261,7 +261,8 @@ class Forward:
         for stream, some in made.items():
             joined[stream] = some[0] if rows.is_whole else rows.joined(some)
         if place.kind == "root":
-            return self.lanes[0].returned.filled(_moved(call, joined, 1.0) if call.site.keeps == "residual" else joined)
+            frame = self.lanes[0].returned
+            return frame.filled(root.made(call.site.keeps, call.entered, self.begun.level, joined, frame.dtype))
         if call.site.keeps == "residual":
             joined = {stream: feature + call.entered[stream] for stream, feature in joined.items()}
         if len(place.streams) == 1:
@@ -279,6 +280,10 @@ class Forward:
             self.hidden = hidden
         predictor = self.plan.predictor
         if predictor is None or not self.keeps:
+            return
+        if not kept:  # clean latents that nobody can tell
+            for lane in self.lanes:
+                lane.slot(call.site.name).drop()
             return
         rows, checked = self.rows if self.rows.is_whole else rows_at(place, self.rows), call.action == "check"
         judged = self.plan.needs_errors or checked
@@ -300,7 +305,7 @@ class Forward:
         kept, frame = returned_values.taken_apart(returned)
         for lane in self.lanes:
             lane.returned = frame
-        return _moved(call, kept, -1.0) if call.site.keeps == "residual" and self.keeps else kept
+        return root.kept(call.site.keeps, call.entered, self.begun.level, kept) if self.keeps else kept
 
     def _streams(self, call: SiteCall, place: Place, returned: Any) -> dict[str, Tensor]:
         """What is kept of what the site's last place returned, for all lanes."""
@@ -491,22 +496,6 @@ def _signature(entered: dict[str, Any], rows: BatchLayout) -> Signature:
 def _copies(entered: dict[str, Any]) -> dict[str, Any]:
     """What a residual is taken from: a block may write into what enters it."""
     return {name: value.clone() if isinstance(value, Tensor) else value for name, value in entered.items()}
-
-
-def _moved(call: SiteCall, kept: dict[str, Tensor], by: float) -> dict[str, Tensor]:
-    """What a denoiser returned, its prediction moved by the latents; channels that only one of both has stay.
-
-    A model may predict a variance too, and take an image beside the latents.
-    """
-    name, latents = returned_values.prediction(kept), next(iter(call.entered.values()))
-    prediction = kept[name]
-    if prediction.shape == latents.shape:
-        return {**kept, name: prediction + latents if by > 0 else prediction - latents}
-    if prediction.ndim < 2 or prediction.shape[:1] + prediction.shape[2:] != latents.shape[:1] + latents.shape[2:]:
-        return kept
-    shared, moved = min(prediction.shape[1], latents.shape[1]), prediction.clone()
-    moved[:, :shared] += by * latents[:, :shared]
-    return {**kept, name: moved}
 
 
 def _device(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:

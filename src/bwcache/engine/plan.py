@@ -74,6 +74,7 @@ class Plan:
         holds: whether anything is held between steps: features, or what taps compare.
         predictor, probes, needs_total, needs_errors: the policy's; `history`: the predictor's.
         where: how events name each site: with its denoiser.
+        clean: whether a site keeps clean latents, so that the noise level is asked for.
     """
 
     stack: BlockStack
@@ -96,6 +97,7 @@ class Plan:
     needs_total: bool = field(init=False)
     needs_errors: bool = field(init=False)
     where: dict[str, str] = field(init=False)
+    clean: bool = field(init=False)
 
     def __post_init__(self) -> None:
         policy, predictor = self.policy, self.policy.feature_predictor
@@ -107,6 +109,7 @@ class Plan:
             "needs_total": policy.needs_total,
             "needs_errors": policy.needs_errors,
             "where": {site.name: f"{self.stack.name}/{site.name}" for site in self.sites},
+            "clean": self.keeps and any(site.keeps == "clean" for site in self.sites),
         }
         for name, value in facts.items():
             object.__setattr__(self, name, value)
@@ -147,7 +150,7 @@ class Plan:
         sites = _ordered(policy.sites(stack))
         for site in sites:
             _expect_outlines(stack, site)
-            _expect_kept(site)
+            _expect_kept(stack, site)
         taps = policy.taps(stack)
         samples = tuple(i for i, tap in enumerate(taps) if not policy.probes and _is_sample(tap))
         looks = tuple(i for i in range(len(taps)) if i not in samples)
@@ -305,10 +308,16 @@ def _expect_outlines(stack: BlockStack, site: Site) -> None:
     )
 
 
-def _expect_kept(site: Site) -> None:
-    if site.keeps not in ("output", "residual"):
-        expected = '"output" or "residual"; what else a site may keep is not carried yet'
-        raise AttachError(complaint(f"a site {site.name!r} that keeps {site.keeps!r}", expected, "keep one of these"))
+def _expect_kept(stack: BlockStack, site: Site) -> None:
+    found = f"a site {site.name!r} that keeps {site.keeps!r}"
+    if site.keeps not in ("output", "residual", "clean"):
+        expected = '"output", "residual" or "clean"; what else a site may keep is not carried yet'
+        raise AttachError(complaint(found, expected, "keep one of these"))
+    if site.keeps == "clean" and site.first.kind != "root":
+        raise AttachError(complaint(found, "the root: clean latents are told from what it predicts", "keep the output"))
+    if site.keeps == "clean" and stack.spec.prediction == "unknown":
+        found = f"clean latents to be kept of {stack.spec.model}, whose row does not say what it predicts"
+        raise AttachError(complaint(found, '"direct" or "negative"', 'keep "output", or say `prediction=` in its row'))
     enters = [stream.name for stream in (site.since or site.first).streams]
     strange = [name for name in site.streams if name not in enters]
     if site.keeps == "residual" and strange and site.last.kind != "root":

@@ -165,6 +165,7 @@ class Session:
         branch: str | tuple[str, ...] | None = None,
         sigma: float | None = None,
         noise: float | tuple[float, float] | None = None,
+        prediction: str | None = None,
     ) -> Iterator[None]:
         """Say where the forwards within stand: for programs that sample by themselves. What is None is found out.
 
@@ -177,12 +178,14 @@ class Session:
             sigma: noise level, as the scheduler names it.
             noise: share of noise in the latents before and after the step, 1..0 (sigma in flow matching, sigma /
                 (1 + sigma) elsewhere); one number: before it.
+            prediction: what the denoiser returns: "flow", "epsilon", "v" or "sample", at latents that enter it with
+                unit size where it is no flow. With it sigma is the share of noise in a flow, and else noise over data.
 
         Raises:
             SettingError: a value that cannot be meant.
         """
         clock = self.here.clock
-        before, clock.host = clock.host, HostStep(index, total, branch, sigma, noise)
+        before, clock.host = clock.host, HostStep(index, total, branch, sigma, noise, prediction)
         try:
             yield
         finally:

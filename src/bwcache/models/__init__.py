@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from bwcache.former_names import exported
 from bwcache.models.resolution import denoisers, resolve
 from bwcache.models.spec import BlockList, BlockSpec, Idle, Part
-from bwcache.models.stack import BlockStack, Place, Site, Tap
+from bwcache.models.stack import BlockStack, Keeps, Place, Site, Tap
 from bwcache.models.streams import uncompiled
 from bwcache.models.table import row, supported
 
@@ -14,6 +14,7 @@ __all__ = [
     "BlockSpec",
     "BlockStack",
     "Idle",
+    "Keeps",
     "Part",
     "Place",
     "Site",

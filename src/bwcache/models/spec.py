@@ -122,6 +122,8 @@ class BlockSpec:
             replay too. A variant of the class may lack some.
         any_length: whether its pipelines make videos of any number of frames, whatever their autoencoder says.
         guidance: how its pipelines run classifier-free guidance.
+        prediction: whether what it returns is "direct"ly what the scheduler is told, the "negative" of it, or it is
+            "unknown", or not the same in all of its pipelines.
         pipelines: class names of the pipelines it was read in.
         module_prefix: how the module that defines the class begins; a class of the same name from elsewhere is another
             model.
@@ -147,6 +149,7 @@ class BlockSpec:
     idle: tuple[str | Idle, ...] = ()
     any_length: bool = False
     guidance: Guidance = "separate"
+    prediction: Literal["direct", "negative", "unknown"] = "direct"
     pipelines: tuple[str, ...] = ()
     module_prefix: str = "diffusers."
     sources: str = "diffusers 0.42.1"

@@ -14,6 +14,7 @@ from bwcache.engine.clock.context import Context
 from bwcache.engine.clock.host import HostStep
 from bwcache.engine.clock.host_timesteps import HostTimesteps
 from bwcache.engine.clock.latents import LatentsSample
+from bwcache.features.noise_level import NoiseLevel
 from bwcache.models import BlockStack
 
 PLAIN = (Tensor, Parameter)
@@ -48,6 +49,7 @@ class Call:
         jumped: whether its latents are of something else than those of its branch a step before, once it is asked for.
         kind: what kind of latents each lane has, once the lanes are known.
         doubt: why nothing older may be used in it, or None.
+        level: the noise level of its latents, where the plan asks for it and it is known.
         is_one_row: whether its batch has one row, or that cannot be told.
         inputs: all that shapes inside the denoiser can depend on, where somebody wants to know it.
     """
@@ -83,6 +85,7 @@ class Call:
         self.jumped: bool | None = None
         self.kind: object = None
         self.doubt: str | None = None
+        self.level: NoiseLevel | None = None
         self.inputs: Inputs | None = None
         self.is_one_row = self.latents is None or len(self.latents) == 1
 
@@ -94,7 +97,7 @@ class Call:
     def with_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """Return the same forward on other arguments."""
         made = Call(self.stack, args, kwargs)
-        made.kind, made.doubt = self.kind, self.doubt
+        made.kind, made.doubt, made.level = self.kind, self.doubt, self.level
         return made
 
     def note_inputs(self) -> Inputs | None:

@@ -25,10 +25,12 @@ from bwcache.engine.clock.context import Context
 from bwcache.engine.clock.counter import CounterSignal
 from bwcache.engine.clock.host import HostStep
 from bwcache.engine.clock.host_timesteps import HostTimesteps
+from bwcache.engine.clock.level import level_of, said_by_host
 from bwcache.engine.clock.progress import Progress
 from bwcache.engine.clock.said import ContextSignal, HostSignal, Said
 from bwcache.engine.clock.schedule import Loop, Schedule
 from bwcache.engine.clock.signal import ANOTHER_RUN, Signal
+from bwcache.features.noise_level import NoiseLevel
 
 SIGNALS: tuple[type[Signal], ...] = (HostSignal, ContextSignal, CounterSignal, ChangeSignal)
 """In order of trust; the last one always tells something."""
@@ -67,6 +69,13 @@ class Clock:
         self._signal: Signal = ChangeSignal()
         self._progress: Progress | None = None
         self._jumps = 0
+
+    def level(self, call: Call, step: Step) -> NoiseLevel | None:
+        """Return the noise level of the forward that ticked last, and what is predicted there; None: nobody says it."""
+        if call.host is not None and call.host.prediction is not None:
+            return said_by_host(call.host.prediction, step.sigma)
+        schedule = self._progress.schedule if self._progress else None
+        return None if schedule is None else level_of(schedule.scheduler, call.stack.spec, step)
 
     @property
     def source(self) -> str:

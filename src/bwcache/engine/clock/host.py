@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bwcache.errors import SettingError, complaint
+from bwcache.features.noise_level import PREDICTS
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class HostStep:
             kept for itself, whether they come together or in forwards of their own.
         sigma: noise level, as the scheduler names it.
         noise: share of noise in the latents before and after this step, 1..0; one number: before it.
+        prediction: what the denoiser returns: "flow", "epsilon", "v" or "sample".
 
     Raises:
         SettingError: a value that cannot be meant.
@@ -31,6 +33,7 @@ class HostStep:
     branch: str | tuple[str, ...] | None = None
     sigma: float | None = None
     noise: float | tuple[float, float] | None = None
+    prediction: str | None = None
 
     def __post_init__(self) -> None:
         _expect_count("index", self.index, 0)
@@ -48,6 +51,8 @@ class HostStep:
             raise _wrong(f"noise {self.noise!r}", "shares from 1 to 0", "pass (before, after) the step")
         if self.sigma is not None and not _is_number(self.sigma):
             raise _wrong(f"sigma {self.sigma!r}", "a number", "pass the scheduler's sigma of this step")
+        if self.prediction not in (None, *PREDICTS):
+            raise _wrong(f"prediction {self.prediction!r}", f"one of {', '.join(PREDICTS)}", "name what it returns")
 
     @property
     def branches(self) -> tuple[str, ...]:

@@ -19,11 +19,13 @@ class Schedule:
         timesteps: as the scheduler names them, in sampling order.
         sigmas: of the same steps, or None where it has none.
         noises: share of noise at each step and after the last one, or None where the scheduler does not say it.
+        scheduler: which says all this.
     """
 
     timesteps: tuple[float, ...]
     sigmas: tuple[float, ...] | None
     noises: tuple[float, ...] | None = None
+    scheduler: Any = None
 
     @classmethod
     def read(cls, scheduler: Any, begin: int) -> Schedule | None:
@@ -38,7 +40,7 @@ class Schedule:
         end = max(end, begin + 1)
         times = tuple(float(t) for t in timesteps[begin:end].tolist())
         noises = noise.shares(scheduler, times, sigmas, begin)
-        return cls(times, None if sigmas is None else tuple(float(s) for s in sigmas[begin:end]), noises)
+        return cls(times, None if sigmas is None else tuple(float(s) for s in sigmas[begin:end]), noises, scheduler)
 
 
 def _ends_without_noise(scheduler: Any, sigmas: Sequence[float] | None) -> bool:
