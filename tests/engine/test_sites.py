@@ -300,7 +300,6 @@ def test_each_tap_keeps_its_own_past_and_looks_where_and_how_it_is_told() -> Non
         ),
         (lambda stack: (stack.whole(), stack.whole()), "cross"),
         (lambda stack: (stack.site(stack.parts("self")[0], stack.parts("ffn")[0]),), "one place, or a run of blocks"),
-        (lambda stack: (stack.site(stack.root, keeps="clean"),), "not carried yet"),
         (lambda stack: (stack.site(stack.root, keeps="beside", beside="cond"),), "not carried yet"),
     ],
 )

@@ -65,7 +65,7 @@ def predicted_by(scheduler: Any) -> Predicts | None:
         return None
     if name in FLOW:
         return "flow"
-    says = _NAMES.get(getattr(scheduler.config, "prediction_type", None))
+    says = _NAMES.get(str(getattr(scheduler.config, "prediction_type", None)))
     if name in EITHER:
         return says if (says == "flow") == bool(scheduler.config.use_flow_sigmas) else None
     return says if name in (*SCALED, *BY_TIME) and says != "flow" else None

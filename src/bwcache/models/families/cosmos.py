@@ -10,6 +10,7 @@ ROWS = (
         "CosmosTransformer3DModel",
         (BlockList("transformer_blocks", parts=SELF_CROSS),),
         named={"time": "time_embed[1]", "modulated": after_norm("transformer_blocks")},
+        prediction="unknown",
         pipelines=(
             "CosmosTextToWorldPipeline",
             "CosmosVideoToWorldPipeline",

@@ -82,6 +82,7 @@ ROWS = (
             BlockList("single_transformer_blocks", TEXT_HIDDEN, parts={"joint": "attn", "ffn": Part("ff", X)}),
         ),
         named={"time": "timestep_embedder"},
+        prediction="unknown",
         idle=(
             "pos_embed",
             "early_stream_modulations",

@@ -24,6 +24,7 @@ ROWS = (
         ),
         named={"time": "time_caption_embed", "modulated": after_norm("layers")},
         guidance="batched",
+        prediction="negative",
         pipelines=("LuminaPipeline",),
         idle=("patch_embedder.proj",),
     ),
@@ -31,6 +32,7 @@ ROWS = (
         "Lumina2Transformer2DModel",
         (BlockList("layers", parts={"joint": "attn", "ffn": Part("feed_forward", X)}),),
         named={"time": "time_caption_embed[0]", "modulated": after_norm("layers")},
+        prediction="negative",
         pipelines=("Lumina2Pipeline",),
     ),
     BlockSpec(
@@ -42,6 +44,7 @@ ROWS = (
         named={"time": "t_embedder"},
         timestep="t",
         guidance="batched",
+        prediction="negative",
         pipelines=(
             "ZImagePipeline",
             "ZImageImg2ImgPipeline",

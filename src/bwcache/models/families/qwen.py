@@ -55,6 +55,7 @@ ROWS = (
         "NucleusMoEImageTransformer2DModel",
         (BlockList("transformer_blocks", parts={"joint": "attn", "ffn": "img_mlp"}),),
         named={"time": "time_text_embed", "modulated": "transformer_blocks.0.img_mod"},
+        prediction="negative",
         pipelines=("NucleusMoEImagePipeline",),
         idle=("pos_embed", "txt_norm", "img_in"),
     ),

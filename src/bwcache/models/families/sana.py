@@ -37,6 +37,7 @@ ROWS = (
         measured="x",
         named={"time": "t_embedder", "modulated": "t_block"},
         guidance="batched",
+        prediction="unknown",
         pipelines=("SanaWMPipeline",),
         idle=("attention_y_norm", "t_block", "x_embedder", "y_embedder", "plucker_embedder", "rope"),
     ),

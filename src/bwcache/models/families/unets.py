@@ -99,7 +99,7 @@ ROWS = (
     ),
     IMAGE,
     # derives from it, and embeds the text by itself
-    replace(IMAGE, model="DreamLiteUNetModel", pipelines=(), idle=_EMBEDDINGS),
+    replace(IMAGE, model="DreamLiteUNetModel", prediction="unknown", pipelines=(), idle=_EMBEDDINGS),
     # unconditional, of small pictures
     replace(
         IMAGE,

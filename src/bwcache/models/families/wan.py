@@ -78,6 +78,7 @@ ROWS = (
         (BlockList("blocks", parts={"self": "self_attn", "cross": "cross_attn", "ffn": Part("ffn", ("input",))}),),
         named={"time": "time_embedding", "modulated": "time_projection"},
         cache_fill_flags=("kv_cache_mode=extract",),
+        prediction="unknown",
         per_sample=False,
     ),
     replace(
