@@ -21,7 +21,11 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {"shift": 3.0}) for name in FLOW),
     ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}),
     *((name, {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}) for name in EITHER),
-    *((name, {"prediction_type": kind}) for name in (*EITHER, *SCALED, *BY_TIME) for kind in ("epsilon", "v_prediction")),
+    *(
+        (name, {"prediction_type": kind})
+        for name in (*EITHER, *SCALED, *BY_TIME)
+        for kind in ("epsilon", "v_prediction")
+    ),
     ("DDIMScheduler", {"prediction_type": "sample"}),
     ("DDIMScheduler", {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}),
     ("EulerDiscreteScheduler", {"use_karras_sigmas": True}),
@@ -41,7 +45,8 @@ def steps_of(made: Any) -> list[Step]:
     assert schedule is not None
     sigmas = schedule.sigmas or (None,) * len(schedule.timesteps)
     return [
-        Step(0, i, None, time, sigma, "cond") for i, (time, sigma) in enumerate(zip(schedule.timesteps, sigmas, strict=True))
+        Step(0, i, None, time, sigma, "cond")
+        for i, (time, sigma) in enumerate(zip(schedule.timesteps, sigmas, strict=True))
     ]
 
 
@@ -68,7 +73,9 @@ def test_it_is_what_the_scheduler_itself_makes_of_data_and_noise(name: str, conf
         torch.testing.assert_close(level.signal * DATA + level.noise * NOISE, noised(made, i), rtol=1e-4, atol=1e-4)
 
 
-ESTIMATES = [each for each in VARIANTS if each[0] in ("DDIMScheduler", "EulerDiscreteScheduler", "CogVideoXDDIMScheduler")]
+ESTIMATES = [
+    each for each in VARIANTS if each[0] in ("DDIMScheduler", "EulerDiscreteScheduler", "CogVideoXDDIMScheduler")
+]
 CONVERTS = [each for each in VARIANTS if each[0] in ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler")]
 
 

@@ -37,7 +37,9 @@ def written(kind: Predicts, signal: float, noise: float) -> Any:
 @each_kind
 @pytest.mark.parametrize("share", [0.9, 0.5, 0.02])
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_a_perfect_prediction_is_the_data_and_the_data_the_prediction(kind: Predicts, share: float, sign: float) -> None:
+def test_a_perfect_prediction_is_the_data_and_the_data_the_prediction(
+    kind: Predicts, share: float, sign: float
+) -> None:
     signal, noise = mixed(kind, share)
     level = NoiseLevel.of_share(kind, share, sign)
     assert (level.signal, level.noise) == pytest.approx((signal, noise))
@@ -53,7 +55,9 @@ def test_an_estimate_kept_at_one_level_is_what_is_predicted_at_another(kind: Pre
     far, near = NoiseLevel.of_share(kind, 0.8), NoiseLevel.of_share(kind, 0.3)
     latents = [torch.tensor(level.signal * DATA + level.noise * NOISE) for level in (far, near)]
     kept = far.clean(latents[0], torch.tensor(written(kind, far.signal, far.noise)))
-    np.testing.assert_allclose(near.predicted(latents[1], kept).numpy(), written(kind, near.signal, near.noise), atol=1e-9)
+    np.testing.assert_allclose(
+        near.predicted(latents[1], kept).numpy(), written(kind, near.signal, near.noise), atol=1e-9
+    )
 
 
 @each_kind

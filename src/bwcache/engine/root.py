@@ -31,7 +31,7 @@ def kept(
 def made(
     keeps: Keeps, entered: Mapping[str, Any], level: NoiseLevel | None, found: dict[str, Tensor], dtype: Any
 ) -> dict[str, Tensor]:
-    """Return the reverse of `kept`: what the root would return at these latents, a prediction from clean ones as `dtype`."""
+    """Return the reverse of `kept`: what the root would return now; a prediction made of clean latents as `dtype`."""
     if keeps == "residual":
         return _changed(found, entered, lambda latents, prediction: prediction + latents) or found
     if keeps == "clean" and level is not None:

@@ -1,4 +1,4 @@
-"""The noise level of a step as the denoiser sees it, and what it predicts there: from the scheduler that drives the run.
+"""The noise level of a step as the denoiser sees it, and what it predicts there: as the scheduler of the run has it.
 
 Known of the schedulers whose text was read, and of those alone: another one may scale what enters the denoiser, or mean
 something else by its sigmas.
@@ -21,7 +21,7 @@ EITHER = (
     "DPMSolverSinglestepScheduler",
     "UniPCMultistepScheduler",
 )
-"""Their sigmas are shares of noise with `use_flow_sigmas`, else noise over data; what enters the denoiser has unit size."""
+"""Shares of noise with `use_flow_sigmas`, else noise over data; what enters the denoiser has unit size."""
 
 SCALED = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler")
 """Their sigmas are noise over data, and they scale what enters the denoiser to unit size."""
