@@ -18,12 +18,15 @@ class Decision:
         reason: in words; what stands before the first bracket is its kind.
         value: the number it rests on (dimensionless), or None; it goes into the trace.
         how: the predictor that makes the feature, for this reuse alone; None for the policy's own.
+        at: of a root that keeps clean latents and is computed: the share of noise, 1..0 as `Step.noise`, at which it is
+            evaluated; None: where it is called. What cannot be mapped is evaluated in place, and its reason says why.
     """
 
     action: Action
     reason: str
     value: float | None = None
     how: Any = None
+    at: float | None = None
 
     @property
     def reuses(self) -> bool:
@@ -31,9 +34,9 @@ class Decision:
         return self.action == "reuse"
 
 
-def compute(reason: str, value: float | None = None) -> Decision:
-    """Return the decision to run the site."""
-    return Decision("compute", reason, value)
+def compute(reason: str, value: float | None = None, at: float | None = None) -> Decision:
+    """Return the decision to run the site, a denoiser perhaps `at` another noise level."""
+    return Decision("compute", reason, value, None, at)
 
 
 def reuse(reason: str, value: float | None = None, how: Any = None) -> Decision:

@@ -46,6 +46,7 @@ class Event:
         error: relative L1 error that the prediction of this computed feature would have had (dimensionless), where
             the policy asks for it.
         value: the number that the decision rests on, in the unit of its policy; None where there is none.
+        evaluated_at: the share of noise, 1..0, at which a denoiser was evaluated; None: where it was called.
     """
 
     run: int
@@ -64,6 +65,7 @@ class Event:
     sample: int | None = None
     error: float | None = None
     value: float | None = None
+    evaluated_at: float | None = None
 
     @classmethod
     def at(cls, step: Step, **values: Any) -> Event:
@@ -292,7 +294,7 @@ _ROW = {
     "action": Kind("compute or reuse", lambda value: isinstance(value, str) and value in ("compute", "reuse")),
 }
 _ROW_MORE = {
-    **dict.fromkeys(("indicator", "seconds", "indicator_seconds", "error", "value"), maybe(_REAL)),
+    **dict.fromkeys(("indicator", "seconds", "indicator_seconds", "error", "value", "evaluated_at"), maybe(_REAL)),
     "distances": maybe(_REALS),
     "sample": maybe(WHOLE),
 }

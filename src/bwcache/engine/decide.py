@@ -62,7 +62,7 @@ def decide(run: Run, plan: Plan, step: Step, rows: BatchLayout, call: Call) -> l
         return [Group(steps, tuple(lanes), decided)]
     alike: dict[tuple[str, ...], list[int]] = {}
     for i, found in enumerate(decided):
-        alike.setdefault(tuple(f"{site} {each.action}" for site, each in found.items()), []).append(i)
+        alike.setdefault(tuple(f"{site} {each.action} {each.at}" for site, each in found.items()), []).append(i)
     return sorted(
         (
             Group(tuple(steps[i] for i in some), tuple(lanes[i] for i in some), [decided[i] for i in some], tuple(some))

@@ -14,6 +14,7 @@ from bwcache.engine.batch import WHOLE, BatchLayout
 from bwcache.engine.clock import Call
 from bwcache.engine.compiled import CompiledDenoiser, is_within
 from bwcache.engine.decide import Group, decide
+from bwcache.engine.elsewhere import Elsewhere
 from bwcache.engine.forward import Forward, RunAgain
 from bwcache.engine.idle import IdleCalls, IdleModules
 from bwcache.engine.plan import Plan, Spot
@@ -202,7 +203,8 @@ class Denoiser:
                 if plan.root is None:
                     returned = inner(*call.args, **call.kwargs)
                 else:
-                    returned = forward(plan.root, inner, call.args, call.kwargs)
+                    run_root = Elsewhere(forward, here.clock, inner) if plan.clean else inner
+                    returned = forward(plan.root, run_root, call.args, call.kwargs)
                 if idle is None or not idle.skipped or (forward.calls and not idle.was_read(returned)):
                     break
             except RunAgain:

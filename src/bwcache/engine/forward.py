@@ -420,7 +420,7 @@ class Forward:
     ) -> None:
         """One row; where its numbers are still to come, or the policy is to be told, it is waited for."""
         plan, run, site, decided = self.plan, self.run, call.site, call.decisions[j]
-        place = run.note(step, plan.where[site.name], call.action, decided.reason, decided.value)
+        place = run.note(step, plan.where[site.name], call.action, decided.reason, decided.value, decided.at)
         if call.action == "reuse" and not self.timed:
             return
         kept = numbers or Numbers()

@@ -165,7 +165,15 @@ class Run:
         slot.push(signature, step, streams, history)
         return True
 
-    def note(self, step: Step, site: str, action: Action, reason: str, value: float | None = None) -> int:
+    def note(
+        self,
+        step: Step,
+        site: str,
+        action: Action,
+        reason: str,
+        value: float | None = None,
+        evaluated_at: float | None = None,
+    ) -> int:
         """Append a row; return its place."""
         event = Event(
             step.run,
@@ -179,6 +187,7 @@ class Run:
             reason,
             sample=step.sample,
             value=value,
+            evaluated_at=evaluated_at,
         )
         events = self.trace.events
         events.append(event)

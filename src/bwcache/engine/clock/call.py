@@ -98,6 +98,7 @@ class Call:
         """Return the same forward on other arguments."""
         made = Call(self.stack, args, kwargs)
         made.kind, made.doubt, made.level = self.kind, self.doubt, self.level
+        made.scheduler, made.host = self.scheduler, self.host
         return made
 
     def note_inputs(self) -> Inputs | None:

@@ -6,9 +6,15 @@ something else by its sigmas.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from bwcache.core import Step
+from bwcache.engine.clock.call import Call
+from bwcache.engine.clock.caller import Caller
 from bwcache.features.noise_level import PREDICTS, NoiseLevel, Predicts
 from bwcache.models import BlockSpec
 
@@ -85,3 +91,72 @@ def said_by_host(predicts: str, sigma: float | None) -> NoiseLevel | None:
     if sigma is None:
         return None
     return NoiseLevel.of_share(kind, sigma if kind == "flow" else sigma / (1 + sigma))
+
+
+def retimed(call: Call, caller: Caller, step: Step, here: NoiseLevel, to: NoiseLevel) -> tuple[Any, NoiseLevel] | str:
+    """Return the time argument of a forward at another noise level, and that level; or why there is none.
+
+    A scheduler that counts training steps has a level for each whole one: the nearest is taken. Reads the device.
+
+    Args:
+        call: the forward.
+        caller: knows what the pipeline says around it.
+        step: where it stands.
+        here: its own level.
+        to: the other one.
+    """
+    scheduler, argument = call.scheduler, call.time.argument
+    if predicted_by(scheduler) is None:
+        return "its scheduler is not known"
+    if _draws(scheduler) or caller.says(call.stack.module, "eta"):
+        return "its scheduler adds new noise"
+    if call.time.entries not in (1, len(call.latents) if call.latents is not None else 1):
+        return "each token or frame has a time of its own"
+    now, then = _time_at(scheduler, here), _time_at(scheduler, to)
+    if now is None or then is None or step.timestep is None or abs(now[0] - step.timestep) > 1:
+        return "which time a noise level has is not known"
+    forms = [form for form in _forms(scheduler) if _is_near(form(step.timestep), argument)]
+    if len(forms) != 1 and call.time.place is None:  # in the middle 500 is 1000 - 500; a view of the list is the first
+        return "how its time argument is told from the scheduler's is not known"
+    value = forms[0](then[0])
+    if isinstance(argument, Tensor):
+        whole = not argument.is_floating_point()
+        return torch.full_like(argument, round(value) if whole else value), then[1]
+    return type(argument)(value), then[1]
+
+
+def _draws(scheduler: Any) -> bool:
+    """Whether a scheduler adds new noise in each step: then latents do not go on as they came."""
+    config = scheduler.config
+    algorithm = str(getattr(config, "algorithm_type", ""))
+    stochastic = bool(getattr(config, "stochastic_sampling", False)) or algorithm.startswith("sde")
+    return stochastic or type(scheduler).__name__ in DRAWS
+
+
+def _time_at(scheduler: Any, level: NoiseLevel) -> tuple[float, NoiseLevel] | None:
+    """The scheduler's time of a noise level, and the level at which that really is."""
+    config = scheduler.config
+    if level.predicts == "flow":
+        sigma = level.signal if getattr(config, "invert_sigmas", False) else level.noise
+        time = sigma * config.num_train_timesteps
+        return (time if scheduler.timesteps.is_floating_point() else int(time)), level
+    if getattr(config, "timestep_type", "discrete") != "discrete":
+        return None
+    alphas = scheduler.alphas_cumprod
+    time = int((alphas - level.signal**2).abs().argmin())
+    signal = float(alphas[time])
+    return time, NoiseLevel(level.predicts, signal**0.5, (1 - signal) ** 0.5, level.sign)
+
+
+def _forms(scheduler: Any) -> tuple[Callable[[float], float], ...]:
+    """How pipelines hand a time on."""
+    most = scheduler.config.num_train_timesteps
+    return (lambda t: t, lambda t: most - t, lambda t: t / most, lambda t: 1 - t / most)
+
+
+def _is_near(value: float, argument: Any) -> bool:
+    """Whether all entries of a time argument are this number, as far as its type can tell."""
+    low, high = (argument.min().item(), argument.max().item()) if isinstance(argument, Tensor) else (argument, argument)
+    rounded = isinstance(argument, Tensor) and argument.dtype in (torch.bfloat16, torch.float16)
+    off = abs(value) / (256 if rounded else 1e5) + 1e-4
+    return low == high and abs(value - low) <= off
