@@ -309,3 +309,9 @@ def test_decisions() -> None:
     assert not compute("c").reuses
     with pytest.raises(AttributeError):
         compute("c").reason = "d"  # type: ignore[misc]
+
+
+def test_a_check_and_where_a_denoiser_was_evaluated_can_be_read_back(tmp_path: Path) -> None:
+    trace = Trace(events=[event_of(0, "compute", evaluated_at=0.25), event_of(1, "check")])
+    trace.to_jsonl(tmp_path / "t.jsonl")
+    assert Trace.from_jsonl(tmp_path / "t.jsonl") == trace

@@ -211,7 +211,7 @@ IN_PLACE: dict[str, tuple[Case, str]] = {
 @pytest.mark.parametrize("name", IN_PLACE)
 def test_what_cannot_be_mapped_is_evaluated_in_place_and_says_so(name: str) -> None:
     case, why = IN_PLACE[name]
-    in_place, plain = run(case, Ahead(share=lambda seen, halves: None))
+    in_place, _ = run(case, Ahead(share=lambda seen, halves: None))
     made, trace = run(case, Ahead())
     assert torch.equal(made, in_place)
     said = {event.step: event.reason for event in trace.events}
@@ -260,7 +260,10 @@ def test_samples_that_are_evaluated_elsewhere_each_are_what_they_are_alone() -> 
     assert len(set(places)) == 2
     for i, halves in enumerate((1, 2)):
         alone, _ = run(
-            case, Ahead({0: None, 1: None, 3: halves, 6: halves}), prompt_embeds=embeds[i : i + 1], latents=latents[i : i + 1]
+            case,
+            Ahead({0: None, 1: None, 3: halves, 6: halves}),
+            prompt_embeds=embeds[i : i + 1],
+            latents=latents[i : i + 1],
         )
         torch.testing.assert_close(both[i : i + 1], alone, rtol=1e-4, atol=1e-4)
 

@@ -17,6 +17,9 @@ from tests.tiny import noise
 STEPS = 6
 DATA, NOISE = noise(1, 2, 4, seed=1), noise(1, 2, 4, seed=2)
 ROW = BlockSpec("Any", ())
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers
+
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {"shift": 3.0}) for name in FLOW),
     ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}),

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from bwcache.core.decision import Action
 from bwcache.core.files import parse_json, write_text
@@ -37,7 +37,7 @@ class Event:
     Attributes:
         run, step, total, timestep, sigma, branch, sample: as in `Step` (step is its index).
         site: what was computed or reused as one, such as "transformer/stack".
-        action: "compute" or "reuse".
+        action: "compute", "reuse" or "check".
         reason: why, in words.
         indicator: mean of `distances` (Eq. 7 of the paper, dimensionless); None on reuse and on a first computation.
         distances: relative L1 change of each tapped block (Eq. 5, dimensionless).
@@ -291,7 +291,7 @@ _ROW = {
     "total": maybe(count(0, MOST_STEPS)),
     **dict.fromkeys(("timestep", "sigma"), maybe(_REAL)),
     **dict.fromkeys(("branch", "site", "reason"), TEXT),
-    "action": Kind("compute or reuse", lambda value: isinstance(value, str) and value in ("compute", "reuse")),
+    "action": Kind("compute, reuse or check", lambda value: isinstance(value, str) and value in get_args(Action)),
 }
 _ROW_MORE = {
     **dict.fromkeys(("indicator", "seconds", "indicator_seconds", "error", "value", "evaluated_at"), maybe(_REAL)),
