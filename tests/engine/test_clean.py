@@ -222,7 +222,7 @@ class Foretelling(Placed):
         return self.predictor  # type: ignore[attr-defined]
 
 
-@pytest.mark.filterwarnings("ignore::bwcache.NeverReused")
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 def test_an_unknown_scheduler_is_computed_and_says_so() -> None:
     class Own(FlowMatchEulerDiscreteScheduler):
         """Whatever it does."""
@@ -235,7 +235,7 @@ def test_an_unknown_scheduler_is_computed_and_says_so() -> None:
     assert session.trace.peak_bytes == 0
 
 
-@pytest.mark.filterwarnings("ignore::bwcache.NeverReused")
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 def test_a_bare_module_of_which_nobody_says_the_level_is_computed() -> None:
     module = tiny.wan_transformer()
     with bwcache.attach(module, policy(), steps=3) as session, torch.no_grad():
