@@ -16,15 +16,15 @@ from tests.conformance.test_pipelines import each_pipeline
 from tests.zoo.kinds import Pipeline
 
 
-def weights(told: Tensor, returned: list[Tensor]) -> float | None:
+def weights(told: Tensor, returned: list[Tensor]) -> list[float] | None:
     """Of which sum of a step's predictions it is that the scheduler is told: guidance weighs them with 1 in all."""
     rows = [part for one in returned for part in one.chunk(max(1, len(one) // len(told)))]
     if any(part.shape != told.shape for part in rows):
         return None  # packed, or cut
     columns = torch.stack([part.flatten().double() for part in rows], 1)
-    found = torch.linalg.lstsq(columns, told.flatten().double()[:, None], driver="gelsd").solution
-    left = (columns @ found).flatten() - told.flatten()
-    return float(found.sum()) if left.norm() < 0.05 * told.double().norm() else None
+    found = torch.linalg.lstsq(columns, told.flatten().double()[:, None], driver="gelsd").solution.flatten()
+    left = columns @ found - told.flatten()
+    return found.tolist() if left.norm() < 0.05 * told.double().norm() else None
 
 
 class Told(Exception):
@@ -35,13 +35,15 @@ class Told(Exception):
 def test_the_scheduler_is_told_what_the_row_says(case: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = case.build()
     returned: list[Tensor] = []
-    found: list[float | None] = []
+    found: list[list[float] | None] = []
+    forwards: list[int] = []
     for module in denoisers(pipe).values():
         module.register_forward_hook(lambda *called: returned.append(next(iter(taken_apart(called[2])[0].values()))))
     step = pipe.scheduler.step
 
     def noted(told: Tensor, *args: Any, **kwargs: Any) -> Any:
         found.append(weights(told, returned) if returned else None)
+        forwards.append(len(returned))
         returned.clear()
         if len(found) == 2:
             raise Told
@@ -56,4 +58,7 @@ def test_the_scheduler_is_told_what_the_row_says(case: Pipeline, monkeypatch: py
         pytest.skip("the scheduler or the row does not say it, or another form of it is told")
     backwards = "per_token_timesteps" in str(case.call) or case.name == "LTXConditionPipeline"
     sign = {"direct": 1.0, "negative": -1.0}[said.pop()] * (-1.0 if backwards else 1.0)
-    assert found[1] == pytest.approx(sign, abs=0.02)
+    assert sum(found[1]) == pytest.approx(sign, abs=0.02)
+    order = rows[0].branches if rows[0] else ()
+    if len(found[1]) == 2 and forwards[1] == 1 and order:  # both branches in one forward: the conditional one is added
+        assert order[0 if sign * found[1][0] > 0 else 1] == "cond"

@@ -300,7 +300,8 @@ def test_each_tap_keeps_its_own_past_and_looks_where_and_how_it_is_told() -> Non
         ),
         (lambda stack: (stack.whole(), stack.whole()), "cross"),
         (lambda stack: (stack.site(stack.parts("self")[0], stack.parts("ffn")[0]),), "one place, or a run of blocks"),
-        (lambda stack: (stack.site(stack.root, keeps="beside", beside="cond"),), "not carried yet"),
+        (lambda stack: (stack.site(stack.root, keeps="beside"),), "a branch to stand beside"),
+        (lambda stack: (stack.site(stack.root, beside="cond"),), "a branch to stand beside"),
     ],
 )
 def test_sites_that_cannot_be_are_refused(sites: Callable[[BlockStack], tuple[Site, ...]], said: str) -> None:

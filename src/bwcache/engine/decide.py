@@ -127,6 +127,12 @@ def _doubt(run: Run, plan: Plan, step: Step, lane: Lane, site: Site, call: Call)
         return call.doubt
     if site.keeps == "clean" and (call.level is None or not call.level.says_data):
         return reasons.LEVEL_UNKNOWN
+    if site.beside is not None:
+        if step.branch == site.beside:
+            return reasons.STANDS_BESIDE
+        other = run.lanes.get((site.beside, step.sample))
+        if other is None or other.visited != step.index:
+            return reasons.NOBODY_BESIDE
     slot = lane.slots.get(site.name)
     if slot is None or not slot.past:
         return lane.nothing_kept(site.name, step, plan.stack.name)

@@ -178,7 +178,7 @@ class Denoiser:
         """How the lanes lie in the batch: samples that decide for themselves, branches that the host names."""
         if not self._session.per_sample or self.plan.probes:
             return WHOLE
-        layout = run.layouts.of(call, branch, self._session.here.clock)
+        layout = run.layouts.of(call, branch, self._session.here.clock, self.plan.beside)
         if run.layouts.notes:
             run.trace.meta["samples"] = "; ".join(run.layouts.notes)
         return layout

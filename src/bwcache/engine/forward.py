@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bwcache.core import Decision, Step
 from bwcache.core.decision import Action
-from bwcache.engine import reasons, root, timing
+from bwcache.engine import beside, reasons, root, timing
 from bwcache.engine import returned as returned_values
 from bwcache.engine.batch import BatchLayout
 from bwcache.engine.clock import Call
@@ -241,6 +241,8 @@ class Forward:
         slot = lane.slots.get(site.name)
         if slot is not None and slot.past and slot.signature != signature:
             return Decision("compute", reasons.ANOTHER_SHAPE)
+        if site.beside is not None and found.action == "reuse" and not beside.value(self.run, site, self.steps[j]):
+            return Decision("compute", reasons.NOBODY_BESIDE)
         return found if slot is not None or found.action != "reuse" else Decision("compute", reasons.NOTHING_KEPT)
 
     def _replayed(self, call: SiteCall, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -254,8 +256,10 @@ class Forward:
             how = decided.how or self.plan.predictor
             assert isinstance(how, Predictor)
             how = how.given(errors.get((step.sample, where[name])))
+            other = beside.value(self.run, call.site, step) if call.site.beside else None
             for stream, past in slot.read().items():
-                made.setdefault(stream, []).append(how.predict(past, step))
+                value = how.predict(past, step)
+                made.setdefault(stream, []).append(value if other is None else value + other[stream])
         rows = self.rows if self.rows.is_whole else rows_at(place, self.rows)
         joined: dict[str, Any] = {}
         for stream, some in made.items():
@@ -287,10 +291,21 @@ class Forward:
             return
         rows, checked = self.rows if self.rows.is_whole else rows_at(place, self.rows), call.action == "check"
         judged = self.plan.needs_errors or checked
-        for j, (step, lane) in enumerate(zip(self.steps, self.lanes, strict=True)):
-            features: dict[str, Tensor] = {}
+        parts: list[dict[str, Tensor] | None] = []
+        for j in range(len(self.lanes)):
+            part: dict[str, Tensor] = {}
             for stream, feature in kept.items():
-                features[stream] = feature.detach() if rows.is_whole else rows.of(feature.detach(), j)
+                part[stream] = feature.detach() if rows.is_whole else rows.of(feature.detach(), j)
+            parts.append(part)
+        if call.site.beside is not None:
+            found = [part for part in parts if part is not None]
+            parts = beside.differences(self.run, call.site, call.signature, self.steps, self.lanes, found)
+        for step, lane, features in zip(self.steps, self.lanes, parts, strict=True):
+            if features is None:
+                lane.slot(call.site.name).drop()
+                call.finite.append(None)
+                call.errors.append(None)
+                continue
             fits = checked or self.run.keep(lane, call.site.name, call.signature, step, features, self.plan.history)
             call.finite.append(_sum(features) if fits and not checked else None)
             call.errors.append(self._predicted(predictor, step, lane, call, features) if fits and judged else None)

@@ -28,13 +28,14 @@ class Layouts:
         self._found: dict[tuple[Any, ...], BatchLayout] = {}
         self.notes: list[str] = []
 
-    def of(self, call: Call, branch: str, clock: Clock) -> BatchLayout:
+    def of(self, call: Call, branch: str, clock: Clock, apart: bool = False) -> BatchLayout:
         """Return the layout of a forward. Reads the device once for each size of batch in a branch.
 
         Args:
             call: the forward.
             branch: which it is.
             clock: knows who calls.
+            apart: whether each branch is to be a lane, where it is known which is which.
         """
         named = call.host.branches if call.host else ()
         if call.latents is None or (len(call.latents) == 1 and not named):
@@ -43,7 +44,7 @@ class Layouts:
         found = self._found.get(key)
         if found is None:
             whole = self._decides_as_one(call, call.latents)
-            found = self._found[key] = WHOLE if whole else self._split(call, call.latents, named, clock)
+            found = self._found[key] = WHOLE if whole else self._split(call, call.latents, named, clock, apart)
         return found
 
     def _decides_as_one(self, call: Call, latents: Tensor) -> bool:
@@ -57,7 +58,7 @@ class Layouts:
             self._note(f"{len(latents)} rows decide as one: {why}")
         return why is not None
 
-    def _split(self, call: Call, latents: Tensor, named: tuple[str, ...], clock: Clock) -> BatchLayout:
+    def _split(self, call: Call, latents: Tensor, named: tuple[str, ...], clock: Clock, apart: bool) -> BatchLayout:
         spec, count = call.stack.spec, len(latents)
         if named and count % len(named) == 0:
             return BatchLayout.of_branches(named, count // len(named), spec.batch_axis)
@@ -73,6 +74,8 @@ class Layouts:
             self._note(f"{count} rows decide as one: {why}")
             return WHOLE
         self._note(f"{count} rows are {count // branches} samples in {branches} branches: {why}")
+        if apart and branches == len(spec.branches):
+            return BatchLayout.of_branches(spec.branches, count // branches, spec.batch_axis)
         return BatchLayout.of_samples(count // branches, branches, spec.batch_axis)
 
     def _note(self, text: str) -> None:

@@ -85,6 +85,8 @@ def need(plan: Plan, entered: dict[str, Any], rows: BatchLayout) -> MemoryNeed:
         if site.keeps == "clean":  # in single precision at least; and the latents, to tell where they go
             features = sum(like(name).numel() * max(4, like(name).itemsize) for name in site.streams)
             needed += MemoryNeed(sum(like(name).nbytes for name in site.streams))
+        if site.keeps == "beside":  # and the value of the branch that it stands beside
+            needed += MemoryNeed(features)
         needed += MemoryNeed(features * predictor.history)
         if policy.needs_errors:
             judged = plan.stack.spec.measured if plan.stack.spec.measured in site.streams else site.streams[0]

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
-from typing import Any
+from typing import Any, get_args
 
 from bwcache.errors import AttachError, complaint
 from bwcache.features import Predictor, Sample, relative_l1
 from bwcache.features.looks import Look
-from bwcache.models import BlockStack, Place, Site, Tap
+from bwcache.models import BlockStack, Keeps, Place, Site, Tap
 from bwcache.policies import Policy
 
 Span = tuple[float, float]
@@ -75,6 +75,7 @@ class Plan:
         predictor, probes, needs_total, needs_errors: the policy's; `history`: the predictor's.
         where: how events name each site: with its denoiser.
         clean: whether a site keeps clean latents, so that the noise level is asked for.
+        beside: whether a site keeps the difference to another branch, so that branches are told apart in a batch.
     """
 
     stack: BlockStack
@@ -98,6 +99,7 @@ class Plan:
     needs_errors: bool = field(init=False)
     where: dict[str, str] = field(init=False)
     clean: bool = field(init=False)
+    beside: bool = field(init=False)
 
     def __post_init__(self) -> None:
         policy, predictor = self.policy, self.policy.feature_predictor
@@ -110,6 +112,7 @@ class Plan:
             "needs_errors": policy.needs_errors,
             "where": {site.name: f"{self.stack.name}/{site.name}" for site in self.sites},
             "clean": self.keeps and any(site.keeps == "clean" for site in self.sites),
+            "beside": self.keeps and any(site.keeps == "beside" for site in self.sites),
         }
         for name, value in facts.items():
             object.__setattr__(self, name, value)
@@ -310,9 +313,12 @@ def _expect_outlines(stack: BlockStack, site: Site) -> None:
 
 def _expect_kept(stack: BlockStack, site: Site) -> None:
     found = f"a site {site.name!r} that keeps {site.keeps!r}"
-    if site.keeps not in ("output", "residual", "clean"):
-        expected = '"output", "residual" or "clean"; what else a site may keep is not carried yet'
-        raise AttachError(complaint(found, expected, "keep one of these"))
+    if site.keeps not in get_args(Keeps):
+        raise AttachError(complaint(found, f"one of {', '.join(get_args(Keeps))}", "keep one of these"))
+    if (site.keeps == "beside") != (site.beside is not None):
+        raise AttachError(
+            complaint(f"{found} and names {site.beside!r}", "a branch to stand beside", 'say beside="cond"')
+        )
     if site.keeps == "clean" and site.first.kind != "root":
         raise AttachError(complaint(found, "the root: clean latents are told from what it predicts", "keep the output"))
     if site.keeps == "clean" and stack.spec.prediction == "unknown":

@@ -122,6 +122,7 @@ class BlockSpec:
             replay too. A variant of the class may lack some.
         any_length: whether its pipelines make videos of any number of frames, whatever their autoencoder says.
         guidance: how its pipelines run classifier-free guidance.
+        batch_order: the branches of a forward of both, as they lie in its batch; none: not known.
         prediction: whether what it returns is "direct"ly what the scheduler is told, the "negative" of it, or it is
             "unknown", or not the same in all of its pipelines.
         pipelines: class names of the pipelines it was read in.
@@ -149,10 +150,16 @@ class BlockSpec:
     idle: tuple[str | Idle, ...] = ()
     any_length: bool = False
     guidance: Guidance = "separate"
+    batch_order: tuple[str, ...] = ("uncond", "cond")
     prediction: Literal["direct", "negative", "unknown"] = "direct"
     pipelines: tuple[str, ...] = ()
     module_prefix: str = "diffusers."
     sources: str = "diffusers 0.42.1"
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """The names of the branches in a batch of both, in order; none where nobody read that in its pipelines."""
+        return self.batch_order if self.module_prefix == "diffusers." else ()
 
     @property
     def idle_paths(self) -> tuple[str, ...]:

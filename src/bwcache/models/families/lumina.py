@@ -25,6 +25,7 @@ ROWS = (
         named={"time": "time_caption_embed", "modulated": after_norm("layers")},
         guidance="batched",
         prediction="negative",
+        batch_order=("cond", "uncond"),
         pipelines=("LuminaPipeline",),
         idle=("patch_embedder.proj",),
     ),
@@ -68,6 +69,7 @@ ROWS = (
         (BlockList("layers", parts={"joint": "self_attn", "ffn": "mlp"}),),
         named={"time": "t_embedder"},
         guidance="batched",
+        batch_order=("cond", "uncond"),
         pipelines=("OmniGenPipeline",),
     ),
 )

@@ -15,6 +15,7 @@ ROWS = (
         (BlockList("transformer_blocks", parts={"self": "attn1", "ffn": "ff"}),),
         named={"modulated": after_norm("transformer_blocks")},
         guidance="batched",
+        batch_order=("cond", "uncond"),
         pipelines=("DiTPipeline",),
         idle=("pos_embed",),
     ),
