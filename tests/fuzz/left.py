@@ -89,6 +89,15 @@ def features_held(root: Any, modules: Iterable[nn.Module]) -> int:
     return sum(tensor.ndim > 1 and id(tensor) not in own for tensor in _reached(root))
 
 
+def bytes_held(session: Any, modules: Iterable[nn.Module]) -> Iterator[tuple[int, int]]:
+    """Of each run in progress, how many bytes of tensors its lanes hold, and how many its trace says they do."""
+    own = {tensor.untyped_storage().data_ptr() for module in modules for tensor in module.parameters()}
+    for run in list(session._runs):
+        storages = [tensor.untyped_storage() for tensor in _reached(list(run.lanes.values()))]
+        held = {storage.data_ptr(): storage.nbytes() for storage in storages if storage.data_ptr() not in own}
+        yield sum(held.values()), run.trace.peak_bytes
+
+
 def _reached(root: Any) -> Iterator[Tensor]:
     seen: set[int] = set()
     waiting = [root]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,9 +15,10 @@ import torch
 from diffusers.utils import logging
 
 import bwcache
-from bwcache import Event
-from tests.fuzz.left import differences, features_held, of_bwcache
+from bwcache import Event, Trace
+from tests.fuzz.left import bytes_held, differences, features_held, of_bwcache
 from tests.fuzz.play import Actor, Halt, Outcome, Part, Stage
+from tests.fuzz.policies import Chosen
 from tests.fuzz.replay import BruteForce
 from tests.fuzz.scenario import Call, Cast, Copy, Enter, Hook, Scenario
 
@@ -35,51 +37,136 @@ class Finding:
 
 
 class Attached(Part):
-    """Plays a scenario with its sessions."""
+    """Plays a scenario with its sessions.
+
+    Attributes:
+        sessions, policies: those that are there, and the policy of each, by actor.
+        rows, runs, used: of each call: its rows, its traces, and the policies that were in force in it.
+        findings: the laws that were broken meanwhile.
+    """
 
     def __init__(self, scenario: Scenario, reads: bool = True) -> None:
         self.scenario, self.reads = scenario, reads
         self.sessions: dict[str, bwcache.Session] = {}
+        self.policies: dict[str, Chosen] = {}
         self.rows: dict[str, list[Event]] = {}
         self.runs: dict[str, int] = {}
+        self.used: dict[str, list[Chosen]] = {}
         self.findings: list[Finding] = []
-        self.enabled = False
+        self._entered = Enter()
+        self._ended: dict[str, list[Trace]] = {}
+        self._told: dict[str, list[Event]] = {}
+        self._stop_telling: list[Callable[[], None]] = []
 
     def enter(self, stage: Stage, action: Enter) -> None:
-        scenario = self.scenario
-        begin = bwcache.attach if action.how == "attach" else bwcache.enable
-        self.enabled = action.how == "enable"
+        self._entered = action
         for actor in stage.actors:
-            if actor.name == "shared":
-                continue
-            steps = {call.steps for call in scenario.calls}
-            told = scenario.told and scenario.target == "module" and len(steps) == 1
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                self.sessions[actor.name] = begin(
-                    actor.target,
-                    scenario.policy.policy,
-                    steps=steps.pop() if told else None,
-                    timing=scenario.timing,
-                    per_sample=scenario.per_sample,
-                    memory=scenario.memory,
-                )
+            if actor.name != "shared":
+                self._begin(actor, action)
+
+    def _begin(self, actor: Actor, action: Enter) -> None:
+        scenario, steps = self.scenario, {call.steps for call in self.scenario.calls}
+        told = scenario.told and scenario.target == "module" and len(steps) == 1
+        policy = action.policy or scenario.policy
+        ended: list[Trace] = []
+        begin = bwcache.enable if action.how == "enable" else bwcache.attach
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            session = begin(
+                actor.target,
+                policy.policy,
+                steps=steps.pop() if told else None,
+                timing=scenario.timing,
+                per_sample=scenario.per_sample,
+                memory=scenario.memory,
+                max_memory=action.max_memory,
+                keep_traces=action.keep_traces,
+                on_trace=ended.append,
+                replace=action.how == "replace",
+            )
+        self.sessions[actor.name], self.policies[actor.name], self._ended[actor.name] = session, policy, ended
+        self._told[actor.name] = []
+        if any(call.has("row") for call in scenario.calls):
+            self._stop_telling.append(session.on_step(functools.partial(self._tell, actor)))
+
+    def _tell(self, actor: Actor, event: Event) -> None:
+        self._told[actor.name].append(event)
+        if actor.running is not None:
+            actor.running.noted()
+
+    def again(self, stage: Stage, action: Enter) -> None:
+        if action.how == "replace":
+            before = dict(self.sessions)
+            self.enter(stage, action)
+            for name, session in before.items():
+                self._over(name, session, stage)
+            return
+        try:
+            self._begin(stage.main, replace(action, how="attach"))
+        except bwcache.AlreadyAttached:
+            return
+        self.findings.append(Finding("one session at a time", "a second one began"))
 
     def leave(self, stage: Stage) -> None:
         for actor in stage.actors:
             session = self.sessions.pop(actor.name, None)
             if session is None:
                 continue
-            if self.enabled:
+            for stop in self._stop_telling:
+                stop()
+            self._stop_telling.clear()
+            if self._entered.how == "enable":
                 bwcache.disable(actor.target)
             else:
                 session.close()
-            held = features_held(session, actor.modules.values())
-            if held:
-                self.findings.append(Finding("nothing is kept after leaving", f"{held} tensors"))
+            self._over(actor.name, session, stage)
             for module in actor.modules.values():
                 for where in of_bwcache(module):
                     self.findings.append(Finding("leaving restores everything", f"{where} is still there"))
+
+    def _over(self, name: str, session: bwcache.Session, stage: Stage) -> None:
+        modules = next(actor for actor in stage.actors if actor.name == name).modules.values()
+        held = features_held(session, modules)
+        if held:
+            self.findings.append(Finding("nothing is kept after leaving", f"{held} tensors"))
+
+    def use(self, actor: Actor, policy: Chosen) -> None:
+        session = self.sessions.get(actor.name)
+        if session is None:
+            return
+        try:
+            session.use(policy.policy)
+        except (bwcache.AttachError, bwcache.SettingError):  # it does not fit the model
+            return
+        self.policies[actor.name] = policy
+
+    def stop(self, actor: Actor) -> None:
+        if actor.name in self.sessions:
+            self.sessions[actor.name].stop()
+        else:
+            super().stop(actor)
+
+    def invalidate(self, actor: Actor) -> None:
+        if actor.name in self.sessions:
+            self.sessions[actor.name].invalidate()
+
+    def clear(self, actor: Actor) -> None:
+        if actor.name in self.sessions:
+            self.sessions[actor.name].clear_traces()
+
+    def says(self, actor: Actor, said: dict[str, Any]) -> Any:
+        session = self.sessions.get(actor.name)
+        return super().says(actor, said) if session is None else session.step(**said)
+
+    def stepped(self, actor: Actor) -> None:
+        """What is held is what the trace says, and no more than is allowed."""
+        session, most = self.sessions.get(actor.name), self._entered.max_memory
+        if session is None or most is None or self.scenario.memory != "device":
+            return
+        for held, said in bytes_held(session, actor.modules.values()):
+            if held > min(most, said):
+                text = f"{held} bytes are held, {said} in the trace, {most} allowed"
+                self.findings.append(Finding("memory is what it is said to be", text))
 
     @contextmanager
     def during(self, actor: Actor, call: Call, outcome: Outcome) -> Iterator[None]:
@@ -87,17 +174,40 @@ class Attached(Part):
         if session is None:
             yield
             return
-        before = len(session.traces)
+        ended, policy, told = self._ended[actor.name], self.policies[actor.name], len(self._told[actor.name])
+        before = [*ended, *session.traces]
         yield
-        if outcome.error is not None:
+        if outcome.error is not None and not _breaks_unseen(self.scenario, call):
             held = features_held(session, actor.modules.values())
             if held:
                 law = "nothing is kept after a call that broke off"
                 how = f"{call.breaks.where} {call.breaks.error}" if call.breaks else repr(outcome.error)
                 self.findings.append(Finding(law, f"{how}: {held} tensors"))
-        new = session.traces[before:]
+        new = [trace for trace in _distinct([*ended, *session.traces]) if not any(trace is old for old in before)]
         self.rows[outcome.name] = [event for trace in new for event in trace.events]
         self.runs[outcome.name] = len(new)
+        self.used[outcome.name] = list(dict.fromkeys([policy, self.policies.get(actor.name, policy)]))
+        self._judge_traces(session, actor, policy, new, self._told[actor.name][told:])
+
+    def _judge_traces(
+        self, session: bwcache.Session, actor: Actor, policy: Chosen, new: list[Trace], told: list[Event]
+    ) -> None:
+        ended, keep, most = self._ended[actor.name], self._entered.keep_traces, self._entered.max_memory
+        if len(_distinct(ended)) != len(ended):
+            self.findings.append(Finding("each trace is handed out once", f"{len(ended)}"))
+        over = [trace for trace in session.traces if any(trace is one for one in ended)]
+        expected = ended if keep is None else ended[len(ended) - min(keep, len(ended)) :]
+        if not _cleared(self.scenario) and [id(one) for one in over] != [id(one) for one in expected]:
+            self.findings.append(Finding("the last traces are held", f"{len(over)} of {len(ended)}, to keep: {keep}"))
+        shared = any("shared" in call.beside for call in self.scenario.calls)
+        if told and not shared and list(map(_row, told)) != [_row(event) for trace in new for event in trace.events]:
+            self.findings.append(Finding("each row is told as it is noted", f"{len(told)} told"))
+        if new and new[0].meta["policy"] != policy.policy.describe():
+            self.findings.append(Finding("the policy in use is that of the trace", str(new[0].meta["policy"])))
+        for trace in new:
+            if most is not None and max(trace.peak_bytes, trace.planned_bytes) > most:
+                text = f"{trace.peak_bytes} bytes held, {trace.planned_bytes} planned, {most} allowed"
+                self.findings.append(Finding("memory is what it is said to be", text))
 
     def marked(self, actor: Actor, steps: int) -> Any:
         session = self.sessions.get(actor.name)
@@ -112,6 +222,19 @@ class Attached(Part):
     def copied(self, stage: Stage, action: Copy, made: Any) -> None:
         for where in of_bwcache(made):
             self.findings.append(Finding("a copy knows no session", f"{action.how}: {where}"))
+
+
+def _distinct(traces: list[Trace]) -> list[Trace]:
+    return list({id(trace): trace for trace in traces}.values())
+
+
+def _cleared(scenario: Scenario) -> bool:
+    return any(do.what == "clear" for call in scenario.calls for do in call.does)
+
+
+def _breaks_unseen(scenario: Scenario, call: Call) -> bool:
+    """Whether a session cannot see that a call broke off: one of a bare module sees nothing between two forwards."""
+    return scenario.target == "module" and call.has("callback")
 
 
 def check(scenario: Scenario) -> list[Finding]:
@@ -175,7 +298,7 @@ def _judged(scenario: Scenario, plain: Stage, attached: Stage, part: Attached) -
         yield from _shared(scenario, attached)
     else:
         yield from _brute_force(scenario, attached, part)
-    if any(call.reads for call in scenario.calls) and not any("shared" in call.beside for call in scenario.calls):
+    if any(_reads(call) for call in scenario.calls) and not any("shared" in call.beside for call in scenario.calls):
         yield from _unread(scenario, attached, part)
 
 
@@ -185,11 +308,20 @@ def _errors(scenario: Scenario, attached: Stage) -> Iterator[Finding]:
         error = outcome.error
         if error is None or isinstance(error, (*_MINE, bwcache.SettingError)):
             continue
-        if isinstance(error, bwcache.BWCacheError):
+        if isinstance(error, bwcache.OverBudget) and any(
+            isinstance(action, Enter) and action.max_memory is not None for action in scenario.script
+        ):
+            if outcome.steps and not _contradicts(scenario):
+                yield Finding("a run is refused before it begins", f"in step {len(outcome.steps)}: {_said(error)}")
+        elif isinstance(error, bwcache.BWCacheError):
             if not shared:
                 yield Finding("legal use is not refused", _said(error))
         else:
             yield Finding("no internal exception", _said(error))
+
+
+def _contradicts(scenario: Scenario) -> bool:
+    return any(call.says is not None and call.says.contradicts for call in scenario.calls)
 
 
 def _videos(scenario: Scenario, plain: Stage, attached: Stage, part: Attached) -> Iterator[Finding]:
@@ -198,19 +330,21 @@ def _videos(scenario: Scenario, plain: Stage, attached: Stage, part: Attached) -
         rows = part.rows.get(other.name, [])
         if any(row.action == "reuse" for row in rows) or other.name.startswith("shared"):
             continue
-        if not mine.same(other):
+        if not mine.same(other) and not any(call.has("row") for call in scenario.calls):
             yield Finding("computing always changes nothing", f"{other.name}: {mine.deviates_at(other)}")
-    if scenario.policy.never_reuses and any(row.action == "reuse" for rows in part.rows.values() for row in rows):
-        yield Finding("settings that never reuse do not", repr(scenario.policy.policy))
+    for name, rows in part.rows.items():
+        if all(policy.never_reuses for policy in part.used[name]) and any(row.action == "reuse" for row in rows):
+            yield Finding("settings that never reuse do not", repr(part.used[name][0].policy))
     for name, runs in part.runs.items():
         expected = 1 if part.rows[name] else runs
-        if runs != expected and not any("shared" in call.beside for call in scenario.calls):
+        if runs != expected and not any("shared" in call.beside for call in scenario.calls) | _contradicts(scenario):
             yield Finding("a call is one run", f"{name}: {runs} runs")
 
 
 def _brute_force(scenario: Scenario, attached: Stage, part: Attached) -> Iterator[Finding]:
     """Replaying by the rows makes the same video, and each forward has its rows."""
-    brute = BruteForce(part.rows)
+    said = {outcome.name: outcome.said for outcome in attached.outcomes}
+    brute = BruteForce(part.rows, said, part.used)
     try:
         replayed = _played(scenario, brute, attached)
     except Exception as error:
@@ -222,9 +356,9 @@ def _brute_force(scenario: Scenario, attached: Stage, part: Attached) -> Iterato
         return
     for text in differences(replayed.left, attached.left):
         yield Finding("leaving restores everything", text)
-    if not all(scenario.policy.replays(module) for module in attached.main.modules.values()):
-        return
     for mine, other in zip(replayed.outcomes, attached.outcomes, strict=False):
+        if not all(policy.replays for policy in part.used.get(other.name, ())):
+            continue
         if not mine.same(other):
             yield Finding("replaying equals brute force", f"{other.name}: {mine.deviates_at(other)}")
 
@@ -252,6 +386,10 @@ def _shared(scenario: Scenario, attached: Stage) -> Iterator[Finding]:
             fine = any(outcome.same(one) for one in like)
         if not fine:
             yield Finding("one denoiser in two pipelines", f"{outcome.name} is another video")
+
+
+def _reads(call: Call) -> bool:
+    return bool(call.reads) or any(do.what == "read" for do in call.does)
 
 
 def _unread(scenario: Scenario, attached: Stage, part: Attached) -> Iterator[Finding]:

@@ -17,8 +17,10 @@ import torch
 from diffusers.hooks import HookRegistry, ModelHook
 from torch import Tensor, nn
 
+import bwcache
 from tests.fuzz.left import found_on
-from tests.fuzz.scenario import Call, Cast, Copy, Enter, Hook, Leave, Scenario, Unhook
+from tests.fuzz.policies import Chosen
+from tests.fuzz.scenario import Call, Cast, Copy, Do, Enter, Hook, Leave, Scenario, Stop, Unhook, Use
 from tests.fuzz.world import KINDS, Kind
 from tests.tiny import noise
 
@@ -40,6 +42,7 @@ class Outcome:
         error: what it raised.
         steps: the latents after each step.
         forwards: how often a denoiser was called.
+        said: what the program said of each forward, as `session.step` takes it; one entry is of all of them.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Outcome:
     error: BaseException | None = None
     steps: list[Tensor] = field(default_factory=list)
     forwards: int = 0
+    said: list[dict[str, Any]] = field(default_factory=list)
 
     def same(self, other: Outcome) -> bool:
         """Bit for bit, and the same error."""
@@ -78,8 +82,34 @@ class Part:
     def enter(self, stage: Stage, action: Enter) -> None:
         """The session begins."""
 
+    def again(self, stage: Stage, action: Enter) -> None:
+        """Another one is to begin while it is there."""
+
     def leave(self, stage: Stage) -> None:
         """It ends."""
+
+    def use(self, actor: Actor, policy: Chosen) -> None:
+        """It is given another policy."""
+
+    def stop(self, actor: Actor) -> None:
+        """It is told to stop the run of an actor; where there is no session, the caller stops by itself."""
+        if hasattr(actor.target, "_interrupt"):
+            actor.target._interrupt = True
+        elif actor.running is not None:
+            actor.running.stopped = True
+
+    def invalidate(self, actor: Actor) -> None:
+        """Everything that is kept is to be forgotten."""
+
+    def clear(self, actor: Actor) -> None:
+        """The traces that are held are let go of."""
+
+    def says(self, actor: Actor, said: dict[str, Any]) -> Any:
+        """Around forwards of which the program says something."""
+        return nullcontext()
+
+    def stepped(self, actor: Actor) -> None:
+        """A step is over."""
 
     @contextmanager
     def during(self, actor: Actor, call: Call, outcome: Outcome) -> Iterator[None]:
@@ -105,6 +135,7 @@ class Actor:
     pipe: Any
     kind: Kind
     scenario: Scenario
+    running: Running | None = None
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -174,12 +205,17 @@ class Stage:
     def _do(self, action: Any) -> None:
         if isinstance(action, Call):
             self.call(self.main, action)
-        elif isinstance(action, Enter) and not self.entered:
+        elif isinstance(action, Enter) and self.entered:
+            self.part.again(self, action)
+        elif isinstance(action, Enter):
             self.part.enter(self, action)
             self.entered = True
+        elif isinstance(action, Use) and self.entered:
+            self.part.use(self.main, action.policy)
+        elif isinstance(action, Stop) and self.entered:
+            self.part.stop(self.main)
         elif isinstance(action, Leave) and self.entered:
-            self.entered = False
-            self.part.leave(self)
+            self.leave()
         elif isinstance(action, Hook) and action.number not in self.hooks:
             self.hooks[action.number] = put_on(self.main, action)
         elif isinstance(action, Unhook) and action.number in self.hooks:
@@ -190,6 +226,11 @@ class Stage:
                     module.to(getattr(torch, action.dtype))
         elif isinstance(action, Copy) and not self.hooks:
             self._copy(action)
+
+    def leave(self) -> None:
+        """The session ends."""
+        self.entered = False
+        self.part.leave(self)
 
     def _copy(self, action: Copy) -> None:
         first = next(iter(self.main.modules))
@@ -213,7 +254,7 @@ class Stage:
         self.outcomes.append(outcome)
         with ExitStack() as after:
             other = self.shared if "shared" in call.beside else self.beside if call.beside else None
-            plain = replace(call, beside="", breaks=None, reads="")
+            plain = replace(call, beside="", breaks=None, reads="", does=(), says=None)
             between: Callable[[int], None] | None = None
             if other is not None and "nested" in call.beside:
                 between = functools.partial(self._nested, other, plain)
@@ -257,24 +298,45 @@ class Stage:
             thread.join(TURN)
 
     def _run(self, actor: Actor, call: Call, outcome: Outcome, between: Callable[[int], None] | None = None) -> None:
-        running = Running(self.part, actor, call, outcome, between)
+        running = actor.running = Running(self, actor, call, outcome, between)
         try:
             with torch.random.fork_rng(devices=[]), running.trapped():
                 torch.manual_seed(call.seed)
                 outcome.latents = running.bare() if self.scenario.bare else running.pipeline()
         except (Exception, KeyboardInterrupt) as error:
             outcome.error = error.with_traceback(None) if isinstance(error, (Halt, KeyboardInterrupt)) else error
+            if isinstance(error, bwcache.RunStopped) and running.was_stopped:
+                outcome.error = Halt("stopped")
+        finally:
+            actor.running = None
 
 
 @dataclass
 class Running:
-    """One call in progress: what happens in it, at which forward and step."""
+    """One call in progress: what happens in it, at which forward, step and row.
 
-    part: Part
+    Attributes:
+        stage, actor, call, outcome: what is called, and where.
+        between: what is done between two steps.
+        stopped: whether the next forward is refused, where no session does so.
+        was_stopped: whether somebody stopped it.
+        rows: how many rows of the trace were noted.
+        done: what was done of `call.does`, by its ordinal.
+    """
+
+    stage: Stage
     actor: Actor
     call: Call
     outcome: Outcome
     between: Callable[[int], None] | None
+    stopped: bool = False
+    was_stopped: bool = False
+    rows: int = 0
+    done: set[int] = field(default_factory=set)
+
+    @property
+    def part(self) -> Part:
+        return self.stage.part
 
     @contextmanager
     def trapped(self) -> Iterator[None]:
@@ -292,6 +354,8 @@ class Running:
                 handle.remove()
 
     def _begins(self, module: nn.Module, args: Any) -> None:
+        if self.stopped:
+            raise Halt("stopped")
         self.outcome.forwards += 1
         self._break("denoiser", self.outcome.forwards - 1)
 
@@ -300,10 +364,35 @@ class Running:
 
     def _in_block(self, i: int, module: nn.Module, args: Any, output: Any) -> Any:
         if i == 1:
-            self._break("block", self.outcome.forwards - 1)
+            self._at("block", self.outcome.forwards - 1)
         if self.call.reads == "forwards":
             self.part.read(self.actor)
         return spoilt(output) if i == 0 and self.call.nan == self.outcome.forwards - 1 else None
+
+    def noted(self) -> None:
+        """A row of the trace was."""
+        self.rows += 1
+        self._at("row", self.rows - 1)
+
+    def _at(self, where: str, at: int) -> None:
+        """Does what is to be done there, and breaks off if it is to."""
+        for i, do in enumerate(self.call.does):
+            if i not in self.done and (do.where, do.at) == (where, at):
+                self.done.add(i)
+                self._do(do)
+        self._break(where, at)
+
+    def _do(self, do: Do) -> None:
+        part, actor = self.part, self.actor
+        if do.what == "leave" and self.stage.entered:
+            self.stage.leave()
+        elif do.what == "stop":
+            self.was_stopped = True
+            part.stop(actor)
+        elif do.what == "use" and do.policy is not None:
+            part.use(actor, do.policy)
+        elif do.what in ("invalidate", "clear", "read"):
+            getattr(part, do.what)(actor)
 
     def _break(self, where: str, at: int) -> None:
         breaks = self.call.breaks
@@ -319,7 +408,8 @@ class Running:
             self.part.read(self.actor)
         if self.between is not None:
             self.between(index)
-        self._break("callback", index)
+        self.part.stepped(self.actor)
+        self._at("callback", index)
         return latents
 
     def pipeline(self) -> Tensor:
@@ -341,14 +431,40 @@ class Running:
                 pipe._interrupt = True
             return kwargs
 
-        made = pipe(
-            **given,
-            output_type="latent",
-            return_dict=False,
-            callback_on_step_end=callback,
-            callback_on_step_end_tensor_inputs=inputs,
-        )[0]
+        with self._says(**self._said_of_all()):
+            made = pipe(
+                **given,
+                output_type="latent",
+                return_dict=False,
+                callback_on_step_end=callback,
+                callback_on_step_end_tensor_inputs=inputs,
+            )[0]
         return made.detach().clone()
+
+    def _says(self, **said: Any) -> Any:
+        """What the program says around forwards, as far as it says anything."""
+        known = {name: value for name, value in said.items() if value is not None}
+        self.outcome.said.append(known)
+        return self.part.says(self.actor, known) if known else nullcontext()
+
+    def _said_of_all(self) -> dict[str, Any]:
+        """What is said of all forwards of a pipeline."""
+        says = self.call.says
+        if says is None:
+            return {}
+        noise = {"sigma": 0.5, "noise": 0.5} if says.noise else {}
+        return {"total": says.total_of(self.call.steps), "branch": says.name_of("", 0) or None, **noise}
+
+    def _said_of(self, branches: str, step: int) -> dict[str, Any]:
+        """What is said of one forward of a loop over the bare denoiser."""
+        says = self.call.says
+        if says is None:
+            return {}
+        names = tuple(dict.fromkeys(says.name_of(branch, step) for branch in branches))
+        branch: Any = None if None in names else names[0] if len(names) == 1 else names
+        before, after = (1 - at / self.call.steps for at in (step, step + 1))
+        noise = {"sigma": before, "noise": (before, after)} if says.noise else {}
+        return {"index": says.index_of(step), "total": says.total_of(self.call.steps), "branch": branch, **noise}
 
     def bare(self) -> Tensor:
         """A loop over the denoiser alone, as the models' own code has it: nobody names a branch or a step."""
@@ -369,8 +485,8 @@ class Running:
         call, kind = self.call, self.actor.kind
         (denoiser,) = self.actor.modules.values()
         on = call.guided and step >= call.on and (call.off is None or step < call.off)
-        together = call.order.startswith("batched")
-        branches = ("cup" if call.order == "batched3" else "uc") if together else call.order
+        together = call.order.startswith("batched") or (call.order == "either" and step % 2 == 0)
+        branches = {"batched3": "cup", "batched": "uc", "either": "uc"}.get(call.order, call.order)
         branches = branches if on else "c"
         made: dict[str, Tensor] = {}
         for some in [branches] if together else list(branches):
@@ -379,7 +495,8 @@ class Running:
             rows = ["cup".index(branch) * 10 + i for branch in some for i in range(call.batch)]
             given = kind.bare(batch, time, rows)  # type: ignore[misc]
             given = {name: value.to(self.actor.dtype) for name, value in given.items()}
-            output = denoiser(**given, return_dict=False)[0]
+            with self._says(**self._said_of(some, step)):
+                output = denoiser(**given, return_dict=False)[0]
             made |= dict(zip(some, output.chunk(len(some)), strict=True))
         guided = made["c"]
         for branch in branches[1:] if "u" in branches else "":

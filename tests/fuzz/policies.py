@@ -13,10 +13,12 @@ from typing import Any
 import bwcache
 from bwcache import policies
 from bwcache.features import Predictor
-from bwcache.models import resolve
 
+MOST_STEPS = 6
 FLOATS = (0.0, 0.02, 0.1, 0.15, 0.3, 0.5, 1.0, 2.0, 10.0)
 INTEGERS = (0, 1, 1, 2, 2, 3, 4)
+WINDOW = (0, 100, 400, 700, 900, 1001)
+"""Of timesteps."""
 REPLAYS = "bwcache.Last()"
 
 
@@ -37,11 +39,10 @@ class Chosen:
     def never_reuses(self) -> bool:
         return not self.policy.may_reuse
 
-    def replays(self, denoiser: Any) -> bool:
-        """Whether what is skipped on this denoiser is always its last computed output."""
-        policy = self.policy
-        last = type(policy.feature_predictor) in (bwcache.Last, type(None))
-        return last and all(site.keeps == "output" for site in policy.sites(resolve("denoiser", denoiser)))
+    @property
+    def replays(self) -> bool:
+        """Whether what is skipped is always what was last computed."""
+        return type(self.policy.feature_predictor) in (bwcache.Last, type(None))
 
 
 def draw_policy(chance: random.Random) -> Chosen:
@@ -61,7 +62,8 @@ def _settings(chance: random.Random, policy: type) -> typing.Iterator[tuple[str,
     hints = typing.get_type_hints(policy)
     for field in dataclasses.fields(policy):
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if required or chance.random() < 0.5:
+        long = type(field.default) is int and field.default > MOST_STEPS  # nothing would come of it in so few steps
+        if required or long or chance.random() < 0.5:
             value = _value(chance, hints[field.name])
             if value is not None:
                 yield field.name, value
@@ -85,6 +87,8 @@ def _value(chance: random.Random, hint: Any) -> str | None:
     if kind is tuple and of[1:] == (...,):
         items = [_value(chance, of[0]) for _ in range(chance.randrange(1, 5))]
         return None if None in items else f"({', '.join(map(str, items))},)"
+    if hint == tuple[float, float]:
+        return repr(tuple(sorted(chance.sample(WINDOW, 2))))
     if isinstance(hint, type) and issubclass(hint, Predictor):
         return _predictor(chance)
     if isinstance(hint, type) and issubclass(hint, policies.Policy):

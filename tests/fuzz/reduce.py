@@ -34,7 +34,8 @@ def as_test(scenario: Scenario, name: str) -> str:
     return (
         "from tests.fuzz.oracle import check\n"
         "from tests.fuzz.policies import Chosen\n"
-        "from tests.fuzz.scenario import Break, Call, Cast, Copy, Enter, Hook, Leave, Scenario, Unhook\n\n\n"
+        "from tests.fuzz.scenario import (\n"
+        "    Break, Call, Cast, Copy, Do, Enter, Hook, Leave, Says, Scenario, Stop, Unhook, Use\n)\n\n\n"
         f"def test_{name}() -> None:\n    assert check({source(scenario)}) == []\n"
     )
 
@@ -67,6 +68,17 @@ def _by_default(value: Any, name: str) -> Iterator[Any]:
 
 
 def _fewer(call: Call) -> Iterator[Call]:
+    for i, do in enumerate(call.does):
+        yield replace(call, does=call.does[:i] + call.does[i + 1 :])
+        for field in fields(do):
+            for other in _by_default(do, field.name):
+                yield replace(call, does=(*call.does[:i], other, *call.does[i + 1 :]))
+        if do.at > 0:
+            yield replace(call, does=(*call.does[:i], replace(do, at=do.at - 1), *call.does[i + 1 :]))
+    if call.says is not None:
+        for field in fields(call.says):
+            for other in _by_default(call.says, field.name):
+                yield replace(call, says=other)
     if call.steps > 5:
         yield replace(call, steps=call.steps - 1)
     if call.batch > 2:

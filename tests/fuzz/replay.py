@@ -1,9 +1,9 @@
 """Brute force from the recorded decisions: plain patches that replay what each block of each sample last returned.
 
 It knows nothing of the engine. It reads the rows of a trace, and by them runs each site or replays what its modules
-returned when its branch was last computed. Which branch a forward is it reads off the prompts, not off the trace; how
-many samples there are it knows from the scenario. So a row that names another branch, a stale feature, a sample that
-is none, each makes another video here.
+returned when its branch was last computed. Which branch a forward is it reads off the prompts, not off the trace; where
+the program names the branches, it takes these names, as the engine has to. How many samples there are it knows from the
+scenario. So a row that names another branch, a stale feature, a sample that is none, each makes another video here.
 """
 
 from __future__ import annotations
@@ -17,43 +17,72 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bwcache import Event
-from tests.fuzz.play import Actor, Outcome, Part
+from bwcache import Event, Place, Site
+from bwcache.models import resolve
+from tests.fuzz.play import Actor, Outcome, Part, Stage
+from tests.fuzz.policies import Chosen
 from tests.fuzz.scenario import Call
 from tests.fuzz.world import identity
 
 CALL = "_compiled_call_impl"
 
 
+Lane = tuple[str, int | None]
+"""(branch, sample) as rows name them"""
+
+
 @dataclass
 class Rows:
-    """The rows of one forward: what is done at each site, for the whole batch or for each sample."""
+    """The rows of one forward: what is done at each site, for the whole batch or in each of its lanes.
+
+    Attributes:
+        events: these.
+        names: of the branches in it, where the program names them.
+    """
 
     events: list[Event]
+    names: tuple[str, ...] = ()
 
     @property
-    def samples(self) -> list[int] | None:
-        """The samples that decided for themselves; None where the batch decided as one."""
-        found = sorted({event.sample for event in self.events if event.sample is not None})
-        return found or None
+    def lanes(self) -> list[Lane] | None:
+        """Those that decided for themselves; None where the batch decided as one."""
+        found = list(dict.fromkeys((event.branch, event.sample) for event in self.events))
+        apart = any(sample is not None or (len(self.names) > 1 and branch in self.names) for branch, sample in found)
+        return sorted(found, key=self._place) if apart else None
 
-    def actions(self, sample: int | None) -> dict[str, str]:
+    def _place(self, lane: Lane) -> tuple[int, int]:
+        branch, sample = lane
+        return (self.names.index(branch) if branch in self.names else 0, sample or 0)
+
+    def of(self, lanes: Sequence[Lane] | None) -> list[Event]:
+        """The rows of some lanes."""
+        return [event for event in self.events if lanes is None or (event.branch, event.sample) in lanes]
+
+    def actions(self, lane: Lane | None) -> dict[str, str]:
         """Site -> action."""
-        return {event.site: event.action for event in self.events if event.sample == sample}
+        return {event.site: event.action for event in self.of(None if lane is None else [lane])}
 
 
-def forwards(events: Sequence[Event]) -> list[Rows]:
-    """The rows of a call, one entry for each forward: a new one begins where a row would come twice."""
+def forwards(events: Sequence[Event], names: Sequence[tuple[str, ...]] = ()) -> list[Rows]:
+    """The rows of a call, one entry for each forward: a new one begins where a row would come twice.
+
+    Args:
+        events: all rows, in order.
+        names: of the branches in each forward, where the program names them; one entry may hold for all.
+    """
     found: list[Rows] = []
-    seen: set[tuple[str, int | None]] = set()
+    seen: set[tuple[str, str, int | None]] = set()
     last: tuple[Any, ...] = ()
     for event in events:
-        where = (event.run, event.step, event.branch, event.site.split("/")[0])
-        if where != last or (event.site, event.sample) in seen:
-            found.append(Rows([]))
+        where = (event.run, event.step, event.site.split("/")[0])
+        lane = (event.site, event.branch, event.sample)
+        together = bool(found) and event.branch in found[-1].names
+        same = where == last and lane not in seen and (together or event.branch == found[-1].events[-1].branch)
+        if not same:
+            found.append(Rows([], names[min(len(found), len(names) - 1)] if names else ()))
             seen = set()
         found[-1].events.append(event)
-        seen.add((event.site, event.sample))
+        seen.add(lane)
         last = where
     return found
 
@@ -63,11 +92,29 @@ class BruteForce(Part):
 
     Args:
         rows: the rows of each call, by its name.
+        said: what the program said of each forward of a call.
+        policies: which were in force in it.
     """
 
-    def __init__(self, rows: dict[str, list[Event]]) -> None:
-        self.rows = rows
+    def __init__(
+        self,
+        rows: dict[str, list[Event]],
+        said: dict[str, list[dict[str, Any]]],
+        policies: dict[str, list[Chosen]],
+    ) -> None:
+        self.rows, self.said, self.policies = rows, said, policies
         self.complaints: list[str] = []
+        self.replays: dict[str, Replay] = {}
+
+    def leave(self, stage: Stage) -> None:
+        """From here on there are no rows."""
+        for replay in list(self.replays.values()):
+            replay.over = True
+
+    def invalidate(self, actor: Actor) -> None:
+        """Nothing of before may be replayed."""
+        if actor.name in self.replays:
+            self.replays[actor.name].forget()
 
     @contextmanager
     def during(self, actor: Actor, call: Call, outcome: Outcome) -> Iterator[None]:
@@ -75,31 +122,58 @@ class BruteForce(Part):
         if events is None:
             yield
             return
-        replay = Replay(actor, call, outcome, forwards(events))
+        names = [_several(said.get("branch")) for said in self.said[outcome.name]]
+        replay = Replay(actor, call, outcome, forwards(events, names), self.policies[outcome.name][0])
+        self.replays[actor.name] = replay
         with replay.patched():
             yield
+        del self.replays[actor.name]
         self.complaints += [f"{outcome.name}: {complaint}" for complaint in replay.complaints]
         if outcome.error is None and len(replay.rows) != replay.forward:
             self.complaints.append(f"{outcome.name}: {len(replay.rows)} forwards in the trace, not {replay.forward}")
 
 
+def _several(said: Any) -> tuple[str, ...]:
+    return () if said is None else said if isinstance(said, tuple) else (said,)
+
+
 Key = tuple[str, Any, str, int | None]
-"""(denoiser, identity of the branch, path of the module, sample)"""
+"""(denoiser, branch, path of the module, sample)"""
 
 
 @dataclass
 class Replay:
-    """One call by brute force."""
+    """One call by brute force.
+
+    Attributes:
+        actor, call, outcome, rows, policy: what is called, and by which rows.
+        forward: how many forwards began.
+        over: whether the session has ended meanwhile.
+        complaints: what the rows have wrong.
+        stored: what modules returned when they were last computed, with what tells their prompts.
+        visited: the step in which each lane was here last.
+        now: the forward in progress.
+    """
 
     actor: Actor
     call: Call
     outcome: Outcome
     rows: list[Rows]
+    policy: Chosen
     forward: int = 0
+    over: bool = False
     complaints: list[str] = field(default_factory=list)
     stored: dict[Key, Any] = field(default_factory=dict)
     visited: dict[Any, int] = field(default_factory=dict)
     now: Now | None = None
+    run: int | None = None
+    forgotten: bool = False
+    residuals: dict[str, Residual] = field(default_factory=dict)
+
+    def forget(self) -> None:
+        """Nothing of before may be replayed, nor what the forward in progress makes."""
+        self.stored.clear()
+        self.forgotten = True
 
     @contextmanager
     def patched(self) -> Iterator[None]:
@@ -109,7 +183,11 @@ class Replay:
                 sites = {
                     row.site for rows in self.rows for row in rows.events if row.site.startswith((f"{name}/", "model/"))
                 }
-                covered = self._covered(name, module, {site.split("/", 1)[1] for site in sites} - {"root"})
+                sites = {site.split("/", 1)[1] for site in sites}
+                stack = resolve(name, module)
+                kept = {site.name: site for site in self.policy.policy.sites(stack) if site.keeps == "residual"}
+                self.residuals |= {f"{name}/{site}": Residual(kept[site], stack.blocks) for site in sites & {*kept}}
+                covered = self._covered(name, module, sites - {"root"})
                 over(undo, module, functools.partial(self._around, functools.partial(self._denoiser, name)))
                 for part, path in {part: path for path, part in module.named_modules()}.items():
                     if part in covered:
@@ -140,25 +218,52 @@ class Replay:
         return lambda *args, **kwargs: instead(inner, args, kwargs)
 
     def _denoiser(self, name: str, inner: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        if self.forward >= len(self.rows):  # must be one that raises: it left no row
+        if self.over or self.forward >= len(self.rows):  # must be one that raises: it left no row
             self.now = None
+            over = self.over
             returned = inner(*args, **kwargs)
-            self.complaints.append(f"forward {self.forward} has no row")
+            if not over:
+                self.complaints.append(f"forward {self.forward} has no row")
             return returned
-        rows = self.rows[self.forward]
+        rows, said = self.rows[self.forward], self._said()
         self.forward += 1
-        branch = (name, identity(args, kwargs))
-        self._check(rows, branch)
+        if rows.events[0].run != self.run:
+            self.stored.clear()
+            self.run = rows.events[0].run
+        if self.forward == len(self.rows) and self.call.breaks is not None and self.call.breaks.where == "row":
+            self._noted(rows.events)  # broken off among its rows: which were to come nobody knows
         latents = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim >= 3)
-        layout = Layout(self.call.batch, max(1, len(latents) // self.call.batch))
-        groups = self._groups(rows)
-        outputs = []
-        for samples, actions in groups:
-            own = Layout(len(samples or ()) or layout.samples, layout.branches)
-            self.now = Now(branch, actions, samples, own)
-            some = (args, kwargs) if len(groups) == 1 else layout.taken((args, kwargs), samples or [])
+        layout = self._layout(rows, len(latents))
+        prompt = identity(args, kwargs)
+        names: list[Any] = [said.get("branch", prompt)] * len(layout.rows)
+        if rows.names and rows.lanes:
+            names = [branch for branch, _ in rows.lanes]
+        keys = [(name, branch, sample) for branch, (_, sample) in zip(names, rows.lanes or [("", None)], strict=True)]
+        self._check(name, rows, keys, said.get("index"))
+        outputs, groups = [], self._groups(rows)
+        for ordinals, actions in groups:
+            some = (args, kwargs) if len(groups) == 1 else layout.taken((args, kwargs), ordinals)
+            own = [keys[i] for i in ordinals]
+            told = prompt if len(rows.names) < 2 else None
+            self.now, self.forgotten = Now(own, actions, layout.only(ordinals), told), False
+            for residual in self.residuals.values():
+                residual.entered = {}
             outputs.append(self._root(name, inner, *some))
-        return outputs[0] if len(groups) == 1 else layout.merged(outputs, [samples or [] for samples, _ in groups])
+            if self.forgotten:
+                self.stored.clear()
+            self._noted(rows.of(None if rows.lanes is None else [rows.lanes[i] for i in ordinals]))
+        return outputs[0] if len(groups) == 1 else layout.merged(outputs, [ordinals for ordinals, _ in groups])
+
+    def _said(self) -> dict[str, Any]:
+        """What the program says of the forward that begins."""
+        said = self.outcome.said
+        return said[min(self.forward, len(said) - 1)] if said else {}
+
+    def _noted(self, events: Sequence[Event]) -> None:
+        """The rows of a forward stand: whoever waits for one is told."""
+        for _ in events:
+            if self.actor.running is not None:
+                self.actor.running.noted()
 
     def _root(self, name: str, inner: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """The denoiser itself, which may be a site too."""
@@ -167,58 +272,109 @@ class Replay:
             return inner(*args, **kwargs)
         return self._block("", [site], inner, args, kwargs)
 
-    def _groups(self, rows: Rows) -> list[tuple[list[int] | None, dict[str, str]]]:
-        """Samples that do the same run together, those that compute first."""
-        if rows.samples is None:
-            return [(None, rows.actions(None))]
-        if rows.samples != list(range(self.call.batch)):
-            self.complaints.append(f"samples {rows.samples} in a batch of {self.call.batch}")
+    def _layout(self, rows: Rows, count: int) -> Layout:
+        """Which rows of the batch each lane has."""
+        lanes = rows.lanes
+        if lanes is None:
+            return Layout(((),), count)
+        if rows.names:
+            samples = max(1, count // len(rows.names))
+            expected = [(name, None if samples == 1 else i) for name in rows.names for i in range(samples)]
+            found: tuple[tuple[int, ...], ...] = tuple((i,) for i in range(count))
+        else:
+            samples, branch = self.call.batch, lanes[0][0]
+            expected = [(branch, i) for i in range(samples)]
+            found = tuple(tuple(range(i, count, samples)) for i in range(samples))
+        if lanes != expected:
+            self.complaints.append(f"lanes {lanes} in a batch of {expected}")
+        return Layout(found, count)
+
+    def _groups(self, rows: Rows) -> list[tuple[list[int], dict[str, str]]]:
+        """Lanes that do the same run together, those that compute first."""
+        if rows.lanes is None:
+            return [([0], rows.actions(None))]
         found: dict[tuple[tuple[str, str], ...], list[int]] = {}
-        for sample in rows.samples:
-            found.setdefault(tuple(sorted(rows.actions(sample).items())), []).append(sample)
+        for i, lane in enumerate(rows.lanes):
+            found.setdefault(tuple(sorted(rows.actions(lane).items())), []).append(i)
         return [(found[actions], dict(actions)) for actions in sorted(found, key=_reused)]
 
-    def _check(self, rows: Rows, branch: Any) -> None:
-        """The step is the true one, and a reused branch was here in the step before."""
+    def _check(self, name: str, rows: Rows, keys: Sequence[Any], said: int | None) -> None:
+        """The step is the true one, or that which is said, and a reused lane was here in the step before."""
         event, step = rows.events[0], len(self.outcome.steps)
-        if event.site.split("/")[0] not in (branch[0], "model"):
-            self.complaints.append(f"step {step}: a row of {event.site} for a forward of {branch[0]}")
-        if event.step != step:
-            self.complaints.append(f"step {event.step} in the trace is step {step}")
+        contradicts = self.call.says is not None and self.call.says.contradicts
+        expected = said if said is not None else None if contradicts else step
+        if event.site.split("/")[0] not in (name, "model"):
+            self.complaints.append(f"step {step}: a row of {event.site} for a forward of {name}")
+        if expected is not None and event.step != expected:
+            self.complaints.append(f"step {event.step} in the trace is step {expected}")
         if event.total not in (None, *self._totals):
             self.complaints.append(f"{event.total} steps in the trace of a run of {self.call.steps}")
-        reused = any(row.action == "reuse" for row in rows.events)
-        if reused and self.visited.get(branch, -2) < step - 1:
-            self.complaints.append(f"step {step}: reuses what its branch left in step {self.visited.get(branch)}")
-        self.visited[branch] = step
+        for key, lane in zip(keys, rows.lanes or [None], strict=True):
+            reused = any(row.action == "reuse" for row in rows.of(None if lane is None else [lane]))
+            if reused and self.visited.get(key, -2) < step - 1:
+                self.complaints.append(f"step {step}: reuses what its branch left in step {self.visited.get(key)}")
+            self.visited[key] = step
 
     @property
     def _totals(self) -> tuple[int, ...]:
+        said = None if self.call.says is None else self.call.says.total_of(self.call.steps)
+        if said is not None:
+            return (said,)
         timesteps = getattr(self.actor.pipe.scheduler, "timesteps", None)
         return (self.call.steps,) if self.actor.scenario.bare or timesteps is None else (len(timesteps),)
 
     def _block(self, path: str, sites: list[str], inner: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         now = self.now
-        if now is None:
+        if now is None or self.over:
             return inner(*args, **kwargs)
+        residual = next((self.residuals[site] for site in sites if site in self.residuals), None)
         done = {self._action(now, site) for site in sites}
-        lanes: list[int | None] = [None] if now.samples is None else [*now.samples]
-        keys = [(*now.branch, path, sample) for sample in lanes]
+        if residual is not None:
+            return self._residual(residual, done, path, now, inner, args, kwargs)
+        keys = [(*key[:2], path, key[2]) for key in now.keys]
         if "reuse" in done:
-            missing = [key for key in keys if key not in self.stored]
-            if missing:
-                self.complaints.append(f"step {len(self.outcome.steps)}: reuses what was never computed")
+            kept = self._kept(now, keys)
+            if kept is None:
                 return inner(*args, **kwargs)
-            kept = [self.stored[key] for key in keys]
-            if any(not finite(value) for value in kept):
-                self.complaints.append(f"step {len(self.outcome.steps)}: reuses what is not finite")
-            return copied(kept[0]) if now.samples is None else now.layout.joined(kept)
+            return copied(kept[0]) if len(keys) == 1 else now.layout.joined(kept)
         returned = inner(*args, **kwargs)
         if "check" in done:  # computed to be compared, and not kept
             return returned
         for i, key in enumerate(keys):
-            self.stored[key] = copied(returned if now.samples is None else now.layout.of(returned, i))
+            self.stored[key] = copied(returned if len(keys) == 1 else now.layout.of(returned, i)), now.prompt
         return returned
+
+    def _kept(self, now: Now, keys: Sequence[Key]) -> list[Any] | None:
+        """What is replayed in each lane; None where there is nothing, or what nothing may be made of."""
+        step = len(self.outcome.steps)
+        if any(key not in self.stored for key in keys):
+            self.complaints.append(f"step {step}: reuses what was never computed")
+            return None
+        if any(not finite(self.stored[key][0]) for key in keys):
+            self.complaints.append(f"step {step}: reuses what is not finite")
+        if any(None not in (now.prompt, self.stored[key][1]) and self.stored[key][1] != now.prompt for key in keys):
+            self.complaints.append(f"step {step}: reuses what another prompt made")
+        return [self.stored[key][0] for key in keys]
+
+    def _residual(
+        self, residual: Residual, done: set[str | None], path: str, now: Now, inner: Any, args: Any, kwargs: Any
+    ) -> Any:
+        """The same where what blocks add to their input is kept: of all lanes together."""
+        if len(now.keys) > 1:
+            self.complaints.append("a residual in lanes that decide for themselves")
+        key = (*now.keys[0][:2], residual.site.name, now.keys[0][2])
+        last = path in (residual.site.last.name, "")
+        if not residual.entered:  # a pass may leave the first block out
+            residual.enters(args, kwargs)
+        if "reuse" not in done:
+            returned = inner(*args, **kwargs)
+            if last:
+                self.stored[key] = residual.of(returned), now.prompt
+            return returned
+        kept = self._kept(now, [key])
+        if kept is None:
+            return inner(*args, **kwargs)
+        return residual.added(kept[0], args, kwargs) if last else residual.passed_on(path, args, kwargs)
 
     def _action(self, now: Now, site: str) -> str | None:
         """What the rows say of a site; a session of the module alone calls the denoiser "model"."""
@@ -229,61 +385,126 @@ def _reused(actions: Sequence[tuple[str, str]]) -> int:
     return sum(action == "reuse" for _, action in actions)
 
 
+class Residual:
+    """What some blocks add to their input, or a denoiser to its latents.
+
+    How a class of blocks names its inputs and outputs is read from its row, as data.
+    """
+
+    def __init__(self, site: Site, blocks: Sequence[Place]) -> None:
+        self.site = site
+        self._blocks = {block.name: block for block in blocks}
+        self.entered: dict[str, Any] = {}
+
+    @property
+    def _is_root(self) -> bool:
+        return self.site.first.kind == "root"
+
+    def enters(self, args: Any, kwargs: Any) -> None:
+        """Takes note of what enters the first block."""
+        if self._is_root:
+            every = (*args, *kwargs.values())
+            latents = next(value for value in every if isinstance(value, Tensor) and value.ndim >= 3)
+            self.entered = {"latents": latents.clone()}
+        else:
+            self.entered = copied(self.site.first.inputs(args, kwargs))
+
+    def of(self, returned: Any) -> Any:
+        """What was added to it; of a denoiser with all else that it returned."""
+        if self._is_root:
+            return copied(returned[0] - self._latents(returned[0])), copied(returned[1:])
+        left = self.site.last.outputs(returned)
+        return {name: left[name] - self.entered[name] for name in self.site.streams}
+
+    def added(self, kept: Any, args: Any, kwargs: Any) -> Any:
+        """The same added to what enters now."""
+        if self._is_root:
+            prediction, rest = kept
+            return (prediction + self._latents(prediction), *copied(rest))
+        streams = {name: kept[name] + self.entered[name] for name in self.site.streams}
+        return self.site.last.packed({**self.site.last.inputs(args, kwargs), **streams})
+
+    def passed_on(self, path: str, args: Any, kwargs: Any) -> Any:
+        """What a block in between hands on: what it is given."""
+        return self._blocks[path].passed_on(args, kwargs)
+
+    def _latents(self, prediction: Tensor) -> Tensor:
+        """The latents, and 0 in the channels that only the prediction has."""
+        latents = self.entered["latents"]
+        if latents.shape == prediction.shape:
+            return latents
+        padded = torch.zeros_like(prediction)
+        shared = min(latents.shape[1], prediction.shape[1])
+        padded[:, :shared] = latents[:, :shared]
+        return padded
+
+
 @dataclass
 class Now:
-    """The forward in progress: its branch, what its sites do, and the samples in it."""
+    """The forward in progress: its lanes, what its sites do, how they lie in the batch, and what tells its prompts."""
 
-    branch: tuple[str, Any]
+    keys: list[tuple[str, Any, int | None]]
     actions: dict[str, str]
-    samples: list[int] | None
     layout: Layout
+    prompt: Any
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Rows of a batch: `[branch 0 of each sample, branch 1 of each sample, …]`; tensors may have more rows of each."""
+    """Which rows of a batch each lane has; tensors may have several of each.
 
-    samples: int
-    branches: int
+    Attributes:
+        rows: of each lane; none: the one lane has them all.
+        count: of the batch.
+    """
 
-    @property
-    def batch(self) -> int:
-        return self.samples * self.branches
+    rows: tuple[tuple[int, ...], ...]
+    count: int
 
-    def of(self, value: Any, sample: int) -> Any:
-        """The rows of one sample, in all tensors."""
+    def only(self, lanes: Sequence[int]) -> Layout:
+        """The layout of a batch of some lanes alone."""
+        if len(lanes) == len(self.rows):
+            return self
+        left = sorted(row for lane in lanes for row in self.rows[lane])
+        return Layout(tuple(tuple(left.index(row) for row in self.rows[lane]) for lane in lanes), len(left))
+
+    def of(self, value: Any, lane: int) -> Any:
+        """The rows of one lane, in all tensors."""
         if isinstance(value, Tensor):
-            if value.ndim == 0 or len(value) % self.batch or self.samples == 1:
+            if value.ndim == 0 or len(value) % self.count or len(self.rows) == 1:
                 return value
-            return value.unflatten(0, (self.branches, self.samples, -1))[:, sample].flatten(0, 1)
-        return mapped(lambda item: self.of(item, sample), value)
+            return value.unflatten(0, (self.count, -1))[list(self.rows[lane])].flatten(0, 1)
+        return mapped(lambda item: self.of(item, lane), value)
 
     def joined(self, values: list[Any]) -> Any:
-        """The reverse of `of` for all samples."""
+        """The reverse of `of` for all lanes."""
         first = values[0]
         if isinstance(first, Tensor):
-            if first.ndim == 0 or len(first) % self.branches or len(values) == 1:
+            each = len(self.rows[0])
+            if first.ndim == 0 or len(first) % each or len(values) == 1:
                 return first.clone()
-            return torch.stack([v.unflatten(0, (self.branches, -1)) for v in values], dim=1).flatten(0, 2)
+            order = [row for rows in self.rows for row in rows]
+            all_rows = torch.cat([value.unflatten(0, (each, -1)) for value in values])
+            return all_rows[[order.index(row) for row in range(self.count)]].flatten(0, 1)
         if isinstance(first, (tuple, list)):
             return type(first)(self.joined(list(items)) for items in zip(*values, strict=True))
         return first
 
-    def taken(self, value: Any, samples: list[int]) -> Any:
-        """The arguments of a forward with some samples only: of tensors that have a row for each of the batch."""
+    def taken(self, value: Any, lanes: Sequence[int]) -> Any:
+        """The arguments of a forward with some lanes only: of tensors that have a row for each of the batch."""
         if isinstance(value, Tensor):
-            if value.ndim == 0 or len(value) != self.batch:
+            if value.ndim == 0 or len(value) != self.count:
                 return value
-            return value[[branch * self.samples + sample for branch in range(self.branches) for sample in samples]]
-        return mapped(lambda item: self.taken(item, samples), value)
+            return value[sorted(row for lane in lanes for row in self.rows[lane])]
+        return mapped(lambda item: self.taken(item, lanes), value)
 
     def merged(self, outputs: list[Any], groups: list[list[int]]) -> Any:
-        """The outputs of forwards on groups of samples as that of one on all."""
+        """The outputs of forwards on groups of lanes as that of one on all."""
         apart: dict[int, Any] = {}
-        for output, samples in zip(outputs, groups, strict=True):
-            own = Layout(len(samples), self.branches)
-            apart |= {sample: own.of(output, i) for i, sample in enumerate(samples)}
-        return self.joined([apart[sample] for sample in sorted(apart)])
+        for output, lanes in zip(outputs, groups, strict=True):
+            own = self.only(lanes)
+            apart |= {lane: own.of(output, i) for i, lane in enumerate(lanes)}
+        return self.joined([apart[lane] for lane in sorted(apart)])
 
 
 def over(undo: ExitStack, module: nn.Module, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:

@@ -10,7 +10,11 @@ from typing import Any
 from tests.fuzz.policies import Chosen, draw_policy
 
 Action = Any
-"""One of `Call`, `Enter`, `Leave`, `Hook`, `Unhook`, `Cast`, `Copy`."""
+"""One of `Call`, `Enter`, `Leave`, `Use`, `Stop`, `Hook`, `Unhook`, `Cast`, `Copy`."""
+
+
+INTERVAL = Chosen("FixedInterval")
+ANOTHER = Chosen("Scheduled", (("steps", "(0,)"),))
 
 
 @dataclass(frozen=True)
@@ -19,14 +23,76 @@ class Break:
 
     Attributes:
         where: "denoiser" (as a forward begins), "after" (as one ends), "block" (in the middle of one), "callback"
-            (between two steps), or "flag": the pipeline is told to stop.
-        at: ordinal of the forward or step from 0.
+            (between two steps), "row" (as a row of the trace is noted), or "flag": the pipeline is told to stop.
+        at: ordinal of the forward, step or row from 0.
         error: "Halt" or "KeyboardInterrupt".
     """
 
     where: str = "callback"
     at: int = 1
     error: str = "Halt"
+
+
+@dataclass(frozen=True)
+class Do:
+    """Something that the program does with its session in the middle of a call.
+
+    Attributes:
+        what: "invalidate", "stop", "use" (another policy), "clear" (the traces that are held), "read" (the trace) or
+            "leave" (the session ends).
+        where: "callback" (between two steps), "block" (in the middle of a forward) or "row" (as a row is noted).
+        at: ordinal of the step, forward or row from 0.
+        policy: for "use".
+    """
+
+    what: str = "invalidate"
+    where: str = "callback"
+    at: int = 1
+    policy: Chosen | None = None
+
+
+@dataclass(frozen=True)
+class Says:
+    """What the program says of each forward (`session.step`); "" is nothing.
+
+    Around a whole pipeline it can only say what holds of all its forwards: no index, one name for all branches.
+
+    Attributes:
+        index: "right", "late" (from 3 on), "apart" (every second one), "stuck" (always 0), "back" (from the third step
+            on from 0 again), or "some" (in every second step alone).
+        total: "right" or "long".
+        branch: "right", "swapped" (the names change places in every second step) or "same" (one name for all).
+        noise: whether it names sigma and noise.
+    """
+
+    index: str = ""
+    total: str = ""
+    branch: str = ""
+    noise: bool = False
+
+    @property
+    def contradicts(self) -> bool:
+        """Whether what is said cannot be so: then everything may be taken for another run or branch."""
+        return self.index in ("stuck", "back", "some") or self.branch in ("swapped", "same")
+
+    def index_of(self, step: int) -> int | None:
+        """The index that is said in a step."""
+        if not self.index or (self.index == "some" and step % 2):
+            return None
+        said = {"late": step + 3, "apart": 2 * step, "stuck": 0, "back": step - 2 if step >= 2 else step}
+        return said.get(self.index, step)
+
+    def total_of(self, steps: int) -> int | None:
+        """How many steps are said to be in a run of so many."""
+        if not self.total:
+            return None
+        return {"late": steps + 3, "apart": 2 * steps}.get(self.index, steps) + 2 * (self.total == "long")
+
+    def name_of(self, branch: str, step: int) -> str | None:
+        """The name that is given to a branch."""
+        if self.branch == "swapped" and step % 2:
+            return {"u": "c", "c": "u"}.get(branch, branch)
+        return {"": None, "same": "x"}.get(self.branch, branch)
 
 
 @dataclass(frozen=True)
@@ -40,7 +106,7 @@ class Call:
         off: the step from which on it is switched off; None for never.
         on: the step from which on it is there; only in loops over the bare denoiser.
         order: of the branches in loops over the bare denoiser: "cu" is conditional first, "cup" has a third one,
-            "batched" runs two in one batch, "batched3" three.
+            "batched" runs two in one batch, "batched3" three, "either" two in one batch in every second step.
         sigmas: whether the caller hands in the sigmas of the steps.
         one_seed: whether all samples of a batch begin from the same noise.
         breaks: what ends it early.
@@ -50,6 +116,8 @@ class Call:
             "shared nested" and "shared thread" are of one around the same denoiser.
         marked: whether a loop over the bare denoiser is marked with `session.run(steps)`.
         grad: how a loop over the bare denoiser runs: "no_grad", "inference", "mixed", "enabled" or "autocast".
+        does: what the program does with the session meanwhile.
+        says: what it says of each forward.
     """
 
     seed: int = 0
@@ -68,18 +136,47 @@ class Call:
     beside: str = ""
     marked: bool = False
     grad: str = "no_grad"
+    does: tuple[Do, ...] = ()
+    says: Says | None = None
+
+    def has(self, *where: str) -> bool:
+        """Whether anything is done, or breaks off, there."""
+        return any(do.where in where for do in self.does) or (self.breaks is not None and self.breaks.where in where)
 
 
 @dataclass(frozen=True)
 class Enter:
-    """The session begins: `bwcache.attach`, or `bwcache.enable`."""
+    """The session begins.
+
+    Attributes:
+        how: "attach" or "enable"; "replace" puts it in the place of one that is there; "again" is tried while one is
+            there, and refused.
+        policy: if not the scenario's.
+        max_memory: bytes that may be held.
+        keep_traces: how many traces are held.
+    """
 
     how: str = "attach"
+    policy: Chosen | None = None
+    max_memory: int | None = None
+    keep_traces: int | None = 1000
 
 
 @dataclass(frozen=True)
 class Leave:
     """It ends."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """The session is given another policy."""
+
+    policy: Chosen = ANOTHER
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The session is told to stop while nothing runs: this changes nothing."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +220,6 @@ class Copy:
     how: str = "deepcopy"
 
 
-INTERVAL = Chosen("FixedInterval")
-
-
 @dataclass(frozen=True)
 class Scenario:
     """A model, a policy and what is done with them, in order.
@@ -155,6 +249,13 @@ class Scenario:
     @property
     def calls(self) -> list[Call]:
         return [action for action in self.script if isinstance(action, Call)]
+
+    @property
+    def policies(self) -> list[Chosen]:
+        """Every policy that is tried in it."""
+        actions = [*self.script, *(do for call in self.calls for do in call.does)]
+        others = [action.policy for action in actions if isinstance(action, (Enter, Use, Do)) and action.policy]
+        return [self.policy, *others]
 
 
 def source(value: Any) -> str:
@@ -219,6 +320,12 @@ def _script(chance: random.Random, kind: Any, bare: bool, scheduler: str) -> Ite
 
     def inside() -> Iterator[Action]:
         yield from between()
+        if chance.random() < 0.1:
+            yield Use(draw_policy(chance))
+        if chance.random() < 0.04:
+            yield Stop()
+        if chance.random() < 0.06:
+            yield _enter(chance, chance.choice(("again", "replace")))
         yield _call(chance, kind, bare, scheduler)
         if chance.random() < 0.1:
             yield Copy(chance.choice(("deepcopy", "pickle", "pipeline")))
@@ -226,7 +333,7 @@ def _script(chance: random.Random, kind: Any, bare: bool, scheduler: str) -> Ite
     yield from between()
     if chance.random() < 0.1:
         yield _call(chance, kind, bare, scheduler)
-    yield Enter(chance.choice(("attach", "attach", "enable")))
+    yield _enter(chance, chance.choice(("attach", "attach", "enable")))
     for _ in range(chance.choice((1, 1, 1, 2, 2, 3))):
         yield from inside()
     if chance.random() < 0.8:
@@ -234,10 +341,19 @@ def _script(chance: random.Random, kind: Any, bare: bool, scheduler: str) -> Ite
     yield Leave()
     if chance.random() < 0.15:
         yield _call(chance, kind, bare, scheduler)
-    if chance.random() < 0.05:
-        yield Enter()
+    while chance.random() < 0.12:
+        yield _enter(chance, chance.choice(("attach", "enable", "replace")))
         yield from inside()
         yield Leave()
+
+
+def _enter(chance: random.Random, how: str) -> Enter:
+    return Enter(
+        how,
+        policy=draw_policy(chance) if how == "replace" and chance.random() < 0.5 else None,
+        max_memory=2 ** chance.randrange(6, 18) if chance.random() < 0.15 else None,
+        keep_traces=chance.choice((None, 0, 1, 2)) if chance.random() < 0.2 else 1000,
+    )
 
 
 def _call(chance: random.Random, kind: Any, bare: bool, scheduler: str) -> Call:
@@ -255,22 +371,43 @@ def _call(chance: random.Random, kind: Any, bare: bool, scheduler: str) -> Call:
         beside=chance.choice(("", "", "", "", "", "", "", "nested", "thread", "shared nested", "shared thread")),
     )
     if chance.random() < 0.25:
-        where = chance.choice(("denoiser", "after", "block", "callback", "flag"))
+        where = chance.choice(("denoiser", "after", "block", "callback", "flag", "row"))
         call = replace(
             call, breaks=Break(where, chance.randrange(steps), chance.choice(("Halt", "Halt", "KeyboardInterrupt")))
         )
     if chance.random() < 0.1:
         call = replace(call, nan=chance.randrange(steps))
+    if chance.random() < 0.25:
+        call = replace(call, does=tuple(_do(chance, steps) for _ in range(chance.choice((1, 1, 2)))))
     if bare:
         call = replace(
             call,
-            order=chance.choice(("cu", "uc", "cup", "batched", "batched3", "cu")),
+            order=chance.choice(("cu", "uc", "cup", "batched", "batched3", "cu", "either")),
             on=chance.choice((0, 0, 0, 1, 2)),
             marked=chance.random() < 0.3,
             grad=chance.choice(("no_grad",) * 4 + ("inference", "mixed", "enabled", "autocast")),
             beside="",
         )
+    if chance.random() < (0.5 if bare else 0.05):
+        call = replace(call, says=_says(chance, bare))
     return kind.legal(call, bare, scheduler)
+
+
+def _do(chance: random.Random, steps: int) -> Do:
+    what = chance.choice(("invalidate", "invalidate", "stop", "use", "clear", "read", "leave"))
+    where = "callback" if what == "leave" else chance.choice(("callback", "callback", "block", "row"))
+    policy = draw_policy(chance) if what == "use" else None
+    return Do(what, where, chance.randrange(2 * steps if where == "row" else steps), policy)
+
+
+def _says(chance: random.Random, bare: bool) -> Says:
+    said = Says(
+        index=chance.choice(("", "right", "right", "right", "late", "apart", "stuck", "back", "some")),
+        total=chance.choice(("", "right", "right", "long")),
+        branch=chance.choice(("", "right", "right", "right", "swapped", "same")),
+        noise=chance.random() < 0.3,
+    )
+    return said if bare else replace(said, index="", branch="same" if said.branch == "same" else "")
 
 
 # --- dimensions -------------------------------------------------------------------------------------------------------
@@ -293,6 +430,7 @@ DIMENSIONS: dict[str, Callable[[Scenario], bool]] = {
     "new: EasyCache where more channels come out than go in": lambda s: (
         s.policy.name == "EasyCache" and s.kind == "latte"
     ),
+    "new: stopped while nothing runs": lambda s: any(isinstance(action, Stop) for action in s.script),
     "new: samples that are refused late are run apart": lambda s: (
         s.per_sample and any(call.batch > 1 and call.off is not None for call in s.calls)
     ),

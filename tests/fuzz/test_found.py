@@ -6,19 +6,19 @@ import pytest
 
 from tests.fuzz.oracle import check, quietly
 from tests.fuzz.policies import Chosen
-from tests.fuzz.scenario import DIMENSIONS, KNOWN, Break, Call, Enter, Leave, Scenario
+from tests.fuzz.scenario import DIMENSIONS, KNOWN, Action, Break, Call, Do, Enter, Leave, Scenario, Stop
 
 IN_TURNS = Chosen("StepList", (("steps", "((0, 2), (0, 1))"),))
 ADAPTIVE = Chosen("Adaptive", (("tolerance", "0.15"),))
 GREEDY = Chosen("BWCache", (("threshold", "10.0"),))
 
 
-def calls(*called: Call, **settings: object) -> Scenario:
+def calls(*called: Action, **settings: object) -> Scenario:
     """A session around these calls."""
     return Scenario(script=(Enter(), *called, Leave()), **settings)  # type: ignore[arg-type]
 
 
-def bare(*called: Call, **settings: object) -> Scenario:
+def bare(*called: Action, **settings: object) -> Scenario:
     """The same of a denoiser in a loop of its own."""
     return calls(*called, bare=True, target="module", **settings)
 
@@ -58,6 +58,11 @@ FOUND: dict[str, tuple[Scenario, ...]] = {
     "new: a marked run says how long later ones are": (bare(Call(marked=True, steps=5), Call(), told=False),),
     "new: EasyCache where more channels come out than go in": (
         calls(Call(), kind="latte", policy=Chosen("EasyCache")),
+    ),
+    "new: stopped while nothing runs": (
+        calls(Stop(), Call()),
+        bare(Call(), Stop(), Call()),
+        calls(Call(does=(Do("stop", at=3),)), Stop(), Call(), target="module"),
     ),
     "new: samples that are refused late are run apart": (
         calls(Call(batch=2, off=2, steps=5), kind="sd3", policy=IN_TURNS),

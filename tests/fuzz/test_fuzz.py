@@ -15,10 +15,11 @@ import bwcache
 from bwcache import policies
 from tests import tiny
 from tests.fuzz import oracle, replay
+from tests.fuzz import scenario as scenarios
 from tests.fuzz.oracle import check, quietly
 from tests.fuzz.policies import Chosen
 from tests.fuzz.reduce import as_test, reduced
-from tests.fuzz.scenario import DIMENSIONS, KNOWN, Break, Call, Copy, Enter, Hook, Leave, Scenario, draw, source
+from tests.fuzz.scenario import DIMENSIONS, KNOWN, Call, Copy, Do, Enter, Hook, Leave, Says, Scenario, draw, source
 
 SEEDS = 300
 CHUNK = 10
@@ -49,11 +50,9 @@ def test_what_is_known_to_fail_has_a_name() -> None:
 
 
 def test_a_scenario_is_the_python_that_it_prints() -> None:
-    names = {kind.__name__: kind for kind in (Break, Call, Chosen, Copy, Enter, Hook, Leave, Scenario)}
     for seed in range(50):
         scenario = draw(seed, frozenset())
-        if "Cast" not in source(scenario) and "Unhook" not in source(scenario):
-            assert eval(source(scenario), dict(names)) == scenario
+        assert eval(source(scenario), {**vars(scenarios)}) == scenario
 
 
 def test_a_failing_scenario_is_reduced_to_what_it_needs() -> None:
@@ -101,7 +100,7 @@ def test_brute_force_notices_another_video(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_row_too_few_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     forwards = replay.forwards
-    monkeypatch.setattr(replay, "forwards", lambda events: forwards(events)[:-1])
+    monkeypatch.setattr(replay, "forwards", lambda *given: forwards(*given)[:-1])
     assert laws(Scenario(policy=REPLAYING)) == {"the trace says what happened"}
 
 
@@ -146,3 +145,74 @@ def _resident() -> int:
     if not statm.exists():
         pytest.skip("needs /proc to read the memory of a process")
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+GREEDY = Chosen("FirstBlock", (("threshold", "10.0"),))
+NAMED = Says(index="right", total="right", branch="right")
+
+
+def bare(*calls: Call, **settings: object) -> Scenario:
+    """A loop over the bare denoiser."""
+    return Scenario(bare=True, target="module", script=(Enter(), *calls, Leave()), **settings)  # type: ignore[arg-type]
+
+
+def test_brute_force_replays_residuals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What blocks add to their input, and what a denoiser adds to its latents."""
+    scenarios = [
+        Scenario(kind="flux", policy=GREEDY, script=(Enter(), Call(steps=6), Leave())),
+        Scenario(
+            kind="latte",
+            policy=Chosen("EasyCache", (("threshold", "10.0"), ("warmup", "1"))),
+            script=(Enter(), Call(steps=6), Leave()),
+        ),
+    ]
+    assert [laws(one) for one in scenarios] == [set(), set()]
+    exact = bwcache.Last.predict
+    monkeypatch.setattr(bwcache.Last, "predict", lambda self, *args: exact(self, *args) * 1.001)
+    assert [laws(one) for one in scenarios] == [{"replaying equals brute force"}] * 2
+
+
+def test_what_is_kept_though_it_was_to_be_forgotten_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = Scenario(policy=REPLAYING, script=(Enter(), Call(does=(Do("invalidate", at=0),)), Leave()))
+    assert laws(scenario) == set()
+    monkeypatch.setattr(bwcache.Session, "invalidate", lambda self: None)
+    assert laws(scenario) == {"the trace says what happened"}
+
+
+def test_a_branch_that_is_taken_for_another_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the program names the branches, in one batch or each in a forward of its own."""
+    call = Call(order="either", says=NAMED, steps=6, batch=2)
+    scenario = bare(call, kind="sd3", policy=Chosen("FixedInterval", (("interval", "3"),)))
+    assert laws(scenario) == set()
+    step = bwcache.Session.step
+
+    def crossed(session: bwcache.Session, **said: object) -> object:
+        if isinstance(said["branch"], str):
+            said["branch"] = {"u": "c", "c": "u"}[said["branch"]]
+        return step(session, **said)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(bwcache.Session, "step", crossed)
+    assert laws(scenario) == {"the trace says what happened"}
+
+
+def test_another_step_than_the_program_says_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = bare(Call(says=Says(index="late", total="right")))
+    assert laws(scenario) == set()
+    step = bwcache.Session.step
+    monkeypatch.setattr(bwcache.Session, "step", lambda self, index, **said: step(self, index - 1, **said))
+    assert laws(scenario) == {"the trace says what happened"}
+
+
+def test_a_trace_too_many_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = Scenario(script=(Enter(keep_traces=1), Call(), Call(), Call(), Leave()))
+    assert laws(scenario) == set()
+    attach = bwcache.attach
+    monkeypatch.setattr(bwcache, "attach", lambda *args, **how: attach(*args, **{**how, "keep_traces": 2}))
+    assert laws(scenario) == {"the last traces are held"}
+
+
+def test_memory_that_the_trace_does_not_know_of_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = Scenario(script=(Enter(max_memory=2**20), Call(), Leave()))
+    assert laws(scenario) == set()
+    monkeypatch.setattr("bwcache.engine.run.Run.note_bytes", lambda self, lanes: None)
+    assert laws(scenario) == {"memory is what it is said to be"}

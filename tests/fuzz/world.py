@@ -123,14 +123,17 @@ class Kind:
             call = replace(call, one_seed=False)
         if bare and call.breaks and call.breaks.where == "flag":
             call = replace(call, breaks=None)
-        if self.branches == 1 and call.order.startswith("batched"):
-            call = replace(call, order="uc")
+        named = call.says is not None and call.says.branch == "right"
+        if self.branches == 1 and not named and call.order in ("batched", "batched3", "either"):
+            call = replace(call, order="uc")  # its row says that each branch has a forward of its own
+        if call.beside:
+            call = replace(call, does=tuple(do for do in call.does if do.what != "leave"))
         if "thread" in call.beside and scheduler in DRAWING:
             call = replace(call, beside=call.beside.replace("thread", "nested"))
         if "shared" in call.beside and self.name == "sd3 perturbed":  # each call sets processors and takes them off
             call = replace(call, beside="")
         if "shared" in call.beside:  # whose forward it is cannot be told
-            call = replace(call, breaks=None, nan=None, reads="")
+            call = replace(call, breaks=None, nan=None, reads="", does=(), says=None)
         takes_sigmas = self.takes_sigmas and not bare and scheduler not in ("heun", "dpm", "unipc")
         return call if takes_sigmas else replace(call, sigmas=False)
 

@@ -19,7 +19,7 @@ from bwcache.engine.forward import Forward, RunAgain
 from bwcache.engine.idle import IdleCalls, IdleModules
 from bwcache.engine.plan import Plan, Spot
 from bwcache.engine.run import Run
-from bwcache.errors import AttachError, complaint
+from bwcache.errors import AttachError, RunStoppedError, complaint
 from bwcache.models import BlockStack, uncompiled
 from bwcache.policies import Policy
 
@@ -155,12 +155,12 @@ class Denoiser:
             if sign is not None:
                 here.cache_fills[sign] += 1
                 return self._plainly(inner, args, kwargs)
-            if session.is_stopped:
-                session.raise_stopped()
             call = Call(stack, args, kwargs)
             step, run = here.clock.tick(call), here.run
             if run is None or step.run != here.run_index:
                 run = session.begin_run(step)
+            elif run.stopped:
+                raise RunStoppedError(complaint("a run to be stopped", "nothing", "call the pipeline again for another"))
             if stack.skips is not None:
                 run.pass_over(step.branch, stack.skipped(args, kwargs))
             rows = WHOLE if call.is_one_row and call.host is None else self._layout(run, step.branch, call)

@@ -105,6 +105,7 @@ class Run:
         self.held = Held(Offload() if memory.offload else None)
         self.memory = MemoryPlan(memory, self.trace, policy)
         self.guided = guided
+        self.stopped = False
         self.state = policy.init()
         self.lanes: dict[tuple[str, int | None], Lane] = {}
         self.idle: dict[Inputs, Outlines] = {}

@@ -25,7 +25,6 @@ from bwcache.errors import (
     AttachError,
     BWCacheError,
     NeverReusedWarning,
-    RunStoppedError,
     complaint,
 )
 from bwcache.models import BlockSpec, denoisers, resolve, uncompiled
@@ -88,7 +87,6 @@ class Session:
         self._finished: deque[Trace] = deque(maxlen=keep_traces)
         self._on_trace = on_trace
         self._on_step: list[Callable[[Event], object]] = []
-        self.is_stopped = False
         self._begun = 0
         self._undo = ExitStack()
         with ExitStack() as undo:
@@ -213,8 +211,9 @@ class Session:
         """
         if hasattr(self._target, "_interrupt"):
             self._target._interrupt = True
-        else:
-            self.is_stopped = True
+            return
+        for run in list(self._runs):
+            run.stopped = True
 
     def on_step(self, call: Callable[[Event], object]) -> Callable[[], None]:
         """Call `call(event)` at each row of the trace, as soon as it stands; return what ends that."""
@@ -232,11 +231,6 @@ class Session:
             self.warn(f"nothing can be reused: each forward of {self.name} fills a cache ({', '.join(fills)})")
         self.here = Sampling(lambda: Clock(lambda: None))  # the old one knows the pipeline
         self._target, self.denoisers = None, {}
-
-    def raise_stopped(self) -> None:
-        """Raise `RunStoppedError`: `stop` was called. The next run is not affected."""
-        self.is_stopped = False
-        raise RunStoppedError(complaint("a run to be stopped", "nothing", "call the pipeline again for another"))
 
     def begin_run(self, step: Step) -> Run:
         """Return the run that a forward begins."""
