@@ -58,6 +58,11 @@ class Attached(Part):
         self._told: dict[str, list[Event]] = {}
         self._stop_telling: list[Callable[[], None]] = []
 
+    @property
+    def _shares(self) -> bool:
+        """Whether another pipeline has forwards in the same session."""
+        return any("shared" in call.beside for call in self.scenario.calls)
+
     def enter(self, stage: Stage, action: Enter) -> None:
         self._entered = action
         for actor in stage.actors:
@@ -161,7 +166,7 @@ class Attached(Part):
     def stepped(self, actor: Actor) -> None:
         """What is held is what the trace says, and no more than is allowed."""
         session, most = self.sessions.get(actor.name), self._entered.max_memory
-        if session is None or most is None or self.scenario.memory != "device":
+        if session is None or most is None or self.scenario.memory != "device" or self._shares:
             return
         for held, said in bytes_held(session, actor.modules.values()):
             if held > min(most, said):
@@ -199,8 +204,11 @@ class Attached(Part):
         expected = ended if keep is None else ended[len(ended) - min(keep, len(ended)) :]
         if not _cleared(self.scenario) and [id(one) for one in over] != [id(one) for one in expected]:
             self.findings.append(Finding("the last traces are held", f"{len(over)} of {len(ended)}, to keep: {keep}"))
-        shared = any("shared" in call.beside for call in self.scenario.calls)
-        if told and not shared and list(map(_row, told)) != [_row(event) for trace in new for event in trace.events]:
+        if (
+            told
+            and not self._shares
+            and list(map(_row, told)) != [_row(event) for trace in new for event in trace.events]
+        ):
             self.findings.append(Finding("each row is told as it is noted", f"{len(told)} told"))
         if new and new[0].meta["policy"] != policy.policy.describe():
             self.findings.append(Finding("the policy in use is that of the trace", str(new[0].meta["policy"])))
@@ -311,7 +319,7 @@ def _errors(scenario: Scenario, attached: Stage) -> Iterator[Finding]:
         if isinstance(error, bwcache.OverBudget) and any(
             isinstance(action, Enter) and action.max_memory is not None for action in scenario.script
         ):
-            if outcome.steps and not _contradicts(scenario):
+            if outcome.steps and not _doubtful(scenario):
                 yield Finding("a run is refused before it begins", f"in step {len(outcome.steps)}: {_said(error)}")
         elif isinstance(error, bwcache.BWCacheError):
             if not shared:
@@ -320,8 +328,14 @@ def _errors(scenario: Scenario, attached: Stage) -> Iterator[Finding]:
             yield Finding("no internal exception", _said(error))
 
 
-def _contradicts(scenario: Scenario) -> bool:
-    return any(call.says is not None and call.says.contradicts for call in scenario.calls)
+def _doubtful(scenario: Scenario) -> bool:
+    """Whether a call may be taken for several runs."""
+    return any(call.may_look_like_several and (scenario.bare or call.says) for call in scenario.calls)
+
+
+def _breaks_elsewhere(call: Call) -> bool:
+    """Whether a call breaks off at another place without a session: there are no rows, and no forwards on samples."""
+    return call.has("row") or (call.batch > 1 and call.has("denoiser", "after", "block"))
 
 
 def _videos(scenario: Scenario, plain: Stage, attached: Stage, part: Attached) -> Iterator[Finding]:
@@ -330,14 +344,14 @@ def _videos(scenario: Scenario, plain: Stage, attached: Stage, part: Attached) -
         rows = part.rows.get(other.name, [])
         if any(row.action == "reuse" for row in rows) or other.name.startswith("shared"):
             continue
-        if not mine.same(other) and not any(call.has("row") for call in scenario.calls):
+        if not mine.same(other) and not any(_breaks_elsewhere(call) for call in scenario.calls):
             yield Finding("computing always changes nothing", f"{other.name}: {mine.deviates_at(other)}")
     for name, rows in part.rows.items():
         if all(policy.never_reuses for policy in part.used[name]) and any(row.action == "reuse" for row in rows):
             yield Finding("settings that never reuse do not", repr(part.used[name][0].policy))
     for name, runs in part.runs.items():
         expected = 1 if part.rows[name] else runs
-        if runs != expected and not any("shared" in call.beside for call in scenario.calls) | _contradicts(scenario):
+        if runs != expected and not any("shared" in call.beside for call in scenario.calls) | _doubtful(scenario):
             yield Finding("a call is one run", f"{name}: {runs} runs")
 
 

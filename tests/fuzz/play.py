@@ -322,6 +322,7 @@ class Running:
         was_stopped: whether somebody stopped it.
         rows: how many rows of the trace were noted.
         done: what was done of `call.does`, by its ordinal.
+        prompts: of a loop over the bare denoiser, by the rows of the batch.
     """
 
     stage: Stage
@@ -333,6 +334,7 @@ class Running:
     was_stopped: bool = False
     rows: int = 0
     done: set[int] = field(default_factory=set)
+    prompts: dict[tuple[int, ...], dict[str, Tensor]] = field(default_factory=dict)
 
     @property
     def part(self) -> Part:
@@ -495,6 +497,8 @@ class Running:
             rows = ["cup".index(branch) * 10 + i for branch in some for i in range(call.batch)]
             given = kind.bare(batch, time, rows)  # type: ignore[misc]
             given = {name: value.to(self.actor.dtype) for name, value in given.items()}
+            if call.says is not None:  # then its prompts stay where they are
+                given |= self.prompts.setdefault(tuple(rows), {name: given[name] for name in [*given][2:]})
             with self._says(**self._said_of(some, step)):
                 output = denoiser(**given, return_dict=False)[0]
             made |= dict(zip(some, output.chunk(len(some)), strict=True))

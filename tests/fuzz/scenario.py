@@ -139,6 +139,16 @@ class Call:
     does: tuple[Do, ...] = ()
     says: Says | None = None
 
+    @property
+    def may_look_like_several(self) -> bool:
+        """Whether it may be taken for more than one run.
+
+        What is said of it contradicts itself, or a loop that nobody marks goes on with latents of its own (a NaN
+        replaced), which then have nothing to do with those before.
+        """
+        told = self.marked or (self.says is not None and self.says.index)
+        return (self.says is not None and self.says.contradicts) or (self.nan is not None and not told)
+
     def has(self, *where: str) -> bool:
         """Whether anything is done, or breaks off, there."""
         return any(do.where in where for do in self.does) or (self.breaks is not None and self.breaks.where in where)
@@ -431,6 +441,9 @@ DIMENSIONS: dict[str, Callable[[Scenario], bool]] = {
         s.policy.name == "EasyCache" and s.kind == "latte"
     ),
     "new: stopped while nothing runs": lambda s: any(isinstance(action, Stop) for action in s.script),
+    "new: forgotten in the middle of a forward": lambda s: any(
+        do.what == "invalidate" and do.where == "block" for call in s.calls for do in call.does
+    ),
     "new: samples that are refused late are run apart": lambda s: (
         s.per_sample and any(call.batch > 1 and call.off is not None for call in s.calls)
     ),

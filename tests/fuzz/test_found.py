@@ -64,6 +64,7 @@ FOUND: dict[str, tuple[Scenario, ...]] = {
         bare(Call(), Stop(), Call()),
         calls(Call(does=(Do("stop", at=3),)), Stop(), Call(), target="module"),
     ),
+    "new: forgotten in the middle of a forward": (calls(Call(does=(Do(where="block", at=0),))),),
     "new: samples that are refused late are run apart": (
         calls(Call(batch=2, off=2, steps=5), kind="sd3", policy=IN_TURNS),
     ),

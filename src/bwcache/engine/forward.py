@@ -85,6 +85,7 @@ class Forward:
         disorder: whether a place was called twice.
         rerouted: whether other blocks ran than when it was last computed: nothing is compared then.
         hidden: bytes of the largest feature.
+        forgotten: how often all that is kept had been forgotten as it began.
     """
 
     plan: Plan
@@ -109,11 +110,13 @@ class Forward:
     disorder: bool = False
     rerouted: bool = False
     hidden: int = 0
+    forgotten: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.steps, self.lanes = self.group.steps, self.group.lanes
         self.measuring = Measuring(self.plan, self.run, self.steps, self.lanes, self.rows, self.timed)
         self.counts = self.steps[0].total is not None or not self.plan.needs_total
+        self.forgotten = self.run.forgotten
         taps = self.lanes[0].taps
         if taps is not None and len(self.lanes) == 1 and self.counts and not self.timed:
             self.record = taps.record
@@ -400,7 +403,8 @@ class Forward:
             self.run.note_bytes(self.lanes, self.hidden)
             for lane in self.lanes:
                 lane.latents, lane.inputs = self.begun.kind, self.begun.inputs
-        if self.steps[0].total is not None and self.steps[0].index >= self.steps[0].total - 1:
+        is_last = self.steps[0].total is not None and self.steps[0].index >= self.steps[0].total - 1
+        if is_last or self.run.forgotten != self.forgotten:
             for lane in self.lanes:
                 lane.forget()
 

@@ -106,6 +106,7 @@ class Run:
         self.memory = MemoryPlan(memory, self.trace, policy)
         self.guided = guided
         self.stopped = False
+        self.forgotten = 0
         self.state = policy.init()
         self.lanes: dict[tuple[str, int | None], Lane] = {}
         self.idle: dict[Inputs, Outlines] = {}
@@ -274,7 +275,8 @@ class Run:
 
     def invalidate(self) -> None:
         """Forget all that is kept: whatever it was made from has changed."""
-        for lane in self.lanes.values():
+        self.forgotten += 1
+        for lane in list(self.lanes.values()):
             lane.forget()
 
     def close(self) -> None:

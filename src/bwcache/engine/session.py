@@ -200,7 +200,10 @@ class Session:
         self._next = policy
 
     def invalidate(self) -> None:
-        """Forget all that is kept: call it where a callback changes prompts or weights in the middle of a run."""
+        """Forget all that is kept: call it where a callback changes prompts or weights in the middle of a run.
+
+        A forward that is under way keeps nothing.
+        """
         for run in list(self._runs):
             run.invalidate()
 
