@@ -214,5 +214,5 @@ def test_a_trace_too_many_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_memory_that_the_trace_does_not_know_of_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     scenario = Scenario(script=(Enter(max_memory=2**20), Call(), Leave()))
     assert laws(scenario) == set()
-    monkeypatch.setattr("bwcache.engine.run.Run.note_bytes", lambda self, lanes: None)
+    monkeypatch.setattr("bwcache.engine.run.Run.note_bytes", lambda *given: None)
     assert laws(scenario) == {"memory is what it is said to be"}
