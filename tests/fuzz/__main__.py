@@ -39,9 +39,9 @@ def main() -> int:
                 print(f"seed {line['seed']}: {'; '.join(found['text'] for found in line['found'])[:300]}", flush=True)
     mine = [done[seed] for seed in wanted if seed in done]
     distinct = _distinct(mine)
-    seconds = sum(line["seconds"] for line in mine)
+    seconds = sum(line.get("cpu", line["seconds"]) for line in mine)
     print(
-        f"{len(mine)} scenarios, {seconds / 3600:.2f} h of one core ({time.monotonic() - begun:.0f} s now), "
+        f"{len(mine)} scenarios, {seconds / 3600:.2f} h of CPU ({time.monotonic() - begun:.0f} s now), "
         f"{sum(bool(line['found']) for line in mine)} with findings, {len(distinct)} distinct"
     )
     for signature, seeds in sorted(distinct.items(), key=lambda item: -len(item[1])):

@@ -330,7 +330,7 @@ def _errors(scenario: Scenario, attached: Stage) -> Iterator[Finding]:
 
 def _doubtful(scenario: Scenario) -> bool:
     """Whether a call may be taken for several runs."""
-    return any(call.may_look_like_several and (scenario.bare or call.says) for call in scenario.calls)
+    return any(call.may_look_like_several(scenario.bare) for call in scenario.calls)
 
 
 def _breaks_elsewhere(call: Call) -> bool:

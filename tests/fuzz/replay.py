@@ -38,15 +38,17 @@ class Rows:
     Attributes:
         events: these.
         names: of the branches in it, where the program names them.
+        missing: lanes that have none, since it broke off before.
     """
 
     events: list[Event]
     names: tuple[str, ...] = ()
+    missing: list[Lane] = field(default_factory=list)
 
     @property
     def lanes(self) -> list[Lane] | None:
         """Those that decided for themselves; None where the batch decided as one."""
-        found = list(dict.fromkeys((event.branch, event.sample) for event in self.events))
+        found = list(dict.fromkeys([*((event.branch, event.sample) for event in self.events), *self.missing]))
         apart = any(sample is not None or (len(self.names) > 1 and branch in self.names) for branch, sample in found)
         return sorted(found, key=self._place) if apart else None
 
@@ -230,8 +232,6 @@ class Replay:
         if rows.events[0].run != self.run:
             self.stored.clear()
             self.run = rows.events[0].run
-        if self.forward == len(self.rows) and self.call.breaks is not None and self.call.breaks.where == "row":
-            self._noted(rows.events)  # broken off among its rows: which were to come nobody knows
         latents = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim >= 3)
         layout = self._layout(rows, len(latents))
         prompt = identity(args, kwargs)
@@ -285,7 +285,9 @@ class Replay:
             samples, branch = self.call.batch, lanes[0][0]
             expected = [(branch, i) for i in range(samples)]
             found = tuple(tuple(range(i, count, samples)) for i in range(samples))
-        if lanes != expected:
+        if self.forward == len(self.rows) and self.call.breaks is not None and set(lanes) < set(expected):
+            rows.missing = [lane for lane in expected if lane not in lanes]
+        elif lanes != expected:
             self.complaints.append(f"lanes {lanes} in a batch of {expected}")
         return Layout(found, count)
 
@@ -296,13 +298,13 @@ class Replay:
         found: dict[tuple[tuple[str, str], ...], list[int]] = {}
         for i, lane in enumerate(rows.lanes):
             found.setdefault(tuple(sorted(rows.actions(lane).items())), []).append(i)
-        return [(found[actions], dict(actions)) for actions in sorted(found, key=_reused)]
+        return [(found[actions], dict(actions)) for actions in sorted(found, key=_late)]
 
     def _check(self, name: str, rows: Rows, keys: Sequence[Any], said: int | None) -> None:
         """The step is the true one, or that which is said, and a reused lane was here in the step before."""
         event, step = rows.events[0], len(self.outcome.steps)
-        doubtful = self.call.may_look_like_several
-        expected = said if said is not None else None if doubtful and self.actor.scenario.bare else step
+        doubtful = self.call.may_look_like_several(self.actor.scenario.bare)
+        expected = said if said is not None else None if doubtful else step
         if event.site.split("/")[0] not in (name, "model"):
             self.complaints.append(f"step {step}: a row of {event.site} for a forward of {name}")
         if expected is not None and event.step != expected:
@@ -381,8 +383,9 @@ class Replay:
         return now.actions.get(site) or now.actions.get(f"model/{site.split('/', 1)[1]}")
 
 
-def _reused(actions: Sequence[tuple[str, str]]) -> int:
-    return sum(action == "reuse" for _, action in actions)
+def _late(actions: Sequence[tuple[str, str]]) -> tuple[bool, int]:
+    """When lanes that do this run: those without rows last, and those that reuse most before them."""
+    return not actions, sum(action == "reuse" for _, action in actions)
 
 
 class Residual:

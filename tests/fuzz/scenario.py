@@ -139,15 +139,15 @@ class Call:
     does: tuple[Do, ...] = ()
     says: Says | None = None
 
-    @property
-    def may_look_like_several(self) -> bool:
+    def may_look_like_several(self, bare: bool) -> bool:
         """Whether it may be taken for more than one run.
 
         What is said of it contradicts itself, or a loop that nobody marks goes on with latents of its own (a NaN
         replaced), which then have nothing to do with those before.
         """
-        told = self.marked or (self.says is not None and self.says.index)
-        return (self.says is not None and self.says.contradicts) or (self.nan is not None and not told)
+        if self.says is not None and (self.says.contradicts or self.says.index):
+            return self.says.contradicts
+        return bare and self.nan is not None and not self.marked
 
     def has(self, *where: str) -> bool:
         """Whether anything is done, or breaks off, there."""

@@ -16,9 +16,10 @@ def played(seed: int, everything: bool) -> dict[str, Any]:
     from tests.fuzz.oracle import check, quietly
     from tests.fuzz.scenario import draw, source
 
-    begun = time.monotonic()
+    begun, worked = time.monotonic(), time.process_time()
     scenario = draw(seed, frozenset() if everything else None)
     with quietly():
         found = check(scenario)
     said = [{"law": one.law, "text": one.text, "signature": one.signature} for one in found]
-    return {"seed": seed, "seconds": time.monotonic() - begun, "found": said, "scenario": source(scenario)}
+    spent = {"seconds": time.monotonic() - begun, "cpu": time.process_time() - worked}
+    return {"seed": seed, **spent, "found": said, "scenario": source(scenario)}
