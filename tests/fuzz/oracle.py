@@ -108,7 +108,7 @@ class Attached(Part):
             return
         try:
             self._begin(stage.main, replace(action, how="attach"))
-        except bwcache.AlreadyAttached:
+        except bwcache.AlreadyAttachedError:
             return
         self.findings.append(Finding("one session at a time", "a second one began"))
 
@@ -316,7 +316,7 @@ def _errors(scenario: Scenario, attached: Stage) -> Iterator[Finding]:
         error = outcome.error
         if error is None or isinstance(error, (*_MINE, bwcache.SettingError)):
             continue
-        if isinstance(error, bwcache.OverBudget) and any(
+        if isinstance(error, bwcache.OverBudgetError) and any(
             isinstance(action, Enter) and action.max_memory is not None for action in scenario.script
         ):
             if outcome.steps and not _doubtful(scenario):

@@ -305,7 +305,7 @@ class Stage:
                 outcome.latents = running.bare() if self.scenario.bare else running.pipeline()
         except (Exception, KeyboardInterrupt) as error:
             outcome.error = error.with_traceback(None) if isinstance(error, (Halt, KeyboardInterrupt)) else error
-            if isinstance(error, bwcache.RunStopped) and running.was_stopped:
+            if isinstance(error, bwcache.RunStoppedError) and running.was_stopped:
                 outcome.error = Halt("stopped")
         finally:
             actor.running = None

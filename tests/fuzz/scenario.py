@@ -14,7 +14,7 @@ Action = Any
 
 
 INTERVAL = Chosen("FixedInterval")
-ANOTHER = Chosen("Scheduled", (("steps", "(0,)"),))
+ANOTHER = Chosen("StepList", (("steps", "(0,)"),))
 
 
 @dataclass(frozen=True)
@@ -444,6 +444,7 @@ DIMENSIONS: dict[str, Callable[[Scenario], bool]] = {
     "new: forgotten in the middle of a forward": lambda s: any(
         do.what == "invalidate" and do.where == "block" for call in s.calls for do in call.does
     ),
+    "new: a run whose thread has ended": lambda s: any(call.beside == "shared thread" for call in s.calls),
     "new: samples that are refused late are run apart": lambda s: (
         s.per_sample and any(call.batch > 1 and call.off is not None for call in s.calls)
     ),

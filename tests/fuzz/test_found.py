@@ -65,6 +65,14 @@ FOUND: dict[str, tuple[Scenario, ...]] = {
         calls(Call(does=(Do("stop", at=3),)), Stop(), Call(), target="module"),
     ),
     "new: forgotten in the middle of a forward": (calls(Call(does=(Do(where="block", at=0),))),),
+    "new: a run whose thread has ended": (
+        calls(
+            Call(beside="shared thread"),
+            Call(breaks=Break("denoiser")),
+            kind="sd3 skipped layers",
+            target="module",
+        ),
+    ),
     "new: samples that are refused late are run apart": (
         calls(Call(batch=2, off=2, steps=5), kind="sd3", policy=IN_TURNS),
     ),

@@ -160,7 +160,9 @@ class Denoiser:
             if run is None or step.run != here.run_index:
                 run = session.begin_run(step)
             elif run.stopped:
-                raise RunStoppedError(complaint("a run to be stopped", "nothing", "call the pipeline again for another"))
+                raise RunStoppedError(
+                    complaint("a run to be stopped", "nothing", "call the pipeline again for another")
+                )
             if stack.skips is not None:
                 run.pass_over(step.branch, stack.skipped(args, kwargs))
             rows = WHOLE if call.is_one_row and call.host is None else self._layout(run, step.branch, call)

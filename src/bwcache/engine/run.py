@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
@@ -85,6 +86,9 @@ class Run:
         on_event: what is told of each row as it is noted.
 
     Attributes:
+        thread: in which it goes on.
+        stopped: whether it is to stop.
+        forgotten: how often all that is kept was forgotten.
         pending: the computed rows whose numbers are wanted when the next decision is due.
         errors: how close the predictor came at the last computed step, over all branches: by sample, and by site as
             events name it.
@@ -105,6 +109,7 @@ class Run:
         self.held = Held(Offload() if memory.offload else None)
         self.memory = MemoryPlan(memory, self.trace, policy)
         self.guided = guided
+        self.thread = threading.current_thread()
         self.stopped = False
         self.forgotten = 0
         self.state = policy.init()

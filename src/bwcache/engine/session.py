@@ -239,6 +239,9 @@ class Session:
         """Return the run that a forward begins."""
         here = self.here
         self._end_run_of_this_thread()
+        for other in list(self._runs):
+            if not other.thread.is_alive():
+                self._finish(other)
         if self._next is not self._policy:
             self._policy = self._next
             for denoiser in self.denoisers.values():
