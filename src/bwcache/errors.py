@@ -7,6 +7,7 @@ BWCacheError
 │   ├── NotProvenError         no row could be found for it whose replay is exact
 │   └── AlreadyAttachedError   another session holds it
 ├── BlocksChangedError         a pipeline ran other blocks in a reused step than in the computed one
+├── RanksDifferError           ranks that make one video were given other seeds, prompts or settings
 ├── RunStoppedError            `session.stop()` was called while a bare module was sampling
 ├── OverBudgetError            a run would keep more between steps than `max_memory` allows
 ├── MissingExtraError          a package that one of the extras brings is not installed (also an ImportError)
@@ -56,6 +57,10 @@ class BlocksChangedError(BWCacheError):
 
 class OverBudgetError(BWCacheError):
     """A run would keep more on the device between steps than `max_memory` allows."""
+
+
+class RanksDifferError(BWCacheError):
+    """Ranks that decide together were not given the same: raised on all of them."""
 
 
 class MissingExtraError(BWCacheError, ImportError):

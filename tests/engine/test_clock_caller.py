@@ -19,9 +19,11 @@ from diffusers import (
 from torch import nn
 
 import bwcache
+from bwcache import OverBudgetError
 from bwcache.core.trace import reuse_line
 from bwcache.engine.clock import Caller
 from tests.engine.test_clock import LTX, VIDEO_TO_VIDEO, Stop, grid, rows, sharing, stop_after
+from tests.engine.test_restore import tensors_alive
 from tests.runs.cases import BY_NAME, MODULAR_WAN, unipc
 from tests.runs.laws import CAREFREE
 from tests.tiny import WAN, Case, noise, wan, wan_transformer
@@ -212,3 +214,49 @@ def test_what_a_pipeline_says_of_its_call() -> None:
             return [found.says(module, name) for name in names]
 
     assert Says()() == [True, 3, None]
+
+
+def test_whoever_calls_is_asked_whether_it_guides() -> None:
+    """Two branches are planned for where the caller guides, and one where it does not, whoever the session is of."""
+    pipe = wan()
+    second = sharing(pipe, FlowMatchEulerDiscreteScheduler(shift=5.0))
+    WAN.run(pipe, guidance_scale=5.0)
+    WAN.run(second, guidance_scale=1.0)
+    for attached in (pipe, second):
+        with bwcache.attach(attached, CAREFREE) as session:
+            WAN.run(second, guidance_scale=1.0)
+            WAN.run(pipe, guidance_scale=5.0)
+        alone, both = session.traces
+        assert alone.planned_bytes == alone.peak_bytes
+        assert both.planned_bytes == both.peak_bytes == 2 * alone.peak_bytes
+        with bwcache.attach(attached, CAREFREE, max_memory=alone.peak_bytes) as session:
+            WAN.run(second, guidance_scale=1.0)
+            with pytest.raises(OverBudgetError):
+                WAN.run(pipe, guidance_scale=5.0)
+        assert session.traces[0].reused > 0
+        assert not session.traces[1].events  # refused before a block ran
+
+
+def test_whoever_calls_shows_how_far_its_loop_goes() -> None:
+    case = BY_NAME["stable_diffusion_xl"]
+    pipe = case.build()
+    second = type(pipe)(**{**pipe.components, "scheduler": EulerDiscreteScheduler(beta_schedule="scaled_linear")})
+    second.set_progress_bar_config(disable=True)
+    with bwcache.attach(pipe, CAREFREE) as session:
+        case.run(second, denoising_end=0.5)
+        case.run(pipe)
+        case.run(second, denoising_end=0.8)
+    assert [trace.events[0].total for trace in session.traces] == [5, 10, 8]
+
+
+@pytest.mark.parametrize("target", ["module", "first", "second"])
+def test_what_is_kept_goes_as_the_loop_of_whoever_calls_breaks_off(target: str) -> None:
+    pipe = wan()
+    second = sharing(pipe, FlowMatchEulerDiscreteScheduler(shift=5.0))
+    WAN.run(second)
+    before = tensors_alive((1, 8, 24))
+    with bwcache.attach({"module": pipe.transformer, "first": pipe, "second": second}[target], CAREFREE) as session:
+        with pytest.raises(Stop):
+            WAN.run(second, callback_on_step_end=stop_after(3))
+        assert tensors_alive((1, 8, 24)) == before
+        assert session.trace.peak_bytes > 0

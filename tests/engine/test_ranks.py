@@ -11,8 +11,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 import bwcache
-from bwcache import BWCache
+from bwcache import BWCache, FixedInterval, Policy
 from bwcache.core.trace import reuse_line
+from bwcache.engine import ranks
 from bwcache.engine.numbers import Numbers
 from tests.tiny import noise, wan_transformer
 
@@ -37,16 +38,23 @@ def denoise(module: Any, seed: int, pace: float, spoilt: bool = False) -> None:
 POLICY = BWCache(threshold=0.12, reuse_interval=2)
 
 
-def line(seed: int, pace: float, group: Any, spoilt: bool = False) -> tuple[str, list[float | None]]:
+EVERY_THIRD = FixedInterval(interval=3, tail=1)
+"""Computes step 3, and measures nothing: that a feature is not finite shows in itself alone."""
+
+
+def line(
+    seed: int, pace: float, group: Any, spoilt: bool = False, policy: Policy[Any] = POLICY
+) -> tuple[str, list[float | None], list[str]]:
     module = wan_transformer()
-    with bwcache.attach(module, POLICY, steps=STEPS, group=group) as session:
+    with bwcache.attach(module, policy, steps=STEPS, group=group) as session:
         denoise(module, seed, pace, spoilt)
-    return reuse_line(session.trace.events), [event.indicator for event in session.trace.events]
+    events = session.trace.events
+    return reuse_line(events), [event.indicator for event in events], [event.reason for event in events]
 
 
 def summed(rank: int, group: Any) -> list[list[float] | None]:
     """What ranks read of parts that all have, that one of them lacks, and that none has."""
-    numbers = Numbers(group)
+    numbers = Numbers(ranks.named(group, {}))
     own = torch.full((2, 3), float(rank + 1))
     places = [numbers.add(part, 6) for part in (own, own if rank else None, None, own)]
     numbers.set_out()
@@ -63,7 +71,7 @@ def work(rank: int, port: int, folder: str) -> None:
         "alone": line(rank, pace, None),
         "own": line(rank, pace, own),
         "together": line(rank, pace, both),
-        "one_spoilt": line(rank, 0.005, both, spoilt=rank == 1),
+        "one_spoilt": line(rank, 0.005, both, rank == 1, EVERY_THIRD),
         "summed": summed(rank, both),
     }
     if rank == 0:  # the other rank is not asked: it must not be waited for
@@ -97,8 +105,12 @@ def test_ranks_in_groups_of_their_own_decide_alone_and_wait_for_nobody(said: lis
 
 
 def test_what_is_not_finite_on_one_rank_means_compute_on_all(said: list[dict[str, Any]]) -> None:
-    lines = [said[rank]["one_spoilt"][0] for rank in range(2)]
-    assert lines[0] == lines[1]
+    """Step 3 cannot be used on one of them, so in step 4 both compute, and say why."""
+    assert said[0]["one_spoilt"][0] == said[1]["one_spoilt"][0]
+    for rank in range(2):
+        line, _, why = said[rank]["one_spoilt"]
+        assert line == "CrrCCrrCrrCrrCrC"
+        assert why[4].startswith("the last computed feature is not finite")
 
 
 def test_numerators_and_denominators_are_added(said: list[dict[str, Any]]) -> None:

@@ -44,7 +44,8 @@ def attach(
         steps: number of steps of each run of a bare module, where no pipeline announces it.
         timing: whether the trace carries the seconds of blocks and indicator.
         spec: the row of a model that is not in the table.
-        group: process group of the ranks that work on one video together.
+        group: process group (or device mesh of one dimension) of the ranks that work on one video together; by default
+            they are found where the model shows them.
         per_sample: whether each sample of a batch decides for itself, so that its video is what it is when made alone:
             where they differ, the denoiser runs twice, on those that compute and on those that reuse. Without effect on
             policies that look inside a forward and on models whose row says so.

@@ -9,8 +9,11 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from bwcache.engine import hooks
 from bwcache.engine.clock import Loop
+from bwcache.engine.clock.caller import BAR
 from bwcache.errors import NeverReusedWarning
 
 if TYPE_CHECKING:
@@ -30,6 +33,14 @@ def _showing(target: Any) -> list[Any]:
     return shown + [found for part in (parts or {}).values() for found in _showing(part)]
 
 
+def follow_caller(session: Session, module: nn.Module) -> None:
+    """Listen to the bar of a pipeline that is calling and that the session was not attached to."""
+    caller = session.here.clock.caller
+    pipeline = caller.pipeline(module)
+    if pipeline is not None and not session.is_of(pipeline):
+        _listen(caller.says(module, BAR), pipeline, session)
+
+
 def _noting(pipeline: Any, session: Session, inner: Callable[..., Any]) -> Callable[..., Any]:
     def progress_bar(*args: Any, **kwargs: Any) -> Any:
         given = dict(zip(("iterable", "total"), args, strict=False)) | kwargs
@@ -45,7 +56,7 @@ def _noting(pipeline: Any, session: Session, inner: Callable[..., Any]) -> Calla
 def _listen(bar: Any, pipeline: Any, session: Session) -> None:
     """Frees what is kept as soon as a loop breaks off: by an exception, Ctrl-C or an interrupt."""
     close = getattr(bar, "close", None)
-    if close is None or not hasattr(bar, "__dict__"):
+    if close is None or not hasattr(bar, "__dict__") or "close" in vars(bar):
         return
 
     def closing() -> None:

@@ -53,6 +53,8 @@ def decide(run: Run, plan: Plan, step: Step, rows: BatchLayout, call: Call) -> l
             lanes[-1].forget()
     if run.pending and run.pending[0].step.index != step.index:
         run.resolve()  # once per step: what other branches measured in this same step is for the next one
+        if run.together is not None:
+            run.together.hear()
     if plan.probes:
         return [Group(steps, tuple(lanes), None)]
     decided = []

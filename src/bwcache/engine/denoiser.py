@@ -93,7 +93,7 @@ class Denoiser:
     def _idle_modules(self, plan: Plan) -> IdleModules:
         """The modules that can be skipped in a replay of this plan."""
         stack = self.stack
-        surprising = plan.alone is None or stack.spec.entry != "call" or self._session.group is not None
+        surprising = plan.alone is None or stack.spec.entry != "call" or self._session.ranks is not None
         if surprising or not plan.keeps:
             return IdleModules({})
         return IdleModules({path: part for path, part in stack.idle.items() if not is_within(stack.module, path)})
@@ -158,7 +158,7 @@ class Denoiser:
             call = Call(stack, args, kwargs)
             step, run = here.clock.tick(call), here.run
             if run is None or step.run != here.run_index:
-                run = session.begin_run(step)
+                run = session.begin_run(step, stack.module)
             elif run.stopped:
                 raise RunStoppedError(
                     complaint("a run to be stopped", "nothing", "call the pipeline again for another")
@@ -168,7 +168,11 @@ class Denoiser:
             rows = WHOLE if call.is_one_row and call.host is None else self._layout(run, step.branch, call)
             if self.plan.clean:
                 call.level = here.clock.level(call, step)
+            if run.together is not None:
+                run.together.begin(call)
             groups = decide(run, self.plan, step, rows, call)
+            if run.together is not None and run.together.stops:
+                session.stop_now()
             if len(groups) == 1:
                 return self._run(run, groups[0], rows, call, inner)
             return self._run_apart(run, groups, rows, call, inner)

@@ -25,9 +25,10 @@ from bwcache.engine.numbers import Numbers
 from bwcache.engine.plan import Plan, Spot
 from bwcache.engine.run import Intervals, Row, Run
 from bwcache.engine.samples import Outline
-from bwcache.errors import BlocksChangedError, complaint
+from bwcache.errors import AttachError, BlocksChangedError, complaint
 from bwcache.features import Predictor
 from bwcache.features.prediction_error import NUMBERS, PredictionSamples
+from bwcache.features.shards import Sharding, own_part
 from bwcache.features.store import Signature
 from bwcache.models import Place, Site
 from bwcache.models.provenance import expect_own_blocks, stranger_over
@@ -145,7 +146,7 @@ class Forward:
             returned = self._timed(place, inner, args, kwargs) if self.timed else inner(*args, **kwargs)
             self.computed = True
             if spot.looks:
-                if spot.tap is not None and self.record is not None and isinstance(returned, Tensor):
+                if spot.tap is not None and self.record is not None and type(returned) is Tensor:
                     self.record(spot.tap, returned)
                 else:
                     self._look(spot, returned, args, kwargs)
@@ -160,7 +161,7 @@ class Forward:
         if spot.enters and self.counts:
             self.measuring.look_at_inputs(spot, args, kwargs)
         for site in spot.since:
-            self.since[site.name] = _copies(spot.place.inputs(args, kwargs))
+            self.since[site.name] = _copies(spot.place.entered(args, kwargs))
         for site in spot.sites:
             call = self.calls.get(site.name)
             if call is None:
@@ -226,7 +227,7 @@ class Forward:
         if self.idle is not None and self.idle.skipped and action != "reuse":
             raise RunAgain
         if site.keeps == "residual" and self.plan.keeps:
-            entered = self.since.get(site.name) or _copies(entered)
+            entered = self.since.get(site.name) or _copies(place.entered(args, kwargs))
         call = self.calls[site.name] = SiteCall(site, decisions, action, signature, entered)
         if action == "reuse":
             self.replaying = call
@@ -267,11 +268,16 @@ class Forward:
         joined: dict[str, Any] = {}
         for stream, some in made.items():
             joined[stream] = some[0] if rows.is_whole else rows.joined(some)
+        spread = self.lanes[0].shardings.get(name) if self.lanes[0].shardings else None
+        for stream, sharding in spread.items() if spread else ():
+            joined[stream] = sharding.spread(joined[stream])
         if place.kind == "root":
             frame = self.lanes[0].returned
             return frame.filled(root.made(call.site.keeps, call.entered, self.begun.level, joined, frame.dtype))
         if call.site.keeps == "residual":
             joined = {stream: feature + call.entered[stream] for stream, feature in joined.items()}
+            for stream, sharding in spread.items() if spread else ():
+                joined[stream] = sharding.of_whole(joined[stream])
         if len(place.streams) == 1:
             return joined[place.streams[0].name]
         return place.packed({**place.inputs(args, kwargs), **joined})
@@ -281,6 +287,10 @@ class Forward:
         call.closed = True
         kept = self._root(call, returned) if place.kind == "root" else self._streams(call, place, returned)
         hidden = 0
+        for feature in kept.values():
+            if type(feature) is not Tensor or self.lanes[0].shardings:
+                kept = self._own_parts(call, place, kept)
+                break
         for feature in kept.values():
             hidden += feature.nbytes
         if hidden > self.hidden:
@@ -313,6 +323,20 @@ class Forward:
             call.finite.append(_sum(features) if fits and not checked else None)
             call.errors.append(self._predicted(predictor, step, lane, call, features) if fits and judged else None)
 
+    def _own_parts(self, call: SiteCall, place: Place, kept: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What this rank has of what is kept; how all of it lies on the ranks stays in the lanes.
+
+        Raises:
+            AttachError: the samples of a batch lie on several ranks, or nobody says that these decide together.
+        """
+        found = {name: Sharding.of(feature) for name, feature in kept.items()}
+        spread = {name: sharding for name, sharding in found.items() if sharding is not None}
+        for sharding in spread.values() if self.keeps else ():
+            sharding.expect_usable(place.name, self.run.ranks, len(self.rows), rows_at(place, self.rows).axis)
+        for lane in self.lanes:
+            lane.shardings[call.site.name] = spread
+        return {name: own_part(feature) for name, feature in kept.items()}
+
     @property
     def keeps(self) -> bool:
         """Whether anything is kept of it."""
@@ -332,6 +356,8 @@ class Forward:
         for name in call.site.streams:
             value = streams[name]
             if isinstance(value, Tensor):
+                if since is not None and since[name].shape != value.shape:
+                    raise _another_size(place, name, since[name], value)
                 kept[name] = value if since is None else value - since[name]
         return kept
 
@@ -374,7 +400,7 @@ class Forward:
                 new.append(lane)
         if new:
             expect_own_blocks(self.plan.stack)
-            each = need(self.plan, place.inputs(args, kwargs), rows_at(place, self.rows))
+            each = need(self.plan, _own(place.entered(args, kwargs)), rows_at(place, self.rows))
             branches = 2 if self.run.guided and self.plan.stack.spec.guidance == "separate" else 1
             account.expect(new, name, each, branches, self.run.in_first_step)
         for lane in self.lanes:
@@ -417,7 +443,7 @@ class Forward:
         numbers = None
         for call in self.calls.values():
             if call.action != "reuse":
-                numbers = Numbers(self.run.group)
+                numbers = Numbers(self.run.ranks)
                 break
         for j, (step, lane) in enumerate(zip(self.steps, self.lanes, strict=True)):
             measured = None
@@ -432,6 +458,8 @@ class Forward:
                 else:
                     self._note_call(j, step, lane, reached, measured, numbers)
         if numbers is not None:
+            if self.run.together is not None:
+                self.run.together.add(numbers)
             numbers.set_out()
 
     def _note_call(
@@ -444,7 +472,7 @@ class Forward:
             return
         kept = numbers or Numbers()
         row = Row(place, step, lane, site, plan, kept, measured)
-        if numbers is not None and self.keeps:
+        if numbers is not None and (self.keeps or (run.ranks is not None and plan.keeps)):
             row.finite = numbers.add(call.finite[j] if call.finite else None, 1)
             if plan.needs_errors or call.action == "check":
                 row.error = numbers.add(call.errors[j] if call.errors else None, NUMBERS)
@@ -507,9 +535,25 @@ def _signature(entered: dict[str, Any], rows: BatchLayout) -> Signature:
             cast = torch.is_autocast_enabled(value.device.type) if cast is None else cast
             size = value.shape if rows.is_whole else rows.size(value.shape)
             found.append((size, value.dtype, value.device))
+            if type(value) is not Tensor:
+                found.append(Sharding.of(value))
         else:
             found.append(type(value))
     return (bool(cast), *found)
+
+
+def _own(entered: dict[str, Any]) -> dict[str, Any]:
+    return {name: own_part(value) if isinstance(value, Tensor) else value for name, value in entered.items()}
+
+
+def _another_size(place: Place, name: str, entered: Tensor, left: Tensor) -> AttachError:
+    return AttachError(
+        complaint(
+            f"{name} of {tuple(entered.shape)} that enters {place.name}'s site, and {tuple(left.shape)} that leaves it",
+            "as much of it, since its residual is kept (is it split among ranks inside of a block?)",
+            "split it before the first block, or choose a policy that keeps outputs, such as bwcache.BWCache()",
+        )
+    )
 
 
 def _copies(entered: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from bwcache.engine import reasons
 from bwcache.engine.samples import Outline
 from bwcache.features.looks import Look
 from bwcache.features.prediction_error import PredictionSamples
+from bwcache.features.shards import Sharding
 from bwcache.features.store import Held, Slot
 from bwcache.features.taps import Taps
 from bwcache.policies import Readings
@@ -31,6 +32,7 @@ class Lane:
         inputs: all that is told of the arguments with which it was last computed; None: not enough.
         outlines: what blocks returned that return something else than they take in, by the block's ordinal.
         returned: what the denoiser returned, without its tensors.
+        shardings: by site, how the streams that are kept of it lie on the ranks, where they do.
         taps, looks: the pasts of its taps.
         samples: by site, samples of the past by which predictions are judged.
         last: what the taps measured in the last computed forward.
@@ -49,6 +51,7 @@ class Lane:
     inputs: object = None
     outlines: dict[int, Outline] = field(default_factory=dict)
     returned: Any = None
+    shardings: dict[str, dict[str, Sharding]] = field(default_factory=dict)
     taps: Taps | None = None
     looks: list[Look] | None = None
     samples: dict[str, PredictionSamples] = field(default_factory=dict)

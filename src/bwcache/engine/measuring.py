@@ -16,6 +16,7 @@ from bwcache.engine.lane import Lane
 from bwcache.engine.numbers import Numbers
 from bwcache.engine.plan import Plan, Spot
 from bwcache.engine.run import Intervals, Run
+from bwcache.features.shards import own_part
 from bwcache.models import Place
 from bwcache.policies import Readings
 
@@ -42,6 +43,8 @@ class Measuring:
 
     def sample(self, number: int, feature: Tensor) -> None:
         """Take the output of a place whose tap goes the fast way."""
+        if type(feature) is not Tensor:
+            feature = own_part(feature)
         if len(self.rows) == 1 and not self.timed:
             lane = self.lanes[0]
             (lane.taps or self.run.taps(lane, len(self.plan.samples), feature)).record(number, feature)
@@ -67,14 +70,14 @@ class Measuring:
         for number in spot.leaves:
             feature = value_of(place, self._stream(number), returned)
             if self.plan.taps[self.plan.looks[number]].end == "residual":
-                feature = feature - like(place.inputs(args, kwargs)[self._stream(number)], feature)
+                feature = feature - like(place.entered(args, kwargs)[self._stream(number)], feature)
             self._look(number, place, feature)
 
     def _stream(self, number: int) -> str:
         return self.plan.taps[self.plan.looks[number]].stream
 
     def _look(self, number: int, place: Place, feature: Tensor) -> None:
-        rows = rows_at(place, self.rows)
+        feature, rows = own_part(feature), rows_at(place, self.rows)
         cut = len(rows) > 1 and feature.shape[rows.axis] == rows.count
         if not self.seen:
             self.seen = [{} for _ in self.lanes]
@@ -87,7 +90,7 @@ class Measuring:
 
     def now(self, j: int) -> Readings:
         """Return what was measured so far in a lane; waits."""
-        numbers = Numbers(self.run.group)
+        numbers = Numbers(self.run.ranks)
         place = numbers.add(self._joined(j, None), 2 * self.plan.readings)
         numbers.set_out()
         values = numbers.read(place) or [0.0] * (2 * self.plan.readings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from bwcache.engine.plan import Plan
 from bwcache.errors import MuchKeptWarning, OverBudgetError, SettingError, complaint
 from bwcache.features import Sample, prediction_error, taps
 from bwcache.policies import Policy
+
+if TYPE_CHECKING:
+    from bwcache.engine.ranks import Ranks
 
 MUCH = 2**30
 """Bytes on the device from which on taps that weigh more than the features are worth a warning."""
@@ -107,14 +110,15 @@ class MemoryPlan:
         memory: the settings.
         trace: where the plan is written down.
         policy: for advice.
+        ranks: those that decide together: what one of them has no room for, all refuse.
 
     Attributes:
         needs: of each lane and denoiser that is counted.
         limited: whether there is a limit to what may be held.
     """
 
-    def __init__(self, memory: Memory, trace: Trace, policy: Policy[Any]) -> None:
-        self._memory, self._trace, self._policy = memory, trace, policy
+    def __init__(self, memory: Memory, trace: Trace, policy: Policy[Any], ranks: Ranks | None = None) -> None:
+        self._memory, self._trace, self._policy, self._ranks = memory, trace, policy, ranks
         self.limited = memory.limit is not None
         self.needs: dict[tuple[str, str], MemoryNeed] = {}
 
@@ -151,7 +155,10 @@ class MemoryPlan:
         """
         self.needs |= {(lane.name, denoiser): each for lane in lanes}
         total = max(self._total(), each * (len(lanes) * branches), key=self._weight)
-        if not self.fits(total):
+        fits = self.fits(total)
+        if refuses and self._ranks is not None and self.limited:
+            fits = not self._ranks.any(not fits)
+        if not fits:
             self.needs |= dict.fromkeys(((lane.name, denoiser) for lane in lanes), MemoryNeed())
             self.refuse(lanes, total, refuses)
             return
@@ -174,9 +181,11 @@ class MemoryPlan:
 
     def _over_budget(self, total: MemoryNeed) -> OverBudgetError:
         where = " in main memory" if self._memory.offload else ""
+        alone = "" if self._ranks is None else f" on this rank, and too much on some of {self._ranks.count}"
         return OverBudgetError(
             complaint(
-                f"a run that would keep {size(total.features)} of features{where} and {size(total.taps)} of samples",
+                f"a run that would keep {size(total.features)} of features{where} and {size(total.taps)} of samples"
+                + alone,
                 f"at most {size(self._memory.limit or 0)} on the device between steps (max_memory)",
                 " or ".join(self._ways_out(total)),
             )

@@ -11,24 +11,22 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+    from bwcache.engine.ranks import Ranks
 
 
 class Numbers:
     """The numbers of one forward, float32.
 
     Args:
-        group: process group of the ranks that work on one video: what each measured on its part is added up, before
-            anybody divides. All of them have the same parts, absent or not, so their vectors are of one length. None:
-            a single process.
+        ranks: those that decide together: what each measured on its part is added up, before anybody divides. All of
+            them have the same parts, absent or not, so their vectors are of one length. None: a single process.
     """
 
-    def __init__(self, group: ProcessGroup | None = None) -> None:
-        self._group = group
+    def __init__(self, ranks: Ranks | None = None) -> None:
+        self._ranks = ranks
         self._parts: list[Tensor] = []
         self._there: list[float] = []
         self._size = 0
@@ -38,7 +36,7 @@ class Numbers:
 
     def add(self, part: Tensor | None, size: int) -> slice | None:
         """Take `size` numbers on any device, or None, and return where they will stand; None: nowhere."""
-        if self._group is None and part is None:
+        if self._ranks is None and part is None:
             return None
         place = slice(self._size, self._size + size)
         self._parts.append(torch.zeros(size) if part is None else part.detach().flatten())
@@ -53,13 +51,14 @@ class Numbers:
         device = self._parts[0].device
         for part in self._parts:
             device = part.device if device.type == "cpu" else device
-        if self._group is not None:
+        if self._ranks is not None:
+            device = self._ranks.device
             self._parts.append(torch.tensor(self._there))
         alike = len(self._parts) == 1
         vector = self._parts[0] if alike else torch.cat([part.to(device, torch.float32) for part in self._parts])
         self._parts = []
-        if self._group is not None:
-            dist.all_reduce(vector, op=dist.ReduceOp.SUM, group=self._group)
+        if self._ranks is not None:
+            self._ranks.add_up(vector)
         self._vector = self._on_its_way(vector) if vector.is_cuda else vector
 
     def _on_its_way(self, vector: Tensor) -> Tensor:
@@ -77,7 +76,7 @@ class Numbers:
         if self._values is None:
             arrive([self])
         assert self._values is not None
-        if self._group is not None and self._values[self._size + place.start] < dist.get_world_size(self._group):
+        if self._ranks is not None and self._values[self._size + place.start] < self._ranks.count:
             return None
         return self._values[place]
 

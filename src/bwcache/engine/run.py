@@ -21,6 +21,7 @@ from bwcache.engine.lane import Lane
 from bwcache.engine.memory import DEFAULT, Memory, MemoryNeed, MemoryPlan
 from bwcache.engine.numbers import Numbers, arrive
 from bwcache.engine.plan import Plan
+from bwcache.engine.together import Together
 from bwcache.features import PredictionError
 from bwcache.features.offload import Offload
 from bwcache.features.store import Held, Signature, Streams
@@ -29,7 +30,7 @@ from bwcache.models import Site
 from bwcache.policies import Observation, Policy, Readings
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+    from bwcache.engine.ranks import Ranks
 
 Intervals = list[tuple[timing.Mark, timing.Mark]]
 
@@ -80,7 +81,7 @@ class Run:
     Args:
         policy: the settings.
         meta: what is known of the run, for its trace.
-        group: process group of the ranks that work on this video, or None.
+        ranks: those that decide together, or None.
         memory: where features wait.
         guided: whether the pipeline says that it guides.
         on_event: what is told of each row as it is noted.
@@ -98,16 +99,17 @@ class Run:
         self,
         policy: Policy[Any],
         meta: dict[str, Any],
-        group: ProcessGroup | None = None,
+        ranks: Ranks | None = None,
         memory: Memory = DEFAULT,
         guided: bool = False,
         on_event: Sequence[Callable[[Event], object]] = (),
     ) -> None:
         self.policy = policy
         self.trace = Trace(meta)
-        self.group = group
+        self.ranks = ranks
+        self.together = None if ranks is None else Together(ranks, f"{meta.get('policy')} {meta.get('total')}")
         self.held = Held(Offload() if memory.offload else None)
-        self.memory = MemoryPlan(memory, self.trace, policy)
+        self.memory = MemoryPlan(memory, self.trace, policy, ranks)
         self.guided = guided
         self.thread = threading.current_thread()
         self.stopped = False
@@ -166,7 +168,7 @@ class Run:
             more = slot.growth(signature, streams, history)
             held = MemoryNeed(self.held.device + more, self.held.sampled)
             if more > 0 and not self.memory.fits(held):
-                self.memory.refuse([lane], held, self.in_first_step)
+                self.memory.refuse([lane], held, self.in_first_step and self.ranks is None)
                 lane.forget()
                 return False
         slot.push(signature, step, streams, history)
@@ -225,7 +227,7 @@ class Run:
         features = sum(slot.full_bytes(history) for lane in self.lanes.values() for slot in lane.slots.values())
         held = MemoryNeed(features, sampled)
         if not self.memory.fits(held):
-            self.memory.refuse(lanes, held, self.in_first_step)
+            self.memory.refuse(lanes, held, self.in_first_step and self.ranks is None)
             for lane in lanes:
                 lane.forget()
 
@@ -242,6 +244,8 @@ class Run:
         for row in pending:
             readings, error, finite = row.readings(), row.prediction_error(), row.numbers.read(row.finite)
             row.lane.not_finite.discard(row.site.name)
+            if finite is None and row.finite is not None and self.trace.events[row.event].action == "compute":
+                row.lane.slot(row.site.name).drop()  # some rank could not keep it, so that none of them may use it
             if finite is not None and not math.isfinite(finite[0]):
                 row.lane.slot(row.site.name).drop()
                 row.lane.not_finite.add(row.site.name)

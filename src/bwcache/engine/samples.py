@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bwcache.errors import AttachError, complaint
+from bwcache.features.shards import Sharding
+
 
 @dataclass(frozen=True, slots=True)
 class Outline:
@@ -31,6 +34,14 @@ class Outline:
     def of(cls, value: object, samples: int = 1) -> Outline:
         """The outline of what a block returned for so many samples."""
         if isinstance(value, Tensor):
+            if Sharding.of(value) is not None:
+                raise AttachError(
+                    complaint(
+                        f"a skipped block's value of {tuple(value.shape)} that lies on several ranks (a DTensor)",
+                        "blocks that return what they take in",
+                        "choose a policy that reuses the denoiser as a whole, such as bwcache.EasyCache()",
+                    )
+                )
             return cls(Tensor, (len(value) // samples, *value.shape[1:]), value.dtype, value.device)
         if type(value) is list or type(value) is tuple:
             return cls(type(value), items=tuple(cls.of(item, samples) for item in value))

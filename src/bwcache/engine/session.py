@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from bwcache.core import Event, Step, Trace
-from bwcache.engine import bars, hooks
+from bwcache.engine import bars, hooks, ranks
 from bwcache.engine.clock import Clock, HostStep
 from bwcache.engine.denoiser import Denoiser
 from bwcache.engine.forward import Forward
 from bwcache.engine.memory import DEFAULT, Memory
+from bwcache.engine.ranks import Ranks
 from bwcache.engine.run import Run
 from bwcache.errors import (
     AlreadyAttachedError,
@@ -77,8 +78,10 @@ class Session:
         on_trace: Callable[[Trace], None] | None = None,
     ) -> None:
         self.name = type(uncompiled(target)).__name__
-        self.timing, self.group, self.per_sample = timing, group, per_sample
-        self.here = Sampling(lambda: Clock(lambda: getattr(target, "scheduler", None), steps))
+        self.timing, self.per_sample = timing, per_sample
+        self._group = group
+        self.ranks: Ranks | None = None
+        self.here = Sampling(lambda: Clock(lambda: getattr(target, "scheduler", None), steps, self._agree))
         self._policy, self._next = policy, policy
         self._memory = memory
         self._target: Any = target
@@ -91,7 +94,9 @@ class Session:
         self._undo = ExitStack()
         with ExitStack() as undo:
             self.denoisers: dict[str, Denoiser] = {}
-            for name, module in denoisers(target, spec).items():
+            modules = denoisers(target, spec)
+            self.ranks = self._ranks_of(modules)
+            for name, module in modules.items():
                 _refuse_unless_free(name, module)
                 stack = resolve(name, module, spec)
                 self.denoisers[name] = Denoiser(undo, self, stack, _in_use(target, name))
@@ -210,8 +215,17 @@ class Session:
     def stop(self) -> None:
         """Stop the run in progress: a pipeline that can be interrupted ends its loop, else the next forward raises.
 
-        The next run is not affected.
+        The next run is not affected. Of ranks that decide together it is enough to tell one: all of them stop, after
+        the next step that computes.
         """
+        if self.ranks is None:
+            self.stop_now()
+        for run in list(self._runs):
+            if run.together is not None:
+                run.together.wants_stop = True
+
+    def stop_now(self) -> None:
+        """Stop this rank's run."""
         if hasattr(self._target, "_interrupt"):
             self._target._interrupt = True
             return
@@ -235,8 +249,8 @@ class Session:
         self.here = Sampling(lambda: Clock(lambda: None))  # the old one knows the pipeline
         self._target, self.denoisers = None, {}
 
-    def begin_run(self, step: Step) -> Run:
-        """Return the run that a forward begins."""
+    def begin_run(self, step: Step, module: nn.Module) -> Run:
+        """Return the run that a forward of one of the denoisers begins."""
         here = self.here
         self._end_run_of_this_thread()
         for other in list(self._runs):
@@ -246,6 +260,8 @@ class Session:
             self._policy = self._next
             for denoiser in self.denoisers.values():
                 denoiser.plan_for(self._policy)
+        bars.follow_caller(self, module)
+        self._look_for_ranks()
         for denoiser in self.denoisers.values():
             expect_still_free(denoiser.stack, own_forward=not self._bare)
         if step.total is not None:
@@ -259,10 +275,31 @@ class Session:
             "memory": "offload" if self._memory.offload else "device",
             "max_memory": self._memory.limit,
         }
-        run = Run(self._policy, meta, self.group, self._memory, _guides(self._target), self._on_step)
+        if self.ranks is not None:
+            meta["ranks"] = str(self.ranks)
+        run = Run(self._policy, meta, self.ranks, self._memory, self._guides(module), self._on_step)
         here.run_index, here.run = step.run, run
         self._runs.append(run)
         return run
+
+    def _guides(self, module: nn.Module) -> bool:
+        """Return whether the pipeline that is calling says that it guides."""
+        return bool(self.here.clock.caller.says(module, "do_classifier_free_guidance"))
+
+    def _ranks_of(self, modules: dict[str, nn.Module]) -> Ranks | None:
+        return ranks.found(modules) if self._group is None else ranks.named(self._group, modules)
+
+    def _look_for_ranks(self) -> None:
+        """A model may have been spread over ranks since the session was attached."""
+        found = self._ranks_of({name: denoiser.stack.module for name, denoiser in self.denoisers.items()})
+        if found != self.ranks:
+            self.ranks = found
+            for denoiser in self.denoisers.values():
+                denoiser.plan_for(self._policy)
+
+    def _agree(self, here: bool) -> bool:
+        """Return whether something that each rank sees of its own holds on any of those that decide together."""
+        return here if self.ranks is None else self.ranks.any(here)
 
     def end_run(self) -> None:
         """The run of this thread is over: the next forward begins another."""
@@ -308,14 +345,6 @@ class Session:
     def warn(self, text: str) -> None:
         """Warn that nothing, or not all that could be, is reused."""
         warnings.warn(text, NeverReusedWarning, stacklevel=3)
-
-
-def _guides(target: Any) -> bool:
-    """Whether a pipeline that is being called says that it guides."""
-    try:
-        return bool(getattr(target, "do_classifier_free_guidance", False))
-    except Exception:  # a property of somebody else's: whatever is wrong with it, a run must not fail for it
-        return False
 
 
 def _in_use(target: Any, name: str) -> Callable[[], Any]:

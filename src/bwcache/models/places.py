@@ -61,6 +61,15 @@ class Place:
                 found[name] = kwargs[name] if name in kwargs else args[position] if position < len(args) else None
         return found
 
+    def entered(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the streams as the module's own code has them: this rank's part, where diffusers splits them here."""
+        registry = vars(self.module).get("_diffusers_hook")
+        given = dict(kwargs)
+        for hook in getattr(registry, "hooks", {}).values():
+            if type(hook).__module__ == "diffusers.hooks.context_parallel" and hasattr(hook, "pre_forward"):
+                args, given = hook.pre_forward(self.module, *args, **given)
+        return self.inputs(args, given)
+
     def outputs(self, returned: Any) -> dict[str, Any]:
         """Return the streams as they left it, by name.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -50,6 +50,7 @@ class Call:
         kind: what kind of latents each lane has, once the lanes are known.
         doubt: why nothing older may be used in it, or None.
         level: the noise level of its latents, where the plan asks for it and it is known.
+        agree: makes of what this rank sees of its own what all see that decide together.
         is_one_row: whether its batch has one row, or that cannot be told.
         inputs: all that shapes inside the denoiser can depend on, where somebody wants to know it.
     """
@@ -87,6 +88,7 @@ class Call:
         self.doubt: str | None = None
         self.level: NoiseLevel | None = None
         self.inputs: Inputs | None = None
+        self.agree: Callable[[bool], bool] = bool
         self.is_one_row = self.latents is None or len(self.latents) == 1
 
     def begin(self, listed: HostTimesteps) -> None:
@@ -126,7 +128,7 @@ class Call:
     @cached_property
     def sample(self) -> LatentsSample | None:
         """A few entries of its latents."""
-        return None if self.latents is None else LatentsSample(self.latents, channels(self.stack.module))
+        return None if self.latents is None else LatentsSample(self.latents, channels(self.stack.module), self.agree)
 
     @cached_property
     def gradient(self) -> bool:

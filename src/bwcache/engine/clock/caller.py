@@ -21,6 +21,9 @@ _DEPTH = 64
 _NEVER = ("torch.", "accelerate.", "bwcache.engine.")
 """Modules whose functions stand between a pipeline and its denoiser."""
 
+BAR = "progress_bar"
+"""What pipelines call the bar that they show over their loop."""
+
 _SNAPSHOTS = sys.version_info < (3, 13)
 """Whether looking at a function's variables makes a copy of them all, which lives as long as the call."""
 
@@ -69,6 +72,12 @@ class Caller:
             return getattr(found, name, None) if said is None else said
         except Exception:  # a property of somebody else's: whatever is wrong with it, a run must not fail for it
             return None
+
+    def bar(self, module: nn.Module) -> tuple[Any, Any, Any] | None:
+        """Return the pipeline that is calling, and what the bar goes over that it shows, and in how many turns."""
+        _, frame, _, pipeline = self._found(module, sys._getframe(1))
+        bar = None if frame is None or BAR not in frame.f_code.co_varnames else _variable(frame, BAR)
+        return None if bar is None else (pipeline, getattr(bar, "iterable", None), getattr(bar, "total", None))
 
     def _found(self, module: nn.Module, frame: FrameType | None) -> tuple[int, FrameType | None, str, Any]:
         """How far up the frame is in which it was found, that frame, under which name, and what was found."""

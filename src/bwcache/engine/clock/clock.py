@@ -43,6 +43,7 @@ class Clock:
         scheduler: returns the scheduler of the pipeline that the session is attached to, or None for a bare module.
             Where another pipeline calls the denoiser, that one's is followed.
         steps: number of steps where nobody announces it.
+        agree: makes of what this rank sees of its own what all see that decide together.
 
     Attributes:
         host: what the host says of the forwards that come now, or None.
@@ -53,7 +54,9 @@ class Clock:
         caller: finds the pipeline that is calling.
     """
 
-    def __init__(self, scheduler: Callable[[], Any], steps: int | None = None) -> None:
+    def __init__(
+        self, scheduler: Callable[[], Any], steps: int | None = None, agree: Callable[[bool], bool] = bool
+    ) -> None:
         self.host: HostStep | None = None
         self.context: Context | None = None
         self.loop: Loop | None = None
@@ -61,7 +64,7 @@ class Clock:
         self.doubt: str | None = None
         self.caller = Caller()
         self._attached = scheduler
-        self._steps = steps
+        self._steps, self._agree = steps, agree
         self._marked = False
         self._marked_steps: int | None = None
         self._timesteps: Any = None
@@ -100,7 +103,7 @@ class Clock:
             call.name = "+".join(host.branches)
         elif context is not None:
             call.name = context.name
-        call.time.listed = self._listed
+        call.time.listed, call.agree = self._listed, self._agree
         progress = self._progress
         ahead = ANOTHER_RUN if progress is None else self._ahead(call, progress)
         if progress is None or ahead == ANOTHER_RUN:
@@ -169,7 +172,12 @@ class Clock:
                 return total
         if schedule is None:
             return self._steps if self._marked_steps is None else self._marked_steps
-        return self.loop.steps(call.scheduler, schedule) if self.loop else len(schedule.timesteps)
+        loop = self.loop
+        if loop is None or loop.timesteps is not call.scheduler.timesteps:
+            bar = self.caller.bar(call.stack.module)  # of a pipeline that the session was not attached to
+            loop = self.loop if bar is None else Loop.shown(*bar)
+            self.loop = loop
+        return loop.steps(call.scheduler, schedule) if loop else len(schedule.timesteps)
 
     def _go_on(self, call: Call, progress: Progress, ahead: int) -> None:
         """Goes on to a later step."""

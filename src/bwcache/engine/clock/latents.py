@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,9 +19,11 @@ class LatentsSample:
     Args:
         latents: `[B, C, …]`, or `[B, N, C]`.
         channels: how many of C, from the first on, are latents where there are more.
+        agree: makes of what this rank sees, whose latents may be a part, what all see that decide together.
     """
 
-    def __init__(self, latents: Tensor, channels: int | None = None) -> None:
+    def __init__(self, latents: Tensor, channels: int | None = None, agree: Callable[[bool], bool] = bool) -> None:
+        self._agree = agree
         self._form: Any = (latents.shape, latents.dtype, latents.device)
         if channels and latents.ndim > 3 and latents.shape[1] > channels:
             latents = latents[:, :channels]
@@ -31,11 +34,15 @@ class LatentsSample:
         """Return whether these are the latents of something else. Reads the device."""
         if self._form != before._form:
             return False  # of another size: what was kept does not fit either
-        mine, its = self._entries, before._entries
-        return bool(mine @ its < ALIKE * mine.norm() * its.norm())
+        return self._agree(self._turned_from(before))
 
     def moved_from(self, before: LatentsSample) -> bool:
         """Return whether these are others, of the same video. Reads the device."""
-        if self._form != before._form or torch.equal(self._entries, before._entries):
+        if self._form != before._form:
             return False
-        return not self.jumped_from(before)
+        other = not torch.equal(self._entries, before._entries)
+        return self._agree(other) and not self._agree(other and self._turned_from(before))
+
+    def _turned_from(self, before: LatentsSample) -> bool:
+        mine, its = self._entries, before._entries
+        return bool(mine @ its < ALIKE * mine.norm() * its.norm())

@@ -1,0 +1,79 @@
+"""Two processes that run the same cases, and what each of them reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+import bwcache
+from bwcache import BWCacheError
+from bwcache.core.trace import reuse_line
+from tests.tiny import noise
+
+STEPS = 8
+Cases = Callable[[int], dict[str, Callable[[], Any]]]
+"""(rank) -> the cases by name; each returns what `torch.save` can take. All ranks run them in the same order."""
+
+
+def _work(rank: int, cases: Cases, folder: str) -> None:
+    torch.set_num_threads(1)
+    timeout = timedelta(seconds=90)
+    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2, timeout=timeout)
+    said: dict[str, Any] = {}
+    for name, case in cases(rank).items():
+        try:
+            said[name] = case()
+        except BWCacheError as error:
+            said[name] = (type(error).__name__, str(error))
+    torch.save(said, Path(folder) / f"{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def two_ranks(cases: Cases, folder: Path) -> list[dict[str, Any]]:
+    """What each of two ranks reports; one that hangs raises after its time-out."""
+    mp.spawn(_work, args=(cases, str(folder)), nprocs=2)  # type: ignore[attr-defined]
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def video(module: Any, seed: int = 0, steps: int = STEPS, prompt: int = 1, pace: float = 0.05) -> list[torch.Tensor]:
+    """The outputs of a loop over a denoiser of Wan's kind, each laid upon the latents, as a sampler does."""
+    latents, made = noise(1, 4, 2, 4, 4, seed=seed), []
+    for i in range(steps):
+        with torch.no_grad():
+            output = module(
+                hidden_states=latents,
+                timestep=torch.tensor([1000.0 - i]),
+                encoder_hidden_states=noise(1, 6, 8, seed=prompt),
+                return_dict=False,
+            )
+        made.append(output[0])
+        latents = latents - pace * output[0]
+    return made
+
+
+def cached(module: Any, policy: Any, **how: Any) -> dict[str, Any]:
+    """A video under a session: what was made, and what the trace says."""
+    settings = {name: how.pop(name) for name in ("group", "max_memory", "memory", "per_sample") if name in how}
+    with bwcache.attach(module, policy, steps=STEPS, **settings) as session, session.run(STEPS):
+        made = video(module, **how)
+    trace = session.trace
+    return {
+        "made": made,
+        "line": reuse_line(trace.events),
+        "indicators": [event.indicator for event in trace.events],
+        "ranks": trace.meta.get("ranks"),
+        "planned": trace.planned_bytes,
+        "peak": trace.peak_bytes,
+    }
+
+
+def measured(said: dict[str, Any]) -> list[float]:
+    """The indicators of a trace, -1 where there is none."""
+    return [-1.0 if value is None else value for value in said["indicators"]]

@@ -1,0 +1,260 @@
+"""Weights or features that lie on several ranks: fully sharded, tensor parallel, DTensors between the blocks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_module
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+import bwcache
+from bwcache import Adaptive, BlockList, BlockSpec, BWCache, Linear
+from bwcache.core.trace import reuse_line
+from bwcache.models import BlockStack, Site
+from tests.ranks.pair import cached, measured, two_ranks
+from tests.tiny import Scripted, noise, seeded, wan_transformer
+
+POLICY = BWCache(threshold=0.3, reuse_interval=2)
+REUSED = frozenset({2, 3, 5})
+SPEC = BlockSpec("Spread", (BlockList("blocks", ("hidden_states",)),), ("hidden_states",), timestep="time")
+STEPS = 8
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        if isinstance(hidden_states, DTensor) and not isinstance(self.linear.weight, DTensor):
+            own = self.forward(hidden_states.to_local())
+            return DTensor.from_local(own, hidden_states.device_mesh, hidden_states.placements)
+        return hidden_states + torch.tanh(self.linear(hidden_states))
+
+
+class Spread(nn.Module):
+    """Its features are DTensors between the blocks, if it is given a mesh."""
+
+    def __init__(self, mesh: DeviceMesh | None = None, placement: Placement | None = None) -> None:
+        super().__init__()
+        self.enters = nn.Linear(8, 8)
+        self.blocks = nn.ModuleList(Block() for _ in range(4))
+        self.mesh, self.placement = mesh, placement or Shard(1)
+
+    def forward(self, latents: Tensor, time: Tensor) -> Tensor:
+        hidden_states = self.enters(latents + time / 1000)
+        if self.mesh is not None:
+            if isinstance(self.placement, Partial):
+                hidden_states = DTensor.from_local(hidden_states, self.mesh, [self.placement])
+            else:
+                whole = DTensor.from_local(hidden_states, self.mesh, [Replicate()])
+                hidden_states = whole.redistribute(self.mesh, [self.placement])
+        for block in self.blocks:
+            hidden_states = block(hidden_states)
+        return hidden_states.full_tensor() if self.mesh is not None else hidden_states
+
+
+class Residual(Scripted):
+    def sites(self, stack: BlockStack) -> tuple[Site, ...]:
+        return (stack.whole("residual"),)
+
+
+def spread(placement: Placement | None = None, weights: bool = True, plain: bool = False) -> Spread:
+    mesh = None if plain else init_device_mesh("cpu", (2,))
+    module = seeded(lambda: Spread(mesh, placement))
+    if mesh is not None:
+        for block in module.blocks if weights else ():
+            distribute_module(block, mesh)
+    return module
+
+
+def denoised(module: Any, policy: Any, batch: int = 1, **how: Any) -> dict[str, Any]:
+    made, start = [], noise(batch, 6, 8, seed=1)
+    with bwcache.attach(module, policy, spec=SPEC, steps=STEPS, **how) as session, session.run(STEPS):
+        for i in range(STEPS):
+            with torch.no_grad():
+                made.append(module(start * (1 - i / 20), torch.tensor(1000.0 - 100 * i)))
+    trace = session.trace
+    indicators = [event.indicator for event in trace.events]
+    return {
+        "made": made,
+        "line": reuse_line(trace.events),
+        "indicators": indicators,
+        "peak": trace.peak_bytes,
+        "ranks": trace.meta.get("ranks"),
+    }
+
+
+POLICIES: dict[str, Any] = {
+    "sampled": BWCache(threshold=0.1, reuse_interval=2),
+    "exact": BWCache(threshold=0.1, reuse_interval=2, sample=1),
+    "residual": Residual(REUSED),
+    "line": Scripted(REUSED, Linear()),
+    "judged": Adaptive(0.5, 0.0),
+}
+
+
+def sharded() -> Any:
+    module = wan_transformer()
+    for block in module.blocks:
+        fully_shard(block)
+    return fully_shard(module)
+
+
+def tensor_parallel() -> Any:
+    module, mesh = wan_transformer(), init_device_mesh("cpu", (2,))
+    for block in module.blocks:
+        parallelize_module(block.ffn, mesh, {"net.0.proj": ColwiseParallel(), "net.2": RowwiseParallel()})
+    return module
+
+
+class Talking(nn.Module):
+    """As the attention of native code that speaks to other ranks."""
+
+
+Talking.__module__ = "yunchang.attention"
+
+
+def unclear(group: Any = None) -> Any:
+    module = wan_transformer()
+    module.blocks[1].attn1.processor = Talking()
+    with bwcache.attach(module, POLICY, group=group) as session:
+        return str(session.ranks)
+
+
+def two_axes() -> Any:
+    module, mesh = wan_transformer(), init_device_mesh("cpu", (1, 2), mesh_dim_names=("replicate", "shard"))
+    for block in module.blocks:
+        fully_shard(block, mesh=mesh)
+    with bwcache.attach(module, POLICY):
+        return "attached"
+
+
+def cases(rank: int) -> dict[str, Callable[[], Any]]:
+    found: dict[str, Callable[[], Any]] = {}
+    for name, policy in POLICIES.items():
+        found[f"{name} alone"] = lambda policy=policy: denoised(spread(plain=True), policy)
+        found[name] = lambda policy=policy: denoised(spread(), policy)
+    found["replicated"] = lambda: denoised(spread(Replicate()), POLICIES["sampled"])
+    found["offload"] = lambda: denoised(spread(), POLICIES["residual"], memory="offload")
+    found["batch alone"] = lambda: denoised(spread(plain=True), POLICIES["sampled"], 2, per_sample=False)
+    found["batch"] = lambda: denoised(spread(Shard(0)), POLICIES["sampled"], 2, per_sample=False)
+    found["batch apart"] = lambda: denoised(spread(Shard(0)), POLICIES["sampled"], 2)
+    found["batch side by side"] = lambda: denoised(spread(), POLICIES["sampled"], 2)
+    found["batch side by side, alone"] = lambda: denoised(spread(plain=True), POLICIES["sampled"], 2)
+    found["nobody says"] = lambda: denoised(spread(weights=False), POLICIES["sampled"])
+    found["somebody says"] = lambda: denoised(spread(weights=False), POLICIES["sampled"], group=dist.group.WORLD)
+    found["summands"] = lambda: denoised(spread(Partial(), weights=False), POLICIES["sampled"])
+    found["wan alone"] = lambda: cached(wan_transformer(), POLICY)
+    found["tensor parallel"] = lambda: cached(tensor_parallel(), POLICY)
+    found["fully sharded"] = lambda: cached(sharded(), POLICY)
+    found["fully sharded, two videos"] = lambda: cached(sharded(), POLICY, seed=rank, prompt=rank)
+    found["unclear"] = unclear
+    found["unclear, named"] = lambda: unclear(dist.group.WORLD)
+    found["two axes"] = two_axes
+    found["each for itself"] = lambda: cached(wan_transformer(), POLICY, seed=rank)
+    return found
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return two_ranks(cases, tmp_path_factory.mktemp("spread"))
+
+
+def same(made: list[Tensor], wanted: list[Tensor]) -> bool:
+    return all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(made, wanted, strict=True))
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_dtensors_between_the_blocks_are_measured_kept_and_replayed(said: list[dict[str, Any]], name: str) -> None:
+    """Each rank keeps half, and the video is that of one rank."""
+    alone = said[0][f"{name} alone"]
+    assert {"C", "r"} <= set(alone["line"])
+    for rank in range(2):
+        together = said[rank][name]
+        assert together["ranks"] == "2 ranks decide together (distributed parameters of model)"
+        assert together["line"] == alone["line"]
+        assert measured(together) == pytest.approx(measured(alone), rel=1e-4)
+        assert together["peak"] == alone["peak"] / 2
+        assert same(together["made"], alone["made"])
+
+
+@pytest.mark.parametrize(
+    ("case", "alone"),
+    [
+        ("replicated", "sampled alone"),
+        ("offload", "residual alone"),
+        ("batch", "batch alone"),
+        ("somebody says", "sampled alone"),
+    ],
+)
+def test_other_ways_to_lie_on_ranks(said: list[dict[str, Any]], case: str, alone: str) -> None:
+    for rank in range(2):
+        assert said[rank][case]["line"] == said[0][alone]["line"]
+        assert same(said[rank][case]["made"], said[0][alone]["made"])
+
+
+def test_samples_decide_for_themselves_where_each_rank_has_a_part_of_each(
+    said: list[dict[str, Any]],
+) -> None:
+    for rank in range(2):
+        found = said[rank]["batch side by side"]
+        assert found["line"] == "CCrrCCrC"
+        assert same(found["made"], said[0]["batch side by side, alone"]["made"])
+
+
+@pytest.mark.parametrize(
+    ("case", "what"),
+    [
+        ("batch apart", r"2 samples of blocks\.3 that lie on 2 ranks .*; pass per_sample=False"),
+        ("nobody says", r"a feature of blocks\.3 that lies on 2 ranks .*; pass group="),
+        ("summands", r".* of which each rank has a summand .*; redistribute it"),
+        ("unclear", r"Talking of yunchang\.attention in model, which speaks to other ranks, .*; pass group="),
+        ("two axes", r"a mesh of 2 dimensions \(replicate, shard\) at model.*; pass group="),
+    ],
+)
+def test_what_cannot_be_known_or_kept_is_one_line_on_all_ranks(
+    said: list[dict[str, Any]], case: str, what: str
+) -> None:
+    assert said[0][case] == said[1][case]
+    kind, text = said[0][case]
+    assert kind == "AttachError"
+    assert re.match(f"found {what}", text)
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("case", "how"), [("tensor parallel", "distributed parameters"), ("fully sharded", "fully_shard")]
+)
+def test_weights_that_lie_on_several_ranks(said: list[dict[str, Any]], case: str, how: str) -> None:
+    for rank in range(2):
+        found = said[rank][case]
+        assert found["ranks"] == f"2 ranks decide together ({how} of model)"
+        assert found["line"] == said[0]["wan alone"]["line"]
+        assert same(found["made"], said[0]["wan alone"]["made"])
+
+
+def test_ranks_that_share_weights_and_make_videos_of_their_own_do_not_wait_in_vain(said: list[dict[str, Any]]) -> None:
+    first, second = (said[rank]["fully sharded, two videos"] for rank in range(2))
+    assert first["line"] == second["line"]
+    assert "r" in first["line"]
+    assert first["indicators"] == second["indicators"]
+    assert not same(first["made"], second["made"])
+
+
+def test_a_group_that_is_named_settles_it(said: list[dict[str, Any]]) -> None:
+    assert said[0]["unclear, named"] == "2 ranks decide together (group=)"
+
+
+def test_ranks_that_share_nothing_decide_alone(said: list[dict[str, Any]]) -> None:
+    first, second = (said[rank]["each for itself"] for rank in range(2))
+    assert first["ranks"] is second["ranks"] is None
+    assert first["indicators"] != second["indicators"]
