@@ -256,3 +256,10 @@ def test_in_a_batch_every_video_is_what_it_is_alone() -> None:
         assert reuse_line(session.trace.events) == lines[sample]
         torch.testing.assert_close(both[sample : sample + 1], alone, rtol=1e-3, atol=1e-4)
     assert lines[0] != lines[1]
+
+
+def test_a_damage_as_large_as_the_tolerance_is_allowed() -> None:
+    """From noise 1 to 1/2 as far as from 1/2 to 1/4, so that 1/2 * (1/4 - 1/8) is foretold: 1/16, exactly."""
+    noises = [1.0, 0.5, 0.25, 0.125]
+    assert run(Adaptive(tolerance=0.0625, warmup=0.0), noises, [0.0, 0.5, 0.0]) == "CCr"
+    assert run(Adaptive(tolerance=0.0624, warmup=0.0), noises, [0.0, 0.5, 0.0]) == "CCC"

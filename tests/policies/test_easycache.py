@@ -161,3 +161,12 @@ def test_a_threshold_of_0_never_reuses() -> None:
 def test_bad_settings(bad: dict[str, Any]) -> None:
     with pytest.raises(SettingError, match=next(iter(bad))):
         EasyCache(**bad)
+
+
+def test_a_change_as_large_as_the_threshold_is_computed() -> None:
+    """1/4 of the input, 1/4 of the output: 1/16, exactly."""
+    for threshold, action in ((0.0625, "compute"), (0.0626, "reuse")):
+        policy = EasyCache(threshold=threshold, warmup=0)
+        state = policy.init()
+        policy.refresh(seen(0, "cond", 0.0, None), state)
+        assert policy.decide(seen(1, "cond", 0.5, (2.0, 1.0, 4.0)), state).action == action

@@ -159,3 +159,9 @@ def test_a_scale_of_0_never_reuses() -> None:
 def test_bad_settings(bad: dict[str, Any]) -> None:
     with pytest.raises(SettingError, match=next(iter(bad))):
         Foresight(**bad)
+
+
+def test_only_the_last_three_steps_of_the_warm_up_count() -> None:
+    """Lambda as in the worked sequence, .6; a fourth step would add .5 to it."""
+    reasons = told(Foresight(0.5, 2, 0.5), [None, 900.0, 500.0, 30.0, 2.0, 0.1, 0.31], total=12)
+    assert reasons[:7] == [*("warm-up",) * 5, "all blocks are computed", "block changed"]
