@@ -11,7 +11,7 @@ from torch import nn
 import bwcache
 from bwcache import BWCache
 from bwcache.models import BlockStack, Site, denoisers
-from tests.tiny import BY_NAME, VIDEO_TO_VIDEO, WAN, Case, Scripted, each_case, noise
+from tests.tiny import BY_NAME, VIDEO_TO_VIDEO, WAN, Case, Scripted, each_case, noise, wan_transformer
 
 
 def copied(value: Any) -> Any:
@@ -186,3 +186,19 @@ def test_linear_extrapolates_in_sigma_from_the_last_two_computed_steps() -> None
         slope = (left[near] - left[far]) / (sigmas[near] - sigmas[far])
         expected = left[near] + slope * (sigmas[step] - sigmas[near])
         torch.testing.assert_close(left[step], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("away", [1, 2])
+def test_a_branch_that_stayed_away_for_a_step_is_computed_when_it_comes_back(away: int) -> None:
+    """One step is enough: what is kept of it is older than what the others replay."""
+    module = wan_transformer()
+    with bwcache.attach(module, Scripted(frozenset(range(1, 6)))) as session, torch.no_grad():
+        for i in range(7):
+            for seed, branch in enumerate(("cond", "uncond")):
+                if branch == "cond" or not 2 <= i < 2 + away:
+                    with session.step(index=i, total=7, branch=branch):
+                        module(noise(1, 4, 2, 4, 4), torch.tensor([999 - i]), noise(1, 6, 8, seed=seed))
+    line = dict.fromkeys(("cond", "uncond"), "")
+    for event in session.trace.events:
+        line[event.branch] += "C" if event.action == "compute" else "r"
+    assert line == {"cond": "CrrrrrC", "uncond": "Cr" + "C" + "r" * (3 - away) + "C"}
