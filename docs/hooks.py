@@ -122,7 +122,7 @@ def pipelines(row: Any) -> str:
 
 def presets() -> str:
     """Published settings, one line per model and method."""
-    from bwcache.models.presets import PRESETS
+    from bwcache.models.published import PRESETS
 
     lines = ["| denoiser | policy | settings | source |", "|---|---|---|---|"]
     for preset in PRESETS:

@@ -142,6 +142,27 @@ def test_an_observation_has_its_former_attributes() -> None:
         assert seen.foretold is None  # type: ignore[attr-defined]
 
 
+def test_a_predictor_of_ones_own_may_have_a_former_method() -> None:
+    with pytest.warns(DeprecationWarning, match=r"Mine\.given is called Mine\.adapted_to now") as caught:
+
+        class Mine(bwcache.Linear):
+            def given(self, error: bwcache.PredictionError | None) -> bwcache.Predictor:
+                return bwcache.Last()
+
+    assert caught[0].filename == __file__
+    assert Mine().adapted_to(None) == bwcache.Last()
+    with pytest.warns(DeprecationWarning, match=r"Linear\.given is called Linear\.adapted_to now"):
+        assert bwcache.Linear().given(None) == bwcache.Linear()  # type: ignore[attr-defined]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+
+        class Now(bwcache.Linear):
+            def adapted_to(self, error: bwcache.PredictionError | None) -> bwcache.Predictor:
+                return self
+
+        assert Now().adapted_to(None) == Now()
+
+
 def test_both_names_at_once_are_refused() -> None:
     with pytest.raises(TypeError, match="token_sample and sample, which are one"):
         bwcache.BWCache(sample=1, token_sample=0.5)  # type: ignore[call-arg]
@@ -270,7 +291,8 @@ def test_methods_without_former_names_are_looked_up_once() -> None:
 
 def test_the_page_names_all_of_them() -> None:
     text = (Path(__file__).resolve().parents[1] / "docs" / "former-names.md").read_text(encoding="utf-8")
-    fields = [pair for names in former_names.FIELDS.values() for pair in names.items()]
+    of_classes = [*former_names.FIELDS.values(), *former_names.METHODS.values()]
+    fields = [pair for names in of_classes for pair in names.items()]
     for old, new in [*former_names.NAMES.items(), *fields, *former_names.META.items(), *former_names.OPTIONS.items()]:
         assert re.search(rf"^\|.*(?<!\w){old}\b.*\|.*(?<!\w){new}\b.*\|$", text, re.MULTILINE), old
     assert former_names.GOES_IN in text

@@ -50,6 +50,9 @@ FIELDS: Mapping[str, Mapping[str, str]] = {
 }
 """Class -> its fields: as keyword arguments, attributes and settings."""
 
+METHODS: Mapping[str, Mapping[str, str]] = {"Predictor": {"given": "adapted_to"}}
+"""Class -> its methods, of which classes that derive from it may have their own."""
+
 META: Mapping[str, str] = {"aside": "cache_fills"}
 """Of a trace."""
 
@@ -86,10 +89,19 @@ def takes_former_fields(kind: type[Class]) -> type[Class]:
 
 
 def reads_former_fields(kind: type[Class]) -> type[Class]:
-    """Class decorator, above `dataclass`: former fields are read as attributes."""
-    for old, new in FIELDS[kind.__name__].items():
+    """Class decorator, above `dataclass`: former fields and methods are read as attributes."""
+    names = {**FIELDS.get(kind.__name__, {}), **METHODS.get(kind.__name__, {})}
+    for old, new in names.items():
         setattr(kind, old, _FormerField(old, new))
     return kind
+
+
+def takes_former_methods(kind: type, base: str) -> None:
+    """For `base.__init_subclass__`: a method under its former name is that of now, with a warning."""
+    for old, new in METHODS[base].items():
+        if old in vars(kind) and new not in vars(kind):
+            setattr(kind, new, vars(kind)[old])
+            _warn(f"{kind.__name__}.{old}", f"{kind.__name__}.{new}", depth=5)  # its class statement is beyond ABCMeta
 
 
 def former_fields(kind: type) -> dict[str, str]:

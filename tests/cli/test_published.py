@@ -8,7 +8,7 @@ import pytest
 import bwcache
 from bwcache.cli.choices import choose
 from bwcache.cli.settings import CompareSettings
-from bwcache.models import presets
+from bwcache.models import published
 from bwcache.models.table import row
 from tests.tiny import wan_transformer
 
@@ -16,9 +16,9 @@ from tests.tiny import wan_transformer
 @pytest.fixture
 def pipe(monkeypatch):
     """A Wan whose published settings are none of the defaults."""
-    one = presets.preset_of(row("WanTransformer3DModel"))
+    one = published.preset_of(row("WanTransformer3DModel"))
     changed = replace(one, settings={"threshold": 0.07, "reuse_interval": 3})
-    monkeypatch.setitem(presets._BY_CLASS, (one.module_prefix, one.model, one.method), changed)
+    monkeypatch.setitem(published._BY_CLASS, (one.module_prefix, one.model, one.method), changed)
     return SimpleNamespace(components={"transformer": wan_transformer()})
 
 

@@ -19,7 +19,7 @@ import bwcache
 from bwcache import policies
 from bwcache.cli.app import app
 from bwcache.engine import reasons
-from bwcache.models.presets import PRESETS
+from bwcache.models.published import PRESETS
 from bwcache.models.refused import REFUSED
 from bwcache.models.table import ROWS
 from bwcache.models.verified import verified

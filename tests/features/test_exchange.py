@@ -92,7 +92,7 @@ def test_piece_by_piece_it_is_the_same(layout: str, monkeypatch: pytest.MonkeyPa
 def test_the_kernel_adds_up_many_blocks_in_many_parts(
     kernel: ModuleType, layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernel, "PARTS", 3)  # so that each program walks on
+    monkeypatch.setattr(kernel, "PROGRAMS", 3)  # so that each program walks on
     check(kernel.exchange, (5, 131, 13), torch.bfloat16, layout)
 
 

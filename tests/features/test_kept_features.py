@@ -115,7 +115,7 @@ def test_a_slot_in_main_memory_gives_what_one_on_the_device_does(history: int, v
         for slot in (here, away):
             slot.push(SIGNATURE, at(-float(step)), {"x": feature(value), "y": feature(-value)}, history)
             if expected:
-                slot.expect()
+                slot.prefetch()
         assert (away.held.host, away.held.device) == (here.held.device, here.held.device * expected)
         assert here.held.host == 0
         found, same = here.read(), away.read()
@@ -129,7 +129,7 @@ def test_a_slot_in_main_memory_gives_what_one_on_the_device_does(history: int, v
 def test_what_is_expected_is_let_go_of_when_it_is_forgotten() -> None:
     slot = Slot(Held(Offload()))
     slot.push(SIGNATURE, at(0.9), {"x": feature(1)}, history=1)
-    slot.expect()
+    slot.prefetch()
     assert slot.held.device == slot.held.host == feature(1).nbytes
     slot.drop()
     assert (slot.held.device, slot.held.host) == (0, 0)
@@ -139,7 +139,7 @@ def test_what_is_expected_is_let_go_of_when_it_is_forgotten() -> None:
 def test_what_was_expected_before_a_new_feature_came_is_not_handed_out() -> None:
     slot = Slot(Held(Offload()))
     slot.push(SIGNATURE, at(0.9), {"x": feature(1)}, history=1)
-    slot.expect()
+    slot.prefetch()
     slot.push(SIGNATURE, at(0.8), {"x": feature(2)}, history=1)
     assert [(step.sigma, x.mean().item()) for step, x in slot.read()["x"]] == [(0.8, 2.0)]
 

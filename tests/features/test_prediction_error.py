@@ -113,12 +113,12 @@ def test_pooling_adds_before_it_divides() -> None:
 def test_damped_goes_a_part_of_the_way(damping: float) -> None:
     older, newest = features(2, 2, 3)
     past = [(at(0.8), newest), (at(1.0), older)]
-    given = Damped().given(PredictionError(0.0, 1.0, damping, 1.0))
+    given = Damped().adapted_to(PredictionError(0.0, 1.0, damping, 1.0))
     assert given == Along(damping)
     made = given.predict(past, at(0.6))
     torch.testing.assert_close(made, newest + damping * (newest - older))
     assert made.data_ptr() != newest.data_ptr()
-    torch.testing.assert_close(Damped().given(None).predict(past, at(0.6)), Linear().predict(past, at(0.6)))
+    torch.testing.assert_close(Damped().adapted_to(None).predict(past, at(0.6)), Linear().predict(past, at(0.6)))
 
 
 def test_damped_replays_where_there_is_no_line() -> None:

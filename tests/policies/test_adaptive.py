@@ -134,12 +134,12 @@ def test_branches_pool_their_errors_and_share_the_decision() -> None:
         for branch, missed in (("cond", 0.0), ("uncond", 9.0)):
             told = PredictionError(missed, 10.0, 0.0, 0.0)
             policy.refresh(Observation(at(index, EVEN, branch), SITE, None, told), state)
-    assert state.groups[None].told == PredictionError(9.0, 20.0, 0.0, 0.0)
+    assert state.deciders[None].last_error == PredictionError(9.0, 20.0, 0.0, 0.0)
     both = [policy.decide(Observation(at(9, EVEN, branch), SITE), state) for branch in ("cond", "uncond")]
     assert both[0] is both[1]
     policy.refresh(Observation(at(9, EVEN, "cond"), SITE, None, PredictionError(0.0, 1.0, 0.0, 0.0)), state)
     policy.refresh(Observation(at(9, EVEN, "uncond"), SITE, None, None), state)
-    assert state.groups[None].told is None  # one branch could not be compared: nothing is known
+    assert state.deciders[None].last_error is None  # one branch could not be compared: nothing is known
 
 
 def test_samples_decide_for_themselves() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from bwcache import SettingError
 from bwcache.study import Cell, Folder
-from bwcache.study.folder import check_place, key
+from bwcache.study.folder import check_target, key
 from tests.study.cells import cell
 
 IDENTITY = {
@@ -120,10 +120,10 @@ def test_a_study_without_a_readable_head_is_refused(folder):
 
 
 def test_looking_makes_nothing(tmp_path):
-    assert check_place(tmp_path / "deep" / "study") is None
+    assert check_target(tmp_path / "deep" / "study") is None
     assert list(tmp_path.iterdir()) == []
     Folder(tmp_path / "deep" / "study", IDENTITY)
-    assert check_place(tmp_path / "deep" / "study") == IDENTITY
+    assert check_target(tmp_path / "deep" / "study") == IDENTITY
 
 
 def test_keys_depend_on_everything_and_on_no_order():
@@ -140,6 +140,6 @@ def test_keys_depend_on_everything_and_on_no_order():
 
 def test_the_claim_of_the_command_that_runs_is_no_other_thing(tmp_path):
     (tmp_path / "study" / ".bwcache").mkdir(parents=True)
-    assert check_place(tmp_path / "study") is None
+    assert check_target(tmp_path / "study") is None
     Folder(tmp_path / "study", IDENTITY)
-    assert check_place(tmp_path / "study") == IDENTITY
+    assert check_target(tmp_path / "study") == IDENTITY

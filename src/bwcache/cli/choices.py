@@ -42,7 +42,7 @@ class Choices:
     """Options with every default filled in, except sizes and guidance that are the model's own.
 
     Attributes:
-        policy: with what a person named, which is in `given`, and what is published for the model or is default.
+        policy: with what a person named, which is in `fields`, and what is published for the model or is default.
         arguments: of the pipeline's call, beside prompt, steps, guidance and sizes.
         scheduler: class and settings of the one in place of the pipeline's own, or None.
         skeleton: the pipeline without its weights; None where it cannot be built without them.
@@ -57,7 +57,7 @@ class Choices:
     frames: int | None
     fps: int
     policy: Any
-    given: dict[str, Any]
+    fields: dict[str, Any]
     device: str
     arguments: dict[str, Any] = field(default_factory=dict)
     scheduler: tuple[type[Any], dict[str, Any]] | None = None
@@ -72,7 +72,7 @@ class Choices:
         """
         from bwcache.policies import BWCache, preset
 
-        policy = preset(pipe, **self.given) if type(self.policy) is BWCache else self.policy
+        policy = preset(pipe, **self.fields) if type(self.policy) is BWCache else self.policy
         policy.check(self.steps)
         return replace(self, policy=policy)
 
@@ -124,7 +124,7 @@ def choose(settings: Asked) -> Choices:
         kind = pipeline_kind(folder)
         check_known(folder, kind)
         sets = sort_sets(settings, policy, kind)
-        given = policy_settings(policy, short, sets)
+        fields = policy_settings(policy, short, sets)
         scheduler = _scheduler(settings)
         choices = Choices(
             prompts=_prompts_of(kind, prompts, settings),
@@ -135,8 +135,8 @@ def choose(settings: Asked) -> Choices:
             width=_first(settings.width, shapes.WIDTH if own else None),
             frames=_first(settings.frames, shapes.FRAMES if own else None),
             fps=_first(getattr(settings, "fps", None), SHAPES_FPS if own else DEFAULT_FPS),
-            policy=_policy(policy, given),
-            given=given,
+            policy=_policy(policy, fields),
+            fields=fields,
             device=device,
             arguments=arguments_of(settings, kind, sets),
             scheduler=scheduler,
@@ -302,10 +302,10 @@ def _scheduler(settings: Asked) -> tuple[type[Any], dict[str, Any]] | None:
     return None if settings.scheduler is None else named_scheduler(settings.scheduler)
 
 
-def _policy(policy: type[Any], given: Mapping[str, Any]) -> Any:
+def _policy(policy: type[Any], fields: Mapping[str, Any]) -> Any:
     from bwcache.policies.known import made
 
-    return made(policy, given)
+    return made(policy, fields)
 
 
 def _one_of(possible: tuple[str, ...], **values: str | None) -> None:

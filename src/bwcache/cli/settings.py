@@ -44,7 +44,7 @@ def amount_of_memory(text: str | int) -> int:
         raise typer.BadParameter(str(error)) from None
 
 
-def place(text: str | Path) -> Path:
+def path_of(text: str | Path) -> Path:
     """Parse a path: with the home folder of ``~``, and such as the system can follow."""
     name = shown(str(text))
     try:
@@ -80,21 +80,21 @@ class Asked:
     prompts: Annotated[
         Path | None,
         _option(
-            "--prompts", "Text file with one prompt per line; empty lines and lines with # are left out.", WHAT, place
+            "--prompts", "Text file with one prompt per line; empty lines and lines with # are left out.", WHAT, path_of
         ),
     ] = None
     negative_prompt: Annotated[
         str | None, _option("--negative-prompt", "What no video should show.", WHAT, metavar="TEXT")
     ] = None
     image: Annotated[
-        Path | None, _option("--image", "Picture to begin with, or to edit.", WHAT, place, metavar="FILE")
+        Path | None, _option("--image", "Picture to begin with, or to edit.", WHAT, path_of, metavar="FILE")
     ] = None
     video: Annotated[
-        Path | None, _option("--video", "Video to go on from, or to change.", WHAT, place, metavar="FILE")
+        Path | None, _option("--video", "Video to go on from, or to change.", WHAT, path_of, metavar="FILE")
     ] = None
     control: Annotated[
         Path | None,
-        _option("--control", "Picture or video of edges, depth or poses to follow.", WHAT, place, metavar="FILE"),
+        _option("--control", "Picture or video of edges, depth or poses to follow.", WHAT, path_of, metavar="FILE"),
     ] = None
     steps: Annotated[
         int | None,
@@ -425,7 +425,7 @@ class VBenchSettings:
             metavar="DIR",
             help="What 'bwcache compare' or 'bwcache generate' wrote.",
             show_default=False,
-            parser=place,
+            parser=path_of,
         ),
     ]
     dimension: Annotated[
@@ -463,7 +463,7 @@ class ReportSettings:
 
     folder: Annotated[
         Path,
-        typer.Argument(metavar="DIR", help="What 'bwcache compare' wrote.", show_default=False, parser=place),
+        typer.Argument(metavar="DIR", help="What 'bwcache compare' wrote.", show_default=False, parser=path_of),
     ]
     out: Annotated[Path | None, _option("--out", "The page.", OUTPUT, show_default="DIR/report.html")] = None
     videos: Annotated[
@@ -479,13 +479,15 @@ class ReportSettings:
     overwrite: Annotated[bool, _option("--overwrite", "Replace an earlier report.", OUTPUT)] = False
     profile: Annotated[
         Path | None,
-        _option("--profile", "What 'bwcache profile' wrote.", WITH, place, show_default="DIR/profile, if there"),
+        _option("--profile", "What 'bwcache profile' wrote.", WITH, path_of, show_default="DIR/profile, if there"),
     ] = None
     sweep: Annotated[
-        Path | None, _option("--sweep", "What 'bwcache sweep' wrote.", WITH, place, show_default="DIR/sweep, if there")
+        Path | None,
+        _option("--sweep", "What 'bwcache sweep' wrote.", WITH, path_of, show_default="DIR/sweep, if there"),
     ] = None
     bench: Annotated[
-        Path | None, _option("--bench", "What 'bwcache bench' wrote.", WITH, place, show_default="DIR/bench, if there")
+        Path | None,
+        _option("--bench", "What 'bwcache bench' wrote.", WITH, path_of, show_default="DIR/bench, if there"),
     ] = None
 
 

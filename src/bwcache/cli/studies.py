@@ -24,13 +24,13 @@ def check_study(target: Path) -> Path:
         SettingError: it is a file, the current folder or one above it, cannot be written, or holds other things than
             a study.
     """
-    from bwcache.study.folder import check_place
+    from bwcache.study.folder import check_target
 
     target = absolute(target)
     if target == Path.cwd() or target in Path.cwd().parents:
         found = f"--out {str(target)!r}, the current folder or one above it"
         raise SettingError(complaint(found, "a folder of its own", "name a new one"))
-    check_place(target)
+    check_target(target)
     return target
 
 

@@ -57,11 +57,11 @@ def plan(settings: SweepSettings, choices: Choices) -> Plan:
     from bwcache.policies import named
 
     policy = named(settings.policy)
-    grid = read_grid(policy, settings.grid) if settings.grid else default_grid(policy, choices.given)
-    both = next((name for name in grid if name in choices.given), None)
+    grid = read_grid(policy, settings.grid) if settings.grid else default_grid(policy, choices.fields)
+    both = next((name for name in grid if name in choices.fields), None)
     if both is not None:
         raise _refused(f"--{both.replace('_', '-')} beside --grid {both}", "one of them", "leave one out")
-    made = Plan(policy, choices.given, grid, _counts(settings.fewer_steps, choices.steps))
+    made = Plan(policy, choices.fields, grid, _counts(settings.fewer_steps, choices.steps))
     choices.check_policies(made.settings())
     check_twice(choices.prompts)
     return made

@@ -43,9 +43,9 @@ def run_vbench(settings: VBenchSettings) -> None:
     check_options(settings)
     samples = gather(settings.folder)
     named = {side: vbench.layout(some, settings.mode) for side, some in samples.items()}
-    out = place(settings)
+    out = target(settings)
     plan = {"format": FORMAT, "mode": settings.mode, "videos": digests(samples)}
-    check_place(out, plan, settings.overwrite)
+    check_target(out, plan, settings.overwrite)
     with claimed(out):
         remove_parts(out)
         fill(settings, samples, named, out, plan)
@@ -61,7 +61,7 @@ def fill(
     """Score what is not yet scored in a folder that is claimed, write and print."""
     from bwcache.measure import vbench
 
-    fresh = check_place(out, plan, settings.overwrite)
+    fresh = check_target(out, plan, settings.overwrite)
     scored = Scored({side: {} if fresh else vbench.read(out / side / vbench.RESULTS) for side in samples})
     dimensions = tuple(settings.dimension) or vbench.ANY_PROMPT
     installation, covered = None, {}
@@ -133,7 +133,7 @@ def gather(folder: Path) -> dict[str, list[Sample]]:
     return there
 
 
-def place(settings: VBenchSettings) -> Path:
+def target(settings: VBenchSettings) -> Path:
     """Where the prepared videos and the scores go: beside the results, where it is not named."""
     source = settings.folder.resolve()
     return absolute(settings.out) if settings.out else source.with_name(f"{source.name}-vbench")
@@ -147,7 +147,7 @@ def digests(samples: dict[str, list[Sample]]) -> dict[str, list[str]]:
     }
 
 
-def check_place(out: Path, plan: dict[str, Any], overwrite: bool) -> bool:
+def check_target(out: Path, plan: dict[str, Any], overwrite: bool) -> bool:
     """Whether to begin anew: ``out`` holds nothing, or what may be overwritten.
 
     Raises:

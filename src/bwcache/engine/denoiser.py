@@ -58,7 +58,7 @@ class Denoiser:
         used = self._look()
         return used is None or uncompiled(used) is self.stack.module
 
-    def expect_plan(self, policy: Policy[Any]) -> Plan:
+    def checked_plan(self, policy: Policy[Any]) -> Plan:
         """Return the plan of a policy.
 
         Raises:
@@ -80,7 +80,7 @@ class Denoiser:
     def plan_for(self, policy: Policy[Any]) -> None:
         """Make a plan for a policy, and intercept the places at which there is anything to do."""
         self._at_places.close()
-        self.plan = plan = self.expect_plan(policy)
+        self.plan = plan = self.checked_plan(policy)
         undo = self._at_places = ExitStack()
         places = [spot.place for spot in plan.spots]
         overrides = hooks.intercept_places(

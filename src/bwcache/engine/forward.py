@@ -231,7 +231,7 @@ class Forward:
         call = self.calls[site.name] = SiteCall(site, decisions, action, signature, entered)
         if action == "reuse":
             self.replaying = call
-            self.lanes[0].slots[site.name].expect()
+            self.lanes[0].slots[site.name].prefetch()
 
     def _decision(self, j: int, site: Site, signature: Signature) -> Decision:
         lane = self.lanes[j]
@@ -256,10 +256,10 @@ class Forward:
         slots = [lane.slots[name] for lane in self.lanes]
         for j, (step, decided, slot) in enumerate(zip(self.steps, call.decisions, slots, strict=True)):
             if j + 1 < len(slots):  # while one lane's features are read, the next one's are on their way
-                slots[j + 1].expect()
+                slots[j + 1].prefetch()
             how = decided.how or self.plan.predictor
             assert isinstance(how, Predictor)
-            how = how.given(errors.get((step.sample, where[name])))
+            how = how.adapted_to(errors.get((step.sample, where[name])))
             other = beside.value(self.run, call.site, step) if call.site.beside else None
             for stream, past in slot.read().items():
                 value = how.predict(past, step)
@@ -402,7 +402,7 @@ class Forward:
             expect_own_blocks(self.plan.stack)
             each = need(self.plan, _own(place.entered(args, kwargs)), rows_at(place, self.rows))
             branches = 2 if self.run.guided and self.plan.stack.spec.guidance == "separate" else 1
-            account.expect(new, name, each, branches, self.run.in_first_step)
+            account.reserve(new, name, each, branches, self.run.in_first_step)
         for lane in self.lanes:
             self.refused = self.refused or lane.refused
         if self.refused is not None:

@@ -142,7 +142,7 @@ class MemoryPlan:
         """Whether so much may be held."""
         return self._memory.limit is None or self._on_device(held) <= self._memory.limit
 
-    def expect(self, lanes: Sequence[Lane], denoiser: str, each: MemoryNeed, branches: int, refuses: bool) -> None:
+    def reserve(self, lanes: Sequence[Lane], denoiser: str, each: MemoryNeed, branches: int, refuses: bool) -> None:
         """Counts lanes before the first block of their first forward.
 
         Args:

@@ -201,7 +201,7 @@ class Session:
             AttachError: it does not fit the model; then the present one stays.
         """
         for denoiser in self.denoisers.values():
-            denoiser.expect_plan(policy)
+            denoiser.checked_plan(policy)
         self._next = policy
 
     def invalidate(self) -> None:

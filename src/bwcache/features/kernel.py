@@ -14,7 +14,7 @@ from bwcache.features.exchange import Sums, by_pieces
 BLOCK = 4096
 """Entries that one program reads at once. These three numbers were the fastest of 40 choices on an H100."""
 
-PARTS = 4224
+PROGRAMS = 4224
 """Programs at most; each adds up its part of the entries in float32, and the parts are added at the end."""
 
 WARPS = 8
@@ -77,7 +77,7 @@ def exchange(kept: Tensor, new: Tensor) -> Sums:
     if len(axes) > AXES:
         return by_pieces(kept, new)
     count = new.numel()
-    parts = max(1, min(triton.cdiv(count, BLOCK), PARTS))
+    parts = max(1, min(triton.cdiv(count, BLOCK), PROGRAMS))
     sums = torch.empty(2, parts, dtype=torch.float32, device=new.device)
     sizes, kept_strides, new_strides = zip(*axes, *[(1, 0, 0)] * (AXES - len(axes)), strict=True)
     with torch.cuda.device(new.device) if new.is_cuda else contextlib.nullcontext():

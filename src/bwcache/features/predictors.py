@@ -17,6 +17,7 @@ from bwcache.core import Step
 from bwcache.core.words import shown
 from bwcache.errors import SettingError, complaint
 from bwcache.features.prediction_error import PredictionError
+from bwcache.former_names import reads_former_fields, takes_former_methods
 
 MOST_ORDERS = 9
 """Beyond that a polynomial through computed features is rounding, and a hidden state more for each order."""
@@ -24,8 +25,13 @@ MOST_ORDERS = 9
 Past = Sequence[tuple[Step, Tensor]]
 
 
+@reads_former_fields
 class Predictor(ABC):
     """Past features -> the feature of a skipped step."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        takes_former_methods(cls, "Predictor")
 
     @property
     @abstractmethod
@@ -45,7 +51,7 @@ class Predictor(ABC):
         """
         return 1.0
 
-    def given(self, error: PredictionError | None) -> Predictor:
+    def adapted_to(self, error: PredictionError | None) -> Predictor:
         """Return the predictor that goes its `share` of the way: by default itself."""
         return self
 
@@ -156,7 +162,7 @@ class Damped(Linear):
         """Return what would have come closest the last time; all of it where that is not known."""
         return 1.0 if error is None else error.damping
 
-    def given(self, error: PredictionError | None) -> Predictor:
+    def adapted_to(self, error: PredictionError | None) -> Predictor:
         """Return the line, as long as that."""
         return Along(self.share(error))
 

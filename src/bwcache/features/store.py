@@ -86,7 +86,7 @@ class Slot:
         del past[history:]
         self._count()
 
-    def expect(self) -> None:
+    def prefetch(self) -> None:
         """Begin to bring the past to the device, where it waits in main memory: `read` will be asked for it."""
         offload = self.held.offload
         if offload is None or self._arrivals is not None:
@@ -104,7 +104,7 @@ class Slot:
         """
         entries = self.past
         if self.held.offload is not None:
-            self.expect()
+            self.prefetch()
             arrived = zip(self.past, self._arrivals or (), strict=True)
             entries = [(step, {name: one.taken() for name, one in streams.items()}) for (step, _), streams in arrived]
             self._let_go()

@@ -215,7 +215,7 @@ def _contradiction(trace: Trace, measured: Quality) -> tuple[str, ...]:
 
 
 def _parts(made: Call, blocks: float | None, indicator: float | None = None) -> dict[str, float] | None:
-    """Where the time of a call went, by the names of `PARTS`."""
+    """Where the time of a call went, by the names of `TIME_PARTS`."""
     before, inside, denoising = made.before_seconds, made.forward_seconds, made.denoise_seconds
     if before is None or inside is None or denoising is None or blocks is None:
         return None

@@ -12,7 +12,7 @@ from typing import Any
 from bwcache.core.trace import Trace
 from bwcache.measure.frames import Frames
 
-PARTS = {
+TIME_PARTS = {
     "before": "text encoding, noise",
     "blocks": "blocks",
     "indicator": "indicator",
@@ -59,7 +59,8 @@ class Run:
         lpips: against the uncached video, lower is closer; None where it cannot be measured.
         lpips_backbone: whose features LPIPS compared.
         unmeasured: why one of these is None.
-        uncached_parts: where the uncached call's time went, seconds by the names of `PARTS`; None where it is unknown.
+        uncached_parts: where the uncached call's time went, seconds by the names of `TIME_PARTS`; None where that is
+            unknown.
         cached_parts: where the cached call's time went.
     """
 

@@ -37,20 +37,20 @@ LEAST_NOISE = 0.002
 
 
 @dataclass
-class Group:
+class Decider:
     """What is known of the branches that decide together.
 
     Attributes:
         computed: the noise at the last computed step; before any, None.
         reach: |ln| of the noise from the computed step before it to the last one.
-        told: how close the predictor would have come at the last computed step, pooled over the branches.
+        last_error: how close the predictor would have come at the last computed step, pooled over the branches.
         spent: damage of the window so far.
     """
 
     computed: float | None = None
     computed_at: int = -1
     reach: float = 0.0
-    told: PredictionError | None = None
+    last_error: PredictionError | None = None
     spent: float = 0.0
     decided_at: int = -1
     decision: Decision = field(default_factory=lambda: compute("first step"))
@@ -58,9 +58,9 @@ class Group:
 
 @dataclass
 class State:
-    """The groups of one run: one for each sample that decides for itself."""
+    """Those of one run: one for each sample that decides for itself."""
 
-    groups: dict[int | None, Group] = field(default_factory=dict)
+    deciders: dict[int | None, Decider] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -108,38 +108,40 @@ class Adaptive(Policy[State]):
         return State()
 
     def decide(self, observation: Observation, state: State) -> Decision:
-        """The branches of a group follow the first one's decision of each step."""
+        """The branches that decide together follow the first one's decision of each step."""
         step = observation.step
-        group = state.groups.setdefault(step.sample, Group())
-        if group.decided_at != step.index:
-            group.decided_at, group.decision = step.index, self._decide(step, group)
-        return group.decision
+        decider = state.deciders.setdefault(step.sample, Decider())
+        if decider.decided_at != step.index:
+            decider.decided_at, decider.decision = step.index, self._decide(step, decider)
+        return decider.decision
 
     def refresh(self, observation: Observation, state: State) -> None:
         """Takes note of a computed step: where it stood, and how close the predictor would have come."""
-        step, told = observation.step, observation.error
-        group = state.groups.setdefault(step.sample, Group())
-        if group.computed_at == step.index:
-            group.told = group.told + told if group.told and told else None
+        step, error = observation.step, observation.error
+        decider = state.deciders.setdefault(step.sample, Decider())
+        if decider.computed_at == step.index:
+            decider.last_error = decider.last_error + error if decider.last_error and error else None
             return
-        group.reach = 0.0 if group.computed is None or step.noise is None else _distance(group.computed, step.noise)
-        group.computed, group.computed_at = step.noise, step.index
-        group.told, group.spent = told, 0.0
+        before, decider.reach = decider.computed, 0.0
+        if before is not None and step.noise is not None:
+            decider.reach = _distance(before, step.noise)
+        decider.computed, decider.computed_at = step.noise, step.index
+        decider.last_error, decider.spent = error, 0.0
 
-    def _decide(self, step: Step, group: Group) -> Decision:
-        if step.noise is None or step.next_noise is None or group.computed is None:
+    def _decide(self, step: Step, decider: Decider) -> Decision:
+        if step.noise is None or step.next_noise is None or decider.computed is None:
             return compute("noise level unknown: pass steps= where nobody says it")
         if (step.progress or 0.0) < self.warmup - 1e-9:
             return compute(f"warm-up (the first {self.warmup:.0%} of the run)")
-        if group.told is None or group.reach == 0:
+        if decider.last_error is None or decider.reach == 0:
             return compute("no prediction to compare with yet")
-        if not math.isfinite(group.told.error):
-            return compute("prediction error is not finite", group.told.error)
-        error = group.told.error * (_distance(group.computed, step.noise) / group.reach) ** GROWTH
-        damage = group.spent + error * _weight(step.noise, step.next_noise) * abs(step.noise - step.next_noise)
+        if not math.isfinite(decider.last_error.error):
+            return compute("prediction error is not finite", decider.last_error.error)
+        error = decider.last_error.error * (_distance(decider.computed, step.noise) / decider.reach) ** GROWTH
+        damage = decider.spent + error * _weight(step.noise, step.next_noise) * abs(step.noise - step.next_noise)
         if damage > self.tolerance:
             return compute(f"damage would exceed the tolerance ({damage:.4f} > {self.tolerance:g})", damage)
-        group.spent = damage
+        decider.spent = damage
         return reuse(f"within the tolerance (damage {damage:.4f} of {self.tolerance:g})", damage)
 
 

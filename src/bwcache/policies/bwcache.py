@@ -36,7 +36,7 @@ from bwcache.policies.checks import expect, expect_predictor, number, one_of, sh
 
 
 @dataclass
-class Group:
+class Decider:
     """What is known of the branches that decide together."""
 
     first_trigger: int | None = None
@@ -52,9 +52,9 @@ class Group:
 
 @dataclass
 class State:
-    """The groups of one run: one for all branches, or one per branch."""
+    """Those of one run: one for all branches, or one per branch."""
 
-    groups: dict[str, Group] = field(default_factory=dict)
+    deciders: dict[str, Decider] = field(default_factory=dict)
 
 
 @takes_former_fields
@@ -168,72 +168,74 @@ class BWCache(Policy[State]):
         return State()
 
     def decide(self, observation: Observation, state: State) -> Decision:
-        """Eq. 7 and 8 and the tail guard. The branches of a group follow the first one's decision of each step."""
+        """Eq. 7, 8 and the tail guard. Branches that decide together follow the first one's decision of each step."""
         step = observation.step
         if step.total is None:
             return compute("number of steps unknown: pass steps= where nobody says it")
-        group = self._group(step, state)
-        if group.decided_at != step.index:
-            group.decided_at, group.decision = step.index, self._decide(step, step.total, group)
-        return group.decision
+        decider = self._decider(step, state)
+        if decider.decided_at != step.index:
+            decider.decided_at, decider.decision = step.index, self._decide(step, step.total, decider)
+        return decider.decision
 
     def refresh(self, observation: Observation, state: State) -> None:
         """Eq. 5 and 6: takes the distances of a computed step; a computation without any ends a window."""
         step, measured = observation.step, observation.last
-        group = self._group(step, state)
-        group.remaining, group.progress = 0, step.progress
-        if group.measured_at != step.index:
-            group.measured_at, group.measured, group.complete = step.index, measured, measured is not None
-        elif measured is None or group.measured is None:
-            group.complete = False
+        decider = self._decider(step, state)
+        decider.remaining, decider.progress = 0, step.progress
+        if decider.measured_at != step.index:
+            decider.measured_at, decider.measured, decider.complete = step.index, measured, measured is not None
+        elif measured is None or decider.measured is None:
+            decider.complete = False
         else:
-            group.measured += measured
+            decider.measured += measured
 
-    def _group(self, step: Step, state: State) -> Group:
+    def _decider(self, step: Step, state: State) -> Decider:
         together = f"#{step.sample}" if self.decision == "shared" else step.lane
-        found = state.groups.get(together)
+        found = state.deciders.get(together)
         if found is None:
-            found = state.groups[together] = Group()
+            found = state.deciders[together] = Decider()
         return found
 
-    def _decide(self, step: Step, total: int, group: Group) -> Decision:
-        if group.first_trigger is not None and step.index >= self._tail_start(group.first_trigger, total):
-            return compute(f"tail guard (the last {total - self._tail_start(group.first_trigger, total)} steps)")
-        if group.remaining > 0:
-            decision = self._goes_on(step, total, group)
+    def _decide(self, step: Step, total: int, decider: Decider) -> Decision:
+        if decider.first_trigger is not None and step.index >= self._tail_start(decider.first_trigger, total):
+            return compute(f"tail guard (the last {total - self._tail_start(decider.first_trigger, total)} steps)")
+        if decider.remaining > 0:
+            decision = self._goes_on(step, total, decider)
             if decision is not None:
                 return decision
-        if group.measured_at < 0:
+        if decider.measured_at < 0:
             return compute("first step")
-        if group.measured_at != step.index - 1:
-            return compute(f"window over (after {step.index - group.opened} reused steps)")
-        if not group.complete or group.measured is None:
+        if decider.measured_at != step.index - 1:
+            return compute(f"window over (after {step.index - decider.opened} reused steps)")
+        if not decider.complete or decider.measured is None:
             return compute("nothing to compare with yet")
-        return self._trigger(step, total, group, group.measured.mean)
+        return self._trigger(step, total, decider, decider.measured.mean)
 
-    def _goes_on(self, step: Step, total: int, group: Group) -> Decision | None:
+    def _goes_on(self, step: Step, total: int, decider: Decider) -> Decision | None:
         """The window's next step, or None where it is over."""
         if self.interval_unit == "steps":
-            window, group.remaining = self.window(total), group.remaining - 1
-            return reuse(f"reuse window (step {window - group.remaining} of {window}, opened at step {group.opened})")
-        if step.progress is None or group.progress is None:
+            window, decider.remaining = self.window(total), decider.remaining - 1
+            gone = window - decider.remaining
+            return reuse(f"reuse window (step {gone} of {window}, opened at step {decider.opened})")
+        if step.progress is None or decider.progress is None:
             return None
-        gone = step.progress - group.progress
-        if gone > self.reuse_interval + 1e-9:
+        share = step.progress - decider.progress
+        if share > self.reuse_interval + 1e-9:
             return None
-        return reuse(f"reuse window ({gone:.3f} of {self.reuse_interval:g} of the run, opened at step {group.opened})")
+        length = f"{share:.3f} of {self.reuse_interval:g} of the run"
+        return reuse(f"reuse window ({length}, opened at step {decider.opened})")
 
-    def _trigger(self, step: Step, total: int, group: Group, indicator: float) -> Decision:
+    def _trigger(self, step: Step, total: int, decider: Decider, indicator: float) -> Decision:
         if not math.isfinite(indicator):
             return compute("indicator is not finite", indicator)
         if not indicator < self.threshold:
             return compute(f"still changing (indicator {indicator:.4f} >= {self.threshold:g})", indicator)
-        if group.first_trigger is None:
-            group.first_trigger = step.index
-        if step.index >= self._tail_start(group.first_trigger, total):
+        if decider.first_trigger is None:
+            decider.first_trigger = step.index
+        if step.index >= self._tail_start(decider.first_trigger, total):
             return compute("tail guard (reached with the first trigger)", indicator)
         window = self.window(total) if self.interval_unit == "steps" else total
-        group.opened, group.remaining = step.index, window - 1
+        decider.opened, decider.remaining = step.index, window - 1
         length = f"{window} steps" if self.interval_unit == "steps" else f"{self.reuse_interval:g} of the run"
         return reuse(f"opens a window (indicator {indicator:.4f} < {self.threshold:g}, {length})", indicator)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bwcache.models import denoisers
-from bwcache.models.presets import Preset, preset_of
+from bwcache.models.published import Preset, preset_of
 from bwcache.models.table import row_of
 from bwcache.policies.base import Policy
 from bwcache.policies.bwcache import BWCache

@@ -27,7 +27,7 @@ from bwcache.core.kinds import (
 from bwcache.core.trace import MOST_STEPS, Trace
 from bwcache.errors import SettingError, complaint
 from bwcache.measure.frames import Frames
-from bwcache.measure.results import PARTS, Comparison, Pair, Run
+from bwcache.measure.results import TIME_PARTS, Comparison, Pair, Run
 from bwcache.report.pictures import save_storyboard
 from bwcache.report.plots import plot_similarity
 from bwcache.report.tables import decibels, times
@@ -69,7 +69,7 @@ _RUN = {
 }
 _PARTS = Kind(
     "seconds by part of the call",
-    lambda value: table(between(0)).holds(value) and (not set(PARTS) <= set(value) or sum(value.values()) > 0),
+    lambda value: table(between(0)).holds(value) and (not set(TIME_PARTS) <= set(value) or sum(value.values()) > 0),
 )
 _RUN_MORE = {"unmeasured": each(TEXT), **dict.fromkeys(("uncached_parts", "cached_parts"), maybe(_PARTS))}
 _TOTAL = {

@@ -12,7 +12,7 @@ from bwcache.report.letters import drawable, set_title
 from bwcache.report.plots import BLUE, INK, ORANGE, RED
 from bwcache.report.tables import percent
 from bwcache.study.profile_curves import THRESHOLDS
-from bwcache.study.profile_results import PARTS, Profile, TimeSplit
+from bwcache.study.profile_results import UNCACHED_PARTS, Profile, TimeSplit
 
 PART_COLOURS = {"before": "#b8c4d6", "blocks": BLUE, "rest": "#7fb0e0", "between": ORANGE, "after": "#6a51a3"}
 FAINT = "#666666"
@@ -90,7 +90,7 @@ def plot_latency(profile: Profile, path: Path) -> None:
 def _draw_parts(axes: Any, split: TimeSplit) -> None:
     """One bar of all parts, the indicator behind it."""
     at = 0.0
-    for part, name in PARTS.items():
+    for part, name in UNCACHED_PARTS.items():
         width = getattr(split, part)
         share = width / split.seconds
         label = f"{name}: {_seconds(width)}, {percent(share)}"

@@ -19,12 +19,12 @@ from bwcache.core.trace import Trace
 from bwcache.errors import SettingError, TraceError, complaint
 from bwcache.extras import need
 from bwcache.former_names import current_description
-from bwcache.measure.results import PARTS
+from bwcache.measure.results import TIME_PARTS
 from bwcache.report.files import read_summary, run_folder
 from bwcache.report.sections import SECTIONS, Section
 from bwcache.report.tables import decibels, percent, psnr_words, times
 from bwcache.report.timeline import reasons
-from bwcache.report.timeline_svg import Cell, Curve, Heatmap, branches, columns, curve, heatmap, step_ticks
+from bwcache.report.timeline_svg import Curve, Heatmap, Mark, branches, columns, curve, heatmap, step_ticks
 from bwcache.report.verdict import Verdict, own_noise_shows
 
 NAME = "report.html"
@@ -94,7 +94,7 @@ class Shown:
         return reasons(self.trace)
 
     @cached_property
-    def branches(self) -> list[tuple[str, list[Cell]]]:
+    def branches(self) -> list[tuple[str, list[Mark]]]:
         """The timeline: for each branch its steps, with what was done and why."""
         return branches(self.trace)
 
@@ -191,10 +191,10 @@ class Report:
         sides: dict[str, dict[str, float]] = {}
         for side in ("uncached", "cached"):
             found = [run.get(f"{side}_parts") for run in self.runs]
-            rows = [row for row in found if isinstance(row, dict) and set(PARTS) <= set(row)]
+            rows = [row for row in found if isinstance(row, dict) and set(TIME_PARTS) <= set(row)]
             if len(rows) < len(found):
                 return None
-            sides[side] = {part: sum(row[part] for row in rows) for part in PARTS}
+            sides[side] = {part: sum(row[part] for row in rows) for part in TIME_PARTS}
         return sides
 
     @property
@@ -232,8 +232,8 @@ def explained(uncached: dict[str, float], cached: dict[str, float], reuse_rate: 
     share = uncached["blocks"] / before
     outside = 1 - share
     possible = 1 / (1 - reuse_rate * share)
-    named = sorted((part for part in PARTS if part != "blocks"), key=lambda part: -uncached[part])
-    largest = " and ".join(f"{PARTS[part]} ({seconds(uncached[part])})" for part in named[:2])
+    named = sorted((part for part in TIME_PARTS if part != "blocks"), key=lambda part: -uncached[part])
+    largest = " and ".join(f"{TIME_PARTS[part]} ({seconds(uncached[part])})" for part in named[:2])
     gain = f"{percent(1 - after / before)} of the time was saved"
     if after > before:
         gain = f"the calls took {percent(after / before - 1)} longer"
@@ -248,7 +248,9 @@ def explained(uncached: dict[str, float], cached: dict[str, float], reuse_rate: 
         costs = [f"the indicator took {seconds(cached['indicator'])}"] if cached["indicator"] else []
         owed = {**uncached, "blocks": uncached["blocks"] * (1 - reuse_rate)}
         more = {part: cached[part] - owed[part] for part in owed if part != "indicator"}
-        costs += [f"{PARTS[part]} took {seconds(extra)} more" for part, extra in more.items() if extra > 0.1 * lost]
+        costs += [
+            f"{TIME_PARTS[part]} took {seconds(extra)} more" for part, extra in more.items() if extra > 0.1 * lost
+        ]
         lines.append(f"The {seconds(lost)} between the two: {', '.join(costs) or 'the noise of the measurement'}.")
     return lines
 
@@ -275,7 +277,7 @@ def read(folder: Path, videos: int = VIDEOS, studies: dict[str, Path] | None = N
 def render(report: Report) -> str:
     """The page."""
     return str(
-        _template().render(report=report, parts=PARTS, colours=PART_COLOURS, columns=COLUMNS, generator=GENERATOR)
+        _template().render(report=report, parts=TIME_PARTS, colours=PART_COLOURS, columns=COLUMNS, generator=GENERATOR)
     )
 
 

@@ -14,7 +14,7 @@ from bwcache.extras import need
 from bwcache.report.heatmaps import plot_curve, plot_heatmap, plot_latency
 from bwcache.report.tables import percent
 from bwcache.study.profile_curves import CLOSE, ENOUGH, THRESHOLDS, Fewer, share_below
-from bwcache.study.profile_results import PARTS, BlockFigures, Profile
+from bwcache.study.profile_results import UNCACHED_PARTS, BlockFigures, Profile
 
 PICTURES = {"heatmap.png": plot_heatmap, "curve.png": plot_curve, "latency.png": plot_latency}
 TABLES = "profile.txt"
@@ -89,7 +89,7 @@ def time_table(profile: Profile) -> Any:
     """A rich table: the parts of a call in order."""
     split = profile.time
     table = _table("where the time of a call goes", "seconds", "of the call", "of the denoising")
-    for part, name in PARTS.items():
+    for part, name in UNCACHED_PARTS.items():
         value = getattr(split, part)
         inside = percent(value / split.denoising) if part in ("blocks", "rest", "between") else "-"
         table.add_row(name, f"{value:.3f}", percent(value / split.seconds), inside)

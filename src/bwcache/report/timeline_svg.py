@@ -17,7 +17,7 @@ MOST_TICKS = 10
 
 
 @dataclass(frozen=True)
-class Cell:
+class Mark:
     """One step of one branch.
 
     Attributes:
@@ -82,12 +82,12 @@ def step_ticks(count: int) -> list[int]:
     return list(range(0, count, every))
 
 
-def branches(trace: Trace) -> list[tuple[str, list[Cell]]]:
+def branches(trace: Trace) -> list[tuple[str, list[Mark]]]:
     """The timeline: for each branch (and sample, and expert) a cell per step."""
     seen: dict[str, dict[int, list[Event]]] = {}
     for event in trace.events:
         seen.setdefault(_lane(event), {}).setdefault(event.step, []).append(event)
-    return [(lane, [_cell(step, steps.get(step)) for step in range(columns(trace))]) for lane, steps in seen.items()]
+    return [(lane, [_mark(step, steps.get(step)) for step in range(columns(trace))]) for lane, steps in seen.items()]
 
 
 def curve(trace: Trace, threshold: float | None) -> Curve | None:
@@ -128,13 +128,13 @@ def heatmap(trace: Trace) -> Heatmap | None:
     return Heatmap(rows, _picture(rows, min(known), max(known)), min(known), max(known)) if known else None
 
 
-def _cell(step: int, events: Sequence[Event] | None) -> Cell:
+def _mark(step: int, events: Sequence[Event] | None) -> Mark:
     if events is None:
-        return Cell("absent", "")
+        return Mark("absent", "")
     kinds = {_kind(event) for event in events}
     kind = kinds.pop() if len(kinds) == 1 else "computed"
     reasons = dict.fromkeys(f"{'reused' if one.action == 'reuse' else 'computed'}, {one.reason}" for one in events)
-    return Cell(kind, f"step {step}: {'; '.join(reasons)}")
+    return Mark(kind, f"step {step}: {'; '.join(reasons)}")
 
 
 def _kind(event: Event) -> str:

@@ -195,7 +195,7 @@ class Folder:
             self.damaged.append(name)
 
     def _check(self) -> None:
-        there = check_place(self.path)
+        there = check_target(self.path)
         if there is None:
             return
         for name, found, expected in differences(there, self.identity):
@@ -206,7 +206,7 @@ class Folder:
             )
 
 
-def check_place(path: Path) -> dict[str, Any] | None:
+def check_target(path: Path) -> dict[str, Any] | None:
     """What the study at a place has in common; None where there is none yet. Makes nothing.
 
     Raises:

@@ -35,7 +35,7 @@ FORMAT = "bwcache-profile-1"
 Table = tuple[tuple[float | None, ...], ...]
 """`[S][N]`: the change of each block at each step; None where it was not measured, or is not finite."""
 
-PARTS = {name: words for name, words in results.PARTS.items() if name != "indicator"}
+UNCACHED_PARTS = {name: words for name, words in results.TIME_PARTS.items() if name != "indicator"}
 """Where the time of a call that computes everything goes, in its order, and how that is called."""
 
 

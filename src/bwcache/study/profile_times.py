@@ -16,7 +16,7 @@ from bwcache.engine import timing
 from bwcache.errors import BWCacheError, complaint
 from bwcache.measure.latency import computing_device, finish_device_work
 from bwcache.models import BlockStack
-from bwcache.study.profile_results import PARTS, BlockFigures, TimeSplit
+from bwcache.study.profile_results import UNCACHED_PARTS, BlockFigures, TimeSplit
 
 Interval = tuple[timing.Mark, timing.Mark]
 
@@ -95,9 +95,11 @@ class Stopwatch:
 
 def time_split(timed: dict[str, Any], exact: float | None) -> TimeSplit:
     """The middle one of the timed calls."""
-    middle = sorted(timed["splits"], key=lambda one: sum(one[part] for part in PARTS))[len(timed["splits"]) // 2]
+    middle = sorted(timed["splits"], key=lambda one: sum(one[part] for part in UNCACHED_PARTS))[
+        len(timed["splits"]) // 2
+    ]
     return TimeSplit(
-        **{part: middle[part] for part in PARTS},
+        **{part: middle[part] for part in UNCACHED_PARTS},
         indicator=statistics.median(timed["samples"]),
         exact_indicator=exact,
         plain_seconds=statistics.median(timed["plain"]),
