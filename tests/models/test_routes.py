@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import bwcache
+from bwcache import Step
 from bwcache.core.trace import reuse_line
+from bwcache.engine.run import Run
 from bwcache.errors import BlocksChangedError, NeverReusedWarning
 from bwcache.models import resolve
 from tests.conformance.test_models import alike, snapshot
@@ -201,3 +203,22 @@ def test_another_choice_in_a_computed_step_is_the_one_that_is_replayed() -> None
     assert all(map(torch.equal, made, expected))
     # nothing is compared across another choice of blocks
     assert [event.indicator is None for event in session.trace.events if event.action == "compute"] == [True] * 4
+
+
+def test_what_is_kept_of_a_branch_that_passes_over_other_blocks_goes_however_it_is_named() -> None:
+    """The host names the branches of one batch together, and each by itself in a forward of its own."""
+    run = Run(POLICY, {})
+    lanes = {name: run.lane(Step(0, 0, STEPS, None, None, name), "model") for name in ("a", "b")}
+
+    def kept_after(branch: str, skipped: list[list[int]] | None) -> str:
+        for lane in lanes.values():
+            lane.slot("stack")
+        run.pass_over(branch, None if skipped is None else torch.tensor(skipped))
+        return "".join(name for name, lane in lanes.items() if lane.slots)
+
+    assert kept_after("a+b", [[0, 0], [0, 1]]) == "ab"
+    assert kept_after("a+b", [[0, 0], [0, 1]]) == "ab"
+    assert kept_after("a+b", [[0, 1], [0, 1]]) == "a"
+    assert kept_after("b", [[1], [1]]) == "ab"
+    assert kept_after("a", [[1], [0]]) == "b"
+    assert kept_after("a+b", None) == ""

@@ -142,13 +142,19 @@ class Run:
         return lane
 
     def pass_over(self, branch: str, skipped: Tensor | None) -> None:
-        """Which rows pass over which blocks, `[blocks, batch]`: what is kept of a branch holds for the same alone."""
-        found = None if skipped is None else skipped.tolist()
-        if self._skipped.setdefault(branch, found) != found:
-            for lane in self.lanes.values():
-                if lane.branch == branch:
-                    lane.forget()
-            self._skipped[branch] = found
+        """Which rows pass over which blocks, `[blocks, batch]`: what is kept of a branch holds for the same alone.
+
+        Args:
+            branch: its name; of several in equal parts of one batch all of their names, with a + between.
+        """
+        names, rows = branch.split("+"), None if skipped is None else skipped.tolist()
+        for i, name in enumerate(names):
+            found = None if rows is None else [_part(row, i, len(names)) for row in rows]
+            if self._skipped.setdefault(name, found) != found:
+                for lane in self.lanes.values():
+                    if name in lane.branch.split("+"):
+                        lane.forget()
+                self._skipped[name] = found
 
     def taps(self, lane: Lane, count: int, feature: Tensor) -> Taps:
         """Return the taps of a lane. Each branch looks at other entries; a sample at those it has when alone."""
@@ -293,3 +299,9 @@ class Run:
         self.resolve()
         self.lanes.clear()
         self.idle.clear()
+
+
+def _part(row: list[object], i: int, count: int) -> list[object]:
+    """The i-th of so many equal parts; all of it where it cannot be cut."""
+    size, left = divmod(len(row), count)
+    return row if left else row[i * size : (i + 1) * size]
