@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from diffusers import ClassifierFreeGuidance, PNDMScheduler
+from diffusers import ClassifierFreeGuidance, FlowMatchEulerDiscreteScheduler, PNDMScheduler
 from torch import Tensor
 
 import bwcache
@@ -259,3 +260,44 @@ def test_conditions_of_any_kind(value: Any) -> None:
 def test_rows_name_the_prompts_of_their_denoisers() -> None:
     stack = resolve("model", wan_transformer())
     assert stack.condition_names == ("encoder_hidden_states", "encoder_hidden_states_image")
+
+
+def tiled(order: Callable[[int], Sequence[int]]) -> Trace:
+    """Two tiles with one prompt in each step, by a pipeline whose scheduler counts."""
+    module, pipe = wan_transformer(), SimpleNamespace(scheduler=FlowMatchEulerDiscreteScheduler())
+
+    def run(self: Any, tiles: list[Tensor]) -> None:
+        self.scheduler.set_timesteps(4)
+        for i, time in enumerate(self.scheduler.timesteps):
+            made = {}
+            for k in order(i):
+                made[k] = self.transformer(tiles[k], time.expand(1), TEXT["c"], return_dict=False)[0]
+            both = self.scheduler.step(torch.stack([made[0], made[1]]), time, torch.stack(tiles), return_dict=False)
+            tiles = list(both[0].unbind(0))
+
+    pipe.transformer = module
+    with bwcache.attach(module, FixedInterval(2)) as session, torch.no_grad():
+        run(pipe, [noise(1, 4, 2, 4, 4, seed=seed) for seed in (1, 2)])
+    return session.trace
+
+
+def test_tiles_that_change_their_order_are_computed() -> None:
+    """Which of them the first forward of the run was can be told only if its latents were looked at."""
+    stays, changes = tiled(lambda i: (0, 1)), tiled(lambda i: (0, 1) if i % 2 == 0 else (1, 0))
+    assert [event.action for event in stays.events if event.step == 1] == ["reuse"] * 2
+    assert [event.reason for event in changes.events if event.step == 1] == ["latents of something else"] * 2
+
+
+def test_a_host_that_names_no_branch_and_begins_again_replays_nothing_of_the_video_before() -> None:
+    module = wan_transformer()
+
+    def sample(session: bwcache.Session, seed: int, steps: int) -> None:
+        latents = noise(1, 4, 2, 4, 4, seed=seed)
+        for i, time in enumerate((900.0, 700.0, 500.0, 300.0)[:steps]):
+            with session.step(index=i, total=4):
+                latents = latents - 0.1 * module(latents, torch.tensor([time]), TEXT["c"], return_dict=False)[0]
+
+    with bwcache.attach(module, FixedInterval(2)) as session, torch.no_grad():
+        sample(session, 1, 1)
+        sample(session, 2, 4)
+    assert [event.reason for event in session.trace.events if event.step == 1] == ["latents of something else"]

@@ -260,3 +260,9 @@ def test_what_is_kept_goes_as_the_loop_of_whoever_calls_breaks_off(target: str) 
             WAN.run(second, callback_on_step_end=stop_after(3))
         assert tensors_alive((1, 8, 24)) == before
         assert session.trace.peak_bytes > 0
+
+
+@pytest.mark.parametrize("scheduler", [object(), torch.optim.lr_scheduler.StepLR(torch.optim.SGD([torch.zeros(1)]), 1)])
+def test_a_scheduler_of_something_else_makes_no_pipeline(scheduler: Any) -> None:
+    module = nn.Linear(1, 1)
+    assert at(SimpleNamespace(unet=module, scheduler=scheduler), module) is None

@@ -365,3 +365,11 @@ def test_a_marked_run_says_nothing_of_later_ones() -> None:
             steps_of(module, 8)
         steps_of(module, 6)
     assert [trace.meta["total"] for trace in session.traces] == [8, 6]
+
+
+def test_parts_of_blocks_can_be_taken_up_in_a_session() -> None:
+    """The session's own interceptors make no compiled blocks of them."""
+    module = wan_transformer()
+    with bwcache.attach(module, FixedInterval(2), steps=4) as session:
+        session.use(bwcache.PyramidAttentionBroadcast())
+        assert session.policy == bwcache.PyramidAttentionBroadcast()

@@ -168,7 +168,7 @@ def is_within(module: nn.Module, path: str) -> bool:
     part: Any = module
     for name in path.split(".")[:-1]:
         part = getattr(part, name)
-        compiled = getattr(part, hooks.CALL, None) is not None or hasattr(part, "_orig_mod")
+        compiled = hooks.compiled_call(part) is not None or hasattr(part, "_orig_mod")
         if compiled or _context(vars(part).get("forward")) is not None:
             return True
     return False

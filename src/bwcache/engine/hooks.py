@@ -148,9 +148,19 @@ def intercept(module: nn.Module, around: Interceptor) -> Override:
     """Runs `around(inner)` in place of each call of this one module; `inner` is the call itself."""
 
     def make(compiled: Callable[..., Any] | None) -> Callable[..., Any]:
-        return around(module._call_impl if compiled is None else compiled)
+        call: Any = around(module._call_impl if compiled is None else compiled)
+        call.beneath = compiled
+        return call
 
     return Override(module, CALL, make)
+
+
+def compiled_call(module: nn.Module) -> Any:
+    """Return what a module runs in place of its own call, beneath all interceptors; None: nothing."""
+    call = getattr(module, CALL, None)
+    while hasattr(call, "beneath"):
+        call = call.beneath
+    return call
 
 
 def intercept_all(

@@ -138,7 +138,8 @@ class Branches:
             doubt = reasons.OTHER_OPTIONS
         if doubt is None and watched and self.jumped(call):
             doubt = reasons.OTHER_LATENTS
-        branch.options, branch.step, branch.latents = call.options, self.step, call.sample if watched else None
+        branch.options, branch.step = call.options, self.step
+        branch.latents = call.sample if watched or name is None else None  # another one alike may come next
         self.here.append(branch)
         return branch, doubt
 

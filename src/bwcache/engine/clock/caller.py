@@ -130,7 +130,7 @@ def _holds(value: Any, module: nn.Module) -> bool:
         return False
     if "_modules" in held:
         held = {**held, **held["_modules"]}
-    if "scheduler" not in held and not _has_scheduler(value):
+    if not _has_scheduler(value):
         return False
     for part in held.values():
         if part is module or (isinstance(part, nn.Module) and part._modules.get("_orig_mod") is module):
@@ -140,6 +140,7 @@ def _holds(value: Any, module: nn.Module) -> bool:
 
 def _has_scheduler(value: Any) -> bool:
     try:
-        return hasattr(value, "scheduler")
+        scheduler = value.scheduler  # of noise, not of jobs or learning rates
+        return scheduler is None or hasattr(scheduler, "timesteps") or hasattr(scheduler, "set_timesteps")
     except Exception:  # a property of somebody else's
         return False
