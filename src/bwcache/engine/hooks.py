@@ -157,7 +157,7 @@ def intercept(module: nn.Module, around: Interceptor) -> Override:
 
 def compiled_call(module: nn.Module) -> Any:
     """Return what a module runs in place of its own call, beneath all interceptors; None: nothing."""
-    call = getattr(module, CALL, None)
+    call: Any = getattr(module, CALL, None)
     while hasattr(call, "beneath"):
         call = call.beneath
     return call
