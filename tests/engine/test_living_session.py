@@ -3,6 +3,7 @@
 import pickle
 import threading
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -373,3 +374,86 @@ def test_parts_of_blocks_can_be_taken_up_in_a_session() -> None:
     with bwcache.attach(module, FixedInterval(2), steps=4) as session:
         session.use(bwcache.PyramidAttentionBroadcast())
         assert session.policy == bwcache.PyramidAttentionBroadcast()
+
+
+def test_another_policy_waits_until_nobody_samples() -> None:
+    """A run in one thread goes on as it began, whatever another thread begins meanwhile."""
+    module, waits, goes = wan_transformer(), threading.Event(), threading.Event()
+
+    def step_of(i: int) -> None:
+        with torch.no_grad():
+            module(noise(1, 4, 2, 4, 4), torch.tensor([900.0 - 100 * i]), noise(1, 6, 8))
+
+    with bwcache.attach(module, FixedInterval(2, 1, 0), steps=4) as session:
+
+        def first() -> None:
+            step_of(0)
+            waits.set()
+            goes.wait(10)
+            for i in (1, 2, 3):
+                step_of(i)
+
+        thread = threading.Thread(target=first)
+        thread.start()
+        waits.wait(10)
+        session.use(bwcache.Foresight())
+        step_of(0)
+        goes.set()
+        thread.join()
+        for i in (1, 2, 3, 0):
+            step_of(i)
+    done = [(trace.meta["policy"]["name"], reuse_line(trace.events)) for trace in session.traces]
+    assert sorted(done) == [("FixedInterval", "CrCr"), ("FixedInterval", "CrCr"), ("Foresight", "C")]
+
+
+class Asked:
+    """A scheduler that makes its timesteps each time that it is asked for them."""
+
+    def __init__(self, made: Callable[[], Any]) -> None:
+        self._made = made
+
+    @property
+    def timesteps(self) -> Any:
+        return self._made()
+
+
+KINDS: dict[str, Any] = {
+    "each time anew": lambda: torch.tensor([900.0, 800.0, 700.0, 600.0]),
+    "list": lambda: [900.0, 800.0, 700.0, 600.0],
+    "tuple": lambda: (900, 800, 700, 600),
+    "method": lambda: print,
+}
+
+
+@pytest.mark.parametrize("made", KINDS.values(), ids=KINDS)
+def test_schedulers_hold_their_times_in_many_ways(made: Callable[[], Any]) -> None:
+    module = wan_transformer()
+
+    class Pipeline:
+        def __init__(self) -> None:
+            self.transformer, self.scheduler = module, Asked(made)
+
+        def __call__(self) -> None:
+            for time in (900.0, 800.0, 700.0, 600.0):
+                module(noise(1, 4, 2, 4, 4), torch.tensor([time]), noise(1, 6, 8))
+
+    with bwcache.attach(module, FixedInterval(2, 1, 0), steps=4) as session, torch.no_grad():
+        Pipeline()()
+    assert [reuse_line(trace.events) for trace in session.traces] == ["CrCr"]
+
+
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
+def test_several_forwards_of_one_name_in_each_step_replay_nothing_of_each_other() -> None:
+    module = wan_transformer()
+    with (
+        bwcache.attach(module, FixedInterval(2, 1, 0), steps=4) as session,
+        torch.no_grad(),
+        warnings.catch_warnings(record=True) as said,
+    ):
+        warnings.simplefilter("always")
+        for time in (900.0, 800.0, 700.0, 600.0):
+            for seed in (1, 2):
+                with session.step(index=round(9 - time / 100), branch="cond"):
+                    module(noise(1, 4, 2, 4, 4, seed=seed), torch.tensor([time]), noise(1, 6, 8))
+    assert {event.action for trace in session.traces for event in trace.events} == {"compute"}
+    assert any("name them apart" in str(each.message) for each in said)

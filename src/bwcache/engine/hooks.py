@@ -148,8 +148,8 @@ def intercept(module: nn.Module, around: Interceptor) -> Override:
     """Runs `around(inner)` in place of each call of this one module; `inner` is the call itself."""
 
     def make(compiled: Callable[..., Any] | None) -> Callable[..., Any]:
-        call: Any = around(module._call_impl if compiled is None else compiled)
-        call.beneath = compiled
+        call = around(module._call_impl if compiled is None else compiled)
+        call.__dict__["beneath"] = compiled
         return call
 
     return Override(module, CALL, make)

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 KEEP_TRACES = 1000
 """So many finished traces a session holds, if it is not told otherwise."""
 
+AGAIN = 3
+"""So many runs on end that begin since a name came again are worth a warning."""
+
 
 class Sampling(threading.local):
     """What goes on in one thread: two that sample at the same time, with one model, know nothing of each other.
@@ -90,7 +93,6 @@ class Session:
         self._finished: deque[Trace] = deque(maxlen=keep_traces)
         self._on_trace = on_trace
         self._on_step: list[Callable[[Event], object]] = []
-        self._begun = 0
         self._undo = ExitStack()
         with ExitStack() as undo:
             self.denoisers: dict[str, Denoiser] = {}
@@ -195,7 +197,7 @@ class Session:
             clock.host = before
 
     def use(self, policy: Policy[Any]) -> None:
-        """Use another policy from the next run on.
+        """Use another policy from the next run on, or where threads sample together from the first that begins alone.
 
         Raises:
             AttachError: it does not fit the model; then the present one stays.
@@ -256,7 +258,7 @@ class Session:
         for other in list(self._runs):
             if not other.thread.is_alive():
                 self._finish(other)
-        if self._next is not self._policy:
+        if self._next is not self._policy and not self._runs:
             self._policy = self._next
             for denoiser in self.denoisers.values():
                 denoiser.plan_for(self._policy)
@@ -277,6 +279,8 @@ class Session:
         }
         if self.ranks is not None:
             meta["ranks"] = str(self.ranks)
+        if here.clock.repeats == AGAIN:
+            self._warn_of_one_name(step.branch)
         run = Run(self._policy, meta, self.ranks, self._memory, self._guides(module), self._on_step)
         here.run_index, here.run = step.run, run
         self._runs.append(run)
@@ -325,6 +329,13 @@ class Session:
         self._warn_if_never_reused(run.trace)
         if self._on_trace is not None:
             self._on_trace(run.trace)
+
+    def _warn_of_one_name(self, branch: str) -> None:
+        """Each forward of one name in one step is taken for a run of its own: safe, and little is ever reused."""
+        self.warn(
+            f"a forward of {branch!r} came again in the same step, {AGAIN} runs on end: where a step has several "
+            "forwards of one name, name them apart by session.step(index=, branch=)"
+        )
 
     def _warn_if_never_reused(self, trace: Trace) -> None:
         complete = bool(trace.events) and trace.steps == (trace.events[-1].total or trace.steps)

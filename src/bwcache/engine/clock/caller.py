@@ -128,8 +128,8 @@ def _holds(value: Any, module: nn.Module) -> bool:
     held = getattr(value, "__dict__", None)
     if type(held) is not dict or isinstance(value, type):
         return False
-    if "_modules" in held:
-        held = {**held, **held["_modules"]}
+    if isinstance(value, nn.Module):
+        held = {**held, **value._modules}
     if not _has_scheduler(value):
         return False
     for part in held.values():

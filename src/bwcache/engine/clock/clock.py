@@ -30,6 +30,7 @@ from bwcache.engine.clock.progress import Progress
 from bwcache.engine.clock.said import ContextSignal, HostSignal, Said
 from bwcache.engine.clock.schedule import Loop, Schedule
 from bwcache.engine.clock.signal import ANOTHER_RUN, Signal
+from bwcache.engine.clock.times import numbers
 from bwcache.features.noise_level import NoiseLevel
 
 SIGNALS: tuple[type[Signal], ...] = (HostSignal, ContextSignal, CounterSignal, ChangeSignal)
@@ -52,6 +53,7 @@ class Clock:
         run: ordinal of the run, -1 before the first.
         doubt: why the forward that ticked last must be computed, and nothing older of its branch be used; or None.
         caller: finds the pipeline that is calling.
+        repeats: so many runs on end began since a name came again at the same time.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Clock:
         self._signal: Signal = ChangeSignal()
         self._progress: Progress | None = None
         self._jumps = 0
+        self.repeats = 0
 
     def level(self, call: Call, step: Step) -> NoiseLevel | None:
         """Return the noise level of the forward that ticked last, and what is predicted there; None: nobody says it."""
@@ -110,7 +113,8 @@ class Clock:
             progress = self._progress = self._start(call)
         elif ahead:
             self._go_on(call, progress, ahead)
-        watched = isinstance(self._signal, ChangeSignal) and self._watches(self._signal, call, progress)
+        signal = self._signal
+        watched = progress.repeats or (isinstance(signal, ChangeSignal) and self._watches(signal, call, progress))
         branch, self.doubt = progress.branches.enter(call, watched)
         call.doubt = self.doubt
         if watched and self.doubt is None and progress.branches.step > 0:
@@ -127,7 +131,7 @@ class Clock:
     def _ahead(self, call: Call, progress: Progress) -> int:
         """By how many steps a forward is ahead of the last one, or `ANOTHER_RUN`."""
         signal, host = self._signal, call.host
-        if getattr(call.scheduler, "timesteps", None) is not self._timesteps:
+        if getattr(call.scheduler, "timesteps", None) is not self._timesteps and self._are_set_anew(call.scheduler):
             return ANOTHER_RUN
         if host is not None and host.index is not None and not isinstance(signal, HostSignal):
             return ANOTHER_RUN
@@ -138,6 +142,11 @@ class Clock:
         if isinstance(signal, ChangeSignal) and ahead != ANOTHER_RUN and self._is_of_another(call, progress):
             return ANOTHER_RUN
         return ahead
+
+    def _are_set_anew(self, scheduler: Any) -> bool:
+        """Whether a scheduler has other timesteps than before. Some make them each time that they are asked for."""
+        made, again = getattr(scheduler, "timesteps", None), getattr(scheduler, "timesteps", None)
+        return made is again or numbers(made) != numbers(self._timesteps)
 
     def _is_of_another(self, call: Call, progress: Progress) -> bool:
         """Whether nobody says anything of this run, and the latents are of something else."""
@@ -150,7 +159,9 @@ class Clock:
         return self._jumps == 1
 
     def _start(self, call: Call) -> Progress:
-        self.run += 1
+        before, self.run = self._progress, self.run + 1
+        again = before is not None and call.name in before.branches.named_here and not before.moved(call)
+        self.repeats = self.repeats + 1 if again else 0
         self.caller.forget()
         self._timesteps = getattr(call.scheduler, "timesteps", None)
         self._listed = HostTimesteps(self._timesteps)
@@ -162,6 +173,7 @@ class Clock:
         if isinstance(self._signal, Said) and not progress.fits_schedule(call.time):
             progress.schedule = None
         progress.total = self._total(call, progress.schedule)
+        progress.repeats = again
         return progress
 
     def _total(self, call: Call, schedule: Schedule | None) -> int | None:

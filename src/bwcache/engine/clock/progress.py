@@ -23,6 +23,7 @@ class Progress:
         schedule: what the scheduler says of the run, or None.
         branches: those that have come by.
         marked: whether somebody said where the run begins and ends.
+        repeats: whether it began since a name came again at the same time: another run, or a tile of the same one.
         where: timestep and sigma of the present step, and the share of noise before and after it; None: not found yet,
             or only each forward's own time is known.
     """
@@ -33,6 +34,7 @@ class Progress:
         self.schedule: Schedule | None = None
         self.branches = Branches()
         self.marked = marked
+        self.repeats = False
         self.time = time
         self.where: Where | None = None
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from bwcache.engine.clock import noise
+from bwcache.engine.clock.times import numbers
 
 
 @dataclass(frozen=True)
@@ -30,30 +31,31 @@ class Schedule:
     @classmethod
     def read(cls, scheduler: Any, begin: int) -> Schedule | None:
         """The schedule from `begin` on; None where the scheduler holds none (or one row per frame)."""
-        timesteps = getattr(scheduler, "timesteps", None)
-        if timesteps is None or getattr(timesteps, "ndim", 1) != 1 or len(timesteps) <= begin:
+        timesteps = numbers(getattr(scheduler, "timesteps", None))
+        if timesteps is None or len(timesteps) <= begin:
             return None
-        sigmas: Any = getattr(scheduler, "sigmas", None)
-        if sigmas is not None:
-            sigmas = sigmas.tolist() if len(sigmas) >= len(timesteps) else None
-        end = len(timesteps) - _ends_without_noise(scheduler, sigmas)
+        sigmas = numbers(getattr(scheduler, "sigmas", None))
+        if sigmas is not None and len(sigmas) < len(timesteps):
+            sigmas = None
+        end = len(timesteps) - _ends_without_noise(scheduler, timesteps, sigmas)
         end = max(end, begin + 1)
-        times = tuple(float(t) for t in timesteps[begin:end].tolist())
+        times = tuple(timesteps[begin:end])
         noises = noise.shares(scheduler, times, sigmas, begin)
-        return cls(times, None if sigmas is None else tuple(float(s) for s in sigmas[begin:end]), noises, scheduler)
+        return cls(times, None if sigmas is None else tuple(sigmas[begin:end]), noises, scheduler)
 
 
-def _ends_without_noise(scheduler: Any, sigmas: Sequence[float] | None) -> bool:
+def _ends_without_noise(scheduler: Any, timesteps: Sequence[float], sigmas: Sequence[float] | None) -> bool:
     """Whether the last timestep is no step, but where the last one leads to: nothing is left there to remove.
 
     Told by its sigma. Without sigmas: a time of 0 that is one more than the steps asked for, and no count of training
     steps, of which 0 is a real one.
     """
-    timesteps = scheduler.timesteps
     if sigmas is not None:
         return sigmas[len(timesteps) - 1] == 0
     asked = getattr(scheduler, "num_inference_steps", None)
-    return bool(asked == len(timesteps) - 1 and timesteps.is_floating_point() and timesteps[-1] == 0)
+    own = scheduler.timesteps
+    counts = isinstance(own, torch.Tensor) and not own.is_floating_point()
+    return asked == len(timesteps) - 1 and not counts and timesteps[-1] == 0
 
 
 @dataclass(frozen=True)

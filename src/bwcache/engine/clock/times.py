@@ -17,6 +17,19 @@ _FORMS: tuple[Callable[[float], float], ...] = (
 """How models name the scheduler's timestep, undone."""
 
 
+def numbers(values: Any) -> list[float] | None:
+    """Return what a scheduler holds as its times or sigmas: a row of numbers, of whatever kind; None for anything else.
+
+    Reads the device.
+    """
+    if not isinstance(values, (list, tuple)):
+        if getattr(values, "ndim", 0) != 1 or not hasattr(values, "tolist"):
+            return None
+        values = values.tolist()
+    plain = all(isinstance(value, (int, float)) for value in values)
+    return [float(value) for value in values] if plain else None
+
+
 def is_near(value: float, listed: float, forms: Sequence[Callable[[float], float]] = _FORMS) -> bool:
     """Return whether a model's timestep is the scheduler's, in one of the forms and as far as bfloat16 can tell."""
     return any(abs(listed - form(value)) <= abs(listed) / 256 + 1e-3 for form in forms)
@@ -30,10 +43,10 @@ def place(time: Time, scheduler: Any, at: int | None = None) -> int:
     """
     if time.place is not None:
         return time.place if at in (None, time.place) else -1
-    value, timesteps = time.value, getattr(scheduler, "timesteps", None)
-    if value is None or timesteps is None or getattr(timesteps, "ndim", 1) != 1:
+    value, times = time.value, numbers(getattr(scheduler, "timesteps", None))
+    if value is None or times is None:
         return -1
-    listed = {i: float(t) for i, t in enumerate(timesteps.tolist()) if at in (None, i)}
+    listed = {i: t for i, t in enumerate(times) if at in (None, i)}
     plain = value > 1 and any(is_near(value, t, _FORMS[:1]) for t in listed.values())  # 400 is not 600 backwards
     forms = _FORMS[:1] if plain else _FORMS
     near = [i for i, t in listed.items() if is_near(value, t, forms)]
