@@ -75,6 +75,7 @@ def add_by_peft(pipe: Any) -> None:
 WAYS = [load, load_lightly, load_two, load_and_fuse, fuse_and_drop, add_by_peft]
 
 
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")  # two LoRAs: what `load_two` is for
 @pytest.mark.parametrize("switch_on", WAYS)
 def test_a_lora_is_used_whenever_it_is_loaded(switch_on: Callable[[Any], None]) -> None:
     without, made = expect_it_works(switch_on)

@@ -102,9 +102,9 @@ def test_labels_do_not_cover_the_frames():
 def test_the_storyboard_shows_three_rows(tmp_path):
     picture = storyboard(video(9), video(9), "a prompt " * 60, "figures")
     picture.save(tmp_path / "a.png")
-    reopened = Image.open(tmp_path / "a.png")
-    assert reopened.size == picture.size
-    assert reopened.size[0] > 900
+    with Image.open(tmp_path / "a.png") as reopened:
+        assert reopened.size == picture.size
+        assert reopened.size[0] > 900
     storyboard(video(1, 480, 832), video(1, 480, 832, seed=1), "one frame")
 
 
@@ -126,7 +126,8 @@ def test_the_plot_shows_what_the_trace_says(tmp_path):
     assert curves(rows) == {"cond": [(1, 0.3), (3, 0.1)], "uncond": [(1, 0.2)]}
     assert step_kinds(rows) == {0: "computed", 1: "computed", 2: "reused", 3: "computed"}
     plot_similarity(rows, tmp_path / "a.png", threshold=0.15, title="a $prompt$ with _signs_ " * 9)
-    assert Image.open(tmp_path / "a.png").size[0] > 1000
+    with Image.open(tmp_path / "a.png") as drawn:
+        assert drawn.size[0] > 1000
 
 
 def test_where_only_errors_were_measured_they_are_the_curve():

@@ -171,7 +171,7 @@ class Folder:
         """The uncached video of a key, or None where it is not there or damaged."""
         path = self._place("references", parts, ".npz")
         try:
-            with np.load(path) as kept:
+            with path.open("rb") as file, np.load(file) as kept:
                 frames: Frames = kept["frames"]
                 return frames
         except FileNotFoundError:
