@@ -219,9 +219,8 @@ def speedup_interval(
     for _ in range(draws):
         drawn = random.integers(len(videos), size=len(videos))
         with np.errstate(over="ignore"):  # of next to nothing: infinite, which reaches any speedup
-            points = [
-                (above[drawn].sum() / below[drawn].sum(), float(psnr[drawn].mean())) for above, below, psnr in tables
-            ]
+            speedups = [above[drawn].sum() / below[drawn].sum() for above, below, _ in tables]
+        points = [(speedup, float(psnr[drawn].mean())) for speedup, (_, _, psnr) in zip(speedups, tables, strict=True)]
         value = _speedup_at(points, decibels)[0]
         if value is not None:
             found.append(value)
