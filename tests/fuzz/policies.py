@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import random
 import types
@@ -91,7 +92,10 @@ def _value(chance: random.Random, hint: Any) -> str | None:
         return repr(tuple(sorted(chance.sample(WINDOW, 2))))
     if isinstance(hint, type) and issubclass(hint, Predictor):
         return _predictor(chance)
-    if isinstance(hint, type) and issubclass(hint, policies.Policy):
+    if kind is collections.abc.Mapping:
+        one = _value(chance, of[1])
+        return None if one is None else f"{{'transformer': {one}}}"
+    if isinstance(kind or hint, type) and issubclass(kind or hint, policies.Policy):
         inner = draw_policy(chance)
         return f"bwcache.policies.{inner.name}({', '.join(f'{name}={value}' for name, value in inner.settings)})"
     return None

@@ -13,7 +13,7 @@ from bwcache import Decision, Observation, Policy, SettingError, policies
 from bwcache.core.decision import compute
 from bwcache.policies import known, named
 
-EVERY = [
+EVERY: list[Policy[Any]] = [
     bwcache.BWCache(),
     bwcache.BWCache(0.2, 3, 0, sample=1, blocks=(0, -1), decision="per_branch", predictor=bwcache.Taylor(2)),
     bwcache.BWCache(interval_unit="progress", predictor=bwcache.Linear()),
@@ -29,6 +29,11 @@ EVERY = [
     bwcache.PyramidAttentionBroadcast(3, 2, 1, cross_window=(0, 900.5)),
     bwcache.Foresight(2, 3, 0.2),
     bwcache.EasyCache(0.1, 5),
+    bwcache.Guarded(bwcache.BWCache(0.2, predictor=bwcache.Linear()), 3, 2, 4),
+    bwcache.Guarded(bwcache.Guarded(bwcache.FirstBlock())),
+    bwcache.PerDenoiser(
+        {"transformer": bwcache.FixedInterval(3), "transformer_2": bwcache.Guarded(bwcache.EasyCache())}
+    ),
 ]
 
 
@@ -89,6 +94,11 @@ def test_a_description_may_leave_fields_out_and_write_words() -> None:
         ({"name": "BWCache", "predictor": "Cubic()"}, "predictor 'Cubic()'"),
         ({"name": "BWCache", "blocks": [0.5]}, "blocks [0.5]"),
         ({"name": "StepList"}, "of which steps must be said"),
+        ({"name": "Guarded"}, "of which policy must be said"),
+        ({"name": "Guarded", "policy": "BWCash"}, "policy 'BWCash'"),
+        ({"name": "Guarded", "policy": "bwcache", "tail": -1}, "tail -1"),
+        ({"name": "PerDenoiser", "policies": {}}, "policies {}"),
+        ({"name": "PerDenoiser", "policies": {"transformer": 3}}, "policies {'transformer': 3}"),
         ({"name": "no.such.module:Policy"}, "cannot be imported"),
         ({"name": "bwcache.errors:SettingError"}, "which is no policy"),
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -13,7 +13,7 @@ from bwcache.engine.memory import Memory
 from bwcache.engine.session import KEEP_TRACES, Session
 from bwcache.errors import AttachError, SettingError, complaint
 from bwcache.models import BlockSpec, uncompiled
-from bwcache.policies import BWCache, Policy
+from bwcache.policies import BWCache, PerDenoiser, Policy
 from bwcache.policies.presets import preset
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def attach(
     target: Any,
-    policy: Policy[Any] | None = None,
+    policy: Policy[Any] | Mapping[str, Policy[Any]] | None = None,
     *,
     steps: int | None = None,
     timing: bool = False,
@@ -40,7 +40,8 @@ def attach(
     Args:
         target: a diffusers pipeline, or the denoiser alone.
         policy: what to reuse and when; if none is given, BWCache with the settings published for the model, or else
-            with the paper's defaults.
+            with the paper's defaults. A mapping names one for each denoiser, such as "transformer_2"; one that it does
+            not name is always computed.
         steps: number of steps of each run of a bare module, where no pipeline announces it.
         timing: whether the trace carries the seconds of blocks and indicator.
         spec: the row of a model that is not in the table.
@@ -69,6 +70,8 @@ def attach(
     kept = Memory.of(memory, max_memory)
     if policy is None:
         policy = BWCache() if spec else preset(target)
+    if isinstance(policy, Mapping):
+        policy = PerDenoiser(policy)
     if not isinstance(policy, Policy):
         expected = "a policy such as bwcache.BWCache()"
         raise SettingError(complaint(f"{policy!r} as a policy", expected, "pass one, or bwcache.policy({...})"))
@@ -93,7 +96,7 @@ def attach(
     )
 
 
-def enable(target: Any, policy: Policy[Any] | None = None, **settings: Any) -> Session:
+def enable(target: Any, policy: Policy[Any] | Mapping[str, Policy[Any]] | None = None, **settings: Any) -> Session:
     """As `attach`, for a long-lived pipeline without `with`; undone by `disable`."""
     return attach(target, policy, **settings)
 

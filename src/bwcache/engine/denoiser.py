@@ -64,7 +64,7 @@ class Denoiser:
         Raises:
             AttachError: it does not fit the denoiser, or it acts within what is compiled as one.
         """
-        plan = Plan.of(policy, self.stack, self._session.timing)
+        plan = Plan.of(policy.of_denoiser(self.stack.name), self.stack, self._session.timing)
         parts = (spot.place for spot in plan.spots if spot.place.kind not in ("block", "named"))
         hidden = next((part for part in parts if is_within(self.stack.module, part.name)), None)
         if hidden is not None:

@@ -47,14 +47,13 @@ class Measuring:
             feature = own_part(feature)
         if len(self.rows) == 1 and not self.timed:
             lane = self.lanes[0]
-            (lane.taps or self.run.taps(lane, len(self.plan.samples), feature)).record(number, feature)
+            (lane.taps or self.run.taps(lane, self.plan, feature)).record(number, feature)
             return
-        count = len(self.plan.samples)
         now = timing.clock(feature.device) if self.timed else None
         start = now() if now is not None else None
         for j, lane in enumerate(self.lanes):
             own = self.rows.of(feature, j)
-            (lane.taps or self.run.taps(lane, count, own)).record(number, own)
+            (lane.taps or self.run.taps(lane, self.plan, own)).record(number, own)
         if now is not None and start is not None:
             self.intervals.append((start, now()))
 

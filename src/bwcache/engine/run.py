@@ -156,11 +156,11 @@ class Run:
                         lane.forget()
                 self._skipped[name] = found
 
-    def taps(self, lane: Lane, count: int, feature: Tensor) -> Taps:
+    def taps(self, lane: Lane, plan: Plan, feature: Tensor) -> Taps:
         """Return the taps of a lane. Each branch looks at other entries; a sample at those it has when alone."""
         if lane.taps is None:
-            ordinal = self._ordinals.setdefault(lane.branch, len(self._ordinals))
-            lane.taps = taps(feature, count, self.policy.tap_share, first=ordinal * count)
+            ordinal, count = self._ordinals.setdefault(lane.branch, len(self._ordinals)), len(plan.samples)
+            lane.taps = taps(feature, count, plan.policy.tap_share, first=ordinal * count)
         return lane.taps
 
     def keep(self, lane: Lane, site: str, signature: Signature, step: Step, streams: Streams, history: int) -> bool:

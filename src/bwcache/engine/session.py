@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
@@ -97,6 +97,7 @@ class Session:
         with ExitStack() as undo:
             self.denoisers: dict[str, Denoiser] = {}
             modules = denoisers(target, spec)
+            _expect_named(policy, modules)
             self.ranks = self._ranks_of(modules)
             for name, module in modules.items():
                 _refuse_unless_free(name, module)
@@ -202,6 +203,7 @@ class Session:
         Raises:
             AttachError: it does not fit the model; then the present one stays.
         """
+        _expect_named(policy, self.denoisers)
         for denoiser in self.denoisers.values():
             denoiser.checked_plan(policy)
         self._next = policy
@@ -374,6 +376,14 @@ def _no_other_cache(name: str) -> Callable[..., None]:
         )
 
     return enabled
+
+
+def _expect_named(policy: Policy[Any], there: Collection[str]) -> None:
+    for name in policy.denoisers:
+        if name not in there:
+            raise AttachError(
+                complaint(f"a policy for {name!r}", f"one of its denoisers: {', '.join(there)}", "name one of these")
+            )
 
 
 def _refuse_unless_free(name: str, module: nn.Module) -> None:

@@ -10,8 +10,10 @@ from bwcache.policies.easycache import EasyCache
 from bwcache.policies.first_block import FirstBlock
 from bwcache.policies.fixed_interval import FixedInterval
 from bwcache.policies.foresight import Foresight
+from bwcache.policies.guarded import Guarded
 from bwcache.policies.known import known, named, policy
 from bwcache.policies.never_reuse import NeverReuse
+from bwcache.policies.per_denoiser import PerDenoiser
 from bwcache.policies.presets import preset
 from bwcache.policies.pyramid import PyramidAttentionBroadcast
 from bwcache.policies.step_list import StepList
@@ -23,8 +25,10 @@ __all__ = [
     "FirstBlock",
     "FixedInterval",
     "Foresight",
+    "Guarded",
     "NeverReuse",
     "Observation",
+    "PerDenoiser",
     "Policy",
     "PyramidAttentionBroadcast",
     "Readings",

@@ -135,6 +135,15 @@ class Policy(ABC, Generic[State]):
         return ()
 
     @property
+    def denoisers(self) -> tuple[str, ...]:
+        """The denoisers of a pipeline that it names; none: it acts on any."""
+        return ()
+
+    def of_denoiser(self, name: str) -> Policy[Any]:
+        """Return the policy that acts on one denoiser: by default itself."""
+        return self
+
+    @property
     def tap_share(self) -> float | None:
         """Share of the entries that a tap keeps; None for the default budget, 1 for all."""
         return None

@@ -12,6 +12,7 @@ from bwcache.core.decision import compute, reuse
 from bwcache.features import Last, Predictor
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, expect_predictor, whole
+from bwcache.policies.guarded import guard
 
 
 @dataclass
@@ -68,10 +69,9 @@ class FixedInterval(Policy[State]):
     def decide(self, observation: Observation, state: State) -> Decision:
         """Counts the steps since the last computed one."""
         step = observation.step
-        if step.index < self.warmup:
-            return compute(f"warm-up (the first {self.warmup} steps)")
-        if step.total is None or step.index >= step.total - self.tail:
-            return compute(f"tail (the last {self.tail} steps)")
+        guarded = guard(step, self.warmup, self.tail)
+        if guarded is not None:
+            return guarded
         age = step.index - state.computed[step.branch]
         if age >= self.interval:
             return compute(f"interval over (after {age - 1} reused steps)")
