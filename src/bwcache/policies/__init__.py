@@ -16,6 +16,7 @@ from bwcache.policies.never_reuse import NeverReuse
 from bwcache.policies.per_denoiser import PerDenoiser
 from bwcache.policies.presets import preset
 from bwcache.policies.pyramid import PyramidAttentionBroadcast
+from bwcache.policies.smooth_cache import SmoothCache
 from bwcache.policies.step_list import StepList
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Policy",
     "PyramidAttentionBroadcast",
     "Readings",
+    "SmoothCache",
     "StepList",
     "known",
     "named",

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from operator import add
 from typing import Any, Generic, TypeVar
 
-from bwcache.core import Decision, Step
+from bwcache.core import Decision, Step, Trace
+from bwcache.errors import SettingError, complaint
 from bwcache.features import Last, PredictionError, Predictor
 from bwcache.features.prediction_error import ratio
 from bwcache.former_names import reads_former_fields
@@ -185,6 +186,24 @@ class Policy(ABC, Generic[State]):
     def refresh(self, observation: Observation, state: State) -> None:
         """Takes note of a real computation."""
 
+    @classmethod
+    def measuring(cls, *args: Any, **settings: Any) -> Policy[Any]:
+        """Return the policy under which uncached runs record what `fitted` makes a table of.
+
+        Raises:
+            SettingError: this one has no table.
+        """
+        raise _no_table(cls)
+
+    @classmethod
+    def fitted(cls, traces: Sequence[Trace], *args: Any, **settings: Any) -> Policy[Any]:
+        """Return the policy with the table that these runs make; pure: the traces are all that it reads.
+
+        Raises:
+            SettingError: this one has no table, or the runs are of no use for it.
+        """
+        raise _no_table(cls)
+
     def describe(self) -> dict[str, Any]:
         """Return name and settings, ready for JSON; `bwcache.policy` makes the policy of them again."""
         settings = {field.name: _described(getattr(self, field.name)) for field in fields(self) if field.init}
@@ -192,6 +211,10 @@ class Policy(ABC, Generic[State]):
 
     def check(self, total: int) -> None:
         """Raises `SettingError` where the settings cannot work on a run of `total` steps."""
+
+
+def _no_table(kind: type) -> SettingError:
+    return SettingError(complaint(f"{kind.__name__} to be calibrated", "a policy with a table", "use it as it is"))
 
 
 def _described(value: Any) -> Any:

@@ -1,0 +1,190 @@
+"""SmoothCache: A Universal Inference Acceleration Technique for Diffusion Transformers.
+
+Liu, Geddes, Guo, Jiang, Nandwana; arXiv 2411.10510. Training-free, calibrated. Symbols of the paper: L[i, j](t) what
+the layer of kind i in block j returns at step t, alpha the threshold, k the lag, and at most n of them.
+
+1. Calibration, on uncached runs: E[i](t, k) = mean over runs and blocks of |L(t) - L(t + k)|_1 / |L(t + k)|_1.
+2. For each kind by itself, from the first step on: t is computed, and the k steps after it are reused, for the largest
+   k <= n with E[i](t, k) <= alpha. The last step is computed.
+3. In a run every layer of a kind is computed and replayed at these steps, in all blocks alike; nothing is measured.
+
+Readings: guidance branches count as runs of their own. The newer output is below, as in the released code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bwcache.core import Decision, Trace
+from bwcache.core.decision import compute, reuse
+from bwcache.errors import SettingError, complaint
+from bwcache.features import All
+from bwcache.models import BlockStack, Site, Tap
+from bwcache.policies.base import Observation, Policy
+from bwcache.policies.checks import expect, number, whole
+from bwcache.policies.easycache import newer_divides
+
+Errors = dict[str, dict[tuple[int, int], list[float]]]
+"""By kind of layer, for step and lag: one error for each run, branch and block."""
+
+
+@dataclass(frozen=True)
+class SmoothCache(Policy[None]):
+    """Replays each kind of layer at the steps of a list that was found beforehand.
+
+    Args:
+        computed: by the layer's name in its block, such as "attn1", the steps at which it is computed; from `fitted`.
+            A kind that is not named is not cached.
+        steps: of the runs on which that was found, and of those that can be made with it; None: any.
+
+    Raises:
+        SettingError: a list without the first step.
+    """
+
+    computed: Mapping[str, tuple[int, ...]] = field(hash=False)
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        fine = isinstance(self.computed, Mapping) and all(
+            isinstance(kind, str) and 0 in steps and all(whole(step, 0) for step in steps)
+            for kind, steps in self.computed.items()
+        )
+        expect(fine, "computed", self.computed, "steps by layer, 0 among them", '{"attn1": (0, 1, 4)}')
+        expect(self.steps is None or whole(self.steps, 1), "steps", self.steps, "a whole number >= 1, or None", "50")
+
+    @property
+    def may_reuse(self) -> bool:
+        """Not where every step is on each list."""
+        return self.steps is None or any(len(set(each)) < self.steps for each in self.computed.values())
+
+    def sites(self, stack: BlockStack) -> tuple[Site, ...]:
+        """The layers that are named, each for itself.
+
+        Raises:
+            SettingError: the blocks have no such part.
+        """
+        found = tuple(stack.site(part) for part in stack.parts() if layer_of(part.name) in self.computed)
+        there = {layer_of(site.name) for site in found}
+        for name in self.computed:
+            if name not in there:
+                known = ", ".join(dict.fromkeys(layer_of(part.name) for part in stack.parts())) or "none"
+                found_ = f"layers {name!r} of {stack.spec.model}"
+                raise SettingError(complaint(found_, f"some of: {known}", "calibrate on this model"))
+        return found
+
+    def init(self) -> None:
+        """No state."""
+
+    def decide(self, observation: Observation, state: None) -> Decision:
+        """The list of the layer."""
+        if observation.step.index in self.computed[layer_of(observation.site)]:
+            return compute("on the list")
+        return reuse("not on the list")
+
+    def check(self, total: int) -> None:
+        """Raises `SettingError` where the lists were found on runs of another number of steps."""
+        if self.steps not in (None, total):
+            raise SettingError(complaint(f"lists for {self.steps} steps", f"for {total}", "calibrate on as many"))
+
+    @classmethod
+    def measuring(cls, longest: int = 3, kinds: tuple[str, ...] = ()) -> MeasuringLayers:
+        """Return what records E at lags 1 to `longest`, n, of the parts of these kinds; of all without any."""
+        return MeasuringLayers(longest, kinds)
+
+    @classmethod
+    def fitted(cls, traces: Sequence[Trace], threshold: float = 0.18) -> SmoothCache:
+        """Return the lists for alpha = `threshold` (dimensionless), from runs under `measuring`.
+
+        Raises:
+            SettingError: none, runs of another kind, or of different numbers of steps.
+        """
+        expect(number(threshold) and threshold >= 0, "threshold", threshold, "a number >= 0", "0.18")
+        errors, steps, longest = _errors(traces)
+        tables = {
+            kind: {where: sum(some) / len(some) for where, some in table.items()} for kind, table in errors.items()
+        }
+        return cls({kind: _scanned(table, steps, longest, threshold) for kind, table in tables.items()}, steps)
+
+
+@dataclass(frozen=True)
+class MeasuringLayers(Policy[None]):
+    """Computes everything, and compares what each part of each block returns with the last steps; see `SmoothCache`."""
+
+    longest: int = 3  # n
+    kinds: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        expect(whole(self.longest, 1), "longest", self.longest, "a whole number of steps >= 1", "3")
+
+    @property
+    def feature_predictor(self) -> None:
+        """Nothing is kept."""
+        return None
+
+    def sites(self, stack: BlockStack) -> tuple[Site, ...]:
+        """Each part."""
+        return tuple(stack.site(part) for part in stack.parts(*self.kinds))
+
+    def taps(self, stack: BlockStack) -> tuple[Tap, ...]:
+        """Each part, against as many steps before; in the order of the sites."""
+        lags = tuple(range(1, self.longest + 1))
+        how = {"view": All(), "indicator": newer_divides, "lags": lags}
+        return tuple(stack.tap(part, **how) for part in stack.parts(*self.kinds))
+
+    def init(self) -> None:
+        """No state."""
+
+    def decide(self, observation: Observation, state: None) -> Decision:
+        """Always compute."""
+        return compute("never reuses with these settings")
+
+
+def layer_of(site: str) -> str:
+    """Return the name of a layer in its block: "attn1" of "blocks.0.attn1"."""
+    parts = site.rpartition("/")[2].split(".")
+    last = max((i for i, part in enumerate(parts) if part.isdigit()), default=-1)
+    return ".".join(parts[last + 1 :])
+
+
+def _errors(traces: Sequence[Trace]) -> tuple[Errors, int, int]:
+    """All that was measured, the number of steps, and the longest lag."""
+    errors: Errors = {}
+    steps = {trace.events[0].total for trace in traces if trace.events}
+    described = [trace.meta.get("policy") for trace in traces]
+    kinds = {each.get("longest") for each in described if isinstance(each, dict)}
+    named = all(isinstance(each, dict) and each.get("name") == "MeasuringLayers" for each in described)
+    if len(steps) != 1 or None in steps or len(kinds) != 1 or not named:
+        found = f"{len(traces)} traces of {sorted(map(str, steps))} steps"
+        expected = "runs of one number of steps under SmoothCache.measuring()"
+        raise SettingError(complaint(found, expected, "make them anew, all alike"))
+    total, longest = next(iter(steps)) or 0, int(kinds.pop() or 0)
+    for trace in traces:
+        for row in _rows(trace):
+            for place, (site, step, distances) in enumerate(row):
+                table = errors.setdefault(layer_of(site), {})
+                own = (distances or ())[place * longest : (place + 1) * longest]
+                for lag, error in enumerate(own, start=1):
+                    if step >= lag:
+                        table.setdefault((step - lag, lag), []).append(error)
+    return errors, total, longest
+
+
+def _rows(trace: Trace) -> Iterator[list[tuple[str, int, tuple[float, ...] | None]]]:
+    """The rows of each forward: one for each layer, in the order of the taps."""
+    forwards: dict[Any, list[tuple[str, int, tuple[float, ...] | None]]] = {}
+    for event in trace.events:
+        key = (event.step, event.branch, event.sample, event.site.rpartition("/")[0])
+        forwards.setdefault(key, []).append((event.site, event.step, event.distances))
+    yield from forwards.values()
+
+
+def _scanned(table: Mapping[tuple[int, int], float], steps: int, longest: int, threshold: float) -> tuple[int, ...]:
+    """The steps that are computed: each followed by as many reused ones as its errors allow."""
+    computed, step = {0, steps - 1}, 0
+    while step < steps:
+        computed.add(step)
+        allowed = (lag for lag in range(longest, 0, -1) if table.get((step, lag), float("inf")) <= threshold)
+        step += 1 + next(allowed, 0)
+    return tuple(sorted(computed))
