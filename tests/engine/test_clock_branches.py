@@ -301,3 +301,43 @@ def test_a_host_that_names_no_branch_and_begins_again_replays_nothing_of_the_vid
         sample(session, 1, 1)
         sample(session, 2, 4)
     assert [event.reason for event in session.trace.events if event.step == 1] == ["latents of something else"]
+
+
+def switched(given: Callable[[Tensor], Tensor], name: str | None = "cond", inference: bool = False) -> list[str]:
+    """What was done in the steps of one branch whose prompt is another from the third step on."""
+    module, latents, prompt = wan_transformer(), noise(1, 4, 2, 4, 4), TEXT["c"].clone()
+    mode = torch.inference_mode() if inference else torch.no_grad()
+    with bwcache.attach(module, FixedInterval(4, 1, 0), steps=4) as session, mode:
+        prompt = prompt.clone()
+        for i in range(4):
+            if i == 2:
+                prompt.copy_(TEXT["d"])
+            with session.step(branch=name):
+                module(latents, torch.tensor([900.0 - 50 * i]), given(prompt), return_dict=False)
+    return [event.action for event in session.trace.events]
+
+
+@pytest.mark.parametrize("name", ["cond", None])
+@pytest.mark.parametrize(("given", "inference"), [(same, False), (same, True), (fresh, False), (fresh, True)])
+def test_a_prompt_that_is_switched_on_the_way_is_computed(name: str | None, given: Any, inference: bool) -> None:
+    assert switched(given, name, inference)[:3] == ["compute", "reuse", "compute"]
+
+
+class OfAnotherKind(Tensor):
+    """A tensor of somebody else's kind."""
+
+
+def test_prompts_of_another_kind_of_tensor_are_different_unless_they_are_one() -> None:
+    made = {letter: text.as_subclass(OfAnotherKind) for letter, text in TEXT.items()}
+    seen = loop(["uc", "cu", "uc", "ud", "uc", "cu"], FixedInterval(3, 1, 0), texts=made)
+    assert not seen.wrong()
+    assert "r" in seen.line("u")
+
+
+def test_what_a_denoiser_works_on_is_what_its_row_names() -> None:
+    """Whatever the order in which a caller names the arguments."""
+    stack = resolve("model", wan_transformer())
+    latents, other = noise(1, 4, 2, 4, 4), noise(1, 4, 2, 4, 4, seed=9)
+    given = {"attention_kwargs": None, "something": other, "hidden_states": latents, "timestep": torch.tensor([1.0])}
+    assert Call(stack, (), given).latents is latents
+    assert Call(stack, (latents, torch.tensor([1.0])), {"something": other}).latents is latents

@@ -266,3 +266,20 @@ def test_what_is_kept_goes_as_the_loop_of_whoever_calls_breaks_off(target: str) 
 def test_a_scheduler_of_something_else_makes_no_pipeline(scheduler: Any) -> None:
     module = nn.Linear(1, 1)
     assert at(SimpleNamespace(unet=module, scheduler=scheduler), module) is None
+
+
+def test_the_first_forward_of_a_run_sees_a_pipeline_in_code_that_had_none_before() -> None:
+    module = wan_transformer()
+
+    def loop(holder: Any) -> None:
+        for time in (900.0, 800.0, 700.0, 600.0):
+            module(noise(1, 4, 2, 4, 4), torch.tensor([time]), noise(1, 6, 8))
+            if holder is not None:
+                holder.scheduler.step_index = (holder.scheduler.step_index or 0) + 1
+
+    times = torch.tensor([900.0, 800.0, 700.0, 600.0])
+    pipeline = SimpleNamespace(unet=module, scheduler=SimpleNamespace(timesteps=times, step_index=None))
+    with bwcache.attach(module, CAREFREE, steps=4) as session, torch.no_grad():
+        loop(None)
+        loop(pipeline)
+    assert [(trace.meta["source"], trace.steps) for trace in session.traces] == [("timestep", 4), ("scheduler", 4)]

@@ -239,7 +239,12 @@ class Session:
     def on_step(self, call: Callable[[Event], object]) -> Callable[[], None]:
         """Call `call(event)` at each row of the trace, as soon as it stands; return what ends that."""
         self._on_step.append(call)
-        return lambda: self._on_step.remove(call)
+
+        def end() -> None:
+            if call in self._on_step:
+                self._on_step.remove(call)
+
+        return end
 
     def close(self) -> None:
         """Detach: every module is again as it was found. Traces stay."""

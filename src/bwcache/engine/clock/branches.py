@@ -26,7 +26,6 @@ class Branch:
         options: how it was asked to run.
         step: ordinal of the step.
         latents: a few entries of its latents, where these tell something.
-        is_rebuilt: whether its condition lies elsewhere in each step.
     """
 
     name: str
@@ -34,7 +33,6 @@ class Branch:
     options: dict[str | int, Any]
     step: int
     latents: LatentsSample | None = None
-    is_rebuilt: bool = False
 
 
 class Branches:
@@ -128,7 +126,7 @@ class Branches:
         branch = self._of(call, self.here) if name is None else self._named.get(name)
         if branch is None:
             branch, doubt = self._made(call)
-        elif not isinstance(branch.condition, int) and not branch.is_rebuilt:
+        elif not isinstance(branch.condition, int):
             doubt = self._other_condition(branch, branch.condition, call)
         if name is None:
             watched = watched or self._is_alike(branch)
@@ -177,11 +175,12 @@ class Branches:
         return free, reasons.OTHER_CONDITION
 
     def _other_condition(self, branch: Branch, known: Known, call: Call) -> str | None:
-        """Why a branch that is named is not the one that it was, or None. Reads the device once, if at all."""
-        if call.condition.place in known.places:
-            return None
-        if known.equals(call.condition):
-            branch.is_rebuilt = True
+        """Why a branch that is named is not the one that it was, or None.
+
+        Reads the device where its condition lies elsewhere than before, or torch cannot tell whether it was written to.
+        """
+        trusted = call.condition.is_traced or call.scheduler is not None
+        if (trusted and call.condition.place in known.places) or known.equals(call.condition):
             return None
         branch.condition = self._conditions.add(call.condition)
         return reasons.OTHER_CONDITION

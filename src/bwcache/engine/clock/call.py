@@ -38,7 +38,8 @@ class Call:
         stack: of the denoiser.
         args, kwargs: what it is given; `given`: the same, by name.
         time: its timestep.
-        latents: what it works on, `[B, …]`: the first tensor of at least three sizes that is no condition; or None.
+        latents: what it works on, `[B, …]`: what the row names, or else the first tensor of at least three sizes that
+            is no condition; or None.
         condition: what it is conditioned on.
         options: how it is asked to run, and which tensors it has. Numbers, and what is in tensors, are left out: they
             may change in every step (guidance scales, residuals).
@@ -76,6 +77,9 @@ class Call:
                     self.latents = value
             else:
                 options[name] = _option(value)
+        said = given.get(stack.spec.latents)
+        if isinstance(said, Tensor) and said.ndim >= 3:
+            self.latents = said
         self.condition = Condition(given, stack.condition_names)
         self.time = Time(given.get(stack.timestep.name))
         self.scheduler: Any = None
@@ -128,7 +132,11 @@ class Call:
     @cached_property
     def sample(self) -> LatentsSample | None:
         """A few entries of its latents."""
-        return None if self.latents is None else LatentsSample(self.latents, channels(self.stack.module), self.agree)
+        return (
+            None
+            if self.latents is None or self.latents.is_meta
+            else LatentsSample(self.latents, channels(self.stack.module), self.agree)
+        )
 
     @cached_property
     def gradient(self) -> bool:
@@ -189,7 +197,11 @@ def scalar(timestep: Any) -> float | None:
     """Return a timestep argument as a number: the maximum of one per sample, frame or token. Reads the device."""
     if timestep is None:
         return None
+    if isinstance(timestep, (list, tuple)):
+        return max((time for each in timestep if (time := scalar(each)) is not None), default=None)
     if isinstance(timestep, Tensor):
+        if timestep.is_meta:
+            return None
         if timestep.numel() == 1:
             return float(timestep.item())
         return float(timestep.max().item()) if timestep.numel() else None
@@ -247,7 +259,7 @@ def _told(value: object) -> object:
 def shape(value: Any) -> Any:
     """Return what can be told of a value without a look at a tensor's numbers."""
     if isinstance(value, Tensor):
-        return (type(value), value.shape, value.dtype, value.device)
+        return (type(value), value.shape, value.dtype, value.device, *([] if type(value) in PLAIN else [id(value)]))
     return value if isinstance(value, (bool, int, float, str)) else type(value)
 
 

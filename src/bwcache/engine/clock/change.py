@@ -52,9 +52,9 @@ class ChangeSignal(Signal):
         """Whether this is the next step though its time is that of the step before."""
         if progress.stands and (progress.branches.is_complete(call) or progress.branches.went_on(call)):
             return True
-        return self._first is not None and self._first.is_followed_by(call.args, dict(call.kwargs))
+        return self._first is not None and self._first.is_followed_by(call)
 
     def note_first(self, call: Call, progress: Progress) -> None:
         """Take note of the first forward of a step, where the next one's time may be rounded to the same."""
         tells = progress.schedule is None and call.name is None and call.time.is_rounded
-        self._first = FirstForward(call.args, call.kwargs) if tells else None
+        self._first = FirstForward(call) if tells else None

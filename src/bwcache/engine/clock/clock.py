@@ -99,8 +99,7 @@ class Clock:
 
     def tick(self, call: Call) -> Step:
         """Return the step of a forward of a denoiser that begins now, and say what is in `doubt` about it."""
-        pipeline = self.caller.pipeline(call.stack.module)
-        call.scheduler = self._attached() if pipeline is None else pipeline.scheduler
+        self._ask(call)
         call.host, call.context = host, context = self.host, self.context
         if host is not None and host.branch is not None:
             call.name = "+".join(host.branches)
@@ -110,6 +109,8 @@ class Clock:
         progress = self._progress
         ahead = ANOTHER_RUN if progress is None else self._ahead(call, progress)
         if progress is None or ahead == ANOTHER_RUN:
+            self.caller.forget()
+            self._ask(call)
             progress = self._progress = self._start(call)
         elif ahead:
             self._go_on(call, progress, ahead)
@@ -127,6 +128,11 @@ class Clock:
             sigma = sigma if host.sigma is None else float(host.sigma)
             noise, next_noise = (noise, next_noise) if host.noise is None else host.noises
         return Step(self.run, progress.index, progress.total, timestep, sigma, branch.name, None, noise, next_noise)
+
+    def _ask(self, call: Call) -> None:
+        """Ask who calls: whose scheduler it is."""
+        pipeline = self.caller.pipeline(call.stack.module)
+        call.scheduler = self._attached() if pipeline is None else pipeline.scheduler
 
     def _ahead(self, call: Call, progress: Progress) -> int:
         """By how many steps a forward is ahead of the last one, or `ANOTHER_RUN`."""
@@ -162,7 +168,6 @@ class Clock:
         before, self.run = self._progress, self.run + 1
         again = before is not None and call.name in before.branches.named_here and not before.moved(call)
         self.repeats = self.repeats + 1 if again else 0
-        self.caller.forget()
         self._timesteps = getattr(call.scheduler, "timesteps", None)
         self._listed = HostTimesteps(self._timesteps)
         call.begin(self._listed)

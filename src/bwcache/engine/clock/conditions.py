@@ -47,8 +47,9 @@ class Known:
             return False  # overwritten: what it was is gone
         if not all(_equal(mine, other) for mine, other in pairs):
             return False
-        self.places.append(condition.place)
-        self._held.append(condition.values)
+        if condition.place not in self.places:
+            self.places.append(condition.place)
+            self._held.append(condition.values)
         return True
 
     def is_overwritten_by(self, condition: Condition) -> bool:
@@ -113,5 +114,7 @@ def _rewritten(mine: Any, other: Any) -> bool:
 
 
 def _equal(mine: Any, other: Any) -> bool:
-    """Whether two values of one shape are the same; nothing is said of tensors that are not torch's own."""
-    return not _plain(mine) or bool(torch.equal(mine, other))
+    """Whether two values of one shape are the same; those of tensors that are not torch's own are not looked at."""
+    if not isinstance(mine, Tensor) or mine is other:
+        return True
+    return _plain(mine) and bool(torch.equal(mine, other))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bwcache.engine.clock.call import leaves
+from bwcache.engine.clock.call import Call, leaves
 
 NEAR = 1 / 8
 """How far latents can move, relative to their norm, while the time does not: bfloat16 rounds to one part in 256."""
@@ -23,16 +23,16 @@ class FirstForward:
     Everything is copied: a sampler may write into its own tensors.
     """
 
-    def __init__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        self._names, values = _apart(args, kwargs)
+    def __init__(self, call: Call) -> None:
+        self._names, values = _apart(call)
         self._values = [value.clone() if isinstance(value, Tensor) else value for value in values]
 
-    def is_followed_by(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-        """Return whether a forward with these arguments is of the step after this one. Reads the device."""
-        names, values = _apart(args, kwargs)
+    def is_followed_by(self, call: Call) -> bool:
+        """Return whether a forward is of the step after this one. Reads the device."""
+        names, values = _apart(call)
         pairs = list(zip(self._values, values, strict=False))
-        latents = next((i for i, value in enumerate(values) if isinstance(value, Tensor) and value.ndim >= 3), None)
-        if names != self._names or latents is None:
+        latents = next((i for i, value in enumerate(values) if value is call.latents), None)
+        if names != self._names or latents is None or call.latents is None:
             return False
         if not all(_same(*pair) for i, pair in enumerate(pairs) if i != latents):
             return False
@@ -43,8 +43,8 @@ class FirstForward:
         return bool(0 < moved <= NEAR)
 
 
-def _apart(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
-    found = list(leaves((args, dict(kwargs))))
+def _apart(call: Call) -> tuple[list[str], list[Any]]:
+    found = sorted(leaves(dict(call.given)), key=itemgetter(0))
     return [name for name, _ in found], [value for _, value in found]
 
 
