@@ -328,7 +328,7 @@ class OfAnotherKind(Tensor):
 
 
 def test_prompts_of_another_kind_of_tensor_are_different_unless_they_are_one() -> None:
-    made = {letter: text.as_subclass(OfAnotherKind) for letter, text in TEXT.items()}
+    made: dict[str, Tensor] = {letter: text.as_subclass(OfAnotherKind) for letter, text in TEXT.items()}
     seen = loop(["uc", "cu", "uc", "ud", "uc", "cu"], FixedInterval(3, 1, 0), texts=made)
     assert not seen.wrong()
     assert "r" in seen.line("u")

@@ -360,7 +360,7 @@ def test_a_tail_that_floating_point_would_make_one_step_longer() -> None:
     """100 steps of which .07 are guarded are 7, though 100 * .07 is 7.000000000000001."""
     assert math.ceil(100 * 0.07) == 8
     policy = BWCache(threshold=0.15, reuse_interval=1, tail_guard=0.07)
-    table = [{"cond": ((9.0 if index < 99 else 0.01,), (1.0,))} for index in range(120)]
+    table: list[dict[str, Numbers]] = [{"cond": ((9.0 if index < 99 else 0.01,), (1.0,))} for index in range(120)]
     taken = drive(policy, table)
     assert letters(taken).index("r") == 100
     guarded = [index for index, row in enumerate(taken) if row["cond"].reason.startswith("tail guard")]
@@ -369,7 +369,7 @@ def test_a_tail_that_floating_point_would_make_one_step_longer() -> None:
 
 def test_a_step_that_one_branch_could_not_measure_opens_no_window() -> None:
     """Guidance comes on in step 1: what its branch changed is not known before step 2."""
-    still = ((0.01,), (1.0,))
+    still: Numbers = ((0.01,), (1.0,))
     table: list[dict[str, Numbers]] = [{"cond": still}, *[{"cond": still, "uncond": still}] * 5]
     taken = drive(BWCache(threshold=0.15, reuse_interval=1, tail_guard=0), table)
     assert taken[2]["cond"].reason == "nothing to compare with yet"

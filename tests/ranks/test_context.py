@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ class Residual(Scripted):
 
 
 REUSED = frozenset({2, 3, 5})
-POLICIES = {
+POLICIES: dict[str, bwcache.Policy[Any]] = {
     "BWCache": BWCache(threshold=0.3, reuse_interval=2),
     "scripted": Scripted(REUSED),
     "residual": Residual(REUSED),
@@ -105,11 +106,15 @@ def late(rank: int) -> Any:
     return {"made": made, "line": reuse_line(session.trace.events)}
 
 
+def _cached(make: Callable[[], Any], policy: bwcache.Policy[Any]) -> Any:
+    return cached(make(), policy)
+
+
 def cases(rank: int) -> dict[str, Callable[[], Any]]:
     found: dict[str, Callable[[], Any]] = {}
     for name, policy in POLICIES.items():
-        found[f"{name} alone"] = lambda policy=policy: cached(wan_transformer(), policy)
-        found[name] = lambda policy=policy: cached(split(), policy)
+        found[f"{name} alone"] = partial(_cached, wan_transformer, policy)
+        found[name] = partial(_cached, split, policy)
     found["offload"] = lambda: cached(split(), POLICIES["residual"], memory="offload")
     found["seeds"] = lambda: other_seeds(rank)
     found["prompts"] = lambda: other_prompts(rank)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -138,11 +139,15 @@ def two_axes() -> Any:
         return "attached"
 
 
+def _denoised(plain: bool, policy: bwcache.Policy[Any]) -> Any:
+    return denoised(spread(plain=True) if plain else spread(), policy)
+
+
 def cases(rank: int) -> dict[str, Callable[[], Any]]:
     found: dict[str, Callable[[], Any]] = {}
     for name, policy in POLICIES.items():
-        found[f"{name} alone"] = lambda policy=policy: denoised(spread(plain=True), policy)
-        found[name] = lambda policy=policy: denoised(spread(), policy)
+        found[f"{name} alone"] = partial(_denoised, True, policy)
+        found[name] = partial(_denoised, False, policy)
     found["replicated"] = lambda: denoised(spread(Replicate()), POLICIES["sampled"])
     found["offload"] = lambda: denoised(spread(), POLICIES["residual"], memory="offload")
     found["batch alone"] = lambda: denoised(spread(plain=True), POLICIES["sampled"], 2, per_sample=False)
