@@ -123,6 +123,8 @@ class Kind:
             call = replace(call, one_seed=False)
         if bare and call.breaks and call.breaks.where == "flag":
             call = replace(call, breaks=None)
+        if bare and call.has("callback"):  # where nobody marks it, the next loop may look like more of this one
+            call = replace(call, marked=True)
         named = call.says is not None and call.says.branch == "right"
         if self.branches == 1 and not named and call.order in ("batched", "batched3", "either"):
             call = replace(call, order="uc")  # its row says that each branch has a forward of its own
