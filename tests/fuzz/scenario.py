@@ -405,7 +405,7 @@ def _call(chance: random.Random, kind: Any, bare: bool, scheduler: str) -> Call:
 
 def _do(chance: random.Random, steps: int) -> Do:
     what = chance.choice(("invalidate", "invalidate", "stop", "use", "clear", "read", "leave"))
-    where = "callback" if what == "leave" else chance.choice(("callback", "callback", "block", "row"))
+    where = chance.choice(("callback", "callback", "block", "row"))
     policy = draw_policy(chance) if what == "use" else None
     return Do(what, where, chance.randrange(2 * steps if where == "row" else steps), policy)
 
