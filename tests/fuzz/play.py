@@ -465,7 +465,7 @@ class Running:
         names = tuple(dict.fromkeys(says.name_of(branch, step) for branch in branches))
         branch: Any = None if None in names else names[0] if len(names) == 1 else names
         before, after = (1 - at / self.call.steps for at in (step, step + 1))
-        noise = {"sigma": before, "noise": (before, after)} if says.noise else {}
+        noise = {"sigma": before, "noise": (before, after), "prediction": "flow"} if says.noise else {}
         return {"index": says.index_of(step), "total": says.total_of(self.call.steps), "branch": branch, **noise}
 
     def bare(self) -> Tensor:

@@ -189,7 +189,8 @@ class Replay:
                 stack = resolve(name, module)
                 kept = {site.name: site for site in self.policy.policy.sites(stack) if site.keeps == "residual"}
                 self.residuals |= {f"{name}/{site}": Residual(kept[site], stack.blocks) for site in sites & {*kept}}
-                covered = self._covered(name, module, sites - {"root"})
+                blocks = [block.module for block in stack.blocks]
+                covered = self._covered(name, module, blocks, sites - {"root"})
                 over(undo, module, functools.partial(self._around, functools.partial(self._denoiser, name)))
                 for part, path in {part: path for path, part in module.named_modules()}.items():
                     if part in covered:
@@ -197,16 +198,18 @@ class Replay:
                         over(undo, part, functools.partial(self._around, around))
             yield
 
-    def _covered(self, name: str, denoiser: nn.Module, sites: set[str]) -> dict[nn.Module, list[str]]:
+    def _covered(
+        self, name: str, denoiser: nn.Module, blocks: list[nn.Module], sites: set[str]
+    ) -> dict[nn.Module, list[str]]:
         """The sites that each module is a part of: "stack", one module's path, or the first and last of some blocks."""
-        stack, paths = self.actor.kind.stack(denoiser), dict(denoiser.named_modules())
+        paths = dict(denoiser.named_modules())
         covered: dict[nn.Module, list[str]] = {}
         for site in sites:
             first, _, last = site.partition("-")
             if site == "stack":
-                parts = stack
-            elif last and {paths.get(first), paths.get(last)} <= set(stack):
-                parts = stack[stack.index(paths[first]) : stack.index(paths[last]) + 1]
+                parts = blocks
+            elif last and {paths.get(first), paths.get(last)} <= set(blocks):
+                parts = blocks[blocks.index(paths[first]) : blocks.index(paths[last]) + 1]
             else:
                 parts = [paths[site]] if site in paths else []
             if not parts:
@@ -415,15 +418,17 @@ class Residual:
     def of(self, returned: Any) -> Any:
         """What was added to it; of a denoiser with all else that it returned."""
         if self._is_root:
-            return copied(returned[0] - self._latents(returned[0])), copied(returned[1:])
+            first, *rest = returned.values() if isinstance(returned, dict) else returned
+            kind = functools.partial(_named, type(returned), tuple(returned)) if isinstance(returned, dict) else tuple
+            return copied(first - self._latents(first)), copied(rest), kind
         left = self.site.last.outputs(returned)
         return {name: left[name] - self.entered[name] for name in self.site.streams}
 
     def added(self, kept: Any, args: Any, kwargs: Any) -> Any:
         """The same added to what enters now."""
         if self._is_root:
-            prediction, rest = kept
-            return (prediction + self._latents(prediction), *copied(rest))
+            prediction, rest, kind = kept
+            return kind((prediction + self._latents(prediction), *copied(rest)))
         streams = {name: kept[name] + self.entered[name] for name in self.site.streams}
         return self.site.last.packed({**self.site.last.inputs(args, kwargs), **streams})
 
@@ -440,6 +445,11 @@ class Residual:
         shared = min(latents.shape[1], prediction.shape[1])
         padded[:, :shared] = latents[:, :shared]
         return padded
+
+
+def _named(kind: type, names: tuple[str, ...], values: tuple[Any, ...]) -> Any:
+    """An output of diffusers."""
+    return kind(**dict(zip(names, values, strict=True)))
 
 
 @dataclass
@@ -530,6 +540,6 @@ def copied(value: Any) -> Any:
 
 def finite(value: Any) -> bool:
     """Whether all of a block's first value is."""
-    while isinstance(value, (tuple, list)):
-        value = value[0]
+    while isinstance(value, (tuple, list, dict)):
+        value = next(iter(value.values() if isinstance(value, dict) else value))
     return not isinstance(value, Tensor) or bool(value.isfinite().all())

@@ -445,6 +445,7 @@ DIMENSIONS: dict[str, Callable[[Scenario], bool]] = {
         do.what == "invalidate" and do.where == "block" for call in s.calls for do in call.does
     ),
     "new: a run whose thread has ended": lambda s: any(call.beside == "shared thread" for call in s.calls),
+    "new: latents of rounded times are held": lambda s: s.bare and any(isinstance(action, Cast) for action in s.script),
     "new: samples that are refused late are run apart": lambda s: (
         s.per_sample and any(call.batch > 1 and call.off is not None for call in s.calls)
     ),

@@ -6,7 +6,7 @@ import pytest
 
 from tests.fuzz.oracle import check, quietly
 from tests.fuzz.policies import Chosen
-from tests.fuzz.scenario import DIMENSIONS, KNOWN, Action, Break, Call, Do, Enter, Leave, Scenario, Stop
+from tests.fuzz.scenario import DIMENSIONS, KNOWN, Action, Break, Call, Cast, Do, Enter, Leave, Scenario, Stop
 
 IN_TURNS = Chosen("StepList", (("steps", "((0, 2), (0, 1))"),))
 ADAPTIVE = Chosen("Adaptive", (("tolerance", "0.15"),))
@@ -72,6 +72,9 @@ FOUND: dict[str, tuple[Scenario, ...]] = {
             kind="sd3 skipped layers",
             target="module",
         ),
+    ),
+    "new: latents of rounded times are held": (
+        Scenario(bare=True, target="module", script=(Cast(), Enter(), Call(breaks=Break("block")), Leave())),
     ),
     "new: samples that are refused late are run apart": (
         calls(Call(batch=2, off=2, steps=5), kind="sd3", policy=IN_TURNS),

@@ -91,6 +91,7 @@ class Clock:
     def end(self) -> None:
         """The run is over: the next forward begins another."""
         self._progress, self._marked, self._marked_steps = None, False, None
+        self._signal = ChangeSignal()  # the old one may hold latents
 
     def announce(self, steps: int | None) -> None:
         """A new run begins with the next forward, of `steps` steps where nobody else says so, and lasts until `end`."""
