@@ -387,6 +387,7 @@ class Running:
     def _do(self, do: Do) -> None:
         part, actor = self.part, self.actor
         if do.what == "leave" and self.stage.entered:
+            self.stopped = False  # whoever was to refuse the next forward has gone
             self.stage.leave()
         elif do.what == "stop":
             self.was_stopped = True
