@@ -308,6 +308,12 @@ def _judged(scenario: Scenario, plain: Stage, attached: Stage, part: Attached) -
         yield from _unread(scenario, attached, part)
 
 
+def _pairs(stage: Stage, attached: Stage) -> Iterator[tuple[Outcome, Outcome]]:
+    """The same calls in both: one that breaks off in a block that was skipped goes on, and calls others."""
+    named = {outcome.name: outcome for outcome in stage.outcomes}
+    return ((named[other.name], other) for other in attached.outcomes if other.name in named)
+
+
 def _errors(scenario: Scenario, attached: Stage) -> Iterator[Finding]:
     shared = any("shared" in call.beside for call in scenario.calls)
     for outcome in (*attached.outcomes, *attached.copies):
@@ -338,7 +344,7 @@ def _breaks_elsewhere(call: Call) -> bool:
 
 def _videos(scenario: Scenario, plain: Stage, attached: Stage, part: Attached) -> Iterator[Finding]:
     """Where nothing was reused, the video is the uncached one."""
-    for mine, other in zip(plain.outcomes, attached.outcomes, strict=False):
+    for mine, other in _pairs(plain, attached):
         rows = part.rows.get(other.name, [])
         if any(row.action == "reuse" for row in rows) or other.name.startswith("shared"):
             continue
@@ -368,7 +374,7 @@ def _brute_force(scenario: Scenario, attached: Stage, part: Attached) -> Iterato
         return
     for text in differences(replayed.left, attached.left):
         yield Finding("leaving restores everything", text)
-    for mine, other in zip(replayed.outcomes, attached.outcomes, strict=False):
+    for mine, other in _pairs(replayed, attached):
         if not all(policy.replays for policy in part.used.get(other.name, ())):
             continue
         if not mine.same(other):
@@ -408,7 +414,7 @@ def _unread(scenario: Scenario, attached: Stage, part: Attached) -> Iterator[Fin
     """Looking at the trace changes nothing."""
     other = Attached(scenario, reads=False)
     unread = _played(scenario, other, attached)
-    for mine, theirs in zip(unread.outcomes, attached.outcomes, strict=False):
+    for mine, theirs in _pairs(unread, attached):
         if not mine.same(theirs):
             yield Finding("reading changes nothing", f"{theirs.name}: {mine.deviates_at(theirs)}")
     if {name: list(map(_row, rows)) for name, rows in other.rows.items()} != {
