@@ -322,11 +322,12 @@ class Replay:
 
     @property
     def _totals(self) -> tuple[int, ...]:
-        said = None if self.call.says is None else self.call.says.total_of(self.call.steps)
-        if said is not None:
-            return (said,)
         timesteps = getattr(self.actor.pipe.scheduler, "timesteps", None)
-        return (self.call.steps,) if self.actor.scenario.bare or timesteps is None else (len(timesteps),)
+        found = (self.call.steps,) if self.actor.scenario.bare or timesteps is None else (len(timesteps),)
+        said = None if self.call.says is None else self.call.says.total_of(self.call.steps)
+        if said is None:
+            return found
+        return (said,) if self.actor.scenario.bare else (said, *found)  # a pipeline's loop may go on after that
 
     def _block(self, path: str, sites: list[str], inner: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         now = self.now
