@@ -457,3 +457,10 @@ def test_several_forwards_of_one_name_in_each_step_replay_nothing_of_each_other(
                     module(noise(1, 4, 2, 4, 4, seed=seed), torch.tensor([time]), noise(1, 6, 8))
     assert {event.action for trace in session.traces for event in trace.events} == {"compute"}
     assert any("name them apart" in str(each.message) for each in said)
+
+
+def test_what_is_no_policy_is_not_taken_up() -> None:
+    with bwcache.attach(wan_transformer(), FixedInterval(2)) as session:
+        with pytest.raises(bwcache.SettingError, match="found 'FirstBlock' as a policy"):
+            session.use("FirstBlock")  # type: ignore[arg-type]
+        assert session.policy == FixedInterval(2)

@@ -10,10 +10,10 @@ from torch import nn
 from bwcache.core import Trace
 from bwcache.engine import hooks
 from bwcache.engine.memory import Memory
-from bwcache.engine.session import KEEP_TRACES, Session
+from bwcache.engine.session import KEEP_TRACES, Session, policy_of
 from bwcache.errors import AttachError, SettingError, complaint
 from bwcache.models import BlockSpec, uncompiled
-from bwcache.policies import BWCache, PerDenoiser, Policy
+from bwcache.policies import BWCache, Policy
 from bwcache.policies.presets import preset
 
 if TYPE_CHECKING:
@@ -70,11 +70,7 @@ def attach(
     kept = Memory.of(memory, max_memory)
     if policy is None:
         policy = BWCache() if spec else preset(target)
-    if isinstance(policy, Mapping):
-        policy = PerDenoiser(policy)
-    if not isinstance(policy, Policy):
-        expected = "a policy such as bwcache.BWCache()"
-        raise SettingError(complaint(f"{policy!r} as a policy", expected, "pass one, or bwcache.policy({...})"))
+    policy = policy_of(policy)
     if keep_traces is not None and (
         isinstance(keep_traces, bool) or not isinstance(keep_traces, int) or keep_traces < 0
     ):

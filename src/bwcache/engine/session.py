@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
@@ -26,11 +26,12 @@ from bwcache.errors import (
     AttachError,
     BWCacheError,
     NeverReusedWarning,
+    SettingError,
     complaint,
 )
 from bwcache.models import BlockSpec, denoisers, resolve, uncompiled
 from bwcache.models.provenance import expect_still_free
-from bwcache.policies import Policy
+from bwcache.policies import PerDenoiser, Policy
 from bwcache.policies.presets import source
 
 if TYPE_CHECKING:
@@ -41,6 +42,20 @@ KEEP_TRACES = 1000
 
 AGAIN = 3
 """So many runs on end that begin since a name came again are worth a warning."""
+
+
+def policy_of(policy: object) -> Policy[Any]:
+    """Return the policy that is meant: itself, or one for each denoiser by its name.
+
+    Raises:
+        SettingError: it is neither.
+    """
+    if isinstance(policy, Mapping):
+        policy = PerDenoiser(policy)
+    if not isinstance(policy, Policy):
+        expected = "a policy such as bwcache.BWCache()"
+        raise SettingError(complaint(f"{policy!r} as a policy", expected, "pass one, or bwcache.policy({...})"))
+    return policy
 
 
 class Sampling(threading.local):
@@ -197,12 +212,14 @@ class Session:
         finally:
             clock.host = before
 
-    def use(self, policy: Policy[Any]) -> None:
+    def use(self, policy: Policy[Any] | Mapping[str, Policy[Any]]) -> None:
         """Use another policy from the next run on, or where threads sample together from the first that begins alone.
 
         Raises:
+            SettingError: it is no policy.
             AttachError: it does not fit the model; then the present one stays.
         """
+        policy = policy_of(policy)
         _expect_named(policy, self.denoisers)
         for denoiser in self.denoisers.values():
             denoiser.checked_plan(policy)
