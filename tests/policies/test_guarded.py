@@ -115,6 +115,18 @@ def test_guards_around_a_policy_for_each() -> None:
     assert reuse_line(session.trace.events) == "CCrrrCrrCC"
 
 
+def test_guards_within_guards() -> None:
+    inner = PerDenoiser({"transformer": Guarded(GREEDY, longest=1), "transformer_2": Guarded(GREEDY, tail=2)})
+    pipe, policy = TWO.build(), PerDenoiser({name: Guarded(inner, warmup=0, tail=0) for name in inner.policies})
+    made = []
+    for each in (policy, inner):
+        with bwcache.attach(pipe, each) as session:
+            TWO.run(pipe)
+        made.append(reuse_line(session.trace.events))
+    assert made[0] == made[1]
+    assert "r" in made[0]
+
+
 def test_what_is_measured_of_an_expert_is_as_its_own_policy_says() -> None:
     policy = bwcache.BWCache(10.0, 2, sample=0.5)
     found = []

@@ -71,12 +71,12 @@ class PerDenoiser(Policy[States]):
     def decide(self, observation: Observation, state: States) -> Decision:
         """As the policy of the denoiser says."""
         name = observation.denoiser
-        return self.of_denoiser(name).decide(observation, state.get(name))
+        return self.policies.get(name, NeverReuse()).decide(observation, state.get(name))
 
     def refresh(self, observation: Observation, state: States) -> None:
         """Tells the policy of the denoiser."""
         name = observation.denoiser
-        self.of_denoiser(name).refresh(observation, state.get(name))
+        self.policies.get(name, NeverReuse()).refresh(observation, state.get(name))
 
     def check(self, total: int) -> None:
         """As each of them."""

@@ -218,7 +218,7 @@ def speedup_interval(
     found = []
     for _ in range(draws):
         drawn = random.integers(len(videos), size=len(videos))
-        with np.errstate(over="ignore"):  # of next to nothing: infinite, which reaches any speedup
+        with np.errstate(over="ignore", divide="ignore"):  # of next to nothing: infinite, which reaches any speedup
             speedups = [above[drawn].sum() / below[drawn].sum() for above, below, _ in tables]
         points = [(speedup, float(psnr[drawn].mean())) for speedup, (_, _, psnr) in zip(speedups, tables, strict=True)]
         value = _speedup_at(points, decibels)[0]
@@ -226,8 +226,7 @@ def speedup_interval(
             found.append(value)
     if len(found) < 0.95 * draws:
         return None
-    low, high = np.quantile(found, [0.025, 0.975])
-    return float(low), float(high)
+    return _middle(found)
 
 
 def interval(cells: Sequence[Cell], of: Callable[[Sequence[Cell]], float | None]) -> tuple[float, float] | None:
@@ -239,7 +238,13 @@ def interval(cells: Sequence[Cell], of: Callable[[Sequence[Cell]], float | None]
     known = [value for value in values if value is not None]
     if not known:
         return None
-    low, high = np.quantile(known, [0.025, 0.975])
+    return _middle(known)
+
+
+def _middle(values: Sequence[float]) -> tuple[float, float]:
+    """Where the middle 95 % of the values lie; between two infinite ones nothing can be said."""
+    with np.errstate(invalid="ignore"):
+        low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
 
 
