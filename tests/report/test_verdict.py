@@ -69,6 +69,8 @@ def test_more_than_is_possible_is_noise_and_says_how_to_measure_again():
     found = verdict(run("a", **fast))
     assert not found.plain
     assert "4.80x as fast, where this reuse allows 1.67x at most: that is noise of the clock" in found.headline
+    assert found.headline.startswith("PSNR ")
+    assert "--repeats 3, PSNR" not in found.headline
     assert found.headline.count("as fast") == 1
     assert "--repeats 3" in found.headline
     assert "PSNR 31.2 dB" in found.headline

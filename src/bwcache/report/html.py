@@ -165,9 +165,10 @@ class Report:
         """The table at the top: name, value, what it means."""
         total, worst = self.total, self.worst
         speed, denoising = (total[name] if self.verdict.reused else None for name in ("speedup", "denoise_speedup"))
+        noise = "; more than is possible: noise of the clock" if self.verdict.too_fast else ""
         rows = [
-            ("Speed, whole call", times(speed), "uncached over cached seconds"),
-            ("Speed, denoising", times(denoising), "first to last forward of the denoiser"),
+            ("Speed, whole call", times(speed), f"uncached over cached seconds{noise}"),
+            ("Speed, denoising", times(denoising), f"first to last forward of the denoiser{noise}"),
             ("Possible in denoising", times(total["ideal_denoise_speedup"]), "if a reused step cost nothing"),
             ("Reused", percent(total["reuse_rate"]), "share of the denoiser's forwards"),
             ("PSNR", _psnr(total["psnr"]), "mean over the videos that differ; per frame, before compression"),

@@ -90,7 +90,10 @@ class Verdict:
 
     @property
     def headline(self) -> str:
-        """The result, first what was found of speed, then of closeness."""
+        """The result: what was found of speed, then of closeness; the other way round where the speed is noise."""
+        if self.too_fast and self.quality_holds:
+            close = "Identical videos" if self.psnr is None else f"PSNR {self.psnr:.1f} dB, SSIM {self.ssim:.3f}"
+            return f"{close}. {self._speed}."
         return f"{self._speed}{self._closeness}"
 
     @property
