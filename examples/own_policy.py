@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 import bwcache
-from bwcache import Decision, Observation, Policy, shapes
-from bwcache.core.decision import compute, reuse
+from bwcache import Decision, Observation, Policy, compute, reuse, shapes
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ import torch
 from tqdm import tqdm
 
 import bwcache
-from bwcache import shapes
-from bwcache.core.decision import compute, reuse
+from bwcache import compute, reuse, shapes
 from bwcache.measure.call import call
 from bwcache.study import UnderPolicy
 from experiments.common import captions, load, picture, publish, recording, request, study

@@ -29,8 +29,7 @@ from diffusers import (
     WanVideoToVideoPipeline,
 )
 
-from bwcache import Decision, Last, Observation, Policy, Predictor
-from bwcache.core.decision import compute, reuse
+from bwcache import Decision, Last, Observation, Policy, Predictor, compute, reuse
 from bwcache.models import BlockStack, Tap
 
 

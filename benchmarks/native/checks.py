@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import bwcache
-from bwcache.core.decision import compute, reuse
+from bwcache import compute, reuse
 from bwcache.models import BlockStack, Place, denoisers, resolve
 
 

@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bwcache.core import Decision, Event, Step, Summary, Trace
+    from bwcache.core import Decision, Event, Step, Summary, Trace, check, compute, reuse
     from bwcache.engine import Session, attach, disable, discover, enable
     from bwcache.errors import (
         AlreadyAttachedError,
@@ -111,15 +111,18 @@ __all__ = [
     "TraceError",
     "View",
     "attach",
+    "check",
+    "compute",
     "disable",
     "discover",
     "enable",
     "policy",
     "preset",
+    "reuse",
 ]
 
 _HOMES = {
-    "core": ("Decision", "Event", "Step", "Summary", "Trace"),
+    "core": ("Decision", "Event", "Step", "Summary", "Trace", "check", "compute", "reuse"),
     "engine": ("Session", "attach", "disable", "discover", "enable"),
     "features": ("Along", "Damped", "Last", "Linear", "PredictionError", "Predictor", "Taylor", "View"),
     "models": ("BlockList", "BlockSpec", "BlockStack", "Part", "Place", "Site", "Tap"),

@@ -22,6 +22,8 @@ Each message says what was found, what was expected and what to do next.
 
 from __future__ import annotations
 
+import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from bwcache.former_names import exported
@@ -91,6 +93,18 @@ if not TYPE_CHECKING:  # which is to miss no misspelled name
 
     def __getattr__(name: str) -> Any:
         return exported(__name__, name)
+
+
+_BETWEEN = ("bwcache", "torch", "diffusers", "accelerate", "contextlib")
+"""Packages whose frames lie between a warning and the line of the program that it is about."""
+
+
+def warn(text: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line of the program that uses bwcache, whatever calls of bwcache, diffusers and torch lie between."""
+    frame, depth = sys._getframe(), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN:
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(text, category, stacklevel=depth)
 
 
 def complaint(found: str, expected: str, action: str) -> str:

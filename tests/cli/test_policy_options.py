@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 import bwcache
-from bwcache import Decision, Observation, Policy, Predictor, policies
+from bwcache import Decision, Observation, Policy, Predictor, compute, policies, reuse
 from bwcache.cli.choices import choose
 from bwcache.cli.settings import CompareSettings, SweepSettings
 from bwcache.cli.sweep import plan
-from bwcache.core.decision import compute, reuse
 
 
 @dataclass(frozen=True)

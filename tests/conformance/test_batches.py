@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 import bwcache
-from bwcache import Decision, Observation
-from bwcache.core.decision import compute, reuse
+from bwcache import Decision, Observation, compute, reuse
 from bwcache.models import resolve
 from tests.tiny import Scripted
 from tests.zoo import MODELS

@@ -26,9 +26,21 @@ def test_an_amount_is_read(amount: int | str, expected: int) -> None:
     assert in_bytes(amount) == expected
 
 
-@pytest.mark.parametrize("amount", [0, -1, True, 1.5, None, "", "0", "0.4 B", "-2GiB", "2 GiBs", "lots", "2G", "1e9"])
+NO_AMOUNTS = (0, -1, True, 0.5, float("nan"), None, "", "0", "0.4 B", "-2GiB", "2 GiBs", "lots", "2G", "1e9")
+
+
+@pytest.mark.parametrize("amount", NO_AMOUNTS)
 def test_what_is_no_amount_is_refused(amount: object) -> None:
-    with pytest.raises(SettingError, match=r"found .* amount of memory; expected bytes.*; try '2GiB'"):
+    expected = r"found .* amount of memory; expected a whole number of bytes, or text such as '2GiB'.*; try '2GiB'"
+    with pytest.raises(SettingError, match=expected):
+        in_bytes(amount)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("amount", "instead"), [(1e6, "1000000"), (1.5, "1"), (2.0**40, str(2**40))])
+def test_what_is_no_whole_number_is_refused_with_the_one_to_write(amount: float, instead: str) -> None:
+    with pytest.raises(
+        SettingError, match=rf"found {amount!r} as .*expected a whole number of bytes.*write {instead}$"
+    ):
         in_bytes(amount)  # type: ignore[arg-type]
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bwcache import Decision, Event, Step, Trace, TraceError
-from bwcache.core.decision import compute, reuse
+from bwcache import Decision, Event, Step, Trace, TraceError, compute, reuse
 from bwcache.core.trace import MOST_STEPS, reuse_line
 
 number = st.floats(allow_nan=True, allow_infinity=True)
@@ -219,7 +218,32 @@ def test_single_blocks_that_are_reused_make_no_reused_step() -> None:
     assert (trace.steps, trace.computed, trace.reused, trace.mixed) == (5, 5, 0, 4)
     assert trace.reuse_rate == 4 / 10
     assert trace.first_trigger is None
-    assert str(trace.summary()).startswith("5 steps: 5 computed (4 of them in part), 0 reused (40.0%).")
+    assert trace.summary().sites == {"transformer/blocks.0": 2 / 5, "transformer/blocks.1": 2 / 5}
+    first, second, *_ = str(trace.summary()).splitlines()
+    assert first == "5 steps: 5 computed (4 of them in part), 0 reused at all sites; 40.0% of the rows."
+    assert second == ("Reused: 40.0% of transformer/blocks.* (2 sites). What is no site was computed in every step.")
+
+
+def test_a_step_that_is_reused_at_its_sites_is_not_said_to_be_reused_as_a_whole() -> None:
+    """Attention is taken again, and the rest of each block runs in every step."""
+    kinds = {"attn1": (1, 3), "attn2": (1, 2, 3)}
+    rows = [
+        Event(0, step, 4, None, None, "cond", f"t/blocks.{i}.{kind}", "reuse" if step in steps else "compute", "r")
+        for step in range(4)
+        for i in (0, 11)
+        for kind, steps in kinds.items()
+    ]
+    first, second, *_ = str(Trace(events=rows).summary()).splitlines()
+    assert first == "4 steps: 2 computed (1 of them in part), 2 reused at all sites; 62.5% of the rows."
+    assert second.startswith("Reused: 50.0% of t/blocks.*.attn1 (2 sites), 75.0% of t/blocks.*.attn2 (2 sites). ")
+    probed = [replace(row, site="t/blocks.1-blocks.11") for row in rows if row.site == "t/blocks.0.attn1"]
+    first, second, *_ = str(Trace(events=probed).summary()).splitlines()
+    assert first == "4 steps: 2 computed, 2 reused at its site (50.0%)."
+    assert second.startswith("Reused: 50.0% of t/blocks.1-blocks.11. What is no site")
+    uneven = [row for row in rows if row.site != "t/blocks.11.attn1" or row.step < 2]
+    assert "50.0% of t/blocks.*.attn1 (2 sites)" in str(Trace(events=uneven).summary())
+    uneven = [row for row in rows if row.site != "t/blocks.11.attn1" or row.step > 0]
+    assert "50.0% to 66.7% of t/blocks.*.attn1" in str(Trace(events=uneven).summary())
 
 
 def test_a_run_as_a_row_of_a_table() -> None:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 import bwcache
-from bwcache import BlockStack, Decision, Linear, Observation, Policy, Predictor, Site, Trace
-from bwcache.core.decision import compute, reuse
+from bwcache import BlockStack, Decision, Linear, Observation, Policy, Predictor, Site, Trace, compute, reuse
 from bwcache.models import denoisers
 from tests.engine.test_clean import ZOO
 from tests.tiny import BY_NAME, VIDEO_TO_VIDEO, Case

@@ -151,3 +151,18 @@ def test_what_cannot_be_meant_is_refused(what: dict[str, Any], found: str) -> No
     with pytest.raises(SettingError) as caught:
         HostStep(**what)
     assert found in str(caught.value)
+
+
+@pytest.mark.parametrize(("names", "rows"), [(("a", "b", "c"), 1), (("a", "b"), 1), (("a", "b"), 3)])
+@pytest.mark.parametrize("more", [{}, {"per_sample": False}], ids=["by sample", "as one"])
+def test_more_names_than_a_batch_has_parts_are_refused(names: tuple[str, ...], rows: int, more: dict[str, Any]) -> None:
+    module = wan_transformer()
+    latents = noise(1, 4, 2, 4, 4)
+    with bwcache.attach(module, GREEDY, **more) as session:
+        with session.step(index=0, total=4, branch=names):
+            expected = rf"found a batch of {rows} where .* names {len(names)} parts of it; expected as many rows"
+            with pytest.raises(SettingError, match=expected):
+                forward(module, latents, "u" * rows)
+        with session.step(index=0, total=4, branch=names):
+            forward(module, latents, "u" * len(names))
+    assert [event.branch for event in session.trace.events] == (list(names) if not more else ["+".join(names)])

@@ -168,3 +168,78 @@ def test_a_model_without_lists_or_time_is_refused() -> None:
 def test_a_call_that_does_not_run_the_model_is_refused() -> None:
     with pytest.raises(NotProvenError, match="Unknown not called"):
         bwcache.discover(seeded(Unknown), lambda: None)
+
+
+class Picky(Unknown):
+    """Its forward takes one time alone."""
+
+    def forward(self, latents: Tensor, timestep: Tensor) -> Tensor:
+        if float(timestep) != 1000.0:
+            raise ValueError("another time")
+        return super().forward(latents, timestep)
+
+
+def broken() -> None:
+    raise RuntimeError("no prompt")
+
+
+BAD_INPUTS = {
+    "a pipeline": (WAN, inputs(), "expected a torch module"),
+    "a class": (Unknown, inputs(), "found <class .*Unknown.* as the denoiser; expected a torch module"),
+    "a tuple": (Unknown(), (1, 2), r"found \(1, 2\) as inputs; expected the keyword arguments of Unknown's forward"),
+    "nothing": (Unknown(), None, "found None as inputs"),
+    "numbers for names": (Unknown(), {1: 2}, "as inputs; expected the keyword arguments"),
+    "an argument missing": (Unknown(), {"latents": noise(1, 6, 8)}, r"found Unknown\(latents\) that raised TypeError"),
+    "an argument too much": (
+        Unknown(),
+        {**inputs(), "more": 1},
+        r"Unknown\(latents, timestep, more\) that raised",
+    ),
+    "another size": (
+        Unknown(),
+        {**inputs(), "latents": noise(1, 6, 7)},
+        "that raised RuntimeError .*cannot be multiplied",
+    ),
+    "a call that fails": (Unknown(), broken, r"found inputs\(\) that raised RuntimeError \('no prompt'\)"),
+    "one time alone": (
+        Picky(),
+        inputs(),
+        r"found a forward that raises ValueError \('another time'\) on other numbers",
+    ),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_INPUTS)
+def test_inputs_with_which_nothing_can_be_found_are_one_line(bad: str) -> None:
+    module, given, said = BAD_INPUTS[bad]
+    before = set(vars(module))
+    with pytest.raises(bwcache.BWCacheError, match=f"{said}.*; ") as caught:
+        bwcache.discover(module, given)  # type: ignore[arg-type]
+    assert "; expected " in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert set(vars(module)) == before
+
+
+def test_a_time_that_the_forward_was_not_given_is_refused() -> None:
+    with pytest.raises(
+        bwcache.SettingError, match=r"found timestep='when'; expected .* one of latents, timestep; name"
+    ):
+        bwcache.discover(seeded(Unknown), inputs(), timestep="when")
+
+
+def test_a_module_that_a_session_holds_is_refused() -> None:
+    module = seeded(Unknown)
+    row = bwcache.discover(module, inputs())
+    with bwcache.attach(module, BWCache(), spec=row):
+        held = pytest.raises(bwcache.AlreadyAttachedError, match=r"found Unknown held by .*; close that session first")
+        with held:
+            bwcache.discover(module, inputs())
+
+
+def test_a_row_is_printed_as_it_is_written() -> None:
+    row = bwcache.discover(seeded(Unknown), inputs())
+    assert "lists=(BlockList(path='layers', returns=('hidden',)),)" in repr(row)
+    assert "sources='discovered'" in repr(row)
+    assert "interleaved" not in repr(row)
+    names = {"BlockSpec": bwcache.BlockSpec, "BlockList": bwcache.BlockList}
+    assert eval(repr(row), names) == row

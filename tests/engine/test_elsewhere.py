@@ -12,8 +12,7 @@ from diffusers import DDPMScheduler, EulerAncestralDiscreteScheduler, FlowMatchE
 from torch import Tensor
 
 import bwcache
-from bwcache import BlockStack, Decision, Observation, Policy, Site, Trace
-from bwcache.core.decision import compute, reuse
+from bwcache import BlockStack, Decision, Observation, Policy, Site, Trace, compute, reuse
 from tests.engine.test_clean import ZOO, with_scheduler
 from tests.tiny import BY_NAME, Case
 

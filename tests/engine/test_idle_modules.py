@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import bwcache
-from bwcache import Decision, Observation
-from bwcache.core.decision import compute, reuse
+from bwcache import Decision, Observation, compute, reuse
 from bwcache.engine.clock import Call
 from bwcache.engine.idle import is_finite
 from bwcache.models import BlockStack, Site, denoisers, resolve

@@ -119,6 +119,45 @@ def test_a_stopped_module_raises_at_its_next_forward_and_only_there() -> None:
     assert [trace.steps for trace in session.traces] == [8, 4, 8]
 
 
+def test_what_a_listener_raises_ends_the_run_and_reaches_the_caller() -> None:
+    pipe = wan()
+    WAN.run(pipe)
+    before = snapshot(pipe)
+    with bwcache.attach(pipe, CAREFREE) as session:
+        expected = WAN.run(pipe)
+
+        def fails(event: bwcache.Event) -> None:
+            if event.step == 3:
+                raise LookupError("no listener")
+
+        stop = session.on_step(fails)
+        with pytest.raises(LookupError, match="no listener"):
+            WAN.run(pipe)
+        assert session.here.run is None
+        assert session.traces[-1].steps == 4
+        stop()
+        assert torch.equal(WAN.run(pipe), expected)
+    assert [trace.steps for trace in session.traces] == [10, 4, 10]
+    assert snapshot(pipe) == before
+
+
+def test_what_on_trace_raises_leaves_nothing_attached() -> None:
+    def fails(trace: bwcache.Trace) -> None:
+        raise LookupError(f"no room for {trace.steps} steps")
+
+    module = wan_transformer()
+    before = set(vars(module))
+    session = bwcache.attach(module, CAREFREE, steps=8, on_trace=fails)
+    steps_of(module, 8)
+    with pytest.raises(LookupError, match="no room for 8 steps"):
+        session.close()
+    assert set(vars(module)) == before
+    assert session.denoisers == {}
+    assert not session.is_of(module)
+    assert session.trace.steps == 8
+    session.close()
+
+
 # --- looking ----------------------------------------------------------------------------------------------------------
 
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 import bwcache
-from bwcache import AttachError, Decision, Observation, Policy, Site, Tap
-from bwcache.core.decision import compute, reuse
+from bwcache import AttachError, Decision, Observation, Policy, Site, Tap, compute, reuse
 from bwcache.features import All
 from bwcache.models import BlockStack
 from tests import tiny

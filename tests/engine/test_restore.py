@@ -1,18 +1,25 @@
 """Whatever happens in between, afterwards everything is as it was found."""
 
+import copy
+import functools
 import gc
+import pickle
 import weakref
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
+from diffusers import FirstBlockCacheConfig
 from torch import nn
 
 import bwcache
 from bwcache import BWCache
+from bwcache.engine import hooks
 from bwcache.models import denoisers, resolve
-from tests.tiny import WAN, Case, each_case
+from tests.tiny import WAN, Case, each_case, wan, wan_transformer
 
 POLICY = BWCache(threshold=10.0, reuse_interval=2)
 
@@ -223,3 +230,67 @@ def test_a_closed_session_lets_go_of_the_pipeline_and_its_models() -> None:
     gc.collect()
     assert session.trace.steps == 10
     assert block() is None
+
+
+COPIES = {"copy": copy.copy, "deepcopy": copy.deepcopy, "pickle": lambda thing: pickle.loads(pickle.dumps(thing))}
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_a_copy_of_what_is_attached_has_nothing_of_the_session(how: str) -> None:
+    """Neither the module's listeners (cache contexts, other caches) nor those of the pipeline (its bar)."""
+    module, pipe = wan_transformer(), wan()
+    before = {id(thing): set(vars(thing)) for thing in (module, pipe)}
+    with bwcache.attach(module, POLICY, steps=8), bwcache.attach(pipe, POLICY) as session:
+        for thing in (module, pipe):
+            if how == "pickle" and thing is pipe:
+                continue
+            made = COPIES[how](thing)
+            assert set(vars(made)) == before[id(thing)]
+            assert not [
+                name for name, value in vars(made).items() if type(value).__module__.startswith("bwcache.engine")
+            ]
+        other = COPIES[how](module)
+        with other.cache_context("cond"):
+            assert session.here.clock.context is None
+        other.enable_cache(FirstBlockCacheConfig())
+        other.disable_cache()
+        WAN.run(copy.copy(pipe))
+        assert session.trace.steps == 10
+        assert session.trace.reused > 0
+    assert {id(thing): set(vars(thing)) for thing in (module, pipe)} == before
+
+
+def test_a_copy_made_during_a_session_keeps_what_stood_on_the_object_before() -> None:
+    pipe = wan()
+    pipe.progress_bar = own = functools.partial(type(pipe).progress_bar, pipe)
+    with bwcache.attach(pipe, POLICY), bwcache.attach(wan_transformer(), POLICY, steps=8):
+        assert pipe.progress_bar is not own
+        assert copy.copy(pipe).progress_bar is own
+    assert pipe.progress_bar is own
+
+
+def test_of_two_sessions_that_listen_to_one_pipeline_the_first_may_go() -> None:
+    target = Two(first=wan_transformer(), second=wan_transformer())
+    sessions = [bwcache.attach(module, POLICY, steps=8) for module in (target.first, target.second)]
+    undo = [ExitStack(), ExitStack()]
+    for one in undo:
+        hooks.stand_before(one, target, "progress_bar", lambda inner: lambda: ("heard", inner()))
+    assert target.progress_bar() == ("heard", ("heard", "bar"))
+    assert copy.copy(target).progress_bar() == "bar"
+    undo[1].close()
+    assert copy.copy(target).progress_bar() == "bar"
+    undo[0].close()
+    assert set(vars(target)) == {"first", "second"}
+    for session in sessions:
+        session.close()
+
+
+@dataclass
+class Two:
+    """Something that shows a bar."""
+
+    first: nn.Module
+    second: nn.Module
+
+    def progress_bar(self) -> str:
+        return "bar"

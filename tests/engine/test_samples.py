@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import bwcache
-from bwcache import BWCache, Decision, Observation
-from bwcache.core.decision import compute, reuse
+from bwcache import BWCache, Decision, Observation, compute, reuse
 from bwcache.core.trace import reuse_line
 from bwcache.engine.batch import BatchLayout
 from bwcache.engine.guidance import branches_of, period

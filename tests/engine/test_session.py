@@ -231,6 +231,24 @@ def test_a_session_that_never_reuses_says_so_after_each_run_and_why() -> None:
     assert "lowest indicator" in str(caught[0].message)
 
 
+def test_warnings_point_at_the_line_of_the_program_that_uses_it() -> None:
+    """Some arise within a pipeline's call, or one of the session: neither diffusers nor bwcache is to be blamed."""
+    pipe = wan()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with bwcache.attach(pipe, BWCache(threshold=1e-9)):
+            WAN.run(pipe)  # warns as the pipeline says that its run is over
+            pipe.transformer = wan().transformer
+            WAN.run(pipe)  # warns as the pipeline shows its bar
+        module = wan_transformer()
+        with bwcache.attach(module, BWCache(threshold=1e-9), steps=4):
+            for i in range(4):
+                latents, text = noise(1, 4, 2, 4, 4) * (4 - i), noise(1, 6, 8, seed=1)
+                with torch.no_grad():
+                    module(latents, torch.tensor([1000.0 - 100 * i]), text, return_dict=False)
+    assert [Path(warning.filename).name for warning in caught] == ["tiny.py", "tiny.py", "test_session.py"]
+
+
 @pytest.mark.parametrize("policy", [BWCache(threshold=0), NeverReuse(), CAREFREE, Scripted()], ids=repr)
 def test_no_warning_where_nothing_was_asked_for_or_something_was_reused(policy: bwcache.Policy) -> None:
     pipe = wan()

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import bwcache
-from bwcache import BlockStack, Decision, Observation, Policy, Site, Tap
-from bwcache.core.decision import check, compute, reuse
+from bwcache import BlockStack, Decision, Observation, Policy, Site, Tap, check, compute, reuse
 from bwcache.features import All
 from bwcache.models import resolve
 from tests.engine.test_living_session import steps_of

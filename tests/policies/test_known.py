@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 import bwcache
-from bwcache import Decision, Observation, Policy, SettingError, policies
-from bwcache.core.decision import compute
+from bwcache import Decision, Observation, Policy, SettingError, compute, policies
 from bwcache.policies import known, named
 
 EVERY: list[Policy[Any]] = [
@@ -83,9 +82,14 @@ def test_a_description_may_leave_fields_out_and_write_words() -> None:
 @pytest.mark.parametrize(
     ("described", "said"),
     [
-        ({}, "a dictionary with a name"),
-        ([], "a dictionary with a name"),
-        ({"name": 3}, "a dictionary with a name"),
+        ({}, "found {} without the name of a policy; expected 'name': one of Adaptive or "),
+        ([], "found [], which describes no policy; expected a dictionary of a policy's name and fields; write {'name'"),
+        ({"name": 3}, "found {'name': 3} without the name of a policy"),
+        ({"threshold": 0.1}, "say which policy has these fields"),
+        ("EasyCache", "write {'name': 'EasyCache'}, or what a policy's describe() returned"),
+        (bwcache.BWCache(), "it is a policy already: attach it as it is"),
+        (bwcache.BWCache, "make one of it: BWCache(…)"),
+        ({"name": "Adaptive", 3: 4}, "which describes no policy"),
         ({"name": "BWCash"}, "did you mean BWCache?"),
         ({"name": "BWCache", "thresold": 1}, "did you mean threshold?"),
         ({"name": "BWCache", "threshold": "much"}, "threshold 'much'; expected a number"),
@@ -96,10 +100,10 @@ def test_a_description_may_leave_fields_out_and_write_words() -> None:
         ({"name": "BWCache", "blocks": [0.5]}, "blocks [0.5]"),
         ({"name": "StepList"}, "of which steps must be said"),
         ({"name": "Guarded"}, "of which policy must be said"),
-        ({"name": "Guarded", "policy": "BWCash"}, "policy 'BWCash'"),
+        ({"name": "Guarded", "policy": "BWCash"}, "policy 'BWCash'; expected adaptive or bwcache or easycache or "),
         ({"name": "Guarded", "policy": "bwcache", "tail": -1}, "tail -1"),
         ({"name": "PerDenoiser", "policies": {}}, "policies {}"),
-        ({"name": "PerDenoiser", "policies": {"transformer": 3}}, "policies {'transformer': 3}"),
+        ({"name": "PerDenoiser", "policies": {"transformer": 3}}, "3}; expected a dictionary, each value adaptive or "),
         ({"name": "no.such.module:Policy"}, "cannot be imported"),
         ({"name": "bwcache.errors:SettingError"}, "which is no policy"),
     ],

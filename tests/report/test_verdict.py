@@ -112,3 +112,18 @@ def test_the_page_says_it_first_and_gives_none(tmp_path):
 )
 def test_what_differs_without_reuse_is_the_pipelines_own(rate, identical, shows):
     assert own_noise_shows(rate, identical) is shows
+
+
+FAST = {"cached_denoise_seconds": 2.1, "cached_seconds": 2.6}
+"""4x as fast in denoising, where 1.5x is possible."""
+
+
+def test_a_speed_that_is_noise_is_marked_wherever_it_stands(tmp_path):
+    assert "denoising 4.00x as fast (noise of the clock), PSNR" in caption(run("a", **FAST))
+    assert "noise" not in caption(run("a"))
+    report = read(comparison_folder(tmp_path / "two", run("a", **FAST), run("b")))
+    fast, plain = sorted(report.shown, key=lambda one: one.run["prompt"])
+    assert fast.result.startswith("3.85x as fast (4.00x in denoising; more than is possible: noise of the clock), ")
+    assert plain.result.startswith("1.37x as fast (1.47x in denoising), ")
+    cells = [line for line in render(report).splitlines() if 'class="words"' in line]
+    assert [line.count("noise") for line in sorted(cells)] == [2, 0]

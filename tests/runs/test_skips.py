@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 import bwcache
-from bwcache import Decision, Observation, Policy
-from bwcache.core.decision import compute, reuse
+from bwcache import Decision, Observation, Policy, compute, reuse
 from bwcache.core.trace import reuse_line
 from tests.runs.laws import GREEDY
 from tests.tiny import Scripted, noise

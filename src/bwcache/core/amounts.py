@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from fractions import Fraction
 
@@ -28,10 +29,16 @@ def in_bytes(amount: int | str) -> int:
         size = {name.lower(): size for name, size in _UNITS.items()}.get(unit.lower())
         count = int(Fraction(number) * size) if size is not None and len(number) < len(str(MOST)) + 20 else 0
     if not 0 < count <= MOST:
-        raise SettingError(
-            complaint(f"{shown(amount)} as an amount of memory", "bytes, or a number with B to TiB", "try '2GiB'")
-        )
+        expected = "a whole number of bytes, or text such as '2GiB' (B to TiB)"
+        raise SettingError(complaint(f"{shown(amount)} as an amount of memory", expected, _instead(amount)))
     return count
+
+
+def _instead(amount: object) -> str:
+    """What to write in place of it."""
+    if isinstance(amount, float) and math.isfinite(amount) and 1 <= amount <= MOST:
+        return f"write {int(amount)}"
+    return "try '2GiB'"
 
 
 def size(count: int) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -76,7 +77,15 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A run in numbers; `str()` gives it in sentences."""
+    """A run in numbers; `str()` gives it in sentences.
+
+    Attributes:
+        steps, computed, reused, mixed, reuse_rate, first_trigger: as those of `Trace`.
+        reasons: each kind of reason, and how many rows have it.
+        indicator_min, indicator_max: of those that are finite; None where nothing was measured.
+        peak_bytes, hidden_bytes, planned_bytes, host_bytes, planned_host_bytes: as those of `Trace`.
+        sites: the share of each site's rows that were reused, 0..1.
+    """
 
     steps: int
     computed: int
@@ -92,10 +101,10 @@ class Summary:
     host_bytes: int = 0
     planned_host_bytes: int = 0
     mixed: int = 0
+    sites: dict[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        part = f" ({self.mixed} of them in part)" if self.mixed else ""
-        lines = [f"{self.steps} steps: {self.computed} computed{part}, {self.reused} reused ({self.reuse_rate:.1%})."]
+        lines = [self._of_steps(), *self._of_sites()]
         if self.first_trigger is not None:
             lines.append(f"Reuse first triggered at step {self.first_trigger}.")
         if self.indicator_min is not None and self.indicator_max is not None:
@@ -109,14 +118,36 @@ class Summary:
         lines += [f"  {count:4d} x {reason}" for reason, count in self.reasons.items()]
         return "\n".join(lines)
 
+    def _of_steps(self) -> str:
+        part = f" ({self.mixed} of them in part)" if self.mixed else ""
+        everywhere = "" if self._covers_all else f" at {'its site' if len(self.sites) == 1 else 'all sites'}"
+        rate = f"; {self.reuse_rate:.1%} of the rows" if self.mixed else f" ({self.reuse_rate:.1%})"
+        return f"{self.steps} steps: {self.computed} computed{part}, {self.reused} reused{everywhere}{rate}."
+
+    def _of_sites(self) -> list[str]:
+        """How much of each site was reused, those alike in one line, where the sites are not all there is."""
+        if self._covers_all:
+            return []
+        alike: dict[str, list[float]] = {}
+        for site, share in self.sites.items():
+            alike.setdefault(re.sub(r"\.\d+", ".*", site) if len(self.sites) > 1 else site, []).append(share)
+        found = (f"{_range(shares)} of {site}{_sites(len(shares))}" for site, shares in alike.items())
+        return [f"Reused: {', '.join(found)}. What is no site was computed in every step."]
+
+    @property
+    def _covers_all(self) -> bool:
+        """Whether each denoiser's stack, or all of it, is one site: then a step that is reused is reused as a whole."""
+        return all(site.rpartition("/")[2] in ("stack", "root") for site in self.sites)
+
 
 @dataclass
 class Trace:
     """Append-only rows of one run and what was known about it (`meta`).
 
     Steps are counted as wholes: one counts as reused when every row of it (branch, sample and site) was. With several
-    sites, where some blocks are reused and others not, there may be no such step: `reuse_rate` counts the rows, and
-    `mixed` the steps in which both happened.
+    sites, where some blocks are reused and others not, there may be no such step: `reuse_rate` counts the rows,
+    `mixed` the steps in which both happened, and `sites` tells each site's share. What is no site of the policy, such
+    as the block that it probes, has no rows: it is computed in every step.
 
     Attributes:
         peak_bytes: held on the device between steps, at most.
@@ -160,6 +191,13 @@ class Trace:
         return reused / len(self.events) if self.events else 0.0
 
     @property
+    def sites(self) -> dict[str, float]:
+        """The share of each site's rows that were reused, 0..1, in the order in which they came."""
+        rows = Counter(event.site for event in self.events)
+        reused = Counter(event.site for event in self.events if event.action == "reuse")
+        return {site: reused[site] / count for site, count in rows.items()}
+
+    @property
     def first_trigger(self) -> int | None:
         """k of the paper: the index of the first step of which every row was reused, or None."""
         return min((step for step, actions in _by_step(self.events).items() if actions == {"reuse"}), default=None)
@@ -177,6 +215,7 @@ class Trace:
             indicator_min=min(indicators, default=None),
             indicator_max=max(indicators, default=None),
             mixed=self.mixed,
+            sites=self.sites,
             **self._bytes,
         )
 
@@ -188,7 +227,7 @@ class Trace:
         ``indicator_seconds`` on the taps; both None without `timing=True`.
         """
         figures = asdict(self.summary())
-        del figures["reasons"]
+        del figures["reasons"], figures["sites"]
         timed = {
             name: _total(getattr(event, name) for event in self.events) for name in ("seconds", "indicator_seconds")
         }
@@ -255,6 +294,15 @@ def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
         full = above if above and name == "name" else f"{above}.{name}".lstrip(".")
         row |= _flat(value, full) if isinstance(value, Mapping) else {full: value}
     return row
+
+
+def _range(shares: list[float]) -> str:
+    low, high = f"{min(shares):.1%}", f"{max(shares):.1%}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _sites(count: int) -> str:
+    return "" if count == 1 else f" ({count} sites)"
 
 
 def _without_numbers(reason: str) -> str:

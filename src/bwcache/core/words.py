@@ -23,6 +23,9 @@ from bwcache.former_names import POLICIES, current_field
 LONGEST = 60
 """Characters of a text that a complaint repeats."""
 
+MANY = 8
+"""Members of a family that are named without an example of each with a value."""
+
 _NO = object()
 _CONSTANTS = {"true": True, "false": False, "none": None}
 _ANSWERS = {"yes": True, "no": False}
@@ -157,7 +160,7 @@ def writable(kind: Any) -> bool:
         return all(writable(option) for option in inside if option is not Ellipsis)
     if kind is Any or origin is Literal or kind in _WORDS or isinstance(kind, TypeVar):
         return True
-    return inspect.isclass(kind) and bool(family(kind))
+    return inspect.isclass(origin or kind) and bool(family(origin or kind))
 
 
 def expected(kind: Any) -> str:
@@ -324,10 +327,12 @@ def _possible(kind: Any) -> Iterator[str]:
         numbers = bool(inside) and set(inside) <= {int, float}
         yield "numbers such as 0+4+8" if numbers else f"a list such as [{', '.join(map(expected, inside)) or '1, 2'}]"
     elif (origin or kind) in (dict, collections.abc.Mapping):
-        yield "a dictionary such as {'name': 1}"
-    elif inspect.isclass(kind) and (members := family(kind)):
+        of_value = get_args(kind)[1:]
+        yield f"a dictionary, each value {expected(of_value[0])}" if of_value else "a dictionary such as {'name': 1}"
+    elif inspect.isclass(origin or kind) and (members := family(origin or kind)):
         yield from (name.lower() for name in members)
-        yield from (f"{name.lower()}:{default}" for name, one in members.items() for default in _first_number(one))
+        if len(members) <= MANY:
+            yield from (f"{name.lower()}:{default}" for name, one in members.items() for default in _first_number(one))
     else:
         yield f"a {getattr(kind, '__name__', str(kind))}, which cannot be written in words"
 

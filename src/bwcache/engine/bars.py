@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import sys
-import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from torch import nn
 from bwcache.engine import hooks
 from bwcache.engine.clock import Loop
 from bwcache.engine.clock.caller import BAR
-from bwcache.errors import NeverReusedWarning
+from bwcache.errors import NeverReusedWarning, warn
 
 if TYPE_CHECKING:
     from bwcache.engine.session import Session
@@ -70,9 +69,8 @@ def _listen(bar: Any, pipeline: Any, session: Session) -> None:
 def _warn_if_replaced(pipeline: Any, session: Session) -> None:
     for name, denoiser in session.denoisers.items():
         if not denoiser.is_in_use:
-            warnings.warn(
+            warn(
                 f"{name} of {type(pipeline).__name__} is another module than the session was attached to: nothing is "
                 "reused in it; call bwcache.enable(…, replace=True) after a component was replaced",
                 NeverReusedWarning,
-                stacklevel=3,
             )

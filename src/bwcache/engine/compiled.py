@@ -16,7 +16,6 @@ common in native code.
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -25,7 +24,7 @@ import torch
 from torch import nn
 
 from bwcache.engine import hooks
-from bwcache.errors import AttachError, complaint
+from bwcache.errors import AttachError, complaint, warn
 from bwcache.models import BlockStack, uncompiled
 
 PLACES = ("forward", hooks.CALL, "_old_forward")
@@ -124,10 +123,9 @@ class CompiledDenoiser:
     def _warn_if_compiled_around(self) -> None:
         if self.is_around():
             self._warned = True
-            warnings.warn(
+            warn(
                 f"{self._stack.name} was called from within a compiled module that is not its own: its blocks run "
-                "uncompiled. Attach to what torch.compile returned, or compile the blocks",
-                stacklevel=2,
+                "uncompiled. Attach to what torch.compile returned, or compile the blocks"
             )
 
     def _compile_blocks(self, context: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -16,10 +15,11 @@ from bwcache.engine.compiled import CompiledDenoiser, is_within
 from bwcache.engine.decide import Group, decide
 from bwcache.engine.elsewhere import Elsewhere
 from bwcache.engine.forward import Forward, RunAgain
+from bwcache.engine.guidance import expect_parts
 from bwcache.engine.idle import IdleCalls, IdleModules
 from bwcache.engine.plan import Plan, Spot
 from bwcache.engine.run import Run
-from bwcache.errors import AttachError, RunStoppedError, complaint
+from bwcache.errors import AttachError, RunStoppedError, complaint, warn
 from bwcache.models import BlockStack, uncompiled
 from bwcache.policies import Policy
 
@@ -99,13 +99,13 @@ class Denoiser:
         return IdleModules({path: part for path, part in stack.idle.items() if not is_within(stack.module, path)})
 
     def _at(self, plan: Plan, spot: Spot) -> hooks.Interceptor:
-        here, warn = self._session.here, self._warn_of_calls_outside
+        here, tell = self._session.here, self._warn_of_calls_outside
 
         def around(inner: Callable[..., Any]) -> Callable[..., Any]:
             def intercepted(*args: Any, **kwargs: Any) -> Any:
                 forward = here.forward
                 if forward is None or forward.plan is not plan:
-                    warn(spot)
+                    tell(spot)
                     return inner(*args, **kwargs)
                 return forward(spot, inner, args, kwargs)
 
@@ -181,7 +181,12 @@ class Denoiser:
             raise
 
     def _layout(self, run: Run, branch: str, call: Call) -> BatchLayout:
-        """How the lanes lie in the batch: samples that decide for themselves, branches that the host names."""
+        """How the lanes lie in the batch: samples that decide for themselves, branches that the host names.
+
+        Raises:
+            SettingError: the batch cannot be cut into as many parts as the host names.
+        """
+        expect_parts(call)
         if not self._session.per_sample or self.plan.probes:
             return WHOLE
         layout = run.layouts.of(call, branch, self._session.here.clock, self.plan.beside)
@@ -256,10 +261,9 @@ class Denoiser:
 
     def _warn_if_idle_modules_are_read(self) -> None:
         if self._idle.read:
-            warnings.warn(
+            warn(
                 f"{self._session.name} reads {', '.join(self._idle.modules)} after its blocks: computed in every step. "
-                f"Is the row of {self.stack.spec.model} right?",
-                stacklevel=2,
+                f"Is the row of {self.stack.spec.model} right?"
             )
 
     def _warn_of_calls_outside(self, spot: Spot) -> None:

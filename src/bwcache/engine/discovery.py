@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bwcache.core.words import shown
 from bwcache.engine import hooks
 from bwcache.engine.samples import Outline
-from bwcache.errors import AttachError, NotProvenError, complaint
+from bwcache.errors import AlreadyAttachedError, AttachError, NotProvenError, SettingError, complaint
 from bwcache.models import BlockList, BlockSpec, BlockStack, Place, resolve
 
 TIMES = ("timestep", "timesteps", "t", "time", "sigma", "noise_level", "noise_levels")
@@ -48,18 +49,26 @@ class Recording:
 
 
 def discover(module: nn.Module, inputs: Inputs, timestep: str | None = None) -> BlockSpec:
-    """Finds and proves the row of a denoiser that is not in the table; pass it on as `attach(…, spec=row)`.
+    """Find and prove the row of a denoiser that is not in the table; pass it on as `attach(…, spec=row)`.
 
     Args:
-        module: the denoiser.
+        module: the denoiser; no session holds it.
         inputs: keyword arguments for one of its forwards; or a call that runs it at least once, such as
             `lambda: pipe("a prompt", num_inference_steps=1)`.
         timestep: name of the forward's argument that carries the time, if it has an unusual one.
 
     Raises:
-        NotProvenError: no row could be proven; the message says why, and which row was guessed.
+        SettingError: what is given is no module, are no inputs, or no argument that its forward was given.
+        AlreadyAttachedError: a session holds it.
+        NotProvenError: no row could be proven, or the forward failed; the message says why, and which row was guessed.
     """
+    _expect_usable(module, inputs)
     recording = record(module, inputs)
+    if timestep is not None and timestep not in recording.arguments:
+        given = ", ".join(recording.arguments)
+        raise SettingError(
+            complaint(f"timestep={timestep!r}", f"the argument that carries the time, one of {given}", "name that one")
+        )
     time = timestep or next((name for name in TIMES if name in recording.arguments), None)
     if time is None:
         raise NotProvenError(
@@ -83,10 +92,10 @@ def discover(module: nn.Module, inputs: Inputs, timestep: str | None = None) -> 
 
 
 def record(module: nn.Module, inputs: Inputs) -> Recording:
-    """Runs one forward and notes every call of a block of any list in it.
+    """Run one forward and note every call of a block of any list in it.
 
     Raises:
-        NotProvenError: the module was not run.
+        NotProvenError: the module was not run, or raised.
     """
     recording = Recording()
     lists = _lists(module)
@@ -95,15 +104,44 @@ def record(module: nn.Module, inputs: Inputs) -> Recording:
             for i, block in enumerate(blocks):
                 undo.callback(hooks.intercept(block, _noting(recording, path, i, block)).restore)
         undo.callback(hooks.intercept(module, _noting_once(recording, module)).restore)
-        if callable(inputs):
-            inputs()
-        else:
-            module(**inputs)
+        try:
+            if callable(inputs):
+                inputs()
+            else:
+                module(**inputs)
+        except Exception as error:  # whatever the model does with what it is given
+            what = "inputs()" if callable(inputs) else f"{type(module).__name__}({', '.join(inputs)})"
+            raise NotProvenError(
+                complaint(f"{what} that raised {_named(error)}", "a forward that runs", "correct the inputs")
+            ) from error
     if not recording.arguments:
         raise NotProvenError(
             complaint(f"{type(module).__name__} not called", "one forward at least", "let `inputs` run the pipeline")
         )
     return recording
+
+
+def _expect_usable(module: Any, inputs: Any) -> None:
+    if not isinstance(module, nn.Module):
+        found = f"{shown(module)} as the denoiser"
+        raise SettingError(complaint(found, "a torch module", "pass the denoiser alone, such as pipe.transformer"))
+    holder = hooks.holder(module)
+    if holder is not None:
+        found = f"{type(module).__name__} held by {holder!r}"
+        raise AlreadyAttachedError(complaint(found, "a free one", "close that session first (bwcache.disable)"))
+    by_name = isinstance(inputs, Mapping) and all(isinstance(name, str) for name in inputs)
+    if not by_name and not callable(inputs):
+        raise SettingError(
+            complaint(
+                f"{shown(inputs)} as inputs",
+                f"the keyword arguments of {type(module).__name__}'s forward, or a call that runs it",
+                "pass a dictionary, or such as lambda: pipe('a prompt', num_inference_steps=1)",
+            )
+        )
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__} ({shown(str(error), 200)})"
 
 
 def guesses(module: nn.Module, recording: Recording, time: str) -> Iterator[BlockSpec]:
@@ -144,10 +182,17 @@ def doubt(module: nn.Module, spec: BlockSpec, recording: Recording) -> str | Non
         stack = resolve("model", module, spec)
     except AttachError as error:
         return str(error)
+    try:
+        return _doubt(module, stack, recording)
+    except Exception as error:  # whatever the model does with other numbers than it was given
+        return f"a forward that raises {_named(error)} on other numbers than those of the inputs"
+
+
+def _doubt(module: nn.Module, stack: BlockStack, recording: Recording) -> str | None:
     called = [call.module for call in recording.calls if any(call.module is block.module for block in stack.blocks)]
     if called != [block.module for block in stack.blocks]:
         return "blocks that are not called once each, in the order of their lists"
-    first, second = recording.arguments, _varied(recording.arguments, spec.timestep)
+    first, second = recording.arguments, _varied(recording.arguments, stack.spec.timestep)
     before = _held(module)
     plain = _run(module, first)
     if not _alike(plain, _run(module, first)):

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bwcache.core import Decision, Step
-from bwcache.core.decision import Action
+from bwcache.core import Action, Decision, Step
 from bwcache.engine import beside, reasons, root, timing
 from bwcache.engine import returned as returned_values
 from bwcache.engine.batch import BatchLayout

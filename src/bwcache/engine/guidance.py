@@ -12,6 +12,7 @@ from torch import Tensor
 from bwcache.engine.batch import WHOLE, BatchLayout
 from bwcache.engine.clock import Call, Clock
 from bwcache.engine.clock.call import channels
+from bwcache.errors import SettingError, complaint
 
 JOINED = "cond_uncond"
 """What pipelines call a forward of both branches, or of the only one there is."""
@@ -60,11 +61,8 @@ class Layouts:
 
     def _split(self, call: Call, latents: Tensor, named: tuple[str, ...], clock: Clock, apart: bool) -> BatchLayout:
         spec, count = call.stack.spec, len(latents)
-        if named and count % len(named) == 0:
-            return BatchLayout.of_branches(named, count // len(named), spec.batch_axis)
         if named:
-            self._note(f"{count} rows decide as one: the host names {len(named)} branches in them")
-            return WHOLE
+            return BatchLayout.of_branches(named, count // len(named), spec.batch_axis)
         branches: int | None = 1
         why = f"{spec.model} has each branch in a forward of its own"
         if spec.guidance in ("batched", "either"):
@@ -81,6 +79,24 @@ class Layouts:
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
+
+
+def expect_parts(call: Call) -> None:
+    """Raise where a batch cannot be cut into as many equal parts as the host names branches.
+
+    Raises:
+        SettingError: it cannot.
+    """
+    named = call.host.branches if call.host else ()
+    count = 0 if call.latents is None else len(call.latents)
+    if len(named) > 1 and count % len(named):
+        raise SettingError(
+            complaint(
+                f"a batch of {count} where session.step(branch={named!r}) names {len(named)} parts of it",
+                "as many rows of each branch",
+                "name the branches that this forward has, in the order of its rows",
+            )
+        )
 
 
 def _said(call: Call, clock: Clock) -> int | None:

@@ -230,6 +230,7 @@ def stand_before(undo: ExitStack, module: Any, name: str, make: Interceptor) -> 
     """Runs `make(method)` in place of one of the module's methods, if it has it."""
     if hasattr(module, name):
         undo.callback(Override(module, name, functools.partial(_Listener, module, name, make)).restore)
+        undo.callback(_State.of(module).let_go)
 
 
 class _Stand:
@@ -256,12 +257,53 @@ class _Listener:
     def __init__(self, module: Any, name: str, make: Callable[[Any], Any], inner: Callable[..., Any]) -> None:
         functools.update_wrapper(self, inner)
         self._module, self._name, self._call = module, name, make(inner)
+        self.own = vars(module).get(name, _ABSENT)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._call(*args, **kwargs)
 
     def __reduce__(self) -> Any:
         return getattr, (self._module, self._name)
+
+
+class _State:
+    """What copies and pickles are made of, of an object with listeners: of everything but these.
+
+    A shallow copy would share them, and with them speak to the session of the object that it was copied from.
+    """
+
+    def __init__(self, target: Any) -> None:
+        self._target, self._listeners = target, 0
+
+    @classmethod
+    def of(cls, target: Any) -> _State:
+        """Return the one of this object, for one listener more."""
+        state = vars(target).get("__getstate__")
+        if not isinstance(state, cls):
+            state = cls(target)
+            target.__getstate__ = state
+        state._listeners += 1
+        return state
+
+    def let_go(self) -> None:
+        """A listener is gone."""
+        self._listeners -= 1
+        if self._listeners == 0 and vars(self._target).get("__getstate__") is self:
+            del self._target.__getstate__
+
+    def __call__(self) -> Any:
+        kind = type(self._target)
+        state = kind.__getstate__(self._target) if hasattr(kind, "__getstate__") else dict(vars(self._target))
+        if not isinstance(state, dict):
+            return state
+        return {name: _beneath(value) for name, value in state.items() if _beneath(value) is not _ABSENT}
+
+
+def _beneath(value: Any) -> Any:
+    """What an attribute is without what was set over it."""
+    while isinstance(value, _Listener):
+        value = value.own
+    return _ABSENT if isinstance(value, _State) else value
 
 
 def _context(name: str, said: Mapping[str, Any]) -> Context:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from bwcache.engine import reasons
 from bwcache.engine.batch import BatchLayout
 from bwcache.engine.lane import Lane
 from bwcache.engine.plan import Plan
-from bwcache.errors import MuchKeptWarning, OverBudgetError, SettingError, complaint
+from bwcache.errors import MuchKeptWarning, OverBudgetError, SettingError, complaint, warn
 from bwcache.features import Sample, prediction_error, taps
 from bwcache.policies import Policy
 
@@ -207,9 +206,8 @@ class MemoryPlan:
         """A sample is small. All entries of all blocks are not, and nobody should find that out by running out."""
         held, share = self._on_device(total), self._policy.tap_share
         if held > MUCH and total.taps > total.features and share is not None:
-            warnings.warn(
+            warn(
                 f"{size(held)} will be kept on the device between steps, {size(total.taps)} of it to compare blocks by "
                 f"(sample={share:g}); sample=None keeps a small sample",
                 MuchKeptWarning,
-                stacklevel=2,
             )

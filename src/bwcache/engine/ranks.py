@@ -6,7 +6,6 @@ is local to a rank is added up before anybody decides by it, and no rank refuses
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ import torch.distributed as dist
 from torch import nn
 
 from bwcache.engine.alike import SETTINGS
-from bwcache.errors import AttachError, RanksDifferError, complaint
+from bwcache.errors import AttachError, RanksDifferError, complaint, warn
 
 NAMED = "group="
 """How ranks were found that somebody named."""
@@ -79,11 +78,10 @@ class Ranks:
                 )
             )
         if self.found == NAMED and len(differing) > 1:
-            warnings.warn(
+            warn(
                 f"found {found}; expected parts of one video, with the same prompts or the same latents; for "
                 "videos of their own pass each rank a group of its own",
                 RuntimeWarning,
-                stacklevel=2,
             )
 
     def __str__(self) -> str:

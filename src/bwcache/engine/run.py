@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from bwcache.core import Event, Step, Trace
-from bwcache.core.decision import Action
+from bwcache.core import Action, Event, Step, Trace
 from bwcache.engine import timing
 from bwcache.engine.clock.call import Inputs
 from bwcache.engine.guidance import Layouts

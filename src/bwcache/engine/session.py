@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -28,6 +27,7 @@ from bwcache.errors import (
     NeverReusedWarning,
     SettingError,
     complaint,
+    warn,
 )
 from bwcache.models import BlockSpec, denoisers, resolve, uncompiled
 from bwcache.models.provenance import expect_still_free
@@ -254,7 +254,11 @@ class Session:
             run.stopped = True
 
     def on_step(self, call: Callable[[Event], object]) -> Callable[[], None]:
-        """Call `call(event)` at each row of the trace, as soon as it stands; return what ends that."""
+        """Call `call(event)` at each row of the trace, as soon as it stands; return what ends that.
+
+        What `call` raises ends the run, nothing of which is kept, and reaches whoever called the pipeline. The rows so
+        far stay in the trace, and the next run is not affected.
+        """
         self._on_step.append(call)
 
         def end() -> None:
@@ -267,11 +271,15 @@ class Session:
         """Detach: every module is again as it was found. Traces stay."""
         self._undo.close()
         fills = dict(self.here.cache_fills)
-        self.end_run()
-        for run in list(self._runs):
-            self._finish(run)
+        with ExitStack() as last:
+            last.callback(self._let_go)
+            for run in list(self._runs):
+                last.callback(self._finish, run)
+            self.end_run()
         if fills and not self._finished and self.policy.may_reuse:
             self.warn(f"nothing can be reused: each forward of {self.name} fills a cache ({', '.join(fills)})")
+
+    def _let_go(self) -> None:
         self.here = Sampling(lambda: Clock(lambda: None))  # the old one knows the pipeline
         self._target, self.denoisers = None, {}
 
@@ -379,7 +387,7 @@ class Session:
 
     def warn(self, text: str) -> None:
         """Warn that nothing, or not all that could be, is reused."""
-        warnings.warn(text, NeverReusedWarning, stacklevel=3)
+        warn(text, NeverReusedWarning)
 
 
 def _in_use(target: Any, name: str) -> Callable[[], Any]:

@@ -7,12 +7,13 @@ nothing of a feature's size is allocated.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from functools import cache
 
 import torch
 from torch import Tensor
+
+from bwcache.errors import warn
 
 PIECE = {"cpu": 1 << 20}
 """Entries that are compared at once, by type of device."""
@@ -89,11 +90,10 @@ def _fused(device: torch.device) -> Callable[[Tensor, Tensor], Sums] | None:
     try:
         fused(torch.zeros(2, device=device), torch.ones(2, device=device))
     except Exception as error:
-        warnings.warn(
+        warn(
             f"found Triton, which cannot compile for {device} ({error}); expected it to; the exact indicator is "
             "measured by torch's own operations, which is slower: install a C compiler",
             RuntimeWarning,
-            stacklevel=2,
         )
         return None
     return fused

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Literal
 
 from bwcache.former_names import takes_former_fields
 
@@ -86,6 +86,9 @@ class BlockList:
     parts: Mapping[str, str | Part] = field(default_factory=dict, hash=False)
     parts_missing: str = ""
 
+    def __repr__(self) -> str:
+        return _brief(self)
+
 
 @takes_former_fields
 @dataclass(frozen=True)
@@ -156,6 +159,9 @@ class BlockSpec:
     module_prefix: str = "diffusers."
     sources: str = "diffusers 0.42.1"
 
+    def __repr__(self) -> str:
+        return _brief(self)
+
     @property
     def branches(self) -> tuple[str, ...]:
         """The names of the branches in a batch of both, in order; none where nobody read that in its pipelines."""
@@ -165,3 +171,13 @@ class BlockSpec:
     def idle_paths(self) -> tuple[str, ...]:
         """The paths of the idle modules, whatever their conditions."""
         return tuple(each.path if isinstance(each, Idle) else each for each in self.idle)
+
+
+def _brief(row: Any) -> str:
+    """How a row is printed, so that it can be copied: with the fields that are not as by default."""
+    said = []
+    for each in fields(row):
+        default = each.default_factory() if each.default_factory is not MISSING else each.default
+        if (value := getattr(row, each.name)) != default:
+            said.append(f"{each.name}={value!r}")
+    return f"{type(row).__name__}({', '.join(said)})"

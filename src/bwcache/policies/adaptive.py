@@ -25,8 +25,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from bwcache.core import Decision, Step
-from bwcache.core.decision import compute, reuse
+from bwcache.core import Decision, Step, compute, reuse
 from bwcache.features import Damped, PredictionError, Predictor
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, expect_predictor, number

@@ -26,8 +26,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from bwcache.core import Decision, Step
-from bwcache.core.decision import compute, reuse
+from bwcache.core import Decision, Step, compute, reuse
 from bwcache.features import Last, Predictor
 from bwcache.former_names import takes_former_fields
 from bwcache.models import BlockStack, Tap

@@ -23,8 +23,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from bwcache.core import Decision
-from bwcache.core.decision import compute, reuse
+from bwcache.core import Decision, compute, reuse
 from bwcache.features import All, relative_l1
 from bwcache.features.prediction_error import ratio
 from bwcache.models import BlockStack, Site, Tap

@@ -19,8 +19,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from bwcache.core import Decision
-from bwcache.core.decision import compute, reuse
+from bwcache.core import Decision, compute, reuse
 from bwcache.errors import AttachError, complaint
 from bwcache.features import All
 from bwcache.models import BlockStack, Site, Tap

@@ -23,8 +23,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from bwcache.core import Decision
-from bwcache.core.decision import compute, reuse
+from bwcache.core import Decision, compute, reuse
 from bwcache.features import All, squared
 from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.base import Observation, Policy

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bwcache.core import Decision, Step
-from bwcache.core.decision import compute
+from bwcache.core import Decision, Step, compute
 from bwcache.features import Predictor
 from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.base import Observation, Policy

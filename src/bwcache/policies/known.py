@@ -65,10 +65,24 @@ def policy(described: Mapping[str, Any]) -> Policy[Any]:
     Raises:
         SettingError: no policy of this name, no such field, a field that must be given, or a value that cannot be.
     """
-    if not isinstance(described, Mapping) or not isinstance(described.get("name"), str):
-        raise _refused(words.shown(described), "a dictionary with a name", "give what a policy's describe() returned")
+    if not isinstance(described, Mapping) or not all(isinstance(name, str) for name in described):
+        found = f"{words.shown(described)}, which describes no policy"
+        raise _refused(found, "a dictionary of a policy's name and fields", _described_so(described))
+    if not isinstance(described.get("name"), str):
+        found = f"{words.shown(dict(described))} without the name of a policy"
+        raise _refused(found, f"'name': one of {' or '.join(known())}", "say which policy has these fields")
     kind = named(described["name"])
     return made(kind, {name: value for name, value in described.items() if name != "name"})
+
+
+def _described_so(thing: Any) -> str:
+    """What to do with a thing that is no description."""
+    if isinstance(thing, Policy):
+        return "it is a policy already: attach it as it is"
+    if inspect.isclass(thing) and issubclass(thing, Policy):
+        return f"make one of it: {thing.__name__}(…)"
+    name = thing if isinstance(thing, str) and thing.isidentifier() else "BWCache"
+    return f"write {{'name': {name!r}}}, or what a policy's describe() returned"
 
 
 def made(kind: type[Policy[Any]], settings: Mapping[str, Any], base: Policy[Any] | None = None) -> Policy[Any]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from bwcache.core import Decision
-from bwcache.core.decision import compute
+from bwcache.core import Decision, compute
 from bwcache.models import BlockStack, Tap
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, one_of, share

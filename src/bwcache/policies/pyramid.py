@@ -20,8 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bwcache.core import Decision
-from bwcache.core.decision import compute, reuse
+from bwcache.core import Decision, compute, reuse
 from bwcache.models import BlockStack, Site
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole

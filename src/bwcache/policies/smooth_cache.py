@@ -17,8 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bwcache.core import Decision, Trace
-from bwcache.core.decision import compute, reuse
+from bwcache.core import Decision, Trace, compute, reuse
 from bwcache.errors import SettingError, complaint
 from bwcache.features import All
 from bwcache.models import BlockStack, Site, Tap

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from bwcache.core import Decision
-from bwcache.core.decision import compute, reuse
+from bwcache.core import Decision, compute, reuse
 from bwcache.features import Last, Predictor
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, expect_predictor, whole

@@ -31,6 +31,7 @@ from bwcache.measure.results import TIME_PARTS, Comparison, Pair, Run
 from bwcache.report.pictures import save_storyboard
 from bwcache.report.plots import plot_similarity
 from bwcache.report.tables import decibels, times
+from bwcache.report.verdict import is_too_fast
 from bwcache.report.videos import write_difference, write_side_by_side, write_video
 
 SUMMARY = "summary.json"
@@ -192,7 +193,8 @@ def caption(run: Run) -> str:
         return f"nothing reused: all of {run.steps} steps computed, {closeness}"
     quality = "identical" if run.identical else f"PSNR {decibels(run.psnr)}, SSIM {run.ssim:.3f}"
     speed = run.denoise_speedup if run.denoise_speedup is not None else run.speedup
-    return f"{run.computed} of {run.steps} steps computed, denoising {times(speed)} as fast, {quality}"
+    noise = " (noise of the clock)" if is_too_fast(run.denoise_speedup, run.ideal_denoise_speedup) else ""
+    return f"{run.computed} of {run.steps} steps computed, denoising {times(speed)} as fast{noise}, {quality}"
 
 
 def _of_another_command(folder: Path, place: str) -> tuple[str, str, str]:

@@ -25,7 +25,7 @@ from bwcache.report.sections import SECTIONS, Section
 from bwcache.report.tables import decibels, percent, psnr_words, times
 from bwcache.report.timeline import reasons
 from bwcache.report.timeline_svg import Curve, Heatmap, Mark, branches, columns, curve, heatmap, step_ticks
-from bwcache.report.verdict import Verdict, own_noise_shows
+from bwcache.report.verdict import NOISE, Verdict, is_too_fast, own_noise_shows
 
 NAME = "report.html"
 GENERATOR = "bwcache report"
@@ -77,7 +77,13 @@ class Shown:
         if self.run["reuse_rate"] == 0:
             return f"nothing reused, {self.quality}"
         speed, denoising = times(self.run["speedup"]), times(self.run["denoise_speedup"])
-        return f"{speed} as fast ({denoising} in denoising), {self.quality}"
+        noise = f"; {NOISE}" if self.too_fast else ""
+        return f"{speed} as fast ({denoising} in denoising{noise}), {self.quality}"
+
+    @property
+    def too_fast(self) -> bool:
+        """Whether the measured speed is noise of the clock."""
+        return too_fast(self.run)
 
     @property
     def quality(self) -> str:
@@ -165,7 +171,7 @@ class Report:
         """The table at the top: name, value, what it means."""
         total, worst = self.total, self.worst
         speed, denoising = (total[name] if self.verdict.reused else None for name in ("speedup", "denoise_speedup"))
-        noise = "; more than is possible: noise of the clock" if self.verdict.too_fast else ""
+        noise = f"; {NOISE}" if self.verdict.too_fast else ""
         rows = [
             ("Speed, whole call", times(speed), f"uncached over cached seconds{noise}"),
             ("Speed, denoising", times(denoising), f"first to last forward of the denoiser{noise}"),
@@ -219,6 +225,11 @@ class Report:
     def left_out(self) -> int:
         """Prompts whose videos are not shown."""
         return len(self.runs) - len(self.shown)
+
+
+def too_fast(run: dict[str, Any]) -> bool:
+    """Return whether the speed measured in a run of `summary.json` is more than its reuse can give."""
+    return run["reuse_rate"] > 0 and is_too_fast(run["denoise_speedup"], run.get("ideal_denoise_speedup"))
 
 
 def explained(uncached: dict[str, float], cached: dict[str, float], reuse_rate: float) -> list[str]:
@@ -295,7 +306,7 @@ def _template() -> Any:
         lstrip_blocks=True,
     )
     environment.filters |= {"seconds": seconds, "percent": percent, "times": times, "psnr_words": psnr_words}
-    environment.filters |= {"uri": data_uri, "shown": _plain}
+    environment.filters |= {"uri": data_uri, "shown": _plain, "too_fast": too_fast}
     return environment.get_template("report.html.jinja")
 
 

@@ -11,6 +11,8 @@ DROWNED = 10.0
 """dB: a pipeline's own noise that is not so much smaller than a difference is a part of it."""
 FEWEST_STEPS = 4
 """Of a run in which one can be reused: the first is computed, a change known after the second, the last computed."""
+NOISE = "more than is possible: noise of the clock"
+"""What is written beside such a speed."""
 USUAL_STEPS = "models are usually run with 20 to 50"
 
 
@@ -79,9 +81,7 @@ class Verdict:
     @property
     def too_fast(self) -> bool:
         """Whether more was measured than this reuse can save."""
-        if not self.reused or self.denoise_speedup is None or self.possible is None:
-            return False
-        return self.denoise_speedup > MORE_THAN_POSSIBLE * self.possible
+        return self.reused and is_too_fast(self.denoise_speedup, self.possible)
 
     @property
     def plain(self) -> bool:
@@ -134,6 +134,11 @@ class Verdict:
     @property
     def _two_calls(self) -> str:
         return f"two calls that computed everything from one seed are {self.own_noise:.1f} dB apart"
+
+
+def is_too_fast(measured: float | None, possible: float | None) -> bool:
+    """Return whether more was measured than this reuse can save; not where either speedup is unknown."""
+    return measured is not None and possible is not None and measured > MORE_THAN_POSSIBLE * possible
 
 
 def own_noise_shows(reuse_rate: float, identical: bool) -> bool:
