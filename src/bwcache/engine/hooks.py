@@ -292,7 +292,7 @@ class _State:
             del self._target.__getstate__
 
     def __call__(self) -> Any:
-        kind = type(self._target)
+        kind: Any = type(self._target)
         state = kind.__getstate__(self._target) if hasattr(kind, "__getstate__") else dict(vars(self._target))
         if not isinstance(state, dict):
             return state

@@ -72,7 +72,11 @@ _PARTS = Kind(
     "seconds by part of the call",
     lambda value: table(between(0)).holds(value) and (not set(TIME_PARTS) <= set(value) or sum(value.values()) > 0),
 )
-_RUN_MORE = {"unmeasured": each(TEXT), **dict.fromkeys(("uncached_parts", "cached_parts"), maybe(_PARTS))}
+_RUN_MORE = {
+    "unmeasured": each(TEXT),
+    "ideal_denoise_speedup": maybe(POSITIVE),
+    **dict.fromkeys(("uncached_parts", "cached_parts"), maybe(_PARTS)),
+}
 _TOTAL = {
     "speedup": POSITIVE,
     "reuse_rate": _REUSED,
