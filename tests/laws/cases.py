@@ -26,29 +26,57 @@ WIDE = (0.0, 1001.0)
 
 @dataclass(frozen=True)
 class Bold:
-    """A policy that reuses, made with a predictor or with its own, and the same one so that it never does."""
+    """A policy that reuses, made with a predictor or with its own for a model; and one that never does."""
 
-    make: Callable[[Predictor], Policy[Any]]
-    never: Policy[Any]
+    make: Callable[[Predictor, str], Policy[Any]]
+    never: Callable[[str], Policy[Any]]
     predicts: bool = True
     on_unets: bool = True
+    on_parts: bool = False
 
 
+def _window(predictor: Predictor) -> Policy[Any]:
+    return bwcache.BWCache(10.0, 2, predictor=predictor)
+
+
+def _layers(model: str, *steps: tuple[int, ...]) -> Policy[Any]:
+    """The first kind of attention of a model is computed at the first of these steps, the second at others."""
+    kinds = dict.fromkeys(part if isinstance(part, str) else part.path for part in _PARTS[model].values())
+    return bwcache.SmoothCache(dict(zip(kinds, steps, strict=False)), STEPS)
+
+
+EVERY = tuple(range(STEPS))
 POLICIES: dict[str, Bold] = {
-    "BWCache": Bold(lambda p: bwcache.BWCache(10.0, 2, predictor=p), bwcache.BWCache(threshold=0)),
-    "Adaptive": Bold(lambda p: bwcache.Adaptive(1.0, 0.0, p), bwcache.Adaptive(tolerance=0)),
-    "FixedInterval": Bold(lambda p: bwcache.FixedInterval(3, predictor=p), bwcache.FixedInterval(1)),
-    "StepList": Bold(lambda p: bwcache.StepList((0, 1, 4, 7), p), bwcache.StepList(tuple(range(STEPS)))),
-    "NeverReuse": Bold(lambda _: bwcache.NeverReuse(), bwcache.NeverReuse(measures=1), False),
-    "FirstBlock": Bold(lambda _: bwcache.FirstBlock(1.0), bwcache.FirstBlock(0), False, False),
-    "PyramidAttentionBroadcast": Bold(
-        lambda _: bwcache.PyramidAttentionBroadcast(2, 2, 3, WIDE, WIDE, WIDE),
-        bwcache.PyramidAttentionBroadcast(1, 1, 1),
-        False,
-        False,
+    "BWCache": Bold(lambda p, _: _window(p), lambda _: bwcache.BWCache(threshold=0)),
+    "Adaptive": Bold(lambda p, _: bwcache.Adaptive(1.0, 0.0, p), lambda _: bwcache.Adaptive(tolerance=0)),
+    "FixedInterval": Bold(lambda p, _: bwcache.FixedInterval(3, predictor=p), lambda _: bwcache.FixedInterval(1)),
+    "StepList": Bold(lambda p, _: bwcache.StepList((0, 1, 4, 7), p), lambda _: bwcache.StepList(EVERY)),
+    "Guarded": Bold(
+        lambda p, _: bwcache.Guarded(bwcache.StepList((0, 7), p), warmup=2, tail=2, longest=2),
+        lambda _: bwcache.Guarded(bwcache.StepList((0,)), warmup=STEPS),
     ),
-    "Foresight": Bold(lambda _: bwcache.Foresight(50.0, 1, 0.3), bwcache.Foresight(0), False, False),
-    "EasyCache": Bold(lambda _: bwcache.EasyCache(2.0, 2), bwcache.EasyCache(0), False),
+    "PerDenoiser": Bold(
+        lambda p, model: bwcache.PerDenoiser({_denoiser(model): _window(p)}),
+        lambda model: bwcache.PerDenoiser({_denoiser(model): bwcache.BWCache(threshold=0)}),
+    ),
+    "NeverReuse": Bold(lambda p, _: bwcache.NeverReuse(), lambda _: bwcache.NeverReuse(measures=1), False),
+    "FirstBlock": Bold(lambda p, _: bwcache.FirstBlock(1.0), lambda _: bwcache.FirstBlock(0), False, False),
+    "PyramidAttentionBroadcast": Bold(
+        lambda p, _: bwcache.PyramidAttentionBroadcast(2, 2, 3, WIDE, WIDE, WIDE),
+        lambda _: bwcache.PyramidAttentionBroadcast(1, 1, 1),
+        predicts=False,
+        on_unets=False,
+        on_parts=True,
+    ),
+    "SmoothCache": Bold(
+        lambda p, model: _layers(model, (0, 1, 4, 7), (0, 3, 5)),
+        lambda model: _layers(model, EVERY, EVERY),
+        predicts=False,
+        on_unets=False,
+        on_parts=True,
+    ),
+    "Foresight": Bold(lambda p, _: bwcache.Foresight(50.0, 1, 0.3), lambda _: bwcache.Foresight(0), False, False),
+    "EasyCache": Bold(lambda p, _: bwcache.EasyCache(2.0, 2), lambda _: bwcache.EasyCache(0), False),
 }
 
 PREDICTORS: dict[str, Predictor] = {"Last": Last(), "Linear": Linear(), "Taylor2": Taylor(2), "Damped": Damped()}
@@ -94,13 +122,17 @@ class One:
 
     @property
     def bold(self) -> Policy[Any]:
-        return POLICIES[self.policy].make(PREDICTORS[self.predictor])
+        return POLICIES[self.policy].make(PREDICTORS[self.predictor], self.model)
+
+    @property
+    def never(self) -> Policy[Any]:
+        return POLICIES[self.policy].never(self.model)
 
     @property
     def spec(self) -> BlockSpec | None:
-        """A row with parts, for the policy that needs them."""
+        """A row with parts, for the policies that need them."""
         parts = _PARTS.get(self.model)
-        if self.policy != "PyramidAttentionBroadcast" or parts is None:
+        if not POLICIES[self.policy].on_parts or parts is None:
             return None
         return with_parts(type(pipeline(self.model, self.dtype).transformer), **parts)
 
@@ -126,6 +158,10 @@ def pipeline(model: str, dtype: torch.dtype = torch.float32) -> Any:
     pipe = MODELS[model][0].build().to(dtype)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def _denoiser(model: str) -> str:
+    return "unet" if model == "unet" else "transformer"
 
 
 def chosen() -> list[One]:
