@@ -1,4 +1,4 @@
-"""Measure a trained model from its pixels: ``python -m training.check``, for the others ``--model unet`` or ``image``.
+"""Measure a trained model from its pixels: ``python -m training.check``, with ``--model`` for the others.
 
 Videos of held-out captions are generated with the model's pipeline, the shape is tracked through the frames and what
 it shows is compared with what was asked. Exits 1 when a bound of the built-in model is missed.
@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from bwcache.shapes import FRAMES, GUIDANCE_SCALE, HEIGHT, STEPS, WIDTH
 from training.data import BACKGROUNDS, CANVAS, COLORS, SHAPES, SYMMETRY, Caption, Track, draw_masks, make_videos, split
-from training.models import IMAGE_FRAMES, UNET_FRAMES, load_image_model, load_unet
+from training.models import IMAGE_FRAMES, UNET_FRAMES, load_image_model, load_joint, load_unet
 from training.train import WEIGHTS
 
 BOUNDS = {"color": 0.9, "motion": 0.9, "shape": 0.8, "psnr": 28.0}
@@ -208,6 +208,8 @@ def score(captions: list[Caption], videos: Tensor, asked: Sequence[str] = REPORT
 
 def open_model(model: str, weights: Path | None) -> tuple[DiffusionPipeline, int]:
     """The pipeline of a model by name, and how many frames it is asked for."""
+    if model == "joint":
+        return (load_joint(weights) if weights else load_joint()), FRAMES
     if model == "unet":
         return (load_unet(weights) if weights else load_unet()), UNET_FRAMES
     if model == "image":
@@ -231,7 +233,7 @@ def show(results: dict[str, float], count: int, model: str) -> None:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=("shapes", "unet", "image"), default="shapes")
+    parser.add_argument("--model", choices=("shapes", "joint", "unet", "image"), default="shapes")
     parser.add_argument("--weights", type=Path, help="folder of the weights, if not the committed ones")
     parser.add_argument("--captions", type=int, default=128, help="how many held-out captions")
     parser.add_argument("--steps", type=int, default=STEPS)

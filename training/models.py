@@ -1,15 +1,16 @@
-"""The two small models beside the built-in one, as diffusers pipelines: a video U-Net and a model of images."""
+"""The small models beside the built-in one, as diffusers pipelines: joint attention, a video U-Net, one of images."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
-from diffusers import UNetMotionModel, WanPipeline
+from diffusers import HunyuanVideoTransformer3DModel, UNetMotionModel, WanPipeline
 
 from bwcache import shapes
 from bwcache.errors import complaint
-from training import image, unet
+from training import image, joint, unet
+from training.joint import ShapesJointPipeline
 from training.unet import ShapesUNetPipeline
 
 UNET_FRAMES = 5  # latent ones, as AnimateDiff counts: 9 frames of video
@@ -22,6 +23,15 @@ def existing(folder: Path, module: str) -> Path:
         advice = f"train it with python -m {module}"
         raise FileNotFoundError(complaint(f"no weights in {folder}", "a file of safetensors", advice))
     return folder
+
+
+def load_joint(folder: Path = joint.WEIGHTS) -> ShapesJointPipeline:
+    """Text to video by joint attention (``HunyuanVideoTransformer3DModel``) in float32.
+
+    Call it as the built-in model. Raises FileNotFoundError where no weights are.
+    """
+    folder = existing(folder, "training.joint")
+    return joint.make_pipeline(HunyuanVideoTransformer3DModel.from_pretrained(folder, torch_dtype=torch.float32))
 
 
 def load_unet(folder: Path = unet.WEIGHTS) -> ShapesUNetPipeline:

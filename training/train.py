@@ -338,7 +338,7 @@ def muon_and_adamw(recipe: Recipe, model: nn.Module, blocks: Iterable[nn.Module]
     ]
 
 
-def flow_loss(run: Run, model: Captioner, clean: Tensor, ids: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+def flow_loss(run: Run, model: nn.Module, clean: Tensor, ids: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
     """Squared error of the flow at latents (B, C, f, h, w) mixed with noise at levels sigma (B,)."""
     clean, ids, sigma, noise = (value.to(run.device) for value in (clean, ids, sigma, noise))
     level = sigma.view(-1, 1, 1, 1, 1)

@@ -1,4 +1,4 @@
-"""The video U-Net and the model of images: training lowers the loss, runs resume exactly, weights load as trained."""
+"""The models beside the built-in one: training lowers the loss, runs resume exactly, weights load as trained."""
 
 import json
 from collections.abc import Callable
@@ -13,17 +13,20 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 
 import bwcache
 from bwcache import shapes
-from training import image, unet
+from bwcache.shapes import FRAMES
+from training import image, joint, unet
 from training.check import generate, score
 from training.data import CAPTIONS, make_videos, split
 from training.model import Recipe, encode_whole, normalise
-from training.models import IMAGE_FRAMES, UNET_FRAMES, load_image_model, load_unet
+from training.models import IMAGE_FRAMES, UNET_FRAMES, load_image_model, load_joint, load_unet
 from training.train import Examples, Run, flow_loss, load, rate_at
 
 BUDGET: dict[str, Any] = {"held_out": 4224, "latent_videos": 8, "steps": 6, "batch": 4, "save_every": 2, "log_every": 2}
 UNET = unet.UNetRecipe(widths=(8, 8), groups=4, heads=2, still_steps=4, still_batch=4, **BUDGET)
 IMAGE = image.ImageRecipe(rank=2, **BUDGET)
-KINDS = pytest.mark.parametrize(("module", "recipe"), [(unet, UNET), (image, IMAGE)], ids=["unet", "image"])
+JOINT = joint.JointRecipe(width=16, heads=2, layers=1, single_layers=2, axes=(2, 2, 4), **BUDGET)
+MODULES = [(joint, JOINT), (unet, UNET), (image, IMAGE)]
+KINDS = pytest.mark.parametrize(("module", "recipe"), MODULES, ids=["joint", "unet", "image"])
 
 
 def examples(frames: int, texts: torch.Tensor) -> Examples:
@@ -81,7 +84,7 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
 ) -> None:
     whole = Run(recipe, tmp_path / "whole")
     module.train(whole, tmp_path / "weights", tmp_path / "log.jsonl")
-    stages = ["unet-still", "unet"] if module is unet else ["image"]
+    stages = {joint: ["joint"], unet: ["unet-still", "unet"], image: ["image"]}[module]
     logged = {json.loads(line).get("stage") for line in (tmp_path / "log.jsonl").read_text().splitlines()}
     assert logged == {None, *stages}
 
@@ -153,7 +156,7 @@ def test_a_session_on_the_unet_reuses_and_changes_nothing_when_it_never_does(tmp
     assert session.trace.reused > 0
 
 
-@pytest.mark.parametrize(("open_model", "module"), [(load_unet, unet), (load_image_model, image)])
+@pytest.mark.parametrize(("open_model", "module"), [(load_joint, joint), (load_unet, unet), (load_image_model, image)])
 def test_without_weights_the_command_that_trains_them_is_named(
     open_model: Callable[[Path], object], module: ModuleType, tmp_path: Path
 ) -> None:
@@ -161,16 +164,18 @@ def test_without_weights_the_command_that_trains_them_is_named(
         open_model(tmp_path)
 
 
-@pytest.mark.parametrize(("open_model", "frames"), [(load_unet, UNET_FRAMES), (load_image_model, IMAGE_FRAMES)])
+@pytest.mark.parametrize(
+    ("open_model", "frames"), [(load_joint, FRAMES), (load_unet, UNET_FRAMES), (load_image_model, IMAGE_FRAMES)]
+)
 def test_the_committed_weights_show_the_color_that_was_asked(open_model: Callable[[], object], frames: int) -> None:
     captions = list(split()[1][:8])
     videos = generate(open_model(), captions, shapes.GUIDANCE_SCALE, 12, frames, batch=8)
-    assert videos.shape == (8, 3, 9 if frames == UNET_FRAMES else 1, 32, 32)
+    assert videos.shape == (8, 3, IMAGE_FRAMES if frames == IMAGE_FRAMES else FRAMES, 32, 32)
     assert score(captions, videos, ["color"])["color"] >= 0.75  # one of seven by chance
 
 
 def test_all_committed_weights_together_are_small() -> None:
-    folders = (shapes.PATH, unet.WEIGHTS, image.WEIGHTS)
+    folders = (shapes.PATH, joint.WEIGHTS, unet.WEIGHTS, image.WEIGHTS)
     files = [path for folder in folders for path in folder.rglob("*.safetensors")]
-    assert len(files) >= 5
-    assert sum(path.stat().st_size for path in files) <= 24 * 1024**2
+    assert len(files) >= 6
+    assert sum(path.stat().st_size for path in files) <= 28 * 1024**2
