@@ -30,14 +30,14 @@ def lines(session: Session) -> list[str]:
     return [reuse_line(trace.events) for trace in session.traces]
 
 
-def plain() -> Tensor:
+def plain(layers: int = 4) -> Tensor:
     """The latents of the pipeline as it is."""
-    return WAN.run(wan())
+    return WAN.run(wan(layers=layers))
 
 
-def cached() -> Tensor:
+def cached(layers: int = 4) -> Tensor:
     """The latents of the pipeline with a session, and nothing else."""
-    pipe = wan()
+    pipe = wan(layers=layers)
     with bwcache.attach(pipe, CAREFREE):
         return WAN.run(pipe)
 

@@ -26,10 +26,16 @@ from tests.beside.attached import CAREFREE, LINE, lines, same
 from tests.beside.compiling import _forget_what_was_compiled, close, never_again  # noqa: F401
 from tests.engine.test_restore import everything_on
 from tests.engine.test_samples import batch_of, made
-from tests.tiny import BY_NAME, WAN, Case, Scripted, wan
+from tests.tiny import BY_NAME, WAN, Case, Scripted
+from tests.tiny import wan as tiny_wan
 from tests.zoo import native
 
-cached, plain = functools.cache(attached.cached), functools.cache(attached.plain)
+LAYERS = 2
+"""Two blocks are enough to have a first and a last one; what a whole costs to trace grows with their number."""
+
+wan = functools.partial(tiny_wan, layers=LAYERS)
+cached = functools.cache(functools.partial(attached.cached, LAYERS))
+plain = functools.cache(functools.partial(attached.plain, LAYERS))
 
 
 def in_place(pipe: Any, **options: Any) -> None:
@@ -67,7 +73,7 @@ def test_one_graph_of_the_blocks_and_one_of_the_whole(compile_whole: Any, when: 
             compile_whole(pipe, backend=counted, fullgraph=True)
         found = counted.frame_count
         close(WAN.run(pipe), cached())
-        assert counted.frame_count == found + 1  # four blocks of one class, in two branches
+        assert counted.frame_count == found + 1  # the blocks are of one class, in two branches
         with never_again():
             close(WAN.run(pipe), cached())
         assert lines(session)[-2:] == [LINE, LINE]
@@ -195,7 +201,7 @@ def test_samples_that_decide_for_themselves() -> None:
     def decided(trace: bwcache.Trace) -> list[tuple[Any, ...]]:
         return [(event.step, event.branch, event.sample, event.action) for event in trace.events]
 
-    pipe = wan()
+    pipe = tiny_wan()
     wanted, expected = made(pipe, case, [5, 6, 7], policy)
     wrapped(pipe, backend="eager", fullgraph=True)
     latents, trace = made(pipe, case, [5, 6, 7], policy)
@@ -342,7 +348,7 @@ def test_a_module_that_is_called_through_a_wrapper_of_which_the_session_knows_no
 
 
 def test_a_block_with_options_of_its_own_keeps_them() -> None:
-    pipe, whole, own = wan(), CompileCounterWithBackend("eager"), CompileCounterWithBackend("eager")
+    pipe, whole, own = wan(layers=3), CompileCounterWithBackend("eager"), CompileCounterWithBackend("eager")
     pipe.transformer.blocks[1].compile(backend=own)
     pipe.transformer.blocks[2] = torch.compile(pipe.transformer.blocks[2], backend=own)
     wrapped(pipe, backend=whole)
@@ -350,7 +356,7 @@ def test_a_block_with_options_of_its_own_keeps_them() -> None:
     own.frame_count = whole.frame_count = 0
     before = traced(pipe)
     with bwcache.attach(pipe, CAREFREE):
-        close(WAN.run(pipe), cached())
+        close(WAN.run(pipe), attached.cached(3))
     assert (own.frame_count, whole.frame_count) == (1, 1)  # each was part of the whole until now
     assert traced(pipe) == before
 
@@ -485,7 +491,7 @@ def test_blocks_are_compiled_as_the_whole_was_but_into_no_cuda_graphs(
         pass
     before = told(compiled._context(torch.compile(lambda x: x, **asked)))  # type: ignore[misc]
     assert before[0]["triton.cudagraphs"] is True
-    assert len(contexts) == 4
+    assert len(contexts) == LAYERS
     assert all(context is contexts[0] for context in contexts)
     assert told(contexts[0]) == ({**before[0], "triton.cudagraphs": False}, *before[1:])
 

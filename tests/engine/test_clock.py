@@ -211,6 +211,7 @@ def test_ascending_time_without_a_scheduler_that_counts() -> None:
     assert session.trace.reused > 0
 
 
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 @pytest.mark.parametrize("strength", [0.8, 0.5, 0.3])
 @pytest.mark.parametrize("scheduler", [FlowMatchEulerDiscreteScheduler, unipc], ids=["euler", "unipc"])
 def test_a_schedule_that_starts_in_the_middle(scheduler: Any, strength: float) -> None:

@@ -142,6 +142,7 @@ def test_tiles_that_change_places_are_computed() -> None:
     assert session.trace.events[6].reason == "latents of something else"
 
 
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 def test_a_prompt_for_each_step_keeps_no_more_than_one() -> None:
     texts = {chr(97 + i): noise(1, 6, 8, seed=i) for i in range(20)}
     seen = loop(sorted(texts), texts=texts)
@@ -281,6 +282,7 @@ def tiled(order: Callable[[int], Sequence[int]]) -> Trace:
     return session.trace
 
 
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 def test_tiles_that_change_their_order_are_computed() -> None:
     """Which of them the first forward of the run was can be told only if its latents were looked at."""
     stays, changes = tiled(lambda i: (0, 1)), tiled(lambda i: (0, 1) if i % 2 == 0 else (1, 0))

@@ -71,6 +71,7 @@ def test_a_second_pipeline_with_a_scheduler_of_its_own_is_reused_as_well(
     assert [event.timestep for event in its.events] == [schedule[event.step] for event in its.events]
 
 
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 @pytest.mark.parametrize("after", [1, 5])
 @pytest.mark.parametrize("case", [VIDEO_TO_VIDEO, STABLE], ids=lambda case: case.name)
 def test_a_call_that_broke_off_is_not_continued_by_another_pipeline(case: Case, after: int) -> None:
@@ -268,6 +269,7 @@ def test_a_scheduler_of_something_else_makes_no_pipeline(scheduler: Any) -> None
     assert at(SimpleNamespace(unet=module, scheduler=scheduler), module) is None
 
 
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 def test_the_first_forward_of_a_run_sees_a_pipeline_in_code_that_had_none_before() -> None:
     module = wan_transformer()
 

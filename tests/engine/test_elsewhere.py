@@ -184,6 +184,7 @@ def test_at_its_own_level_it_is_an_ordinary_computed_step_bit_for_bit(name: str)
     assert {event.evaluated_at for event in trace.events} == {None}
 
 
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 def test_never_reusing_it_is_bit_for_bit_the_pipeline() -> None:
     case = BY_NAME["wan"]
     expected = case.run(case.build(), num_inference_steps=STEPS)

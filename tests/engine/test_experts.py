@@ -66,6 +66,7 @@ def test_the_tail_guard_counts_over_the_whole_schedule() -> None:
     assert "tail guard" in session.trace.events[-1].reason
 
 
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 def test_the_first_experts_features_are_dropped_at_the_switch() -> None:
     pipe = CASE.build()
     hidden = (1, 8, 24)

@@ -176,6 +176,7 @@ def test_looking_at_a_run_in_progress_changes_nothing(policy: bwcache.Policy[Any
     assert len(looks) == 20
 
 
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 def test_a_run_in_progress_shows_what_it_measured() -> None:
     module = wan_transformer()
     indicators: list[float | None] = []

@@ -57,6 +57,7 @@ def test_it_falls_to_nothing(name: str) -> None:
     assert schedule.noises[-1] == pytest.approx(0.0, abs=0.02)
 
 
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 def test_mochis_sigmas_rise_and_its_noise_falls() -> None:
     steps = steps_of(tiny.BY_NAME["mochi"])
     assert steps[0].sigma < steps[-1].sigma
@@ -66,6 +67,7 @@ def test_mochis_sigmas_rise_and_its_noise_falls() -> None:
     assert steps[-1].next_noise == pytest.approx(0.0, abs=0.02)
 
 
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 def test_each_step_begins_where_the_last_one_ended() -> None:
     for case in (tiny.WAN, tiny.BY_NAME["cogvideox"]):
         steps = steps_of(case)
@@ -76,6 +78,7 @@ def test_each_step_begins_where_the_last_one_ended() -> None:
         assert 0 <= progress[0] < 0.1
 
 
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 def test_a_bare_module_is_told_evenly() -> None:
     module = tiny.wan_transformer()
     seen: list[bwcache.Step] = []

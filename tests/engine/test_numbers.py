@@ -55,6 +55,7 @@ def test_on_cuda_nothing_waits_that_torch_would_call_synchronizing() -> None:
     assert len(read[1] or []) == 64
 
 
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 def test_numbers_set_out_when_their_forward_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that whoever waits for them waits for nothing that came after it."""
     from tests.tiny import wan_transformer

@@ -87,6 +87,7 @@ POLICIES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 @each_case
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 def test_replay_equals_brute_force(case: Case, policy: bwcache.Policy) -> None:

@@ -169,7 +169,8 @@ def test_after_an_aborted_run_the_same_size_is_made_as_in_a_clean_session(
 
 def tensors_alive(shape: tuple[int, ...]) -> int:
     gc.collect()
-    return sum(isinstance(thing, torch.Tensor) and tuple(thing.shape) == shape for thing in gc.get_objects())
+    tensors = (thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor))  # asks no object anything
+    return sum(tuple(tensor.shape) == shape for tensor in tensors)
 
 
 @ERRORS

@@ -524,6 +524,7 @@ def test_numbers_are_read_once_per_computed_step_whatever_the_branches(monkeypat
     assert reads == [[step] for step in computed]
 
 
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 @each_case
 def test_all_entries_measure_the_same_however_many_they_are(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few are at hand twice, many are compared one block at a time."""
