@@ -208,6 +208,7 @@ def test_a_number_of_conditions_that_depends_on_the_time() -> None:
     assert reuse_line(trace.events) == "CrrrCrrrCrrr"
 
 
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 def test_batches_that_are_split_as_memory_allows() -> None:
     """ComfyUI: both conditions in a batch, or one after the other, from step to step. What is kept fits or is dropped.
 

@@ -22,6 +22,7 @@ MOVING = BY_NAME["animatediff_xl"]
 FROM_IMAGE = BY_NAME["StableDiffusionXLImg2ImgPipeline"]
 
 
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 def test_windows_that_leave_out_the_last_step() -> None:
     """LTX's long film without sigmas: nine steps of ten, though the tenth has noise, in each window."""
     seen = told(LONG)
@@ -30,6 +31,7 @@ def test_windows_that_leave_out_the_last_step() -> None:
     assert seen.lines == ["CCrrCrrCC"] * 3
 
 
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 def test_windows_that_leave_out_the_first_steps_too() -> None:
     """The bar goes over all times of the window; those above a sigma are passed over without a forward."""
     seen = told(LONG, skip_steps_sigma_threshold=0.75)
@@ -37,6 +39,7 @@ def test_windows_that_leave_out_the_first_steps_too() -> None:
     assert 3 < seen.lengths[0] < 9
 
 
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 @pytest.mark.parametrize("end", [0.3, 0.5, 0.8])
 @pytest.mark.parametrize("case", [LARGE, MOVING, MODULAR_LARGE], ids=lambda case: case.name)
 def test_an_ensemble_that_hands_over_with_noise_left(case: Any, end: float) -> None:

@@ -91,6 +91,7 @@ class Twice(Case):
         return super().run(pipe, seed + 1, **changes)
 
 
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 @pytest.mark.parametrize("steps", [1, 3, 10])
 @pytest.mark.parametrize("name", ["wan", "wan_two_experts", "ltx", "cogvideox", "stable_diffusion"])
 def test_two_loops_of_any_length_without_a_word_between(name: str, steps: int) -> None:

@@ -127,6 +127,7 @@ def test_nothing_but_the_latents_may_differ() -> None:
     assert [event.action for event in trace.events if event.branch == "call1"][:2] == ["compute", "reuse"]
 
 
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 def test_where_it_cannot_be_told_the_number_of_steps_is_given_up() -> None:
     """Something else differs as well: it could be another branch."""
     sampler = OtherTexts()
