@@ -34,7 +34,7 @@ def test_it_writes_and_prints_and_goes_on(bwcache_command, tmp_path, monkeypatch
         "BWCache as published", "fixed interval", "fewer steps", "First-Block Cache", "MagCache", "TaylorSeer lite",
     }  # fmt: skip
     by_label = {row["label"]: row for row in results["rows"]}
-    assert by_label["TaylorSeer lite (interval 3, order 1, warmup 1)"]["saved"] == pytest.approx(
+    assert by_label["TaylorSeer lite (interval 3, order 1, warmup 1, tail 1)"]["saved"] == pytest.approx(
         1 / 2, abs=0.01
     )  # 0, 2, 5
     assert by_label["fewer steps (4)"]["saved"] == pytest.approx(1 / 3, abs=0.01)

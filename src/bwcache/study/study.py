@@ -28,7 +28,7 @@ from bwcache.study.folder import Cell, Folder
 from bwcache.study.methods import Method, Seen
 
 BESIDE = 6
-"""So many methods run between two uncached calls."""
+"""So many methods run between two uncached calls, where times are wanted."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,7 @@ def run_study(
     on_progress: OnProgress | None = None,
     on_cell: OnCell | None = None,
     on_found: OnCell | None = None,
+    beside: int = BESIDE,
 ) -> list[Cell]:
     """Runs what the folder does not hold yet; returns all cells, method after method.
 
@@ -129,6 +130,7 @@ def run_study(
         on_progress: called at every step.
         on_cell: called with each cell as it is finished, and with those that were found.
         on_found: called with these in its place.
+        beside: so many methods run between two uncached calls; where times do not matter, as many as there are.
 
     Raises:
         SettingError: the pipeline cannot make what is asked for.
@@ -152,7 +154,7 @@ def run_study(
         rehearsed |= _rehearse(pipe, missing, study.asked(video), rehearsed, on_progress)
         start = turn * BESIDE % len(missing)
         one = _OneVideo(pipe, study.asked(video), folder, work, f"video {turn + 1}/{len(study.videos)}", on_progress)
-        for method, cell in one.run(missing[start:] + missing[:start]):
+        for method, cell in one.run(missing[start:] + missing[:start], beside):
             folder.keep(cell, *_key(method, video))
             cells[method.label, video] = cell
             if on_cell:
@@ -184,10 +186,10 @@ class _OneVideo:
         self._frames: Frames
         self._doubt: tuple[str, ...] = ()
 
-    def run(self, methods: Sequence[Method]) -> Any:
-        """Each method with its cell, as it is finished."""
+    def run(self, methods: Sequence[Method], beside: int) -> Any:
+        """Each method with its cell, as it is finished; an uncached call before every `beside` of them."""
         for place, method in enumerate(methods):
-            if place % BESIDE == 0:
+            if place % beside == 0:
                 self._time_uncached()
             what = f"{self._label}, {method.label}"
             if self._on_progress:

@@ -132,9 +132,8 @@ def _adaptive(terms: Terms) -> list[Method]:
 def _fixed(name: str, predictor: Predictor) -> Field:
     def field(terms: Terms) -> list[Method]:
         warmup, tail = terms.guards.warmup, terms.guards.tail
-        return [
-            Called(FixedInterval(n, warmup, tail, predictor), ("interval", "warmup"), name) for n in (2, 3, 4, 5, 6, 8)
-        ]
+        shown = ("interval", "warmup") if tail == Guards().tail else ("interval", "warmup", "tail")
+        return [Called(FixedInterval(n, warmup, tail, predictor), shown, name) for n in (2, 3, 4, 5, 6, 8)]
 
     return field
 

@@ -112,9 +112,10 @@ class Peer(Method):
 
     @property
     def label(self) -> str:
-        """The method and its main settings."""
+        """The method and its main settings; the tail where it is another one than by default."""
         plain = asdict(self)
         inside = [*(f"{name} {plain[name]:g}" for name in self.shown), f"warmup {self.guards.warmup}"]
+        inside += [] if self.guards.tail == Guards().tail else [f"tail {self.guards.tail}"]
         return f"{self.family} ({', '.join(inside)})"
 
     def settings(self) -> dict[str, Any]:

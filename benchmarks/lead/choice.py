@@ -1,0 +1,55 @@
+"""Which settings of a ladder go on from few videos to many: those near its own front, around the levels asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bwcache.study import Result
+from bwcache.study.results import CEILING, speedup_at
+
+LEVELS = (30.0, 35.0, 40.0)
+"""Mean PSNR in dB at which speeds are compared."""
+
+
+def decibels(row: Result) -> float:
+    """Return the mean PSNR; a video without any difference counts as the ceiling."""
+    return float(np.mean([min(cell.quality.get("psnr") or CEILING, CEILING) for cell in row.cells]))
+
+
+def near(rows: Sequence[Result], apart: float, slower: float) -> list[Result]:
+    """Return those near the front of their own family, and no further from the levels than the front's next ones.
+
+    Args:
+        rows: of one family; those without results are left out.
+        apart: so many dB below the front may a row lie,
+        slower: or do so much more work than the front does for the same, as a share of it.
+    """
+    known = [row for row in rows if row.cells and row.compute is not None]
+    if not known:
+        return []
+    points = sorted((row.compute or 0.0, decibels(row)) for row in known)
+    work = np.array([share for share, _ in points])
+    best = np.maximum.accumulate([height for _, height in points])
+    low = max((height for height in best if height <= LEVELS[0]), default=best.min())
+    high = min((height for height in best if height >= LEVELS[-1]), default=best.max())
+
+    def fine(row: Result) -> bool:
+        share, height = row.compute or 0.0, decibels(row)
+        if not low - apart <= height <= high + apart:
+            return False
+        here, before = np.interp([share, share / (1 + slower)], work, best)
+        return bool(height >= here - apart or height >= before)
+
+    return [row for row in known if fine(row)]
+
+
+def leading(families: dict[str, list[Result]], behind: float) -> set[str]:
+    """Return the families that are at most so many times slower than the fastest one at some level."""
+    found = set()
+    for level in LEVELS:
+        speeds = {name: speedup_at(rows, level)[0] or 0.0 for name, rows in families.items()}
+        best = max(speeds.values(), default=0.0)
+        found |= {name for name, speed in speeds.items() if speed and speed * behind >= best}
+    return found

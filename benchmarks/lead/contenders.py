@@ -1,0 +1,221 @@
+"""Who takes part: our policies, the peers of `bwcache bench` and the native ones, fewer steps; each with its ladder."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import diffusers
+
+from bwcache.features import Last, Linear, Predictor
+from bwcache.measure.schedulers import replaced
+from bwcache.policies import Adaptive, BWCache, EasyCache, FixedInterval, Foresight, Guarded, Policy
+from bwcache.study.methods import FewerSteps, Method
+from bwcache.study.peers import (
+    DBCache,
+    DBCacheTaylorSeer,
+    FasterCache,
+    FirstBlockCache,
+    Guards,
+    MagCache,
+    PyramidAttentionBroadcast,
+    SeaCache,
+    TaylorSeer,
+    TaylorSeerLite,
+)
+from bwcache.study.peers.ladders import BWCACHE, TOLERANCES, Called, Field, Terms
+from bwcache.study.solvers import compute_range
+from bwcache.study.solvers import fewer_steps as shorter
+
+Policies = Callable[[Terms], Sequence[Policy[Any]]]
+
+
+@dataclass(frozen=True)
+class Ours:
+    """One of this project's methods.
+
+    Attributes:
+        alone: its ladder with the one number changed and all else by default: the same settings in every regime.
+        guarded: its ladder between these guards, where it can be told so.
+    """
+
+    alone: Sequence[Policy[Any]]
+    guarded: Policies
+
+
+OURS: Mapping[str, Ours] = {
+    "Adaptive": Ours(
+        [Adaptive(tolerance) for tolerance in TOLERANCES],
+        lambda terms: [Adaptive(tolerance, terms.guards.warmup / terms.steps) for tolerance in TOLERANCES],
+    ),
+    "BWCache as published": Ours(
+        [BWCache(*rung) for rung in BWCACHE],
+        lambda terms: [Guarded(BWCache(*rung), terms.guards.warmup, terms.guards.tail) for rung in BWCACHE],
+    ),
+}
+"""By the name that the table has for it."""
+
+
+@dataclass(frozen=True)
+class Plain(Called):
+    """A policy whose label says all of its settings in a few words."""
+
+    @property
+    def label(self) -> str:
+        """Name and settings, those of a policy inside too."""
+        return f"{self.name} ({', '.join(words(self.policy.describe()))})"
+
+
+@dataclass(frozen=True)
+class Witnessed(Plain):
+    """One of ours. Its runs count as long as it makes the same video of one caption as when they were made.
+
+    So what is kept outlives changes of the code that change nothing, and no others.
+
+    Args:
+        witness: of the video, from `races.Race.witness`.
+    """
+
+    witness: str = ""
+
+    @property
+    def former(self) -> None:
+        """Nothing that was run before is taken for it."""
+
+    def settings(self) -> dict[str, Any]:
+        """With the witness."""
+        return {**super().settings(), "witness": self.witness}
+
+
+def words(described: Mapping[str, Any]) -> list[str]:
+    """Return the settings of a policy as words, without its name."""
+    found = []
+    for name, value in described.items():
+        if isinstance(value, Mapping):
+            found += words(value)
+        elif name != "name":
+            found.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
+    return found
+
+
+GUARDS: Mapping[int, tuple[Guards, ...]] = {
+    30: (Guards(2, 2), Guards(6, 1), Guards(4, 1)),
+    50: (Guards(2, 2), Guards(5, 1), Guards(2, 1)),
+}
+"""By the steps of a run: each method is tried between all of them."""
+
+SHARES = (0.12, 0.16, 0.2, 0.27, 0.35, 0.45, 0.6, 0.75)
+"""Numbers of steps without a cache, as shares of the full run."""
+
+
+def rungs(make: Callable[..., Method], short: Sequence[Any], long: Sequence[Any]) -> Field:
+    """A ladder for runs of up to 30 steps, and one for longer ones, on which more can be saved."""
+    return lambda terms: [
+        make(terms.steps, terms.guards, *(rung if isinstance(rung, tuple) else (rung,)))
+        for rung in (short if terms.steps <= 30 else long)
+    ]
+
+
+def magcache(terms: Terms) -> list[Method]:
+    """With its ratios."""
+    short, long = ((0.06, 2), (0.06, 3), (0.12, 4), (0.24, 6), (0.5, 10)), ((0.06, 3), (0.12, 4), (0.24, 6), (0.5, 10))
+    own = short if terms.steps <= 30 else (*long, (1.0, 14))
+    return [MagCache(terms.steps, terms.guards, *rung, terms.ratios, terms.uncalibrated) for rung in own]
+
+
+def far_behind(field: Field) -> Field:
+    """For methods that skip attention alone, or block by block: between the first guards only."""
+    return lambda terms: field(terms) if terms.guards == GUARDS[terms.steps][0] else []
+
+
+def easycache(terms: Terms) -> list[Method]:
+    """Its tail is one step, its warm-up that of the guards."""
+    thresholds = (0.035, 0.05, 0.08, 0.12, 0.2, 0.35)
+    return [Plain(EasyCache(threshold, terms.guards.warmup), (), "EasyCache") for threshold in thresholds]
+
+
+def foresight(terms: Terms) -> list[Method]:
+    """Its warm-up is a share; a tail is laid around it."""
+    share = terms.guards.warmup / terms.steps
+    policies = [Foresight(scale, reuses, share) for scale, reuses in ((1.0, 2), (2.0, 4), (4.0, 6))]
+    return [Plain(Guarded(policy, 1, terms.guards.tail), (), "Foresight") for policy in policies]
+
+
+def fixed(name: str, predictor: Predictor) -> Field:
+    """A fixed interval, the plainest of all."""
+
+    def field(terms: Terms) -> list[Method]:
+        intervals = (2, 3, 4, 5, 6, 8) if terms.steps <= 30 else (3, 4, 5, 6, 8, 10)
+        guards = terms.guards
+        return [Plain(FixedInterval(n, guards.warmup, guards.tail, predictor), (), name) for n in intervals]
+
+    return field
+
+
+def fewer_steps(terms: Terms) -> list[Method]:
+    """With Euler, whatever the pipeline's own scheduler is."""
+    euler = diffusers.FlowMatchEulerDiscreteScheduler
+    counts = compute_range(SHARES, terms.steps)
+    if isinstance(terms.scheduler, euler):
+        return [FewerSteps(count) for count in counts]
+    return [FewerSteps(count, "Euler", functools.partial(replaced, kind=euler, given={})) for count in counts]
+
+
+def multistep(terms: Terms) -> list[Method]:
+    """With UniPC and DPM++ 2M; that of the two which the pipeline has goes by its own name."""
+    euler = isinstance(terms.scheduler, diffusers.FlowMatchEulerDiscreteScheduler)
+    every = shorter(compute_range(SHARES, terms.steps), terms.scheduler)
+    return [one for one in every if one.solver is not None or not euler]
+
+
+ORDERS = ((2, 1), (3, 1), (3, 2), (4, 1), (5, 1)), ((3, 1), (4, 1), (5, 1), (5, 2), (7, 1), (9, 1))
+"""Interval and order of TaylorSeer."""
+
+CHANGES = (0.05, 0.08, 0.12, 0.2, 0.3), (0.08, 0.12, 0.2, 0.3, 0.45)
+"""Of the first blocks."""
+
+BUDGETS = ((0.15, 2), (0.25, 2), (0.35, 3), (0.5, 4), (0.8, 6)), ((0.25, 2), (0.35, 3), (0.5, 4), (0.8, 6), (1.2, 8))
+"""Threshold and skipped steps of SeaCache."""
+
+PEERS: Mapping[str, Field] = {
+    "seacache": rungs(SeaCache, *BUDGETS),
+    "taylorseer-lite": rungs(TaylorSeerLite, *ORDERS),
+    "magcache": magcache,
+    "taylorseer": rungs(TaylorSeer, *ORDERS),
+    "fixed": fixed("fixed interval", Last()),
+    "fixed-linear": fixed("fixed interval, linear", Linear()),
+    "easycache": easycache,
+    "first-block": rungs(FirstBlockCache, *CHANGES),
+    "dbcache": rungs(DBCache, *CHANGES),
+    "dbcache-taylorseer": rungs(DBCacheTaylorSeer, *CHANGES),
+    "pab": far_behind(rungs(PyramidAttentionBroadcast, *2 * (((2, 6), (4, 8), (6, 12)),))),
+    "foresight": far_behind(foresight),
+    "fastercache": far_behind(rungs(FasterCache, *2 * ((2, 4),))),
+}
+"""By the name for --method: caches of other libraries and papers, and the plain fixed interval."""
+
+SHORTER: Mapping[str, Field] = {"fewer-steps": fewer_steps, "multistep": multistep}
+"""By the name for --method: no cache at all."""
+
+NAMES = (*SHORTER, *PEERS, *OURS)
+
+
+def settings(name: str, terms: Sequence[Terms]) -> list[Method]:
+    """Return all settings of a contender that is not ours, each once, under terms that differ in their guards."""
+    field = {**PEERS, **SHORTER}[name]
+    return once(method for one in terms for method in field(one))
+
+
+def policies(name: str, terms: Sequence[Terms]) -> list[Policy[Any]]:
+    """Return all settings of a method of ours, each once."""
+    ours = OURS[name]
+    every = [*ours.alone, *(policy for one in terms for policy in ours.guarded(one))]
+    return list({json.dumps(policy.describe(), sort_keys=True): policy for policy in every}.values())
+
+
+def once(methods: Any) -> list[Method]:
+    """Return the methods without those that another one has the settings of."""
+    return list({(one.family, json.dumps(one.settings(), sort_keys=True)): one for one in methods}.values())
