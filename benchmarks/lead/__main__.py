@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,10 +10,13 @@ import torch
 import typer
 
 from benchmarks.lead import contenders
-from benchmarks.lead.races import MODELS, REGIMES, Race
+from benchmarks.lead.races import MODELS, REGIMES, Lengths, Race
+from bwcache.core.files import write_text
+from bwcache.measure.environment import environment
 
-HERE = Path(__file__).resolve().parent
-RUNS = HERE.parent.parent / "experiments" / "runs" / "lead"
+ROOT = Path(__file__).resolve().parent.parent.parent
+RUNS = ROOT / "experiments" / "runs" / "lead"
+RESULTS = ROOT / "benchmarks" / "results" / "lead.json"
 STAGES = ("coarse", "final")
 
 
@@ -22,6 +26,7 @@ def main(
     regime: Annotated[list[str] | None, typer.Option(help="without it, all four")] = None,
     method: Annotated[list[str] | None, typer.Option(help="a contender; without it, all")] = None,
     out: Annotated[Path, typer.Option(help="where the runs are kept")] = RUNS,
+    results: Annotated[Path | None, typer.Option(help="where all that is in --out is written to")] = RESULTS,
 ) -> None:
     """Fill the table: our methods against the best of all others."""
     torch.set_num_threads(1)  # so that the same video is the same bits
@@ -35,6 +40,21 @@ def main(
                 race.coarse(names)
             for name in names if "final" in wanted["stage"] else ():
                 race.final(name)
+    if results is not None:
+        write(out, results)
+
+
+def write(out: Path, results: Path, lengths: Lengths | None = None) -> None:
+    """Write what all races in a folder found so far, as one file."""
+    found: dict[str, Any] = {"environments": {}, "races": {}}
+    for model in MODELS:
+        for regime in REGIMES:
+            if not (out / model / regime).is_dir():
+                continue
+            race = Race(model, regime, out, lengths)
+            found["environments"][model] = environment(race.pipe)
+            found["races"].setdefault(model, {})[regime] = {stage: race.rows(stage) for stage in STAGES}
+    write_text(results, json.dumps(found, separators=(",", ":")).replace('{"family"', '\n{"family"') + "\n")
 
 
 def chosen(option: str, given: list[str] | None, there: Any) -> list[str]:

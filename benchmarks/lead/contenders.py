@@ -126,11 +126,6 @@ def magcache(terms: Terms) -> list[Method]:
     return [MagCache(terms.steps, terms.guards, *rung, terms.ratios, terms.uncalibrated) for rung in own]
 
 
-def far_behind(field: Field) -> Field:
-    """For methods that skip attention alone, or block by block: between the first guards only."""
-    return lambda terms: field(terms) if terms.guards == GUARDS[terms.steps][0] else []
-
-
 def easycache(terms: Terms) -> list[Method]:
     """Its tail is one step, its warm-up that of the guards."""
     thresholds = (0.035, 0.05, 0.08, 0.12, 0.2, 0.35)
@@ -191,11 +186,14 @@ PEERS: Mapping[str, Field] = {
     "first-block": rungs(FirstBlockCache, *CHANGES),
     "dbcache": rungs(DBCache, *CHANGES),
     "dbcache-taylorseer": rungs(DBCacheTaylorSeer, *CHANGES),
-    "pab": far_behind(rungs(PyramidAttentionBroadcast, *2 * (((2, 6), (4, 8), (6, 12)),))),
-    "foresight": far_behind(foresight),
-    "fastercache": far_behind(rungs(FasterCache, *2 * ((2, 4),))),
+    "pab": rungs(PyramidAttentionBroadcast, *2 * (((2, 6), (4, 8), (6, 12)),)),
+    "foresight": foresight,
+    "fastercache": rungs(FasterCache, *2 * ((2, 4),)),
 }
 """By the name for --method: caches of other libraries and papers, and the plain fixed interval."""
+
+FAR_BEHIND = ("pab", "foresight", "fastercache")
+"""Who skips attention alone, or block by block: tried between the first guards only."""
 
 SHORTER: Mapping[str, Field] = {"fewer-steps": fewer_steps, "multistep": multistep}
 """By the name for --method: no cache at all."""
@@ -206,7 +204,7 @@ NAMES = (*SHORTER, *PEERS, *OURS)
 def settings(name: str, terms: Sequence[Terms]) -> list[Method]:
     """Return all settings of a contender that is not ours, each once, under terms that differ in their guards."""
     field = {**PEERS, **SHORTER}[name]
-    return once(method for one in terms for method in field(one))
+    return once(method for one in terms[: 1 if name in FAR_BEHIND else None] for method in field(one))
 
 
 def policies(name: str, terms: Sequence[Terms]) -> list[Policy[Any]]:

@@ -24,7 +24,7 @@ from bwcache.errors import BWCacheError
 from bwcache.measure.call import Request, call
 from bwcache.measure.schedulers import named_scheduler, replaced
 from bwcache.study import Cell, Folder, Method, Result, Study, Video, results, run_study
-from bwcache.study.peers import calibrated
+from bwcache.study.peers import Guards, calibrated
 from bwcache.study.peers.ladders import Terms
 from bwcache.study.study import identity
 
@@ -56,10 +56,10 @@ REGIMES: Mapping[str, Regime] = {
 MODELS: Mapping[str, Callable[[], Any]] = {"shapes": common.load}
 """By the name for --model."""
 
-CALIBRATION, COARSE, FINAL = range(96, 97), range(88, 94), range(104, 128)
+CALIBRATION, COARSE, FINAL = range(96, 97), range(88, 92), range(104, 128)
 """Places among the captions that no model was trained on. The seed of a video's noise is its caption's place."""
 
-ROUNDS = ((1, 4.0, 0.15, 1.5), (3, 1.5, 0.06, 1.3), (len(COARSE), 1.0, 0.03, 1.2))
+ROUNDS = ((1, 4.0, 0.12, 1.4), (len(COARSE), 1.0, 0.03, 1.2))
 """Of the coarse stage: so many of its videos; then what is near enough to go on (`choice.near`, `choice.leading`)."""
 
 
@@ -70,13 +70,14 @@ class Lengths:
     Attributes:
         coarse, final: places of captions.
         rounds: as `ROUNDS`.
-        steps: of the uncached run; None: the regime's.
+        steps, guards: of the uncached run, and what is tried around each method; None: the regime's.
     """
 
     coarse: Sequence[int] = COARSE
     final: Sequence[int] = FINAL
     rounds: Sequence[tuple[int, float, float, float]] = ROUNDS
     steps: int | None = None
+    guards: Sequence[Guards] | None = None
 
 
 class Race:
@@ -147,7 +148,7 @@ class Race:
             ratios = calibrated(self.folder.path, self.pipe, self.request(CALIBRATION[0]))
         except BWCacheError as error:
             why = str(error)
-        guards = [one for one in contenders.GUARDS[REGIMES[self.regime].steps] if one.warmup + one.tail < self.steps]
+        guards = self.lengths.guards or contenders.GUARDS[self.steps]
         return [Terms(self.steps, one, self.pipe.scheduler, ratios, why) for one in guards]
 
     def witness(self, policy: bwcache.Policy[Any]) -> str:

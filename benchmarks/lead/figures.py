@@ -1,0 +1,133 @@
+"""What the results amount to: speeds at a quality, factors over the best of the others, the worst video, the spread."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.lead.choice import LEVELS, decibels
+from benchmarks.lead.contenders import OURS, PEERS, SHORTER
+from benchmarks.lead.races import by_family, longest, result_of
+from bwcache.study import Result, front, speedup_at
+from bwcache.study.results import CEILING, speedup_interval
+
+KINDS = {**dict.fromkeys(OURS, "ours"), **dict.fromkeys(PEERS, "peer"), **dict.fromkeys(SHORTER, "fewer steps")}
+MIDDLE = 35.0
+"""dB: worst videos and spreads are told of settings near it."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Blocks' work of the uncached run over that which was done, at one mean PSNR.
+
+    Attributes:
+        value: None where no setting is as good.
+        bound: ">=" where even the fastest setting is better, "<=" the other way round, "~" where nothing is known.
+        between: 95 % interval over the videos; None where it is not known.
+    """
+
+    value: float | None
+    bound: str = ""
+    between: tuple[float, float] | None = None
+
+    def over(self, other: Speed) -> Speed:
+        """Return how many times faster it is, with what is known of both: a bound below divides to one above."""
+        if self.value is None or other.value is None:
+            return Speed(None)
+        bound = {("", ""): "", (">=", ""): ">=", ("", ">="): "<="}.get((self.bound, other.bound), "~")
+        return Speed(self.value / other.value, bound)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A family in one race.
+
+    Attributes:
+        family, kind: name, and one of "ours", "peer", "fewer steps".
+        rows: its settings.
+        stage: "final", or "coarse" where it went no further.
+        speeds: at each of `LEVELS`.
+    """
+
+    family: str
+    kind: str
+    rows: tuple[Result, ...]
+    stage: str
+    speeds: tuple[Speed, ...]
+
+    @property
+    def videos(self) -> int:
+        """On so many."""
+        return max(len(row.cells) for row in self.rows)
+
+    @property
+    def middle(self) -> Result:
+        """The setting on its front whose mean is nearest to `MIDDLE`."""
+        return min(front(self.rows, axis="compute"), key=lambda row: abs(decibels(row) - MIDDLE))
+
+
+def standings(race: Mapping[str, Mapping[str, Sequence[dict[str, Any]]]]) -> list[Standing]:
+    """Return every family of a race, by its last stage; the fastest first.
+
+    Args:
+        race: stage -> contender -> rows, as `races.Race.rows`.
+    """
+    found: dict[str, Standing] = {}
+    for stage in ("coarse", "final"):
+        for name, plain in race.get(stage, {}).items():
+            for family, rows in by_family([result_of(row) for row in plain if row["videos"]]).items():
+                own = tuple(longest(rows))
+                found[family] = Standing(family, KINDS[name], own, stage, tuple(speed(own, level) for level in LEVELS))
+    return sorted(found.values(), key=lambda one: -sum(speed.value or 0.0 for speed in one.speeds))
+
+
+def speed(rows: Sequence[Result], level: float) -> Speed:
+    """Return how fast a family is at a mean PSNR, along its front."""
+    value, bound = speedup_at(rows, level)
+    return Speed(value, bound, None if value is None else speedup_interval(rows, level))
+
+
+def best(field: Sequence[Standing], kind: str) -> tuple[tuple[str, Speed], ...]:
+    """Return, at each level, the fastest family of a kind and its speed; ("", none) where no one is as good."""
+    found = []
+    for place in range(len(LEVELS)):
+        known = [(one.family, one.speeds[place]) for one in field if one.kind == kind and one.speeds[place].value]
+        found.append(max(known, key=lambda one: one[1].value or 0.0, default=("", Speed(None))))
+    return tuple(found)
+
+
+def factors(one: Standing, field: Sequence[Standing], kind: str) -> tuple[Speed, ...]:
+    """Return, at each level, how many times faster a family is than the fastest of a kind."""
+    return tuple(own.over(other) for own, (_, other) in zip(one.speeds, best(field, kind), strict=True))
+
+
+def video_decibels(row: Result) -> list[float]:
+    """Return the PSNR of each video; one without any difference counts as the ceiling."""
+    return [min(cell.quality.get("psnr") or CEILING, CEILING) for cell in row.cells]
+
+
+def deviation(row: Result) -> float:
+    """Return the standard deviation of the PSNR over the videos, in dB."""
+    return statistics.pstdev(video_decibels(row))
+
+
+def behind(row: Result) -> float:
+    """Return how far the worst video is below the mean, in dB."""
+    return statistics.fmean(video_decibels(row)) - min(video_decibels(row))
+
+
+def one_number(races: Sequence[Sequence[Standing]], family: str) -> tuple[str, list[float]] | None:
+    """Return the setting of a family that ran in all races with a mean nearest to `MIDDLE`, and its mean PSNR in each.
+
+    None where no setting ran in all of them.
+    """
+    means: list[dict[str, float]] = [
+        {row.label: decibels(row) for one in field if one.family == family for row in one.rows} for field in races
+    ]
+    shared = set(means[0]).intersection(*means[1:]) if means else set()
+    if not shared:
+        return None
+    label = min(sorted(shared), key=lambda label: abs(statistics.fmean(one[label] for one in means) - MIDDLE))
+    return label, [one[label] for one in means]

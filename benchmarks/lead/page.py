@@ -1,0 +1,155 @@
+"""Writes docs/lead.md and its plots from benchmarks/results/lead.json: `python -m benchmarks.lead.page`.
+
+So the page says what was measured, and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from benchmarks.lead.choice import LEVELS, decibels
+from benchmarks.lead.contenders import OURS
+from benchmarks.lead.figures import MIDDLE, Speed, Standing, behind, best, deviation, factors, one_number, standings
+from benchmarks.lead.races import REGIMES, Lengths
+from bwcache.study import front
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parent / "results" / "lead.json"
+DOCS = HERE.parent.parent / "docs"
+
+Fields = Mapping[str, Mapping[str, Sequence[Standing]]]
+"""Model -> regime -> who stands how."""
+
+AIMS = {"over the best peer": (1.5, 1.5, 1.5), "over fewer steps": (2.0, 2.0, 2.0)}
+"""At each of the levels, in every regime."""
+
+AIM_BEHIND, AIM_SPREAD = 8.0, 1.5
+"""dB: of the worst video below the mean, and standard deviation over the regimes of one setting's mean."""
+
+BLUE, ORANGE, GREEN, RED, VIOLET = "#2a6fbb", "#e08a2e", "#2f8f83", "#c0392b", "#6a51a3"
+BOLD = (BLUE, RED, VIOLET)
+
+
+def read(path: Path = RESULTS) -> dict[str, Any]:
+    """Return what `python -m benchmarks.lead` wrote."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def fields(found: Mapping[str, Any]) -> Fields:
+    """Return who stands how in each race, in the order of `REGIMES`."""
+    return {
+        model: {regime: standings(races[regime]) for regime in REGIMES if regime in races}
+        for model, races in found["races"].items()
+    }
+
+
+def ours(every: Fields) -> list[str]:
+    """Return the families of ours that ran anywhere."""
+    there = {one.family for races in every.values() for field in races.values() for one in field}
+    return [family for family in OURS if family in there]
+
+
+def verdict(races: Mapping[str, Sequence[Standing]], family: str) -> list[tuple[str, str, str, bool]]:
+    """Return, for one method on one model, its figure, what was aimed at, what is reached, and whether it is."""
+    own = {regime: one for regime, field in races.items() for one in field if one.family == family}
+    lines = []
+    for name, aims in AIMS.items():
+        kind = "peer" if "peer" in name else "fewer steps"
+        over = [factors(one, races[regime], kind) for regime, one in own.items()]
+        least = [lowest([each[place] for each in over]) for place in range(len(LEVELS))]
+        fine = all(reaches(one, aim) for one, aim in zip(least, aims, strict=True))
+        lines.append((f"{name} at 30 / 35 / 40 dB, least of the regimes", slashed(aims), slashed(least), fine))
+    middles = [one.middle for one in own.values() if abs(decibels(one.middle) - MIDDLE) <= 3]
+    if middles:
+        most = max(behind(row) for row in middles)
+        text = f"the worst video below the mean, at settings near {MIDDLE:g} dB"
+        lines.append((text, f"<= {AIM_BEHIND:g} dB", f"{most:.1f} dB", most <= AIM_BEHIND))
+    number = one_number(list(races.values()), family) if len(races) > 1 else None
+    if number:
+        spread = statistics.pstdev(number[1])
+        text = f"one number, one quality: {number[0]}, standard deviation over {len(races)} regimes"
+        lines.append((text, f"<= {AIM_SPREAD:g} dB", f"{spread:.1f} dB", spread <= AIM_SPREAD))
+    return lines
+
+
+def lowest(some: Sequence[Speed]) -> Speed:
+    """Return the least of the factors; one that is not known makes the least unknown."""
+    if not some or any(one.value is None for one in some):
+        return Speed(None)
+    return min(some, key=lambda one: one.value or 0.0)
+
+
+def reaches(one: Speed, aim: float) -> bool:
+    """Return whether a factor is known to be as large."""
+    return one.value is not None and one.bound in ("", ">=") and one.value >= aim
+
+
+def times(one: Speed) -> str:
+    """A speed or a factor, with what bounds it."""
+    return "–" if one.value is None else f"{one.bound}{one.value:.2f}x"
+
+
+def slashed(some: Sequence[Any]) -> str:
+    """Three figures in a row."""
+    return " / ".join(times(one) if isinstance(one, Speed) else f"{one:g}x" for one in some)
+
+
+def between(one: Speed) -> str:
+    """The interval behind a speed, if it is known."""
+    return f" ({one.between[0]:.2f}–{one.between[1]:.2f})" if one.between else ""
+
+
+def draw(every: Fields, regime: str, target: Path) -> None:
+    """The fronts of one regime, a panel per model: ours bold, peers thin, fewer steps grey."""
+    models = [model for model, races in every.items() if regime in races]
+    figure, panels = plt.subplots(1, len(models), figsize=(8.5 * len(models), 4.6), layout="constrained", squeeze=False)
+    for axes, model in zip(panels[0], models, strict=True):
+        bold = iter(BOLD)
+        for one in every[model][regime]:
+            points = [(row.compute_speedup, decibels(row)) for row in front(one.rows, axis="compute")]
+            style: dict[str, Any] = {"lw": 1, "marker": ".", "ls": "-" if one.stage == "final" else ":"}
+            if one.kind != "peer":
+                style |= {"lw": 2.4, "color": next(bold)} if one.kind == "ours" else {"color": "#888888", "ls": "--"}
+            note = "" if one.stage == "final" else f" ({one.videos} videos)"
+            axes.plot(*np.array(points).T, label=f"{one.family}{note}", **style)
+        axes.set(xlabel="blocks' work, uncached over done", ylabel="mean PSNR, dB", ylim=(22, 50), xlim=(1, None))
+        axes.set_title(f"{model}: {REGIMES[regime].title}", fontsize=10)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=7, ncols=2)
+    figure.savefig(target, dpi=130)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Write the page."""
+    found = read()
+    every = fields(found)
+    images = DOCS / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    drawn = [regime for regime in REGIMES if any(regime in races for races in every.values())]
+    for regime in drawn:
+        draw(every, regime, images / f"lead-{regime}.png")
+    jinja = Environment(loader=FileSystemLoader(HERE), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    jinja.filters |= {"times": times, "between": between, "decibels": decibels, "behind": behind, "sd": deviation}
+    shown = {"levels": LEVELS, "regimes": REGIMES, "lengths": Lengths(), "families": ours(every), "drawn": drawn}
+    page = jinja.get_template("lead.md.jinja").render(
+        **shown, models=every, environments=found["environments"], best=best, factors=factors, verdict=verdict
+    )
+    (DOCS / "lead.md").write_text(page.rstrip() + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""Our methods beside all others: the arithmetic on small numbers, a tiny run from end to end, and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.lead import __main__ as command
+from benchmarks.lead import choice, contenders, figures, page, races
+from benchmarks.lead.figures import Speed
+from bwcache.features import Last
+from bwcache.policies import Adaptive, BWCache, Guarded
+from bwcache.study import Result
+from bwcache.study.peers import Guards
+from bwcache.study.peers.ladders import Terms
+
+OURS, OTHER, SHORT = "Adaptive", "magcache", "multistep"
+FEW = races.Lengths(range(88, 89), range(104, 105), ((1, 1.0, 0.03, 1.2),), 4, (Guards(1, 1),))
+
+
+def row(family: str, work: float, *decibels: float | None, label: str = "") -> dict[str, Any]:
+    """A setting that does so much work and reaches so much on each video; None: no difference."""
+    return {
+        "family": family,
+        "label": label or f"{family} ({work:g})",
+        "settings": {},
+        "kept_bytes": 1024,
+        "failed": None,
+        "videos": [[place, work, value, None if value is None else value / 50] for place, value in enumerate(decibels)],
+    }
+
+
+def results(family: str, *points: tuple[float, float]) -> list[Result]:
+    return [races.result_of(row(family, work, decibels)) for work, decibels in points]
+
+
+def labels(rows: list[Result]) -> list[float | None]:
+    return [one.compute for one in rows]
+
+
+def test_a_row_is_read_as_it_was_written() -> None:
+    found = races.result_of(row("a", 0.25, 30.0, None))
+    assert races.row_of(found) == row("a", 0.25, 30.0, None)
+    assert found.compute_speedup == 4
+    assert found.identical == 1
+    assert figures.video_decibels(found) == [30, 100]
+
+
+def test_near_the_front_is_what_is_little_below_it_or_does_little_more_work() -> None:
+    rows = results("a", (0.2, 32), (0.25, 36), (0.3, 41), (0.25, 35.2), (0.25, 34.5), (0.2, 30.5), (0.26, 34.9))
+    assert labels(choice.near(rows, 1.0, 0.0)) == [0.2, 0.25, 0.3, 0.25]
+    assert 0.26 not in labels(choice.near(rows, 1.0, 0.04))  # at 0.25 the front has 36
+    assert 0.26 in labels(choice.near(rows, 1.0, 0.12))  # at 0.232 it has 34.6
+
+
+def test_far_from_the_levels_only_the_next_ones_count() -> None:
+    rows = results("a", (0.1, 20), (0.15, 26), (0.2, 33), (0.3, 44), (0.5, 60))
+    assert labels(choice.near(rows, 1.0, 0.04)) == [0.15, 0.2, 0.3]
+
+
+def test_of_a_method_that_never_gets_so_far_its_best_counts() -> None:
+    assert labels(choice.near(results("a", (0.2, 20), (0.4, 25), (0.6, 28)), 1.0, 0.04)) == [0.6]
+    assert choice.near([Result("a", "a", {}, (), "it cannot")], 1.0, 0.04) == []
+
+
+def test_who_leads_at_one_level_leads() -> None:
+    early, late = results("early", (0.2, 31), (0.5, 41)), results("late", (0.3, 31), (0.4, 41))
+    slow = results("slow", (0.5, 31), (0.8, 41))
+    families = {"early": early, "late": late, "slow": slow, "never": results("never", (0.2, 20))}
+    assert choice.leading(families, 1.1) == {"early", "late"}
+    assert choice.leading(families, 3.0) == {"early", "late", "slow"}
+
+
+def test_a_factor_knows_what_is_known_of_both_sides() -> None:
+    assert Speed(4.0).over(Speed(2.0)) == Speed(2.0)
+    assert Speed(4.0, ">=").over(Speed(2.0)) == Speed(2.0, ">=")
+    assert Speed(4.0).over(Speed(2.0, ">=")) == Speed(2.0, "<=")
+    assert Speed(4.0, ">=").over(Speed(2.0, ">=")).bound == "~"
+    assert Speed(4.0).over(Speed(None)) == Speed(None)
+
+
+RACE = {
+    "coarse": {
+        OTHER: [row("MagCache", 0.1, 29.0), row("MagCache", 0.9, 50.0)],
+        "seacache": [row("SeaCache", 0.5, 29.0, 33.0), row("SeaCache", 0.8, 42.0, 42.0), row("SeaCache", 0.1, 39.0)],
+    },
+    "final": {
+        OTHER: [row("MagCache", 0.5, 30.0, 30.0), row("MagCache", 0.8, 40.0, 40.0)],
+        OURS: [row(OURS, 0.2, 25.0, 35.0), row(OURS, 0.4, 30.0, 40.0), row(OURS, 0.5, 40.0, 48.0)],
+        SHORT: [row("fewer steps, UniPC", 0.5, 28.0, 32.0), row("fewer steps, UniPC", 0.9, 34.0, 36.0)],
+    },
+}
+
+
+def test_standings_are_those_of_the_last_stage_and_interpolated() -> None:
+    field = {one.family: one for one in figures.standings(RACE)}
+    speeds = {family: [one.value for one in standing.speeds] for family, standing in field.items()}
+    assert speeds["MagCache"] == pytest.approx([2.0, 1.625, 1.25])
+    assert speeds["SeaCache"] == pytest.approx([2.0, 2 - 0.75 * 4 / 11, 2 - 0.75 * 9 / 11])
+    assert speeds[OURS] == pytest.approx([5.0, 2.5, 2.5 - 0.5 * 5 / 9])
+    assert field["fewer steps, UniPC"].speeds[2].value is None
+    assert (field["SeaCache"].stage, field["SeaCache"].videos) == ("coarse", 2)  # what ran on one video does not count
+    assert field[OURS].middle.compute == 0.4
+    assert figures.behind(field[OURS].middle) == 5
+
+
+def test_factors_are_over_the_fastest_at_each_level() -> None:
+    field = figures.standings(RACE)
+    own = next(one for one in field if one.family == OURS)
+    assert [name for name, _ in figures.best(field, "peer")] == ["SeaCache", "SeaCache", "SeaCache"]
+    over = figures.factors(own, field, "fewer steps")
+    assert [one.value for one in over][:2] == pytest.approx([2.5, 2.5 / (1 / 0.9)])
+    assert over[2].value is None
+
+
+def test_one_number_is_judged_where_it_ran_in_all_regimes() -> None:
+    def race(**means: float) -> list[figures.Standing]:
+        rows = [row(OURS, 0.3, value, label=name) for name, value in means.items()]
+        return figures.standings({"final": {OURS: rows}})
+
+    found = figures.one_number([race(a=30, b=34, only=35), race(a=32, b=38)], OURS)
+    assert found == ("b", [34, 38])
+    assert figures.one_number([race(a=30), race(b=30)], OURS) is None
+
+
+def test_the_verdict_says_what_is_not_reached() -> None:
+    lines = page.verdict({"euler-1-30": figures.standings(RACE)}, OURS)
+    assert [line[-1] for line in lines] == [False, False, True]
+    assert lines[1][2].endswith("/ –")  # fewer steps have no 40 dB to be compared with
+    assert not page.reaches(Speed(9.0, "<="), 1.5)
+    assert page.lowest([Speed(2.0), Speed(None)]).value is None
+
+
+def test_ladders_name_each_setting_once_and_labels_tell_them_apart() -> None:
+    scheduler = races.MODELS["shapes"]().scheduler
+    for steps, guards in contenders.GUARDS.items():
+        terms = [Terms(steps, one, scheduler, (1.0,) * steps) for one in guards]
+        for name in (*contenders.PEERS, *contenders.SHORTER):
+            found = [one.label for one in contenders.settings(name, terms)]
+            assert len(found) == len(set(found)) > 1, name
+        for name in contenders.OURS:
+            own = contenders.policies(name, terms)
+            said = [contenders.Witnessed(one, (), name).label for one in own]
+            assert len(said) == len(set(said)) > 1, name
+
+
+def test_runs_of_ours_are_told_apart_by_what_the_code_makes() -> None:
+    one, other = (contenders.Witnessed(Adaptive(), (), "Adaptive", witness=word) for word in ("a", "b"))
+    assert one.settings() != other.settings()
+    assert one.label == other.label
+    assert contenders.words(Guarded(BWCache(0.15, predictor=Last()), 2).describe())[0] == "threshold 0.15"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    out = tmp_path_factory.mktemp("lead")
+    few = contenders.Ours(
+        [Adaptive(0.5), Adaptive(9.0)], lambda terms: [Adaptive(9.0, terms.guards.warmup / terms.steps)]
+    )
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(contenders, "OURS", {OURS: few})
+        patched.setattr(contenders, "NAMES", ("fewer-steps", OURS))
+        run(out)
+        yield out
+
+
+def run(out: Path) -> None:
+    race = races.Race("shapes", "euler-3-30", out, FEW)
+    race.coarse(["fewer-steps", OURS])
+    for name in ("fewer-steps", OURS):
+        race.final(name)
+
+
+def test_a_tiny_race_from_end_to_end(folder: Path) -> None:
+    race = races.Race("shapes", "euler-3-30", folder, FEW)
+    assert race.pipe.scheduler.config.shift == 3
+    found = race.rows("final")
+    assert {place for name in found for one in found[name] for place, *_ in one["videos"]} == {104}
+    assert {one["settings"]["warmup"] for one in found[OURS]} >= {0.1}
+    assert len(found[OURS]) >= 2
+    for one in found["fewer-steps"]:
+        assert one["videos"][0][1] == pytest.approx(one["settings"]["steps"] / 4)
+    command.write(folder, folder / "lead.json", FEW)
+    field = page.fields(page.read(folder / "lead.json"))["shapes"]["euler-3-30"]
+    assert {one.family for one in field} == {OURS, "fewer steps"}
+
+
+def test_what_is_there_is_not_run_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    race = races.Race("shapes", "euler-3-30", folder, FEW)
+    monkeypatch.setattr("bwcache.study.study.call", lambda *_, **__: pytest.fail("a finished run is made again"))
+    before = race.rows("coarse")
+    race.coarse(["fewer-steps", OURS])
+    assert race.rows("coarse") == before
+
+
+def test_no_video_of_the_first_stage_is_among_those_of_the_last() -> None:
+    assert not {*races.COARSE, *races.CALIBRATION} & {*races.FINAL}
+    assert len(races.FINAL) >= 24
