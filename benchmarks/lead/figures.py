@@ -14,6 +14,9 @@ from bwcache.study import Result, front, speedup_at
 from bwcache.study.results import CEILING, speedup_interval
 
 KINDS = {**dict.fromkeys(OURS, "ours"), **dict.fromkeys(PEERS, "peer"), **dict.fromkeys(SHORTER, "fewer steps")}
+DRAWS = 300
+"""Of the videos, for an interval."""
+
 MIDDLE = 35.0
 """dB: worst videos and spreads are told of settings near it."""
 
@@ -23,8 +26,9 @@ class Speed:
     """Blocks' work of the uncached run over that which was done, at one mean PSNR.
 
     Attributes:
-        value: None where no setting is as good.
-        bound: ">=" where even the fastest setting is better, "<=" the other way round, "~" where nothing is known.
+        value: None where nobody ran.
+        bound: ">=" where even the fastest setting is better, "<=" where none is as good: it is that of the best one
+            then. Of a factor "~" where both bound it the other way.
         between: 95 % interval over the videos; None where it is not known.
     """
 
@@ -33,11 +37,11 @@ class Speed:
     between: tuple[float, float] | None = None
 
     def over(self, other: Speed) -> Speed:
-        """Return how many times faster it is, with what is known of both: a bound below divides to one above."""
+        """Return how many times faster it is, and which way that is bounded by what is known of both."""
         if self.value is None or other.value is None:
             return Speed(None)
-        bound = {("", ""): "", (">=", ""): ">=", ("", ">="): "<="}.get((self.bound, other.bound), "~")
-        return Speed(self.value / other.value, bound)
+        bounds = {self.bound, {"": "", ">=": "<=", "<=": ">="}.get(other.bound, "~")} - {""}
+        return Speed(self.value / other.value, "~" if len(bounds) > 1 else next(iter(bounds), ""))
 
 
 @dataclass(frozen=True)
@@ -86,11 +90,13 @@ def standings(race: Mapping[str, Mapping[str, Sequence[dict[str, Any]]]]) -> lis
 def speed(rows: Sequence[Result], level: float) -> Speed:
     """Return how fast a family is at a mean PSNR, along its front."""
     value, bound = speedup_at(rows, level)
-    return Speed(value, bound, None if value is None else speedup_interval(rows, level))
+    if value is None:
+        return Speed(max(rows, key=decibels).compute_speedup, "<=")
+    return Speed(value, bound, speedup_interval(rows, level, draws=DRAWS))
 
 
 def best(field: Sequence[Standing], kind: str) -> tuple[tuple[str, Speed], ...]:
-    """Return, at each level, the fastest family of a kind and its speed; ("", none) where no one is as good."""
+    """Return, at each level, the fastest family of a kind and its speed; ("", none) where none ran."""
     found = []
     for place in range(len(LEVELS)):
         known = [(one.family, one.speeds[place]) for one in field if one.kind == kind and one.speeds[place].value]

@@ -85,10 +85,11 @@ def verdict(races: Mapping[str, Sequence[Standing]], family: str) -> list[tuple[
 
 
 def lowest(some: Sequence[Speed]) -> Speed:
-    """Return the least of the factors; one that is not known makes the least unknown."""
+    """Return the least of the factors; it is one at most where any of them is, and unknown where any of them is."""
     if not some or any(one.value is None for one in some):
         return Speed(None)
-    return min(some, key=lambda one: one.value or 0.0)
+    least = min(some, key=lambda one: one.value or 0.0)
+    return Speed(least.value, "<=" if any(one.bound in ("<=", "~") for one in some) else least.bound)
 
 
 def reaches(one: Speed, aim: float) -> bool:

@@ -27,6 +27,7 @@ from bwcache.study import Cell, Folder, Method, Result, Study, Video, results, r
 from bwcache.study.peers import Guards, calibrated
 from bwcache.study.peers.ladders import Terms
 from bwcache.study.study import identity
+from training import models
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,14 @@ REGIMES: Mapping[str, Regime] = {
 """By the name for --regime, in the order in which they run."""
 
 
-MODELS: Mapping[str, Callable[[], Any]] = {"shapes": common.load}
+def load_joint() -> Any:
+    """The joint-attention model, silent."""
+    pipe: Any = models.load_joint()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+MODELS: Mapping[str, Callable[[], Any]] = {"shapes": common.load, "joint": load_joint}
 """By the name for --model."""
 
 CALIBRATION, COARSE, FINAL = range(96, 97), range(88, 92), range(104, 128)

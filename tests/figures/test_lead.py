@@ -78,6 +78,9 @@ def test_a_factor_knows_what_is_known_of_both_sides() -> None:
     assert Speed(4.0).over(Speed(2.0)) == Speed(2.0)
     assert Speed(4.0, ">=").over(Speed(2.0)) == Speed(2.0, ">=")
     assert Speed(4.0).over(Speed(2.0, ">=")) == Speed(2.0, "<=")
+    assert Speed(4.0).over(Speed(2.0, "<=")) == Speed(2.0, ">=")
+    assert Speed(4.0, ">=").over(Speed(2.0, "<=")) == Speed(2.0, ">=")
+    assert Speed(4.0, "<=").over(Speed(2.0)) == Speed(2.0, "<=")
     assert Speed(4.0, ">=").over(Speed(2.0, ">=")).bound == "~"
     assert Speed(4.0).over(Speed(None)) == Speed(None)
 
@@ -89,7 +92,7 @@ RACE = {
     },
     "final": {
         OTHER: [row("MagCache", 0.5, 30.0, 30.0), row("MagCache", 0.8, 40.0, 40.0)],
-        OURS: [row(OURS, 0.2, 25.0, 35.0), row(OURS, 0.4, 30.0, 40.0), row(OURS, 0.5, 40.0, 48.0)],
+        OURS: [row(OURS, 0.2, 25.0, 35.0), row(OURS, 0.4, 30.0, 40.0), row(OURS, 0.5, 46.0, 54.0)],
         SHORT: [row("fewer steps, UniPC", 0.5, 28.0, 32.0), row("fewer steps, UniPC", 0.9, 34.0, 36.0)],
     },
 }
@@ -100,8 +103,8 @@ def test_standings_are_those_of_the_last_stage_and_interpolated() -> None:
     speeds = {family: [one.value for one in standing.speeds] for family, standing in field.items()}
     assert speeds["MagCache"] == pytest.approx([2.0, 1.625, 1.25])
     assert speeds["SeaCache"] == pytest.approx([2.0, 2 - 0.75 * 4 / 11, 2 - 0.75 * 9 / 11])
-    assert speeds[OURS] == pytest.approx([5.0, 2.5, 2.5 - 0.5 * 5 / 9])
-    assert field["fewer steps, UniPC"].speeds[2].value is None
+    assert speeds[OURS] == pytest.approx([5.0, 2.5, 2.5 - 0.5 * 5 / 15])
+    assert field["fewer steps, UniPC"].speeds[2] == Speed(pytest.approx(1 / 0.9), "<=")  # none is as good
     assert (field["SeaCache"].stage, field["SeaCache"].videos) == ("coarse", 2)  # what ran on one video does not count
     assert field[OURS].middle.compute == 0.4
     assert figures.behind(field[OURS].middle) == 5
@@ -113,7 +116,7 @@ def test_factors_are_over_the_fastest_at_each_level() -> None:
     assert [name for name, _ in figures.best(field, "peer")] == ["SeaCache", "SeaCache", "SeaCache"]
     over = figures.factors(own, field, "fewer steps")
     assert [one.value for one in over][:2] == pytest.approx([2.5, 2.5 / (1 / 0.9)])
-    assert over[2].value is None
+    assert over[2] == Speed(pytest.approx((2.5 - 0.5 * 5 / 15) * 0.9), ">=")
 
 
 def test_one_number_is_judged_where_it_ran_in_all_regimes() -> None:
@@ -128,10 +131,12 @@ def test_one_number_is_judged_where_it_ran_in_all_regimes() -> None:
 
 def test_the_verdict_says_what_is_not_reached() -> None:
     lines = page.verdict({"euler-1-30": figures.standings(RACE)}, OURS)
-    assert [line[-1] for line in lines] == [False, False, True]
-    assert lines[1][2].endswith("/ –")  # fewer steps have no 40 dB to be compared with
+    assert [line[-1] for line in lines] == [False, True, True]
+    assert "/ >=" in lines[1][2]  # fewer steps have no 40 dB to be compared with
     assert not page.reaches(Speed(9.0, "<="), 1.5)
     assert page.lowest([Speed(2.0), Speed(None)]).value is None
+    assert page.lowest([Speed(2.0), Speed(3.0, "<=")]) == Speed(2.0, "<=")
+    assert page.lowest([Speed(2.0), Speed(3.0, ">=")]) == Speed(2.0)
 
 
 def test_ladders_name_each_setting_once_and_labels_tell_them_apart() -> None:
