@@ -103,7 +103,7 @@ def words(described: Mapping[str, Any]) -> list[str]:
 
 GUARDS: Mapping[int, tuple[Guards, ...]] = {
     30: (Guards(2, 2), Guards(6, 1), Guards(4, 1)),
-    50: (Guards(2, 2), Guards(5, 1), Guards(2, 1)),
+    50: (Guards(2, 2), Guards(2, 1), Guards(1, 2)),
 }
 """By the steps of a run: each method is tried between all of them."""
 

@@ -21,7 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from benchmarks.lead.choice import LEVELS, decibels
 from benchmarks.lead.contenders import OURS
 from benchmarks.lead.figures import MIDDLE, Speed, Standing, behind, best, deviation, factors, one_number, standings
-from benchmarks.lead.races import REGIMES, Lengths
+from benchmarks.lead.races import MODELS, REGIMES, Lengths
 from bwcache.study import front
 
 HERE = Path(__file__).parent
@@ -48,11 +48,28 @@ def read(path: Path = RESULTS) -> dict[str, Any]:
 
 
 def fields(found: Mapping[str, Any]) -> Fields:
-    """Return who stands how in each race, in the order of `REGIMES`."""
-    return {
-        model: {regime: standings(races[regime]) for regime in REGIMES if regime in races}
+    """Return who stands how in each race that anyone ran in, in the order of `REGIMES`."""
+    every = {
+        model: {regime: standings(races[regime]) for regime in REGIMES if any(races.get(regime, {}).values())}
         for model, races in found["races"].items()
     }
+    return {model: races for model, races in every.items() if races}
+
+
+def missing(every: Fields) -> list[str]:
+    """Return, in words, which races nobody ran in, and where none of ours or only few videos were made."""
+    lines = []
+    for model in MODELS:
+        for regime, how in REGIMES.items():
+            field = every.get(model, {}).get(regime, [])
+            unrun = [name for name in OURS if name not in {one.family for one in field}]
+            if not field:
+                lines.append(f"{model}, {how.title}: nothing")
+            elif unrun:
+                lines.append(f"{model}, {how.title}: not {', '.join(unrun)}")
+            elif all(one.stage == "coarse" for one in field):
+                lines.append(f"{model}, {how.title}: few videos only")
+    return lines
 
 
 def ours(every: Fields) -> list[str]:
@@ -62,8 +79,14 @@ def ours(every: Fields) -> list[str]:
 
 
 def verdict(races: Mapping[str, Sequence[Standing]], family: str) -> list[tuple[str, str, str, bool]]:
-    """Return, for one method on one model, its figure, what was aimed at, what is reached, and whether it is."""
-    own = {regime: one for regime, field in races.items() for one in field if one.family == family}
+    """Return, for one method on one model, a figure, what is aimed at, what was found, and whether it is reached.
+
+    By its last stage alone; peers that went no further than the first one count with what they had there.
+    """
+    final = {regime: [one for one in field if one.stage == "final"] for regime, field in races.items()}
+    own = {regime: one for regime, field in final.items() for one in field if one.family == family}
+    if not own:
+        return []
     lines = []
     for name, aims in AIMS.items():
         kind = "peer" if "peer" in name else "fewer steps"
@@ -76,10 +99,10 @@ def verdict(races: Mapping[str, Sequence[Standing]], family: str) -> list[tuple[
         most = max(behind(row) for row in middles)
         text = f"the worst video below the mean, at settings near {MIDDLE:g} dB"
         lines.append((text, f"<= {AIM_BEHIND:g} dB", f"{most:.1f} dB", most <= AIM_BEHIND))
-    number = one_number(list(races.values()), family) if len(races) > 1 else None
+    number = one_number([final[regime] for regime in own], family) if len(own) > 1 else None
     if number:
         spread = statistics.pstdev(number[1])
-        text = f"one number, one quality: {number[0]}, standard deviation over {len(races)} regimes"
+        text = f"one number, one quality: {number[0]}, standard deviation over {len(own)} regimes"
         lines.append((text, f"<= {AIM_SPREAD:g} dB", f"{spread:.1f} dB", spread <= AIM_SPREAD))
     return lines
 
@@ -146,9 +169,9 @@ def main() -> None:
     jinja = Environment(loader=FileSystemLoader(HERE), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     jinja.filters |= {"times": times, "between": between, "decibels": decibels, "behind": behind, "sd": deviation}
     shown = {"levels": LEVELS, "regimes": REGIMES, "lengths": Lengths(), "families": ours(every), "drawn": drawn}
-    page = jinja.get_template("lead.md.jinja").render(
-        **shown, models=every, environments=found["environments"], best=best, factors=factors, verdict=verdict
-    )
+    how = {"best": best, "factors": factors, "verdict": verdict, "missing": missing(every)}
+    template = jinja.get_template("lead.md.jinja")
+    page = template.render(**shown, **how, models=every, environments=found["environments"])
     (DOCS / "lead.md").write_text(page.rstrip() + "\n", encoding="utf-8")
 
 

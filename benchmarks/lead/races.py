@@ -67,7 +67,7 @@ MODELS: Mapping[str, Callable[[], Any]] = {"shapes": common.load, "joint": load_
 CALIBRATION, COARSE, FINAL = range(96, 97), range(88, 92), range(104, 128)
 """Places among the captions that no model was trained on. The seed of a video's noise is its caption's place."""
 
-ROUNDS = ((1, 4.0, 0.12, 1.4), (len(COARSE), 1.0, 0.03, 1.2))
+ROUNDS = ((1, 2.5, 0.04, 1.4), (len(COARSE), 1.0, 0.03, 1.2))
 """Of the coarse stage: so many of its videos; then what is near enough to go on (`choice.near`, `choice.leading`)."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,7 @@ def test_the_verdict_says_what_is_not_reached() -> None:
     lines = page.verdict({"euler-1-30": figures.standings(RACE)}, OURS)
     assert [line[-1] for line in lines] == [False, True, True]
     assert lines[1][2] == ">=2.50x / 2.25x / >=2.10x"
+    assert page.verdict({"euler-1-30": figures.standings({"coarse": RACE["final"]})}, OURS) == []
     assert not page.reaches(Speed(9.0, "<="), 1.5)
     assert page.lowest([Speed(2.0), Speed(None)]).value is None
     assert page.lowest([Speed(2.0), Speed(3.0, "<=")]) == Speed(2.0, "<=")
@@ -204,6 +206,32 @@ def test_what_is_there_is_not_run_again(folder: Path, monkeypatch: pytest.Monkey
     before = race.rows("coarse")
     race.coarse(["fewer-steps", OURS])
     assert race.rows("coarse") == before
+
+
+def test_the_page_is_what_the_results_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    published = (page.DOCS / "lead.md").read_text(encoding="utf-8")
+    monkeypatch.setattr(page, "DOCS", tmp_path)
+    monkeypatch.setattr(page, "draw", lambda *_: None)
+    page.main()
+    assert (tmp_path / "lead.md").read_text(encoding="utf-8") == published, "run python -m benchmarks.lead.page"
+
+
+def test_the_results_hold_no_video_of_the_first_stage_among_those_of_the_last() -> None:
+    found = json.loads(page.RESULTS.read_text(encoding="utf-8"))
+    for regimes in found["races"].values():
+        for stages in regimes.values():
+            seen = {
+                stage: {video[0] for rows in names.values() for one in rows for video in one["videos"]}
+                for stage, names in stages.items()
+            }
+            assert seen["coarse"] <= set(races.COARSE)
+            assert seen["final"] <= set(races.FINAL)
+
+
+def test_the_page_says_what_is_missing() -> None:
+    lines = page.missing({"shapes": {"euler-1-30": figures.standings(RACE)}})
+    assert "shapes, Euler, shift 1, 30 steps: not BWCache as published" in lines
+    assert "joint, Euler, shift 1, 30 steps: nothing" in lines
 
 
 def test_no_video_of_the_first_stage_is_among_those_of_the_last() -> None:
