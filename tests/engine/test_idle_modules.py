@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import bwcache
 from bwcache import Decision, Observation, compute, reuse
 from bwcache.engine.clock import Call
-from bwcache.engine.idle import is_finite
+from bwcache.engine.idle import IdleCalls, IdleModules, is_finite
 from bwcache.models import BlockStack, Site, denoisers, resolve
 from bwcache.models.table import row_of
 from tests.tiny import BY_NAME, VIDEO_TO_VIDEO, WAN, Case, Scripted, each_case, noise
@@ -448,3 +448,14 @@ def test_the_device_is_read_in_the_first_replay_only() -> None:
         for i in range(5):
             with NoReading() if i > 2 else nullcontext():
                 module(noise(1, 4, C, seed=i), 1000.0 - i)
+
+
+def test_each_call_of_one_module_is_answered_by_what_that_call_returned() -> None:
+    idle = IdleModules({"embed": nn.Identity()})
+    seen = IdleCalls(idle, ("inputs",), None)
+    sizes = [(2, C), (3, C)]
+    for size in sizes:
+        seen.call("embed", lambda: torch.ones(size), (), {})  # noqa: B023
+    skipped = IdleCalls(idle, ("inputs",), seen.outlines)
+    assert [skipped.call("embed", lambda: None, (), {}).shape for _ in sizes] == sizes
+    assert skipped.skipped

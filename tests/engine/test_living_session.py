@@ -89,6 +89,32 @@ def test_what_was_kept_is_not_used_once_it_is_said_to_be_stale() -> None:
     assert session.trace.events[3].reason.startswith("nothing kept to reuse")
 
 
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
+def test_what_is_measured_after_forgetting_is_held_against_nothing_of_before() -> None:
+    module = wan_transformer()
+    with bwcache.attach(module, BWCache(threshold=1e-9, tail_guard=0), steps=8) as session:
+        steps_of(module, 8, lambda i: session.invalidate() if i == 4 else None)
+        measured = [event.indicator is not None for event in session.trace.events]
+    assert measured == [False, True, True, True, False, True, True, True]
+
+
+def test_what_a_forward_under_way_makes_is_not_kept_once_all_is_forgotten() -> None:
+    module = wan_transformer()
+    with bwcache.attach(module, Scripted(frozenset(range(1, 8))), steps=8) as session:
+        hook = module.blocks[1].register_forward_hook(lambda *_: session.invalidate())  # before the last block
+        steps_of(module, 1)
+        hook.remove()
+        assert not [lane for run in session._runs for lane in run.lanes.values() if lane.slots]
+
+
+def test_without_a_total_what_needs_none_is_reused() -> None:
+    module = wan_transformer()
+    with bwcache.attach(module, Scripted(frozenset({1, 3}))) as session:
+        steps_of(module, 5)
+    assert {event.total for event in session.trace.events} == {None}
+    assert reuse_line(session.trace.events) == "CrCrC"
+
+
 def test_a_stopped_pipeline_ends_its_loop_and_the_next_video_is_whole() -> None:
     pipe = wan()
     with bwcache.attach(pipe, CAREFREE) as session:

@@ -17,7 +17,7 @@ from bwcache.engine import memory
 from tests.engine.test_restore import ERRORS, abort_in_block, abort_in_callback, another_size, blocks_of, tensors_alive
 from tests.engine.test_samples import BATCHED, LIVELY, batch_of
 from tests.engine.test_session import TwoHalves, forward
-from tests.tiny import BY_NAME, VIDEO_TO_VIDEO, WAN, Case, Scripted, each_case, noise, wan_transformer
+from tests.tiny import BY_NAME, VIDEO_TO_VIDEO, WAN, Case, Scripted, each_case, noise, wan, wan_transformer
 
 CAREFREE = BWCache(threshold=10.0, reuse_interval=2)
 PREDICTORS = pytest.mark.parametrize("predictor", [bwcache.Last(), bwcache.Linear(), bwcache.Taylor(2)], ids=repr)
@@ -361,3 +361,12 @@ def test_a_setting_that_is_none_is_refused_and_nothing_attached(settings: dict[s
     with pytest.raises(bwcache.SettingError, match=named):
         bwcache.attach(pipe, **settings)
     bwcache.attach(pipe).close()
+
+
+@pytest.mark.parametrize("longest", [1, 3])
+def test_looks_at_several_steps_before_are_planned_for(longest: int) -> None:
+    pipe = wan()
+    with bwcache.attach(pipe, bwcache.SmoothCache.measuring(longest)) as session:
+        WAN.run(pipe)
+    trace = session.trace
+    assert trace.planned_bytes == trace.peak_bytes > 0

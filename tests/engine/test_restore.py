@@ -295,3 +295,11 @@ class Two:
 
     def progress_bar(self) -> str:
         return "bar"
+
+
+def test_what_somebody_else_has_put_over_a_listener_stays() -> None:
+    module, theirs = wan_transformer(), functools.partial(print, "theirs")
+    session = bwcache.attach(module, POLICY, steps=8)
+    module.cache_context = theirs
+    session.close()
+    assert module.cache_context is theirs

@@ -83,3 +83,15 @@ def test_what_is_kept_outlives_inference_mode(modes: tuple[bool, bool]) -> None:
             slot.push(SIGNATURE, at(float(value)), {"x": feature(value) + 1}, history=1)
             assert not slot.read()["x"][0][1].is_inference()
     assert means(slot) == [(1.0, 2.0)]
+
+
+@pytest.mark.parametrize("other", [torch.full((1, 6, 2), 2.0), torch.full((1, 4, 2), 2.0, dtype=torch.bfloat16)])
+def test_a_feature_that_does_not_fit_over_the_oldest_takes_its_place(other: torch.Tensor) -> None:
+    """A site may return another size or dtype than what entered it, and what entered it tells nothing of that."""
+    slot = Slot(Held())
+    slot.push(SIGNATURE, at(0.9), {"x": feature(1)}, history=1)
+    slot.push(SIGNATURE, at(0.8), {"x": other}, history=1)
+    ((_, kept),) = slot.read()["x"]
+    assert (kept.shape, kept.dtype) == (other.shape, other.dtype)
+    assert torch.equal(kept, other)
+    assert slot.held.device == other.nbytes
