@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         SpecMismatchError,
         TraceError,
     )
-    from bwcache.features import Along, Damped, Last, Linear, PredictionError, Predictor, Taylor, View
+    from bwcache.features import Along, Bounded, Damped, Last, Linear, PredictionError, Predictor, Taylor, View
     from bwcache.models import BlockList, BlockSpec, BlockStack, Part, Place, Site, Tap
     from bwcache.policies import (
         Adaptive,
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         NeverReuse,
         Observation,
         PerDenoiser,
+        Planned,
         Policy,
         PyramidAttentionBroadcast,
         Readings,
@@ -69,6 +70,7 @@ __all__ = [
     "BlockSpec",
     "BlockStack",
     "BlocksChangedError",
+    "Bounded",
     "Damped",
     "Decision",
     "EasyCache",
@@ -90,6 +92,7 @@ __all__ = [
     "Part",
     "PerDenoiser",
     "Place",
+    "Planned",
     "Policy",
     "PredictionError",
     "Predictor",
@@ -124,7 +127,7 @@ __all__ = [
 _HOMES = {
     "core": ("Decision", "Event", "Step", "Summary", "Trace", "check", "compute", "reuse"),
     "engine": ("Session", "attach", "disable", "discover", "enable"),
-    "features": ("Along", "Damped", "Last", "Linear", "PredictionError", "Predictor", "Taylor", "View"),
+    "features": ("Along", "Bounded", "Damped", "Last", "Linear", "PredictionError", "Predictor", "Taylor", "View"),
     "models": ("BlockList", "BlockSpec", "BlockStack", "Part", "Place", "Site", "Tap"),
     "policies": (
         "Adaptive",
@@ -137,6 +140,7 @@ _HOMES = {
         "Guarded",
         "Observation",
         "PerDenoiser",
+        "Planned",
         "Policy",
         "PyramidAttentionBroadcast",
         "Readings",

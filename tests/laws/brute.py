@@ -22,10 +22,13 @@ class Brute:
 
     Args:
         rows: for each forward its branch, and the action at each site.
+        clean: if the root keeps clean latents: a timestep -> how much of latents and prediction makes them up.
     """
 
-    def __init__(self, rows: list[tuple[str, dict[str, str]]]) -> None:
-        self.rows, self.forward = rows, -1
+    def __init__(
+        self, rows: list[tuple[str, dict[str, str]]], clean: Callable[[float], tuple[float, float]] | None = None
+    ) -> None:
+        self.rows, self.forward, self.clean = rows, -1, clean
         self.kept: dict[tuple[str, str], Any] = {}
         self.entered: dict[str, dict[str, Any]] = {}
 
@@ -60,6 +63,14 @@ class Brute:
         def forward(*args: Any, **kwargs: Any) -> Any:
             self.forward += 1
             x = args[0] if args else kwargs["hidden_states"]
+            if self.clean is not None:
+                time = kwargs["timestep"] if "timestep" in kwargs else args[1]
+                ofx, ofp = self.clean(float(time.flatten()[0]))
+                if self._reuses("root"):
+                    return (((self.kept[self._key("root")] - x.double() * ofx) / ofp).to(x.dtype),)
+                returned = inner(*args, **kwargs)
+                self.kept[self._key("root")] = x.double() * ofx + returned[0].double() * ofp
+                return returned
             if self._reuses("root"):
                 return (self.kept[self._key("root")] + x,)
             returned = inner(*args, **kwargs)
@@ -100,6 +111,19 @@ class Brute:
             return values[0] if count == 1 else tuple(values)
 
         return forward
+
+
+def clean_of(scheduler: Any) -> Callable[[float], tuple[float, float]]:
+    """How clean latents are made of latents and prediction, by the scheduler's text: for flows and for epsilon."""
+
+    def weights(time: float) -> tuple[float, float]:
+        if hasattr(scheduler, "alphas_cumprod"):
+            assert scheduler.config.prediction_type == "epsilon"
+            signal = float(scheduler.alphas_cumprod[int(time)])
+            return signal**-0.5, -((1 - signal) ** 0.5) / signal**0.5
+        return 1.0, -time / scheduler.config.num_train_timesteps
+
+    return weights
 
 
 def blocks_of(denoiser: nn.Module) -> dict[str, nn.Module]:

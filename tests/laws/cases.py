@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import bwcache
-from bwcache import BlockSpec, Damped, Last, Linear, Part, Policy, Predictor, Taylor
+from bwcache import BlockSpec, Bounded, Damped, Last, Linear, Part, Policy, Predictor, Taylor
 from tests.parts import with_parts
 from tests.tiny import BY_NAME, Case, noise
 from tests.zoo.unets import PIPELINES as UNETS
@@ -33,6 +33,7 @@ class Bold:
     predicts: bool = True
     on_unets: bool = True
     on_parts: bool = False
+    clean: bool = False
 
 
 def _window(predictor: Predictor) -> Policy[Any]:
@@ -76,10 +77,17 @@ POLICIES: dict[str, Bold] = {
         on_parts=True,
     ),
     "Foresight": Bold(lambda p, _: bwcache.Foresight(50.0, 1, 0.3), lambda _: bwcache.Foresight(0), False, False),
+    "Planned": Bold(lambda p, _: bwcache.Planned(computed=4, predictor=p), lambda _: bwcache.Planned(0), clean=True),
     "EasyCache": Bold(lambda p, _: bwcache.EasyCache(2.0, 2), lambda _: bwcache.EasyCache(0), False),
 }
 
-PREDICTORS: dict[str, Predictor] = {"Last": Last(), "Linear": Linear(), "Taylor2": Taylor(2), "Damped": Damped()}
+PREDICTORS: dict[str, Predictor] = {
+    "Last": Last(),
+    "Linear": Linear(),
+    "Taylor2": Taylor(2),
+    "Damped": Damped(),
+    "Bounded": Bounded(),
+}
 
 _ONE = {"guidance_scale": 1.0}
 _TRUE = {

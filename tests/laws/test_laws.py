@@ -15,7 +15,7 @@ import bwcache
 from bwcache import Event, Policy, Trace
 from bwcache.engine.lane import Lane
 from bwcache.models import denoisers
-from tests.laws.brute import Brute, blocks_of, several
+from tests.laws.brute import Brute, blocks_of, clean_of, several
 from tests.laws.cases import POLICIES, STEPS, One, chosen, pipeline
 from tests.laws.left import found_on
 
@@ -144,12 +144,16 @@ def test_rows_replays_and_what_is_left(one: One) -> None:
 
     rows = by_forward(first.events)
     if one.predictor == "Last" and rows is not None:
-        brute = Brute(rows)
+        clean = POLICIES[one.policy].clean
+        brute = Brute(rows, clean_of(pipeline(one.model, one.dtype).scheduler) if clean else None)
         with ExitStack() as undo:
             brute.attach(undo, module)
             again = made(one)
         assert brute.forward == len(rows) - 1
-        assert torch.equal(again, cached)  # also of a batch: samples that decide alike run in one forward
+        if clean:  # latents less latents: what is left is rounding, of the size of the model's own
+            assert (again - cached).abs().max() <= STEPS * 64 * torch.finfo(one.dtype).eps * cached.abs().max()
+        else:
+            assert torch.equal(again, cached)  # also of a batch: samples that decide alike run in one forward
 
 
 @each

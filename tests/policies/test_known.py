@@ -28,6 +28,8 @@ EVERY: list[Policy[Any]] = [
     bwcache.PyramidAttentionBroadcast(3, 2, 1, cross_window=(0, 900.5)),
     bwcache.Foresight(2, 3, 0.2),
     bwcache.EasyCache(0.1, 5),
+    bwcache.Planned(0.02),
+    bwcache.Planned(computed=9, predictor=bwcache.Bounded(0.5, 1.0)),
     bwcache.SmoothCache({"attn1": (0, 2, 5), "ffn": (0, 1)}, 8),
     bwcache.Guarded(bwcache.BWCache(0.2, predictor=bwcache.Linear()), 3, 2, 4),
     bwcache.Guarded(bwcache.Guarded(bwcache.FirstBlock())),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,8 @@ class Step:
         noise: share of noise in the latents, 1..0 whatever the scheduler: sigma in flow matching, sigma / (1 + sigma)
             elsewhere; by the index where nobody says it. None where the number of steps is unknown too.
         next_noise: the same after this step.
+        schedule: the same at each step of the run and after the last one, in the order of sampling; None where nobody
+            says it before the run.
     """
 
     run: int
@@ -31,6 +33,7 @@ class Step:
     sample: int | None = None
     noise: float | None = None
     next_noise: float | None = None
+    schedule: tuple[float, ...] | None = field(default=None, compare=False, repr=False)
 
     @property
     def lane(self) -> str:

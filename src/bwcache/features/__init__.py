@@ -3,12 +3,13 @@
 from bwcache.features.indicators import relative_l1, squared
 from bwcache.features.looks import Indicator
 from bwcache.features.prediction_error import PredictionError
-from bwcache.features.predictors import Along, Damped, Last, Linear, Past, Predictor, Taylor
+from bwcache.features.predictors import Along, Bounded, Damped, Last, Linear, Past, Predictor, Taylor
 from bwcache.features.views import All, Channels, Sample, View
 
 __all__ = [
     "All",
     "Along",
+    "Bounded",
     "Channels",
     "Damped",
     "Indicator",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bwcache.core import Step
+from bwcache.core.kinds import is_number
 from bwcache.core.words import shown
 from bwcache.errors import SettingError, complaint
 from bwcache.features.prediction_error import PredictionError
@@ -142,6 +143,42 @@ class Along(Predictor):
     def predict(self, past: Past, step: Step) -> Tensor:
         """Return the newest feature, and `length` of the way to where the line leads."""
         return _along(past, step, self.length)
+
+
+@dataclass(frozen=True)
+class Bounded(Predictor):
+    """A part of the line in the share of noise, which goes no further on than the gap behind it allows.
+
+    Made for estimates of the clean latents: they turn, and a whole line would overshoot (docs/planned.md).
+
+    Args:
+        length: share of the way along the line: 0 replays, 1 goes all of it.
+        reach: how far the line is followed at most, in gaps between the last two computed steps, >= 0.
+    """
+
+    length: float = 0.3
+    reach: float = 1.5
+
+    def __post_init__(self) -> None:
+        for name, value in (("length", self.length), ("reach", self.reach)):
+            if not is_number(value) or value < 0:
+                raise SettingError(complaint(f"{name} {shown(value)}", "a number >= 0", "try 0.3 and 1.5"))
+
+    @property
+    def history(self) -> int:
+        """Two."""
+        return 2
+
+    def predict(self, past: Past, step: Step) -> Tensor:
+        """Return where the line leads within its reach; replays where one feature or no noise level is known."""
+        newest = past[0][1]
+        if len(past) < 2 or self.length == 0:
+            return newest.clone()
+        (near, _), (far, older) = past[0], past[1]
+        if step.noise is None or near.noise is None or far.noise is None or near.noise == far.noise:
+            return newest.clone()
+        gaps = min((step.noise - near.noise) / (near.noise - far.noise), self.reach)
+        return torch.lerp(newest, older, -self.length * gaps)
 
 
 @dataclass(frozen=True)

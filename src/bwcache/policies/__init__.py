@@ -14,6 +14,7 @@ from bwcache.policies.guarded import Guarded
 from bwcache.policies.known import known, named, policy
 from bwcache.policies.never_reuse import NeverReuse
 from bwcache.policies.per_denoiser import PerDenoiser
+from bwcache.policies.planned import Planned
 from bwcache.policies.presets import preset
 from bwcache.policies.pyramid import PyramidAttentionBroadcast
 from bwcache.policies.smooth_cache import SmoothCache
@@ -30,6 +31,7 @@ __all__ = [
     "NeverReuse",
     "Observation",
     "PerDenoiser",
+    "Planned",
     "Policy",
     "PyramidAttentionBroadcast",
     "Readings",

@@ -128,7 +128,10 @@ class Clock:
         if host is not None:
             sigma = sigma if host.sigma is None else float(host.sigma)
             noise, next_noise = (noise, next_noise) if host.noise is None else host.noises
-        return Step(self.run, progress.index, progress.total, timestep, sigma, branch.name, None, noise, next_noise)
+        schedule = progress.noises if host is None or host.noise is None else None
+        return Step(
+            self.run, progress.index, progress.total, timestep, sigma, branch.name, None, noise, next_noise, schedule
+        )
 
     def _ask(self, call: Call) -> None:
         """Ask who calls: whose scheduler it is."""

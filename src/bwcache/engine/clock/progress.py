@@ -72,6 +72,12 @@ class Progress:
         self.where = schedule.timesteps[index], sigma, self._noise(index), self._noise(index + 1)
         return self.where
 
+    @property
+    def noises(self) -> tuple[float, ...] | None:
+        """The share of noise at each step and after the last one; None where the scheduler does not say it."""
+        noises = self.schedule.noises if self.schedule else None
+        return noises if noises is not None and self.total == len(noises) - 1 else None
+
     def _noise(self, index: int) -> float | None:
         """The share of noise before a step; as if all were even where the scheduler does not say it."""
         noises = self.schedule.noises if self.schedule else None

@@ -1,0 +1,140 @@
+"""Planned: the whole list of computed steps is foretold before the first one. A method of this project; no paper.
+
+What is kept is the denoiser's estimate of the clean latents: one tensor of the size of the latents. It moves far less
+than the prediction that is made of it, since the latents' own motion is taken out; a skipped step calls nothing of the
+model. Which steps are computed is planned as the run begins, from its noise levels alone (`planning`), so that the
+damage foretold for the whole run stays within a tolerance, with as few computed steps as that takes.
+
+Between computed steps the estimate follows the line through the last two for a part of the way: `Bounded`.
+
+Where nobody says the noise levels before the run, windows are as long as the same damage allows, one after another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from bwcache.core import Decision, Step, compute, reuse
+from bwcache.features import Bounded, Predictor
+from bwcache.models import BlockStack, Site
+from bwcache.policies.base import Observation, Policy
+from bwcache.policies.checks import expect, expect_predictor, number, whole
+from bwcache.policies.planning import Window, best, damages, foretold
+
+USUAL_WINDOWS = 10
+"""So many windows share the tolerance where the noise levels to come are not known."""
+
+
+@dataclass
+class Held:
+    """The window that one sample is in, where no plan can be made.
+
+    Attributes:
+        window: since the last computed step.
+        began_at: the computed step with which it began.
+        decided_at, decision: of the last step that was asked about; other branches follow it.
+    """
+
+    window: Window | None = None
+    began_at: int = -1
+    decided_at: int = -1
+    decision: Decision = field(default_factory=lambda: compute("first step"))
+
+
+@dataclass
+class State:
+    """One run: one for each sample that decides for itself."""
+
+    held: dict[int | None, Held] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Planned(Policy[State]):
+    """Computes the steps of a plan that is made of the run's noise levels, and holds the clean estimate in between.
+
+    Args:
+        tolerance: damage of the whole run as foretold (dimensionless: relative error of the final latents), >= 0. The
+            one number to choose; .02 is near, .03 balanced, .045 fast. 0 never reuses.
+        computed: exactly so many steps are computed instead, where the noise levels are known before the run, >= 1.
+        predictor: how the clean estimate of a skipped step is made.
+
+    Raises:
+        SettingError: a value outside its range.
+    """
+
+    tolerance: float = 0.03
+    computed: int | None = None
+    predictor: Predictor = field(default_factory=Bounded)
+
+    def __post_init__(self) -> None:
+        expect(number(self.tolerance) and self.tolerance >= 0, "tolerance", self.tolerance, "a number >= 0", "0.03")
+        counts = self.computed is None or whole(self.computed, 1)
+        expect(counts, "computed", self.computed, "a whole number of steps >= 1, or None", "10")
+        expect_predictor(self.predictor, "bwcache.Bounded()")
+
+    @property
+    def feature_predictor(self) -> Predictor:
+        """`predictor`."""
+        return self.predictor
+
+    @property
+    def may_reuse(self) -> bool:
+        """Not with a tolerance of 0, unless `computed` says how many."""
+        return self.tolerance > 0 or self.computed is not None
+
+    def sites(self, stack: BlockStack) -> tuple[Site, ...]:
+        """The denoiser itself: the clean latents that its prediction means."""
+        return (stack.site(stack.root, keeps="clean"),)
+
+    def init(self) -> State:
+        """No window has begun."""
+        return State()
+
+    def decide(self, observation: Observation, state: State) -> Decision:
+        """Looks the step up in the plan; where there is none, holds as long as a window's damage allows."""
+        step = observation.step
+        if step.schedule is not None:
+            steps, damage = plan(step.schedule, self.tolerance, self.computed)
+            if step.index in steps:
+                return compute("planned", damage)
+            return reuse(f"held ({len(steps)} of {step.total} steps planned)", damage)
+        held = state.held.setdefault(step.sample, Held())
+        if held.decided_at != step.index:
+            held.decided_at, held.decision = step.index, self._along(step, held.window)
+        return held.decision
+
+    def refresh(self, observation: Observation, state: State) -> None:
+        """A computed step begins a window."""
+        step = observation.step
+        held = state.held.setdefault(step.sample, Held())
+        if held.began_at == step.index or step.schedule is not None:
+            return
+        held.began_at, held.window = step.index, None
+        if step.noise is not None and step.next_noise is not None:
+            held.window = Window(step.noise)
+            held.window.go(step.noise, step.next_noise)
+
+    def _along(self, step: Step, window: Window | None) -> Decision:
+        """A decision without a plan: of the window so far."""
+        if window is None or step.noise is None or step.next_noise is None:
+            return compute("noise level unknown: pass steps= where nobody says it")
+        limit = self.tolerance / USUAL_WINDOWS**0.5
+        damage = window.go(step.noise, step.next_noise) ** 0.5
+        if damage > limit:
+            return compute(f"damage would exceed the window's ({damage:.4f} > {limit:.4f})", damage)
+        return reuse(f"within the window's damage ({damage:.4f} of {limit:.4f})", damage)
+
+
+@lru_cache(maxsize=64)
+def plan(schedule: tuple[float, ...], tolerance: float, computed: int | None = None) -> tuple[frozenset[int], float]:
+    """Return the steps to compute, and the damage that this does, as foretold.
+
+    Args:
+        schedule: share of noise at each step and after the last one, 1..0.
+        tolerance: the damage that is allowed.
+        computed: how many steps instead.
+    """
+    windows = damages(schedule)
+    steps = best(windows, tolerance**2, computed)
+    return frozenset(steps), foretold(windows, steps)

@@ -1,0 +1,169 @@
+"""Which steps to compute: a dynamic programme over what holding the clean estimate costs.
+
+Between two computed steps i and j a denoiser's estimate of the clean latents is held. What that does to the latents
+at j can be foretold from three things, none of which knows the video, the scheduler or the number of steps:
+
+1. *Drift*. How far apart the estimates at two noise levels lie, relative to the clean latents: |P(s) - P(t)| ** H with
+   one rising curve P of the noise. Estimates hardly move while there is nothing but noise, then turn quickly where the
+   layout is decided, and settle.
+2. *Exposure*. Going from noise s to t, latents keep t / s of what they were and take the rest from the estimate.
+3. *Response*. What becomes of an error at noise s by the end of the run: early ones persist, or grow, since the layout
+   hangs on them; in the middle the denoiser takes most of them back; at the end nothing is left to do so.
+
+The damage of a window is the error of the latents at its end times the response there. Errors of different windows are
+as good as independent, so their squares add up; and the cheapest list for a given sum of squares, or the best one of so
+many steps, is what a dynamic programme finds.
+
+Both curves were measured on uncached runs of the shapes model at shifts of 1, 3 and 5 (docs/planned.md).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+Curve = tuple[tuple[float, float], ...]
+"""(noise, value), by falling noise; straight lines in between."""
+
+DRIFT: Curve = (
+    (1.0, 0.0),
+    (0.995, 0.0703),
+    (0.99, 0.1991),
+    (0.98, 0.4408),
+    (0.97, 0.8618),
+    (0.955, 1.5287),
+    (0.94, 1.9198),
+    (0.92, 2.3163),
+    (0.9, 2.5123),
+    (0.86, 2.6591),
+    (0.8, 2.7888),
+    (0.7, 2.919),
+    (0.6, 2.9993),
+    (0.5, 3.0532),
+    (0.4, 3.0915),
+    (0.3, 3.1212),
+    (0.2, 3.1465),
+    (0.1, 3.1647),
+    (0.05, 3.1724),
+    (0.0, 3.1725),
+)
+POWER = 0.745
+RESPONSE: Curve = (
+    (1.0, 1.0),
+    (0.95, 0.85),
+    (0.86, 0.6),
+    (0.8, 0.45),
+    (0.7, 0.3),
+    (0.6, 0.25),
+    (0.5, 0.18),
+    (0.3, 0.17),
+    (0.17, 0.25),
+    (0.1, 0.36),
+    (0.03, 0.56),
+    (0.0, 1.0),
+)
+LONGEST = 64
+"""Steps that a window may span."""
+
+Damage = Callable[[int, int], float]
+"""The squared damage of computing step i and next step j, or of nothing more where j is the number of steps."""
+
+
+def at(curve: Curve, noise: float) -> float:
+    """Return the curve's value at a noise level, 1..0."""
+    place = min(max(bisect_left(curve, -noise, key=lambda point: -point[0]), 1), len(curve) - 1)
+    (high, above), (low, below) = curve[place - 1], curve[place]
+    share = min(max((high - noise) / (high - low), 0.0), 1.0)
+    return above + share * (below - above)
+
+
+class Window:
+    """A window that begins with a computed step and goes on step by step: the error of the latents so far.
+
+    Args:
+        noise: at its first step, 1..0.
+    """
+
+    def __init__(self, noise: float) -> None:
+        self.progress = [at(DRIFT, noise)]
+        self.shares = [0.0]
+        self.variance = 0.0
+
+    def go(self, noise: float, next_noise: float) -> float:
+        """Return the squared damage once the window has made a step from one noise level to the next."""
+        kept = next_noise / noise if noise > 0 else 1.0
+        here = at(DRIFT, noise)
+        if len(self.progress) > 1 or here != self.progress[0]:
+            self.progress.append(here)
+            self.shares.append(0.0)
+        self.shares = [share * kept for share in self.shares]
+        drift = [abs(here - each) ** (2 * POWER) for each in self.progress]
+        first = [abs(each - self.progress[0]) ** (2 * POWER) for each in self.progress]
+        common = sum(
+            share * (first[-1] + one - apart) / 2 for share, one, apart in zip(self.shares, first, drift, strict=True)
+        )
+        self.variance = self.variance * kept**2 + 2 * (1 - kept) * common + (1 - kept) ** 2 * first[-1]
+        self.shares[-1] += 1 - kept
+        return max(self.variance, 0.0) * at(RESPONSE, next_noise) ** 2
+
+
+@lru_cache(maxsize=64)
+def damages(schedule: tuple[float, ...]) -> tuple[tuple[float, ...], ...]:
+    """Return the squared damage of every window: entry [i][n] of one that begins with step i and holds n more.
+
+    Args:
+        schedule: share of noise at each step and after the last one, 1..0.
+    """
+    found = []
+    for first in range(len(schedule) - 1):
+        window, row = Window(schedule[first]), []
+        for step in range(first, min(len(schedule) - 1, first + LONGEST)):
+            row.append(window.go(schedule[step], schedule[step + 1]))
+        found.append(tuple(row))
+    return tuple(found)
+
+
+def best(windows: Sequence[Sequence[float]], enough: float | None = None, computed: int | None = None) -> list[int]:
+    """Return the computed steps of the list with the least sum of squared damages.
+
+    Args:
+        windows: see `damages`.
+        enough: the shortest list whose sum stays within it is wanted; the list of all steps has none.
+        computed: a list of exactly so many steps is wanted instead, at most all of them.
+    """
+    total = len(windows)
+    reached: list[dict[int, tuple[float, int]]] = [{0: (0.0, -1)}]  # step -> least damage before it, the one before
+    for count in range(1, total + 1):
+        ended, last = min(
+            (
+                (damage + windows[step][total - 1 - step], step)
+                for step, (damage, _) in reached[-1].items()
+                if total - 1 - step < len(windows[step])
+            ),
+            default=(float("inf"), -1),
+        )
+        if last >= 0 and (count in (computed, total) or (computed is None and ended <= (enough or 0.0))):
+            return _traced(reached, last)
+        later: dict[int, tuple[float, int]] = {}
+        for step, (damage, _) in reached[-1].items():
+            for held, own in enumerate(windows[step][: total - 1 - step]):
+                following = step + held + 1
+                if following not in later or damage + own < later[following][0]:
+                    later[following] = (damage + own, step)
+        reached.append(later)
+    return list(range(total))
+
+
+def _traced(reached: list[dict[int, tuple[float, int]]], last: int) -> list[int]:
+    """The way to a step, back through the tables."""
+    steps = [last]
+    for table in reversed(reached[1:]):
+        steps.append(table[steps[-1]][1])
+    return steps[::-1]
+
+
+def foretold(windows: Sequence[Sequence[float]], steps: Sequence[int]) -> float:
+    """Return the damage that a list of computed steps does, as foretold: relative error of the final latents."""
+    ends = [*steps[1:], len(windows)]
+    return float(sum(windows[i][j - i - 1] for i, j in zip(steps, ends, strict=True)) ** 0.5)

@@ -1,0 +1,185 @@
+"""Planned: lists against brute force, damage against its definition, runs with and without a schedule."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+from typing import Any
+
+import pytest
+import torch
+
+import bwcache
+from bwcache.core import Step
+from bwcache.errors import SettingError
+from bwcache.policies import Observation
+from bwcache.policies.planned import plan
+from bwcache.policies.planning import DRIFT, POWER, RESPONSE, Window, at, best, damages, foretold
+from tests.tiny import BY_NAME
+
+
+def flow(steps: int, shift: float) -> tuple[float, ...]:
+    """Noise levels of flow matching, evenly spaced before the shift."""
+    even = [1 - k / steps for k in range(steps)]
+    return (*(shift * u / (1 + (shift - 1) * u) for u in even), 0.0)
+
+
+def plain(schedule: tuple[float, ...], first: int, end: int) -> float:
+    """The squared damage of a window straight from its definition: covariances of drifts, summed pair by pair."""
+
+    def apart(a: int, b: int) -> float:
+        return float(abs(at(DRIFT, schedule[a]) - at(DRIFT, schedule[b])) ** (2 * POWER))
+
+    weights = {}
+    for step in range(first, end):
+        taken = 1 - schedule[step + 1] / schedule[step]
+        weights[step] = taken * schedule[end] / schedule[step + 1] if schedule[end] else float(step == end - 1) * taken
+    variance = sum(
+        a * b * (apart(first, i) + apart(first, j) - apart(i, j)) / 2
+        for i, a in weights.items()
+        for j, b in weights.items()
+    )
+    return variance * at(RESPONSE, schedule[end]) ** 2
+
+
+def test_a_curve_is_straight_between_its_points_and_flat_outside() -> None:
+    curve = ((1.0, 0.0), (0.5, 2.0), (0.0, 3.0))
+    assert [at(curve, noise) for noise in (1.2, 1.0, 0.75, 0.5, 0.25, 0.0, -1)] == [0, 0, 1, 2, 2.5, 3, 3]
+
+
+@pytest.mark.parametrize("shift", [1.0, 5.0])
+def test_the_damage_of_a_window_is_its_covariances(shift: float) -> None:
+    schedule = flow(12, shift)
+    windows = damages(schedule)
+    for first in range(12):
+        for end in range(first + 1, 13):
+            assert windows[first][end - first - 1] == pytest.approx(plain(schedule, first, end), abs=1e-12)
+
+
+def test_a_step_that_is_computed_does_no_damage() -> None:
+    schedule = flow(10, 3.0)
+    assert all(row[0] == 0 for row in damages(schedule))
+    assert foretold(damages(schedule), range(10)) == 0
+
+
+@pytest.mark.parametrize("computed", [1, 2, 3, 5, 8])
+def test_no_other_list_of_so_many_steps_does_less(computed: int) -> None:
+    windows = damages(flow(8, 3.0))
+    lists = [(0, *later) for later in combinations(range(1, 8), computed - 1)]
+    found = best(windows, computed=computed)
+    assert len(found) == computed
+    assert foretold(windows, found) == pytest.approx(min(foretold(windows, each) for each in lists))
+
+
+@pytest.mark.parametrize("tolerance", [0.003, 0.01, 0.03, 0.1])
+def test_no_shorter_list_stays_within_the_tolerance(tolerance: float) -> None:
+    windows = damages(flow(9, 5.0))
+    found = best(windows, tolerance**2)
+    assert foretold(windows, found) <= tolerance
+    shorter = [(0, *later) for later in combinations(range(1, 9), len(found) - 2)] if len(found) > 1 else []
+    assert all(foretold(windows, each) > tolerance for each in shorter)
+
+
+@pytest.mark.parametrize(("steps", "shift"), [(30, 1.0), (30, 3.0), (50, 5.0), (50, 8.0)])
+def test_a_tighter_tolerance_computes_more_and_the_layout_gets_its_steps(steps: int, shift: float) -> None:
+    schedule = flow(steps, shift)
+    counts = [len(plan(schedule, tolerance)[0]) for tolerance in (0.1, 0.045, 0.03, 0.02, 0.005)]
+    assert counts == sorted(counts)
+    assert len(set(counts)) > 3
+    assert len(plan(schedule, 0.02)[0]) < steps / 2
+    listed = sorted(plan(schedule, 0.02)[0])
+    early = [step for step in listed if schedule[step] > 0.75]
+    assert len(early) >= len(listed) / 3
+
+
+def test_more_computed_steps_than_there_are_is_all_of_them() -> None:
+    assert plan(flow(6, 1.0), 0.03, 9)[0] == frozenset(range(6))
+
+
+def test_a_schedule_of_a_thousand_steps_is_planned_in_moments() -> None:
+    steps, damage = plan(flow(1000, 1.0), 0.05)
+    assert 16 <= len(steps) < 200
+    assert damage <= 0.05
+
+
+def step(index: int, schedule: tuple[float, ...], known: bool) -> Step:
+    total = len(schedule) - 1
+    noises = schedule[index], schedule[index + 1]
+    return Step(0, index, total, None, None, "cond", None, *noises, schedule if known else None)
+
+
+def decided(policy: bwcache.Planned, schedule: tuple[float, ...], known: bool) -> list[bool]:
+    """Which steps are computed, as the engine would ask."""
+    state, found = policy.init(), []
+    for index in range(len(schedule) - 1):
+        seen = Observation(step(index, schedule, known), "site")
+        decision = None if index == 0 else policy.decide(seen, state)
+        if decision is None or not decision.reuses:
+            policy.refresh(seen, state)
+        again = None if index == 0 else policy.decide(seen, state)
+        assert again is None or decision is None or again.action == decision.action  # the other branch follows
+        found.append(decision is None or not decision.reuses)
+    return found
+
+
+def test_the_plan_is_followed_where_the_schedule_is_known() -> None:
+    schedule = flow(30, 3.0)
+    listed = plan(schedule, 0.03)[0]
+    assert [i for i, each in enumerate(decided(bwcache.Planned(), schedule, True)) if each] == sorted(listed)
+
+
+def test_without_a_schedule_every_window_stays_within_its_damage() -> None:
+    schedule = flow(50, 5.0)
+    computed = [i for i, each in enumerate(decided(bwcache.Planned(0.03), schedule, False)) if each]
+    assert 5 <= len(computed) <= 25
+    for first, end in zip(computed, [*computed[1:], 50], strict=True):
+        window = Window(schedule[first])
+        damage = [window.go(schedule[k], schedule[k + 1]) ** 0.5 for k in range(first, end)]
+        assert damage[-1] <= 0.03 / 10**0.5 + 1e-12
+
+
+def test_an_unknown_noise_level_is_computed() -> None:
+    policy = bwcache.Planned()
+    blank = Observation(Step(0, 3, None, None, None, "cond"), "site")
+    assert not policy.decide(blank, policy.init()).reuses
+
+
+def test_on_a_pipeline_so_many_steps_are_computed_and_nothing_of_the_model_is_called_in_others() -> None:
+    case = BY_NAME["wan"]
+    pipe: Any = case.build()
+    called = []
+    pipe.transformer.patch_embedding.register_forward_hook(lambda *_: called.append(1))
+    with bwcache.attach(pipe, bwcache.Planned(computed=4)) as session:
+        case.run(pipe, num_inference_steps=8)
+    trace = session.trace
+    assert trace is not None
+    computed = {event.step for event in trace.events if event.action == "compute"}
+    assert len(computed) == 4
+    assert len(called) == sum(event.action == "compute" for event in trace.events)
+    assert {event.reason.split(" (")[0] for event in trace.events if event.action == "reuse"} == {"held"}
+
+
+def test_bounded_goes_a_part_of_the_line_and_no_further_than_its_reach() -> None:
+    def at_noise(noise: float) -> Step:
+        return Step(0, 0, 10, None, None, "cond", None, noise, noise - 0.1)
+
+    past = [(at_noise(0.6), torch.full((2,), 1.0)), (at_noise(0.8), torch.full((2,), 0.0))]
+    bounded = bwcache.Bounded(0.5, 1.5)
+    assert torch.allclose(bounded.predict(past, at_noise(0.5)), torch.full((2,), 1.25))
+    assert torch.allclose(bounded.predict(past, at_noise(0.1)), torch.full((2,), 1.75))
+    assert torch.equal(bounded.predict(past[:1], at_noise(0.1)), past[0][1])
+    assert torch.equal(bwcache.Bounded(0).predict(past, at_noise(0.1)), past[0][1])
+
+
+@pytest.mark.parametrize(
+    "settings", [{"tolerance": -1}, {"tolerance": math.nan}, {"computed": 0}, {"computed": 2.5}, {"predictor": 3}]
+)
+def test_values_outside_their_range_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(SettingError):
+        bwcache.Planned(**settings)
+
+
+@pytest.mark.parametrize("settings", [{"length": -0.1}, {"reach": "far"}])
+def test_a_line_of_no_length_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(SettingError):
+        bwcache.Bounded(**settings)
