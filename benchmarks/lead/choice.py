@@ -45,6 +45,33 @@ def near(rows: Sequence[Result], apart: float, slower: float) -> list[Result]:
     return [row for row in known if fine(row)]
 
 
+def further(rows: Sequence[Result], known: Sequence[Result]) -> list[Result]:
+    """Return what is still to be run so that a family reaches from below the lowest level to above the highest one.
+
+    Args:
+        rows: of one family, on these videos.
+        known: all of its settings, on fewer videos.
+
+    Returns:
+        Of `known` the next more careful one, the next bolder one, both or neither.
+    """
+    done = {row.label for row in rows}
+    left = [row for row in known if row.cells and row.label not in done and row.compute is not None]
+    ran = [row for row in known if row.cells and row.label in done]
+    heights = [decibels(row) for row in rows if row.cells]
+    if not ran or not heights:
+        return []
+    best, fastest = max(ran, key=decibels), min(ran, key=_work)
+    careful = [row for row in left if decibels(row) > decibels(best) and _work(row) > _work(best)]
+    bold = [row for row in left if _work(row) < _work(fastest)]
+    found = [min(careful, key=_work)] if careful and max(heights) < LEVELS[-1] else []
+    return [*found, max(bold, key=_work)] if bold and min(heights) > LEVELS[0] else found
+
+
+def _work(row: Result) -> float:
+    return row.compute or 0.0
+
+
 def leading(families: dict[str, list[Result]], behind: float) -> set[str]:
     """Return the families that are at most so many times slower than the fastest one at some level."""
     found = set()

@@ -19,7 +19,7 @@ from tqdm import tqdm
 import bwcache
 from benchmarks import common
 from benchmarks.lead import contenders
-from benchmarks.lead.choice import leading, near
+from benchmarks.lead.choice import further, leading, near
 from bwcache.errors import BWCacheError
 from bwcache.measure.call import Request, call
 from bwcache.measure.schedulers import named_scheduler, replaced
@@ -117,20 +117,24 @@ class Race:
         Settings that are far from the front of their method, and peers that are far behind others, make no more videos
         after each round.
         """
-        fields = {name: self.methods(name) for name in names}
+        pools = {name: self.methods(name) for name in names}
+        fields = dict(pools)
         found: dict[str, dict[str, Result]] = {name: {} for name in names}
         for count, apart, slower, behind in self.lengths.rounds:
             for name, field in fields.items():
-                rows = self._run(field, self.lengths.coarse[:count], f"{name}, {count} videos")
+                places = self.lengths.coarse[:count]
+                rows = self._run_on(field, pools[name], [*found[name].values()], places, f"{name}, {count} videos")
                 found[name] |= {row.label: row for row in rows}
                 chosen = [row.label for family in by_family(rows).values() for row in near(family, apart, slower)]
-                fields[name] = [method for method in field if method.label in chosen]
+                fields[name] = [method for method in pools[name] if method.label in chosen]
                 self._keep("coarse", name, [*found[name].values()], chosen)
             leaders = self.leaders(behind)
             fields = {name: [one for one in own if self._goes_on(name, one, leaders)] for name, own in fields.items()}
 
     def final(self, name: str) -> None:
         """Run what the coarse stage chose of a contender on the many videos, and keep what came out.
+
+        Where that turns out not to reach from below the lowest level to above the highest, the next settings run too.
 
         Ours run with one number alone at all its values; peers that are far behind others do not run.
         """
@@ -171,6 +175,23 @@ class Race:
         """Return what a stage found so far: contender -> its rows, as `row_of` writes them."""
         found = {name: self.folder.figures(stage, name) for name in contenders.NAMES}
         return {name: figures["rows"] for name, figures in found.items() if figures}
+
+    def _run_on(
+        self,
+        field: Sequence[Method],
+        pool: Sequence[Method],
+        known: Sequence[Result],
+        places: Sequence[int],
+        title: str,
+    ) -> list[Result]:
+        """Run a field, then whatever of its pool a family needs to reach below and above all levels."""
+        rows: list[Result] = []
+        families = by_family(known)
+        while field:
+            rows += self._run(field, places, title)
+            more = {one.label for name, own in by_family(rows).items() for one in further(own, families.get(name, ()))}
+            field = [method for method in pool if method.label in more]
+        return rows
 
     def _run(self, field: Sequence[Method], places: Sequence[int], title: str) -> list[Result]:
         if not field:

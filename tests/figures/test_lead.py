@@ -67,6 +67,17 @@ def test_of_a_method_that_never_gets_so_far_its_best_counts() -> None:
     assert choice.near([Result("a", "a", {}, (), "it cannot")], 1.0, 0.04) == []
 
 
+def test_what_reaches_no_level_any_more_on_other_videos_is_run_further() -> None:
+    known = results("a", (0.1, 28), (0.2, 38), (0.3, 45), (0.4, 50), (0.5, 60), (0.35, 44))
+    harder, easier = results("a", (0.2, 27), (0.3, 35)), results("a", (0.3, 33), (0.4, 44))
+    assert labels(choice.further(harder, known)) == [0.4]
+    assert labels(choice.further(easier, known)) == [0.2]
+    assert choice.further(results("a", (0.1, 22), (0.2, 31), (0.5, 52)), known) == []
+    assert labels(choice.further(results("a", (0.2, 31), (0.3, 35)), known)) == [0.4, 0.1]
+    assert choice.further(results("a", (0.1, 31), (0.5, 35)), known) == []  # there is nothing further
+    assert choice.further([], known) == []
+
+
 def test_who_leads_at_one_level_leads() -> None:
     early, late = results("early", (0.2, 31), (0.5, 41)), results("late", (0.3, 31), (0.4, 41))
     slow = results("slow", (0.5, 31), (0.8, 41))
@@ -198,6 +209,24 @@ def test_a_tiny_race_from_end_to_end(folder: Path) -> None:
     command.write(folder, folder / "lead.json", FEW)
     field = page.fields(page.read(folder / "lead.json"))["shapes"]["euler-3-30"]
     assert {one.family for one in field} == {OURS, "fewer steps"}
+
+
+def test_a_ladder_goes_on_until_it_reaches_all_levels(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    race = races.Race("shapes", "euler-3-30", folder, FEW)
+    pool = race.methods("fewer-steps")
+    ran: list[str] = []
+
+    def rows(field: Any, share: float) -> list[Result]:
+        found = [row("fewer steps", one.steps / 4, share * one.steps, label=one.label) for one in field]
+        return [races.result_of(one) for one in found]
+
+    def run(field: Any, places: Any, title: str) -> list[Result]:
+        ran.extend(method.label for method in field)
+        return rows(field, 10.0)
+
+    monkeypatch.setattr(race, "_run", run)
+    race._run_on(pool[:1], pool, rows(pool, 20.0), FEW.final, "some")
+    assert ran == [one.label for one in pool] == ["fewer steps (1)", "fewer steps (2)", "fewer steps (3)"]
 
 
 def test_what_is_there_is_not_run_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
