@@ -12,7 +12,7 @@ import diffusers
 
 from bwcache.features import Last, Linear, Predictor
 from bwcache.measure.schedulers import replaced
-from bwcache.policies import Adaptive, BWCache, EasyCache, FixedInterval, Foresight, Guarded, Policy
+from bwcache.policies import Adaptive, BWCache, EasyCache, FixedInterval, Foresight, Guarded, Planned, Policy
 from bwcache.study.methods import FewerSteps, Method
 from bwcache.study.peers import (
     DBCache,
@@ -46,7 +46,10 @@ class Ours:
     guarded: Policies
 
 
+PLANNED = (0.012, 0.016, 0.02, 0.025, 0.03, 0.037, 0.045, 0.06)
+
 OURS: Mapping[str, Ours] = {
+    "Planned": Ours([Planned(tolerance) for tolerance in PLANNED], lambda terms: []),
     "Adaptive": Ours(
         [Adaptive(tolerance) for tolerance in TOLERANCES],
         lambda terms: [Adaptive(tolerance, terms.guards.warmup / terms.steps) for tolerance in TOLERANCES],
