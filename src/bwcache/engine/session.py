@@ -32,6 +32,7 @@ from bwcache.errors import (
 from bwcache.models import BlockSpec, denoisers, resolve, uncompiled
 from bwcache.models.provenance import expect_still_free
 from bwcache.policies import PerDenoiser, Policy
+from bwcache.policies.grades import graded
 from bwcache.policies.presets import source
 
 if TYPE_CHECKING:
@@ -45,11 +46,13 @@ AGAIN = 3
 
 
 def policy_of(policy: object) -> Policy[Any]:
-    """Return the policy that is meant: itself, or one for each denoiser by its name.
+    """Return the policy that is meant: itself, one for each denoiser by its name, or that of a grade.
 
     Raises:
-        SettingError: it is neither.
+        SettingError: it is none of these.
     """
+    if isinstance(policy, str):
+        return graded(policy)
     if isinstance(policy, Mapping):
         policy = PerDenoiser(policy)
     if not isinstance(policy, Policy):
@@ -212,7 +215,7 @@ class Session:
         finally:
             clock.host = before
 
-    def use(self, policy: Policy[Any] | Mapping[str, Policy[Any]]) -> None:
+    def use(self, policy: Policy[Any] | Mapping[str, Policy[Any]] | str) -> None:
         """Use another policy from the next run on, or where threads sample together from the first that begins alone.
 
         Raises:

@@ -55,7 +55,7 @@ class Planned(Policy[State]):
 
     Args:
         tolerance: damage of the whole run as foretold (dimensionless: relative error of the final latents), >= 0. The
-            one number to choose; .02 is near, .03 balanced, .045 fast. 0 never reuses.
+            one number to choose; .02 is near, .03 balanced, .04 fast. 0 never reuses.
         computed: exactly so many steps are computed instead, where the noise levels are known before the run, >= 1.
         predictor: how the clean estimate of a skipped step is made.
 
