@@ -63,7 +63,7 @@ class JointRecipe(Recipe):
     axes: tuple[int, ...] = (8, 12, 12)  # channels of a head that turn with time, row and column
     caption_tokens: int = 12
     latent_videos: int = 8256  # two per training caption
-    steps: int = 6000
+    steps: int = 4700
     batch: int = 32
     save_every: int = 50
 
