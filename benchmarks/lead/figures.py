@@ -62,9 +62,14 @@ class Standing:
     speeds: tuple[Speed, ...]
 
     @property
+    def places(self) -> frozenset[int]:
+        """The videos that all of its settings made."""
+        return frozenset.intersection(*(frozenset(cell.seed for cell in row.cells) for row in self.rows))
+
+    @property
     def videos(self) -> int:
         """On so many."""
-        return max(len(row.cells) for row in self.rows)
+        return len(self.places)
 
     @property
     def middle(self) -> Result:
@@ -73,7 +78,7 @@ class Standing:
 
 
 def standings(race: Mapping[str, Mapping[str, Sequence[dict[str, Any]]]]) -> list[Standing]:
-    """Return every family of a race, by its last stage; the fastest first.
+    """Return every family of a race, by its last stage; those of the final first, and of each the fastest.
 
     Args:
         race: stage -> contender -> rows, as `races.Race.rows`.
@@ -84,7 +89,9 @@ def standings(race: Mapping[str, Mapping[str, Sequence[dict[str, Any]]]]) -> lis
             for family, rows in by_family([result_of(row) for row in plain if row["videos"]]).items():
                 own = tuple(longest(rows))
                 found[family] = Standing(family, KINDS[name], own, stage, tuple(speed(own, level) for level in LEVELS))
-    return sorted(found.values(), key=lambda one: -sum(speed.value or 0.0 for speed in one.speeds))
+    return sorted(
+        found.values(), key=lambda one: (one.stage != "final", -sum(speed.value or 0.0 for speed in one.speeds))
+    )
 
 
 def speed(rows: Sequence[Result], level: float) -> Speed:
@@ -95,18 +102,22 @@ def speed(rows: Sequence[Result], level: float) -> Speed:
     return Speed(value, bound, speedup_interval(rows, level, draws=DRAWS))
 
 
-def best(field: Sequence[Standing], kind: str) -> tuple[tuple[str, Speed], ...]:
-    """Return, at each level, the fastest family of a kind and its speed; ("", none) where none ran."""
+def best(one: Standing, field: Sequence[Standing], kind: str) -> tuple[tuple[str, Speed], ...]:
+    """Return, at each level, the fastest family of a kind among those on the same videos, and its speed.
+
+    ("", none) where none of them ran: what was made of other videos, fewer or easier, tells nothing.
+    """
+    rivals = [other for other in field if other.kind == kind and other.places == one.places]
     found = []
     for place in range(len(LEVELS)):
-        known = [(one.family, one.speeds[place]) for one in field if one.kind == kind and one.speeds[place].value]
-        found.append(max(known, key=lambda one: one[1].value or 0.0, default=("", Speed(None))))
+        known = [(other.family, other.speeds[place]) for other in rivals if other.speeds[place].value]
+        found.append(max(known, key=lambda pair: pair[1].value or 0.0, default=("", Speed(None))))
     return tuple(found)
 
 
 def factors(one: Standing, field: Sequence[Standing], kind: str) -> tuple[Speed, ...]:
-    """Return, at each level, how many times faster a family is than the fastest of a kind."""
-    return tuple(own.over(other) for own, (_, other) in zip(one.speeds, best(field, kind), strict=True))
+    """Return, at each level, how many times faster a family is than the fastest of a kind on the same videos."""
+    return tuple(own.over(other) for own, (_, other) in zip(one.speeds, best(one, field, kind), strict=True))
 
 
 def video_decibels(row: Result) -> list[float]:

@@ -67,8 +67,8 @@ def missing(every: Fields) -> list[str]:
                 lines.append(f"{model}, {how.title}: nothing")
             elif unrun:
                 lines.append(f"{model}, {how.title}: not {', '.join(unrun)}")
-            elif all(one.stage == "coarse" for one in field):
-                lines.append(f"{model}, {how.title}: few videos only")
+            if field and not any(one.kind == "peer" and one.stage == "final" for one in field):
+                lines.append(f"{model}, {how.title}: no peer on the many videos")
     return lines
 
 
@@ -78,21 +78,21 @@ def ours(every: Fields) -> list[str]:
     return [family for family in OURS if family in there]
 
 
-def verdict(races: Mapping[str, Sequence[Standing]], family: str) -> list[tuple[str, str, str, bool]]:
-    """Return, for one method on one model, a figure, what is aimed at, what was found, and whether it is reached.
+def verdict(races: Mapping[str, Sequence[Standing]], family: str) -> list[tuple[str, str, str, bool | None]]:
+    """Return, for one method on one model, a figure, what is aimed at, what was found, and whether that is reached.
 
-    By its last stage alone; peers that went no further than the first one count with what they had there.
+    None in the last place: it is not known. By its last stage alone, and against those on the same videos.
     """
     final = {regime: [one for one in field if one.stage == "final"] for regime, field in races.items()}
     own = {regime: one for regime, field in final.items() for one in field if one.family == family}
     if not own:
         return []
-    lines = []
+    lines: list[tuple[str, str, str, bool | None]] = []
     for name, aims in AIMS.items():
         kind = "peer" if "peer" in name else "fewer steps"
         over = [factors(one, races[regime], kind) for regime, one in own.items()]
         least = [lowest([each[place] for each in over]) for place in range(len(LEVELS))]
-        fine = all(reaches(one, aim) for one, aim in zip(least, aims, strict=True))
+        fine = None if all(one.value is None for one in least) else all(map(reaches, least, aims))
         lines.append((f"{name} at 30 / 35 / 40 dB, least of the regimes", slashed(aims), slashed(least), fine))
     middles = [one.middle for one in own.values() if abs(decibels(one.middle) - MIDDLE) <= 3]
     if middles:

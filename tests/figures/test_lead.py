@@ -22,7 +22,7 @@ OURS, OTHER, SHORT = "Adaptive", "magcache", "multistep"
 FEW = races.Lengths(range(88, 89), range(104, 105), ((1, 1.0, 0.03, 1.2),), 4, (Guards(1, 1),))
 
 
-def row(family: str, work: float, *decibels: float | None, label: str = "") -> dict[str, Any]:
+def row(family: str, work: float, *decibels: float | None, label: str = "", first: int = 0) -> dict[str, Any]:
     """A setting that does so much work and reaches so much on each video; None: no difference."""
     return {
         "family": family,
@@ -30,7 +30,9 @@ def row(family: str, work: float, *decibels: float | None, label: str = "") -> d
         "settings": {},
         "kept_bytes": 1024,
         "failed": None,
-        "videos": [[place, work, value, None if value is None else value / 50] for place, value in enumerate(decibels)],
+        "videos": [
+            [place, work, value, None if value is None else value / 50] for place, value in enumerate(decibels, first)
+        ],
     }
 
 
@@ -100,7 +102,11 @@ def test_a_factor_knows_what_is_known_of_both_sides() -> None:
 RACE = {
     "coarse": {
         OTHER: [row("MagCache", 0.1, 29.0), row("MagCache", 0.9, 50.0)],
-        "seacache": [row("SeaCache", 0.5, 29.0, 33.0), row("SeaCache", 0.8, 42.0, 42.0), row("SeaCache", 0.1, 39.0)],
+        "seacache": [
+            row("SeaCache", 0.5, 29.0, 33.0, first=10),
+            row("SeaCache", 0.8, 42.0, 42.0, first=10),
+            row("SeaCache", 0.1, 39.0, first=10),
+        ],
     },
     "final": {
         OTHER: [row("MagCache", 0.5, 30.0, 30.0), row("MagCache", 0.8, 40.0, 40.0)],
@@ -130,7 +136,7 @@ def test_standings_are_those_of_the_last_stage_and_interpolated() -> None:
 def test_factors_are_over_the_fastest_at_each_level() -> None:
     field = figures.standings(RACE)
     own = next(one for one in field if one.family == OURS)
-    assert [name for name, _ in figures.best(field, "peer")] == ["SeaCache", "SeaCache", "SeaCache"]
+    assert [name for name, _ in figures.best(own, field, "peer")] == ["MagCache"] * 3  # SeaCache made other videos
     over = figures.factors(own, field, "fewer steps")
     assert [one.value for one in over][:2] == pytest.approx([2.5, 2.5 / (1 / 0.9)])
     assert (over[2].value, over[2].bound) == (pytest.approx((2.5 - 0.5 * 5 / 15) * 0.9), ">=")
@@ -151,6 +157,8 @@ def test_the_verdict_says_what_is_not_reached() -> None:
     assert [line[-1] for line in lines] == [False, True, True]
     assert lines[1][2] == ">=2.50x / 2.25x / >=2.10x"
     assert page.verdict({"euler-1-30": figures.standings({"coarse": RACE["final"]})}, OURS) == []
+    alone = page.verdict({"euler-1-30": figures.standings({"final": {OURS: RACE["final"][OURS]}})}, OURS)
+    assert [line[-1] for line in alone] == [None, None, True]  # beside nobody
     assert not page.reaches(Speed(9.0, "<="), 1.5)
     assert page.lowest([Speed(2.0), Speed(None)]).value is None
     assert page.lowest([Speed(2.0), Speed(3.0, "<=")]) == Speed(2.0, "<=")
@@ -257,7 +265,8 @@ def test_the_results_hold_no_video_of_the_first_stage_among_those_of_the_last() 
             assert seen["final"] <= set(races.FINAL)
 
 
-def test_the_page_says_what_is_missing() -> None:
+def test_the_page_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "OURS", [OURS, "BWCache as published"])
     lines = page.missing({"shapes": {"euler-1-30": figures.standings(RACE)}})
     assert "shapes, Euler, shift 1, 30 steps: not BWCache as published" in lines
     assert "joint, Euler, shift 1, 30 steps: nothing" in lines
