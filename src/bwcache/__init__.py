@@ -34,7 +34,18 @@ if TYPE_CHECKING:
         SpecMismatchError,
         TraceError,
     )
-    from bwcache.features import Along, Bounded, Damped, Last, Linear, PredictionError, Predictor, Taylor, View
+    from bwcache.features import (
+        Along,
+        Bounded,
+        Damped,
+        Last,
+        Linear,
+        PredictionError,
+        Predictor,
+        Taylor,
+        View,
+        Weighted,
+    )
     from bwcache.models import BlockList, BlockSpec, BlockStack, Part, Place, Site, Tap
     from bwcache.policies import (
         Adaptive,
@@ -53,6 +64,7 @@ if TYPE_CHECKING:
         Readings,
         SmoothCache,
         StepList,
+        Tuned,
         policy,
         preset,
     )
@@ -112,7 +124,9 @@ __all__ = [
     "Taylor",
     "Trace",
     "TraceError",
+    "Tuned",
     "View",
+    "Weighted",
     "attach",
     "check",
     "compute",
@@ -127,7 +141,18 @@ __all__ = [
 _HOMES = {
     "core": ("Decision", "Event", "Step", "Summary", "Trace", "check", "compute", "reuse"),
     "engine": ("Session", "attach", "disable", "discover", "enable"),
-    "features": ("Along", "Bounded", "Damped", "Last", "Linear", "PredictionError", "Predictor", "Taylor", "View"),
+    "features": (
+        "Along",
+        "Bounded",
+        "Damped",
+        "Last",
+        "Linear",
+        "PredictionError",
+        "Predictor",
+        "Taylor",
+        "View",
+        "Weighted",
+    ),
     "models": ("BlockList", "BlockSpec", "BlockStack", "Part", "Place", "Site", "Tap"),
     "policies": (
         "Adaptive",
@@ -146,6 +171,7 @@ _HOMES = {
         "Readings",
         "SmoothCache",
         "StepList",
+        "Tuned",
         "policy",
         "preset",
     ),

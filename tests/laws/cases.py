@@ -47,11 +47,17 @@ def _layers(model: str, *steps: tuple[int, ...]) -> Policy[Any]:
 
 
 EVERY = tuple(range(STEPS))
+LEVELS = tuple(1 - step / STEPS for step in range(STEPS + 1))
 POLICIES: dict[str, Bold] = {
     "BWCache": Bold(lambda p, _: _window(p), lambda _: bwcache.BWCache(threshold=0)),
     "Adaptive": Bold(lambda p, _: bwcache.Adaptive(1.0, 0.0, p), lambda _: bwcache.Adaptive(tolerance=0)),
     "FixedInterval": Bold(lambda p, _: bwcache.FixedInterval(3, predictor=p), lambda _: bwcache.FixedInterval(1)),
     "StepList": Bold(lambda p, _: bwcache.StepList((0, 1, 4, 7), p), lambda _: bwcache.StepList(EVERY)),
+    "Tuned": Bold(
+        lambda p, _: bwcache.Tuned((0, 1, 4, 7), ((1.0,),) * 4, LEVELS),
+        lambda _: bwcache.Tuned(EVERY, ((1.0,),) * STEPS, LEVELS),
+        predicts=False,
+    ),
     "Guarded": Bold(
         lambda p, _: bwcache.Guarded(bwcache.StepList((0, 7), p), warmup=2, tail=2, longest=2),
         lambda _: bwcache.Guarded(bwcache.StepList((0,)), warmup=STEPS),

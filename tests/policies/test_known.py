@@ -30,6 +30,7 @@ EVERY: list[Policy[Any]] = [
     bwcache.EasyCache(0.1, 5),
     bwcache.Planned(0.02),
     bwcache.Planned(computed=9, predictor=bwcache.Bounded(0.5, 1.0)),
+    bwcache.Tuned((0, 1), ((1.0,), (1.5, -0.5)), (1.0, 0.6, 0.3, 0.0), "WanTransformer3DModel"),
     bwcache.SmoothCache({"attn1": (0, 2, 5), "ffn": (0, 1)}, 8),
     bwcache.Guarded(bwcache.BWCache(0.2, predictor=bwcache.Linear()), 3, 2, 4),
     bwcache.Guarded(bwcache.Guarded(bwcache.FirstBlock())),

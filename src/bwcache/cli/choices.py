@@ -32,6 +32,8 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "frames": (1, 100_000),
     "fps": (1, 1_000),
     "repeats": (1, 1_000),
+    "calibrate": (1, 1_000),
+    "verify": (2, 1_000),
     "guidance_scale": (-10_000, 10_000),
 }
 """Option -> least and most; what lies outside cannot be meant."""
@@ -46,6 +48,7 @@ class Choices:
         arguments: of the pipeline's call, beside prompt, steps, guidance and sizes.
         scheduler: class and settings of the one in place of the pipeline's own, or None.
         skeleton: the pipeline without its weights; None where it cannot be built without them.
+        tuned: the file that is named in place of a policy, or None.
     """
 
     prompts: tuple[str, ...]
@@ -62,6 +65,7 @@ class Choices:
     arguments: dict[str, Any] = field(default_factory=dict)
     scheduler: tuple[type[Any], dict[str, Any]] | None = None
     skeleton: Any = None
+    tuned: Any = None
 
     def of(self, pipe: Any) -> Choices:
         """With the settings published for the model, where the options leave them open.
@@ -117,6 +121,7 @@ def choose(settings: Asked) -> Choices:
     else:
         prompts = ()
     policy = policy_kind(settings)
+    tuned = tuned_file(settings)
     short = shorthands(settings, policy)
     device = check_device(settings.device, settings.offload)
     with quiet_libraries():
@@ -124,7 +129,7 @@ def choose(settings: Asked) -> Choices:
         kind = pipeline_kind(folder)
         check_known(folder, kind)
         sets = sort_sets(settings, policy, kind)
-        fields = policy_settings(policy, short, sets)
+        fields = {**_fields_of(tuned), **policy_settings(policy, short, sets)}
         scheduler = _scheduler(settings)
         choices = Choices(
             prompts=_prompts_of(kind, prompts, settings),
@@ -140,6 +145,7 @@ def choose(settings: Asked) -> Choices:
             device=device,
             arguments=arguments_of(settings, kind, sets),
             scheduler=scheduler,
+            tuned=tuned,
         )
         choices.policy.check(choices.steps)
         check_arguments(kind, choices)
@@ -156,6 +162,7 @@ def check_fits(pipe: Any, choices: Choices) -> Choices:
         SettingError: it cannot.
         AttachError: it has no blocks that could be reused.
     """
+    from bwcache.engine.tuned import expect_fits
     from bwcache.measure.inputs import check_inputs
     from bwcache.measure.schedulers import check_schedule, replaced
     from bwcache.measure.sizes import check_sizes
@@ -163,6 +170,8 @@ def check_fits(pipe: Any, choices: Choices) -> Choices:
     if choices.scheduler is not None:
         pipe.scheduler = replaced(pipe.scheduler, *choices.scheduler)
     choices = choices.of(pipe)
+    if choices.tuned is not None:
+        expect_fits(pipe, choices.tuned)
     check_policy(pipe, choices.policy)
     check_sizes(pipe, choices.height, choices.width, choices.frames, choices.arguments)
     sizes = {"height": choices.height, "width": choices.width}
@@ -194,9 +203,23 @@ def check_ranges(settings: Any) -> None:
 
 def policy_kind(settings: Any) -> type[Any]:
     """Return the class of the policy that is named; BWCache where the command asks for none."""
-    from bwcache.policies import named
+    from bwcache.policies import Tuned, named
+    from bwcache.policies.tuned_file import names_file
 
-    return named(getattr(settings, "policy", "BWCache"))
+    name = getattr(settings, "policy", "BWCache")
+    return Tuned if names_file(name) else named(name)
+
+
+def tuned_file(settings: Any) -> Any:
+    """Return the `TunedFile` that is named in place of a policy; None where none is.
+
+    Raises:
+        SettingError: it cannot be read, or is none.
+    """
+    from bwcache.policies.tuned_file import names_file, read_tuned
+
+    name = getattr(settings, "policy", None)
+    return read_tuned(name) if names_file(name) else None
 
 
 def shorthands(settings: Any, policy: type[Any]) -> dict[str, Any]:
@@ -300,6 +323,12 @@ def _scheduler(settings: Asked) -> tuple[type[Any], dict[str, Any]] | None:
     from bwcache.measure.schedulers import named_scheduler
 
     return None if settings.scheduler is None else named_scheduler(settings.scheduler)
+
+
+def _fields_of(tuned: Any) -> dict[str, Any]:
+    """The fields of the policy in a file, or none."""
+    described = {} if tuned is None else tuned.policy.describe()
+    return {name: value for name, value in described.items() if name != "name"}
 
 
 def _policy(policy: type[Any], fields: Mapping[str, Any]) -> Any:

@@ -181,7 +181,8 @@ class Caching(Asked):
         str,
         _option(
             "--policy",
-            "The method: bwcache, adaptive, fixed-interval or another policy's name; module:Class for one of yours.",
+            "The method: bwcache, adaptive, fixed-interval or another policy's name; module:Class for one of yours; or "
+            "a file that 'bwcache tune' wrote.",
             CACHE,
             metavar="NAME",
         ),
@@ -413,6 +414,45 @@ class BenchSettings(StudySettings):
         Path,
         _option("--out", "Folder for the results; runs that are finished there are not made again.", OUTPUT),
     ] = Path("bwcache-bench")
+
+
+@dataclass(frozen=True)
+class TuneSettings(Asked):
+    """Options of ``bwcache tune``."""
+
+    grade: Annotated[
+        str,
+        _option(
+            "--grade",
+            "What is wanted: near (40 dB), balanced (35 dB), fast (30 dB), a mean PSNR such as 35dB, or a speed such as "
+            "3x.",
+            CACHE,
+            metavar="GRADE",
+        ),
+    ] = "balanced"
+    calibrate: Annotated[
+        int, _option("--calibrate", "Videos that the plan is made of, at most.", WHAT, whole_number, metavar="N")
+    ] = 4
+    verify: Annotated[
+        int,
+        _option("--verify", "Videos of other prompts that it is proved on.", WHAT, whole_number, metavar="N"),
+    ] = 4
+    out: Annotated[Path, _option("--out", "The file; uncached runs wait in a folder beside it.", OUTPUT)] = Path(
+        "tuned.json"
+    )
+    overwrite: Annotated[bool, _option("--overwrite", "Replace an earlier file.", OUTPUT)] = False
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """Options of ``bwcache plan``."""
+
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="What 'bwcache tune' wrote.", show_default=False, parser=path_of),
+    ]
+    out: Annotated[Path | None, _option("--out", "Write it as JSON too.", OUTPUT, show_default="only printed")] = None
+    overwrite: Annotated[bool, _option("--overwrite", "Replace an earlier file.", OUTPUT)] = False
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -11,10 +12,12 @@ from bwcache.core import Trace
 from bwcache.engine import hooks
 from bwcache.engine.memory import Memory
 from bwcache.engine.session import KEEP_TRACES, Session, policy_of
+from bwcache.engine.tuned import tuned_for
 from bwcache.errors import AttachError, SettingError, complaint
 from bwcache.models import BlockSpec, uncompiled
 from bwcache.policies import BWCache, Policy
 from bwcache.policies.presets import preset
+from bwcache.policies.tuned_file import names_file
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
 def attach(
     target: Any,
-    policy: Policy[Any] | Mapping[str, Policy[Any]] | None = None,
+    policy: Policy[Any] | Mapping[str, Policy[Any]] | str | Path | None = None,
     *,
     steps: int | None = None,
     timing: bool = False,
@@ -41,7 +44,7 @@ def attach(
         target: a diffusers pipeline, or the denoiser alone.
         policy: what to reuse and when; if none is given, BWCache with the settings published for the model, or else
             with the paper's defaults. A mapping names one for each denoiser, such as "transformer_2"; one that it does
-            not name is always computed.
+            not name is always computed. A path is that of a file which `bwcache tune` wrote.
         steps: number of steps of each run of a bare module, where no pipeline announces it.
         timing: whether the trace carries the seconds of blocks and indicator.
         spec: the row of a model that is not in the table.
@@ -65,12 +68,12 @@ def attach(
         NoBlocksFoundError: nothing in the target is known.
         SpecMismatchError: the module is not as its row says.
         AlreadyAttachedError: another session holds it.
-        SettingError: no such place, no amount of memory, or no policy.
+        SettingError: no such place, no amount of memory, no policy, or a file that was made for another model.
     """
     kept = Memory.of(memory, max_memory)
     if policy is None:
         policy = BWCache() if spec else preset(target)
-    policy = policy_of(policy)
+    policy = tuned_for(target, policy) if names_file(policy) else policy_of(policy)
     if keep_traces is not None and (
         isinstance(keep_traces, bool) or not isinstance(keep_traces, int) or keep_traces < 0
     ):
@@ -92,7 +95,9 @@ def attach(
     )
 
 
-def enable(target: Any, policy: Policy[Any] | Mapping[str, Policy[Any]] | None = None, **settings: Any) -> Session:
+def enable(
+    target: Any, policy: Policy[Any] | Mapping[str, Policy[Any]] | str | Path | None = None, **settings: Any
+) -> Session:
     """As `attach`, for a long-lived pipeline without `with`; undone by `disable`."""
     return attach(target, policy, **settings)
 

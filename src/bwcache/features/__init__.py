@@ -5,6 +5,7 @@ from bwcache.features.looks import Indicator
 from bwcache.features.prediction_error import PredictionError
 from bwcache.features.predictors import Along, Bounded, Damped, Last, Linear, Past, Predictor, Taylor
 from bwcache.features.views import All, Channels, Sample, View
+from bwcache.features.weighted import Weighted
 
 __all__ = [
     "All",
@@ -21,6 +22,7 @@ __all__ = [
     "Sample",
     "Taylor",
     "View",
+    "Weighted",
     "relative_l1",
     "squared",
 ]

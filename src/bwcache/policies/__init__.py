@@ -19,6 +19,7 @@ from bwcache.policies.presets import preset
 from bwcache.policies.pyramid import PyramidAttentionBroadcast
 from bwcache.policies.smooth_cache import SmoothCache
 from bwcache.policies.step_list import StepList
+from bwcache.policies.tuned import Tuned
 
 __all__ = [
     "Adaptive",
@@ -37,6 +38,7 @@ __all__ = [
     "Readings",
     "SmoothCache",
     "StepList",
+    "Tuned",
     "known",
     "named",
     "policy",

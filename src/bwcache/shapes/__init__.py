@@ -25,6 +25,18 @@ PROMPTS = (
     "a small white ring bouncing fast over a checkered background",
 )
 
+MORE_PROMPTS = (
+    "a small magenta square moving left fast over a striped background",
+    "a large green circle bouncing slowly over a plain background",
+    "a small yellow triangle pulsing fast over a checkered background",
+    "a large blue ring orbiting slowly over a gradient background",
+    "a large white square moving up slowly over a checkered background",
+    "a small red circle orbiting fast over a gradient background",
+    "a large cyan ring pulsing slowly over a striped background",
+    "a small green triangle bouncing fast over a plain background",
+)
+"""For what is measured on more videos than four."""
+
 
 def load(device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> WanPipeline:
     """The pipeline from the weights in this package, without network; ``dtype`` defaults to float32.

@@ -1,0 +1,80 @@
+"""The file that `bwcache tune` writes: a policy, what it was made for, and what was measured of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bwcache.core.files import read_json
+from bwcache.core.words import shown
+from bwcache.errors import SettingError, complaint
+from bwcache.policies.known import policy
+from bwcache.policies.tuned import Tuned
+
+FORMAT = "bwcache-tuned-1"
+SUFFIX = ".json"
+
+_AGAIN = "make one: bwcache tune --model … --out tuned.json"
+
+
+@dataclass(frozen=True)
+class TunedFile:
+    """What such a file holds.
+
+    Attributes:
+        policy: ready to attach.
+        made_for: model, weights, scheduler and its settings, steps, guidance and sizes.
+        quality: what was measured on videos that nothing was chosen on.
+        speed: what is to be expected.
+    """
+
+    policy: Tuned
+    made_for: Mapping[str, Any]
+    quality: Mapping[str, Any]
+    speed: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; `read_tuned` reads them again."""
+        content = {name: dict(getattr(self, name)) for name in ("made_for", "quality", "speed")}
+        return {"format": FORMAT, "policy": self.policy.describe(), **content}
+
+
+def names_file(text: object) -> bool:
+    """Return whether what is given in place of a policy is a path to such a file."""
+    return isinstance(text, Path) or (isinstance(text, str) and text.lower().endswith(SUFFIX))
+
+
+def read_tuned(path: str | Path) -> TunedFile:
+    """Return what a file holds.
+
+    Raises:
+        SettingError: it cannot be read, or is none of `bwcache tune`.
+    """
+    name = shown(str(path))
+    try:
+        content = read_json(Path(path).expanduser())
+    except (OSError, RuntimeError) as error:
+        found = f"a tuned file {name} that cannot be read ({getattr(error, 'strerror', None) or error})"
+        raise _refused(found, "one that bwcache tune wrote", "check the path, or " + _AGAIN) from error
+    except ValueError as error:
+        found = f"a tuned file {name} that is damaged ({' '.join(str(error).split())})"
+        raise _refused(found, "the JSON that bwcache tune wrote", _AGAIN) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        says = shown(content.get("format")) if isinstance(content, dict) else type(content).__name__
+        raise _refused(f"format {says} in {name}", f"'{FORMAT}', as bwcache tune writes it", _AGAIN)
+    parts = [content.get(part) for part in ("made_for", "quality", "speed")]
+    if not all(isinstance(part, dict) for part in parts):
+        raise _refused(f"parts that are missing in {name}", "made_for, quality and speed", _AGAIN)
+    try:
+        found_policy = policy(content.get("policy", {}))
+    except SettingError as error:
+        raise SettingError(f"in {name}: {error}") from error
+    if not isinstance(found_policy, Tuned):
+        raise _refused(f"policy {type(found_policy).__name__} in {name}", "Tuned", "attach that policy itself")
+    return TunedFile(found_policy, *map(dict, parts))
+
+
+def _refused(found: str, expected: str, action: str) -> SettingError:
+    return SettingError(complaint(found, expected, action))

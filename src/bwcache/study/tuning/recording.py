@@ -1,0 +1,129 @@
+"""What a tuning needs to know of a run, read where the pipeline hands it to its scheduler.
+
+There the branches of guidance are one already, whatever the pipeline does with them, and so are latents that are scaled
+on their way into the denoiser. Of both, latents and estimate, a fixed random sample of the entries is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bwcache.core import Step
+from bwcache.engine.clock.level import SCALED, level_of
+from bwcache.engine.clock.schedule import Schedule
+from bwcache.errors import SettingError, complaint
+from bwcache.models import BlockSpec
+
+ENTRIES = 65_536
+"""Of the latents, so many are looked at."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """One run, at a sample of the entries.
+
+    Attributes:
+        shares: of noise at each step and after the last, [N + 1], descending 1..0.
+        latents: before each step and after the last, scaled to (1 - share) data + share noise, float32 [N + 1, D].
+        clean: the estimate of the data that each step was made with, float32 [N, D].
+    """
+
+    shares: tuple[float, ...]
+    latents: np.ndarray
+    clean: np.ndarray
+
+    def gram(self) -> np.ndarray:
+        """Return mean products of the estimates, [N, N]."""
+        clean = self.clean.astype(np.float64)
+        return clean @ clean.T / clean.shape[1]
+
+
+class _Recorder:
+    """Reads the calls of a scheduler's step."""
+
+    def __init__(self, scheduler: Any, spec: BlockSpec) -> None:
+        self._scheduler = scheduler
+        self._spec = replace(spec, prediction="direct")  # whatever sign the model has, the scheduler is given this one
+        self._schedule: Schedule | None = None
+        self._latents: list[np.ndarray] = []
+        self._clean: list[np.ndarray] = []
+        self._chosen: Tensor | None = None
+        self._end: Tensor | None = None
+
+    def before(self, predicted: Tensor, timestep: Any, latents: Tensor) -> None:
+        index = len(self._clean)
+        if self._schedule is None:
+            begin = getattr(self._scheduler, "begin_index", None) or 0
+            self._schedule = Schedule.read(self._scheduler, begin)
+        schedule = self._schedule
+        if schedule is None or schedule.noises is None or index >= len(schedule.timesteps):
+            raise self._unknown()
+        sigma = None if schedule.sigmas is None else schedule.sigmas[index]
+        level = level_of(self._scheduler, self._spec, Step(0, index, None, schedule.timesteps[index], sigma, "all"))
+        if level is None or not level.says_data:
+            raise self._unknown()
+        if type(self._scheduler).__name__ in SCALED and sigma is not None:
+            latents = latents / (1 + sigma**2) ** 0.5
+        self._clean.append(self._sampled(level.clean(latents, predicted)))
+        self._latents.append(self._sampled(latents) / (level.signal + level.noise))
+
+    def after(self, latents: Tensor) -> None:
+        self._end = latents
+
+    def finished(self) -> Recording:
+        found = len(self._clean)
+        if self._schedule is None or self._schedule.noises is None or self._end is None:
+            raise self._unknown()
+        if found != len(self._schedule.timesteps):
+            raise self._unknown()
+        latents = np.stack([*self._latents, self._sampled(self._end)])
+        return Recording(tuple(self._schedule.noises), latents, np.stack(self._clean))
+
+    def _sampled(self, tensor: Tensor) -> np.ndarray:
+        flat = tensor.detach().flatten()
+        if self._chosen is None:
+            order = torch.randperm(flat.numel(), generator=torch.Generator().manual_seed(0))
+            self._chosen = order[:ENTRIES].sort().values.to(flat.device)
+        return flat[self._chosen].float().cpu().numpy()
+
+    def _unknown(self) -> SettingError:
+        found = f"{type(self._scheduler).__name__}, of which the clean latents of each step cannot be told"
+        return SettingError(complaint(found, "one that is called once a step, such as Euler or UniPC", "name another"))
+
+
+@contextlib.contextmanager
+def recorded(pipe: Any, spec: BlockSpec) -> Iterator[list[Recording]]:
+    """Record the one run that is made meanwhile: the list holds it afterwards.
+
+    Args:
+        pipe: a pipeline with a scheduler.
+        spec: the row of its denoiser.
+
+    Raises:
+        SettingError: what the scheduler is given does not tell the clean latents.
+    """
+    scheduler = pipe.scheduler
+    recorder, found = _Recorder(scheduler, spec), list[Recording]()
+    own = scheduler.step
+
+    @functools.wraps(own)
+    def step(model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
+        recorder.before(model_output, timestep, sample)
+        made = own(model_output, timestep, sample, *args, **kwargs)
+        recorder.after(made[0] if isinstance(made, tuple) else made.prev_sample)
+        return made
+
+    scheduler.step = step
+    try:
+        yield found
+    finally:
+        del scheduler.step
+    found.append(recorder.finished())
