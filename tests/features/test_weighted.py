@@ -9,7 +9,7 @@ ROWS = Weighted(((0, (1.0,)), (1, (1.5, -0.5)), (4, (2.0, -1.5, 0.5))))
 
 
 def past(*indices: int, dtype: torch.dtype = torch.float32) -> list[tuple[Step, torch.Tensor]]:
-    return [(Step(0, i, 9, None, None, "cond"), torch.full((3,), 10.0 ** -i, dtype=dtype)) for i in indices]
+    return [(Step(0, i, 9, None, None, "cond"), torch.full((3,), 10.0**-i, dtype=dtype)) for i in indices]
 
 
 STEP = Step(0, 5, 9, None, None, "cond")

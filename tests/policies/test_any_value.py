@@ -10,7 +10,7 @@ import torch
 import bwcache
 from bwcache import SettingError
 
-POLICIES = {
+POLICIES: dict[type[bwcache.Policy], dict[str, object]] = {
     bwcache.BWCache: {},
     bwcache.Adaptive: {},
     bwcache.FixedInterval: {},

@@ -12,10 +12,10 @@ from bwcache.errors import SettingError, complaint
 FORMAT = "bwcache-plan-1"
 
 PREDICTOR = (
-    "Of each computed step k the estimate of the clean latents is kept: z_k = x_k - sigma_k v_k for a flow. In a reused "
-    "step the denoiser is not called: its estimate is z = w[0] z_(last computed) + w[1] z_(the one before) + ..., with "
-    "the weights w of the last computed step, and what it would have returned is (x - z) / sigma, from the latents x of "
-    "now."
+    "Of each computed step k the estimate of the clean latents is kept: z_k = x_k - sigma_k v_k for a flow. In a "
+    "reused step the denoiser is not called: its estimate is z = w[0] z_(last computed) + w[1] z_(the one before) + "
+    "..., with the weights w of the last computed step, and what it would have returned is (x - z) / sigma, from the "
+    "latents x of now."
 )
 
 

@@ -424,8 +424,8 @@ class TuneSettings(Asked):
         str,
         _option(
             "--grade",
-            "What is wanted: near (40 dB), balanced (35 dB), fast (30 dB), a mean PSNR such as 35dB, or a speed such as "
-            "3x.",
+            "What is wanted: near (40 dB), balanced (35 dB), fast (30 dB), a mean PSNR such as 35dB, or a speed such "
+            "as 3x.",
             CACHE,
             metavar="GRADE",
         ),

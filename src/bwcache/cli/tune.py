@@ -93,8 +93,8 @@ def cost(tuner: Any, choices: Choices) -> list[str]:
     memory = 2 * ENTRIES * 4 * (choices.steps + 1) * len(tuner.calibrate) / 2**20
     return [
         f"{len(tuner.calibrate)} videos to calibrate on, {len(tuner.verify)} of other prompts to verify on",
-        f"about {work * choices.steps} steps, the work of {work:g} uncached videos: {_minutes(minutes)} here, and at most "
-        f"{memory:.0f} MiB of main memory for what is recorded",
+        f"about {work * choices.steps:.0f} steps, the work of {work:g} uncached videos: {_minutes(minutes)} here, and "
+        f"at most {memory:.0f} MiB of main memory for what is recorded",
     ]
 
 
@@ -141,7 +141,7 @@ def summary(file: Any, out: Path) -> list[str]:
     quality, speed = file.quality, file.speed
     low, high = quality["interval"]
     return [
-        f"{speed['computed']} of {speed['steps']} steps computed: {speed['expected']:g}x where the denoiser takes the time",
+        f"{speed['computed']} of {speed['steps']} steps computed: {speed['expected']:g}x of the denoiser's time",
         f"{quality['psnr']:.1f} dB on {quality['videos']} videos of prompts that were not used (95 % {low:.1f} to "
         f"{high:.1f}, the worst {quality['worst']:.1f}), SSIM {quality['ssim']:.3f}",
         f'{out}: bwcache.attach(pipe, "{out.name}"), or --policy {out.name} with any command',

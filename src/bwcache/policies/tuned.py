@@ -2,8 +2,8 @@
 
 No paper. The denoiser itself is the site, and what is kept is its estimate of the clean latents: in a skipped step that
 is a weighted sum of the last few, with weights that belong to the step that was computed last. On another schedule the
-list goes over by noise level: each of its steps to the one nearest in log-SNR. The weights do not, and the last estimate
-is replayed.
+list goes over by noise level: each of its steps to the one nearest in log-SNR. The weights do not, and the last
+estimate is replayed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 from bwcache.core import Decision, Step, compute, reuse
 from bwcache.core.kinds import is_number
@@ -52,11 +53,11 @@ class Tuned(Policy[None]):
             object.__setattr__(self, name, plain)
         shares = self.schedule
         falls = len(shares) > 1 and all(is_number(share) and 0 <= share <= 1 for share in shares)
-        falls = falls and all(a > b for a, b in zip(shares, shares[1:], strict=False))
+        falls = falls and all(a > b for a, b in pairwise(shares))
         expect(falls, "schedule", shares, "descending shares of noise, 1..0", "what bwcache tune wrote")
         steps = self.steps
         rises = bool(steps) and all(whole(step, 0) for step in steps) and steps[0] == 0
-        rises = rises and all(a < b for a, b in zip(steps, steps[1:], strict=False)) and steps[-1] < len(shares) - 1
+        rises = rises and all(a < b for a, b in pairwise(steps)) and steps[-1] < len(shares) - 1
         expected = f"ascending indices from 0, below {len(shares) - 1}"
         expect(rises, "steps", steps, expected, "(0, 1, 2, 5, 10)")
         fine = len(self.rows) == len(steps) and all(map(_is_row, self.rows))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from bwcache.core.files import read_json
 from bwcache.core.words import shown
@@ -41,7 +41,7 @@ class TunedFile:
         return {"format": FORMAT, "policy": self.policy.describe(), **content}
 
 
-def names_file(text: object) -> bool:
+def names_file(text: object) -> TypeGuard[str | Path]:
     """Return whether what is given in place of a policy is a path to such a file."""
     return isinstance(text, Path) or (isinstance(text, str) and text.lower().endswith(SUFFIX))
 
@@ -64,8 +64,8 @@ def read_tuned(path: str | Path) -> TunedFile:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         says = shown(content.get("format")) if isinstance(content, dict) else type(content).__name__
         raise _refused(f"format {says} in {name}", f"'{FORMAT}', as bwcache tune writes it", _AGAIN)
-    parts = [content.get(part) for part in ("made_for", "quality", "speed")]
-    if not all(isinstance(part, dict) for part in parts):
+    parts = [part for part in map(content.get, ("made_for", "quality", "speed")) if isinstance(part, dict)]
+    if len(parts) < 3:
         raise _refused(f"parts that are missing in {name}", "made_for, quality and speed", _AGAIN)
     try:
         found_policy = policy(content.get("policy", {}))
@@ -73,7 +73,7 @@ def read_tuned(path: str | Path) -> TunedFile:
         raise SettingError(f"in {name}: {error}") from error
     if not isinstance(found_policy, Tuned):
         raise _refused(f"policy {type(found_policy).__name__} in {name}", "Tuned", "attach that policy itself")
-    return TunedFile(found_policy, *map(dict, parts))
+    return TunedFile(found_policy, *parts)
 
 
 def _refused(found: str, expected: str, action: str) -> SettingError:

@@ -29,10 +29,12 @@ def plans(table: np.ndarray, most: int | None = None) -> dict[int, Plan]:
 
     Args:
         table: [N, N, N + 1]; entry p, i, j is the damage of the window of steps i to j - 1 where p is the computed step
-            before i (p = i: there is none).
+            before i (p = i = 0: there is none). What is no window is not read.
         most: computed steps; None: all.
     """
     count = table.shape[0]
+    before, first, end = np.ogrid[:count, :count, : count + 1]
+    table = np.where((end > first) & ((before < first) | (first == 0)), table, np.inf)
     most = count if most is None else most
     best = np.full((count, count), np.inf)  # by the last two computed steps
     best[0, 0] = 0.0

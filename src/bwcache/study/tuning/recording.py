@@ -10,6 +10,7 @@ import contextlib
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,8 @@ class Recording:
     def gram(self) -> np.ndarray:
         """Return mean products of the estimates, [N, N]."""
         clean = self.clean.astype(np.float64)
-        return clean @ clean.T / clean.shape[1]
+        found: np.ndarray = clean @ clean.T / clean.shape[1]
+        return found
 
 
 class _Recorder:
@@ -82,10 +84,11 @@ class _Recorder:
         found = len(self._clean)
         if self._schedule is None or self._schedule.noises is None or self._end is None:
             raise self._unknown()
-        if found != len(self._schedule.timesteps):
+        shares = tuple(self._schedule.noises)
+        if found != len(self._schedule.timesteps) or any(a <= b for a, b in pairwise(shares)):
             raise self._unknown()
         latents = np.stack([*self._latents, self._sampled(self._end)])
-        return Recording(tuple(self._schedule.noises), latents, np.stack(self._clean))
+        return Recording(shares, latents, np.stack(self._clean))
 
     def _sampled(self, tensor: Tensor) -> np.ndarray:
         flat = tensor.detach().flatten()

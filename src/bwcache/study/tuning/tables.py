@@ -37,7 +37,7 @@ def damage(recordings: Sequence[Recording]) -> np.ndarray:
     """
     shares = recordings[0].shares
     count = len(shares) - 1
-    grams = sum(one.gram() for one in recordings) / len(recordings)
+    grams = np.mean([one.gram() for one in recordings], axis=0)
     table = np.full((count, count, count + 1), np.inf)
     for first in range(count):
         table[: first + 1, first, first + 1] = 0.0
@@ -63,4 +63,5 @@ def _left(gram: np.ndarray, wanted: np.ndarray, newest: int) -> np.ndarray:
     determinant = (aa + ridge) * (bb + ridge) - ab**2
     a, b = (va * (bb + ridge) - vb * ab) / determinant, (vb * (aa + ridge) - va * ab) / determinant
     both = square - 2 * (a * with_all[newest] + b * vb) + a * a * aa + 2 * a * b * ab + b * b * bb
-    return np.maximum(np.append(both, alone), 0.0)
+    found: np.ndarray = np.maximum(np.append(both, alone), 0.0)
+    return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,7 +139,11 @@ class Tuner:
             raise _refused(found, "one", "tune a pipeline with a single one")
         check_videos(self.calibrate, self.verify)
         self._module = next(iter(modules.values()))
-        self._spec = row_of(type(self._module))
+        spec = row_of(type(self._module))
+        if spec is None:
+            found = f"{type(self._module).__name__}, which has no row in the table of models"
+            raise _refused(found, "a model that is known", "see them: bwcache models")
+        self._spec = spec
 
     def run(self, wish: Wish) -> Outcome:
         """Return the plan for a wish.
@@ -346,8 +350,8 @@ def check_videos(calibrate: Sequence[Video], verify: Sequence[Video]) -> None:
         raise _refused(found, f"at least 1 and {LEAST}", "give more prompts")
 
 
-def _mean(values: Any) -> float:
-    return statistics.mean(values)
+def _mean(values: Iterable[float]) -> float:
+    return statistics.fmean(values)
 
 
 def _read(path: Any) -> Recording | None:
