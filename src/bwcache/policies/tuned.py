@@ -97,8 +97,8 @@ class Tuned(Policy[None]):
     def decide(self, observation: Observation, state: None) -> Decision:
         """Looks it up, on the run's own schedule."""
         step = observation.step
-        if self.is_for(step):
-            listed = step.index in self.steps
+        if not self.may_reuse or self.is_for(step):
+            listed = not self.may_reuse or step.index in self.steps
             return compute("on the list") if listed else reuse("not on the list")
         shares = step.schedule
         if shares is None:
