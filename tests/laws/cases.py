@@ -57,6 +57,7 @@ POLICIES: dict[str, Bold] = {
         lambda p, _: bwcache.Tuned((0, 1, 4, 7), ((1.0,),) * 4, LEVELS),
         lambda _: bwcache.Tuned(EVERY, ((1.0,),) * STEPS, LEVELS),
         predicts=False,
+        clean=True,
     ),
     "Guarded": Bold(
         lambda p, _: bwcache.Guarded(bwcache.StepList((0, 7), p), warmup=2, tail=2, longest=2),
