@@ -24,8 +24,8 @@ SHARES = tuple(3 * s / (1 + 2 * s) for s in np.linspace(1, 0, COUNT + 1).tolist(
 
 def price(table: np.ndarray, steps: tuple[int, ...]) -> float:
     ends = (*steps[1:], table.shape[0])
-    befores = (steps[0], *steps[:-1])
-    return float(sum(table[p, i, j] for p, i, j in zip(befores, steps, ends, strict=True)))
+    earlier = (steps[0], *steps[:-1])
+    return float(sum(table[p, i, j] for p, i, j in zip(earlier, steps, ends, strict=True)))
 
 
 @pytest.mark.parametrize("seed", range(5))
