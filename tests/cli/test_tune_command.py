@@ -84,6 +84,37 @@ def test_broken_files_are_refused(bwcache_command, tmp_path, command) -> None:
     assert "that is damaged" in ended.lines[0]
 
 
+def test_an_untuned_plan_is_the_one_that_is_run(bwcache_command, tmp_path) -> None:
+    ended = bwcache_command("plan", "--steps", "30", "--grade", "fast", "--out", "plan.json")
+    assert ended.code == 0, ended.err
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    ended = bwcache_command(
+        "compare", "--policy", "planned", "--set", "tolerance=0.04", "--prompt", "a ring", "--steps", "30"
+    )
+    assert ended.code == 0, ended.err
+    run = json.loads((tmp_path / "bwcache-out" / "summary.json").read_text())["runs"][0]
+    assert run["computed"] == len(plan["computed"])
+    assert 3 < len(plan["computed"]) < 15
+    assert plan["compute"][0]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "found neither a tuned file nor --steps; expected one of them"),
+        (("--steps", "50", "--shift", "0"), "found --shift 0; expected more than 0"),
+        (("--steps", "50", "--grade", "fest"), "did you mean fast?"),
+        (("tuned.json", "--steps", "50"), "found --steps beside a tuned file"),
+    ],
+)
+def test_plans_that_cannot_be(bwcache_command, written, options, said) -> None:
+    ended = bwcache_command("plan", *options)
+    assert ended.code == 2
+    assert len(ended.lines) == 1
+    assert said in ended.lines[0]
+    assert written() == []
+
+
 def test_nothing_is_overwritten_unasked(bwcache_command, tmp_path) -> None:
     (tmp_path / "tuned.json").write_text("mine")
     ended = bwcache_command("tune", *SMALL)

@@ -149,7 +149,11 @@ def _tune(settings: TuneSettings) -> None:
 
 
 def _plan(settings: PlanSettings) -> None:
-    """Print the list of steps of a tuned file and its weights, or export them for an engine that takes a list."""
+    """Print the list of steps of a tuned file and its weights, or export them for an engine that takes a list.
+
+    Without a file, but with --steps: the list that is planned from the noise levels alone, for any model.
+    """
+    need("diffusers")
     from bwcache.cli.plan import run_plan
 
     run_plan(settings)

@@ -1,9 +1,11 @@
-"""``bwcache plan``: the list of steps of a tuned file, for people and for engines that take a list."""
+"""``bwcache plan``: a list of steps, for people and for engines that take one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from bwcache.cli.choices import check_ranges
 from bwcache.cli.output import absolute
 from bwcache.cli.settings import PlanSettings
 from bwcache.core.files import write_json
@@ -11,60 +13,104 @@ from bwcache.errors import SettingError, complaint
 
 FORMAT = "bwcache-plan-1"
 
-PREDICTOR = (
+KEPT = (
     "Of each computed step k the estimate of the clean latents is kept: z_k = x_k - sigma_k v_k for a flow. In a "
-    "reused step the denoiser is not called: its estimate is z = w[0] z_(last computed) + w[1] z_(the one before) + "
-    "..., with the weights w of the last computed step, and what it would have returned is (x - z) / sigma, from the "
-    "latents x of now."
+    "reused step the denoiser is not called: what it would have returned is (x - z) / sigma, of the latents x of now. "
+)
+SUM = (
+    "There z = w[0] z_(last computed) + w[1] z_(the one before) + ..., with the weights w of the last computed step, "
+    "newest first."
+)
+LINE = (
+    "There z goes from z_(last computed) on along the line through the last two, in the share of noise s: "
+    "z = z_i + {length:g} t (z_i - z_p), t = (s - s_i) / (s_i - s_p), t at most {reach:g}; alone it is replayed."
 )
 
 
 def run_plan(settings: PlanSettings) -> None:
     """Print the plan, and export it where it is asked for."""
-    from bwcache.policies.tuned_file import read_tuned
-
-    file = read_tuned(settings.file)
-    content = plan_of(file)
+    check_ranges(settings)
+    content = _of_file(settings) if settings.file is not None else _of_schedule(settings)
     if settings.out is not None:
         target = absolute(settings.out)
-        if target.exists() and not settings.overwrite:
-            found = f"a file at --out {str(settings.out)!r}"
-            raise SettingError(complaint(found, "none yet", "add --overwrite or name another"))
+        if target.exists() and (target.is_dir() or not settings.overwrite):
+            found = f"something at --out {str(settings.out)!r}"
+            raise SettingError(complaint(found, "nothing yet", "add --overwrite for a file, or name another"))
         write_json(target, content)
-    for line in lines(file, content):
+    for line in lines(content):
         print(line)
     if settings.out is not None:
         print(f"{settings.out} holds it as JSON")
 
 
-def plan_of(file: Any) -> dict[str, Any]:
-    """Return the list of steps with what an engine needs to follow it, ready for JSON."""
-    policy = file.policy
+def plan_of(schedule: Sequence[float], steps: Sequence[int], predictor: str) -> dict[str, Any]:
+    """Return a list of steps with what an engine needs to follow it, ready for JSON."""
     return {
         "format": FORMAT,
-        "steps": len(policy.schedule) - 1,
-        "computed": list(policy.steps),
-        "compute": [step in policy.steps for step in range(len(policy.schedule) - 1)],
+        "steps": len(schedule) - 1,
+        "computed": list(steps),
+        "compute": [step in steps for step in range(len(schedule) - 1)],
+        "noise": list(schedule),
+        "predictor": predictor,
+    }
+
+
+def lines(content: dict[str, Any]) -> list[str]:
+    """Return the plan for people."""
+    total, computed, weights = content["steps"], content["computed"], content.get("weights")
+    rows = []
+    for step in computed:
+        row = "" if weights is None else "  then " + " ".join(f"{weight:+.3f}" for weight in weights[str(step)])
+        rows.append(f"{step:>4}  noise {content['noise'][step]:.3f}{row}")
+    return [
+        f"{len(computed)} of {total} steps computed ({total / len(computed):.2f}x): {', '.join(map(str, computed))}",
+        "".join("C" if each else "r" for each in content["compute"]),
+        *rows,
+        content["predictor"],
+    ]
+
+
+def _of_file(settings: PlanSettings) -> dict[str, Any]:
+    from bwcache.policies.tuned_file import read_tuned
+
+    given = [name for name in ("steps", "shift", "grade") if getattr(settings, name) is not None]
+    if given:
+        raise SettingError(complaint(f"--{given[0]} beside a tuned file", "one of them", "leave one out"))
+    assert settings.file is not None
+    file = read_tuned(settings.file)
+    policy = file.policy
+    return {
+        **plan_of(policy.schedule, policy.steps, KEPT + SUM),
         "weights": {str(step): list(row) for step, row in zip(policy.steps, policy.rows, strict=True)},
-        "noise": list(policy.schedule),
-        "predictor": PREDICTOR,
         "made_for": dict(file.made_for),
         "quality": dict(file.quality),
     }
 
 
-def lines(file: Any, content: dict[str, Any]) -> list[str]:
-    """Return the plan for people."""
-    policy = file.policy
-    total, count = content["steps"], len(policy.steps)
-    rows = [
-        f"{step:>4}  noise {policy.schedule[step]:.3f}  then {' '.join(f'{weight:+.3f}' for weight in row)}"
-        for step, row in zip(policy.steps, policy.rows, strict=True)
-    ]
-    return [
-        f"{count} of {total} steps computed ({total / count:.2f}x): {', '.join(map(str, policy.steps))}",
-        "".join("C" if computed else "r" for computed in content["compute"]),
-        "step  share of noise, and the weights of the last estimates in the reused steps after it, newest first:",
-        *rows,
-        PREDICTOR,
-    ]
+def _of_schedule(settings: PlanSettings) -> dict[str, Any]:
+    """What `Planned` does on flow matching by Euler, for any model."""
+    from bwcache.policies.grades import graded
+    from bwcache.policies.planned import plan
+
+    if settings.steps is None:
+        found = "neither a tuned file nor --steps"
+        raise SettingError(complaint(found, "one of them", "try bwcache plan --steps 50 --shift 5"))
+    shift = 1.0 if settings.shift is None else settings.shift
+    if not 0 < shift <= 1000:
+        raise SettingError(complaint(f"--shift {shift:g}", "more than 0, at most 1000", "try 5"))
+    policy = graded(settings.grade or "balanced")
+    schedule = flow_schedule(settings.steps, shift)
+    steps, damage = plan(schedule, policy.tolerance)
+    length, reach = policy.predictor.length, policy.predictor.reach  # type: ignore[attr-defined]
+    content = plan_of(schedule, sorted(steps), KEPT + LINE.format(length=length, reach=reach))
+    made_for = {"scheduler": {"class": "FlowMatchEulerDiscreteScheduler", "settings": {"shift": shift}}}
+    return {**content, "made_for": made_for, "foretold": round(damage, 5)}
+
+
+def flow_schedule(steps: int, shift: float) -> tuple[float, ...]:
+    """Return the shares of noise of flow matching, 1..0, as its scheduler in diffusers has them."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(steps)
+    return tuple(map(float, scheduler.sigmas))

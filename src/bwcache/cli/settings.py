@@ -448,9 +448,26 @@ class PlanSettings:
     """Options of ``bwcache plan``."""
 
     file: Annotated[
-        Path,
-        typer.Argument(metavar="FILE", help="What 'bwcache tune' wrote.", show_default=False, parser=path_of),
-    ]
+        Path | None,
+        typer.Argument(
+            metavar="FILE",
+            help="What 'bwcache tune' wrote; without one, the plan that no model has been tuned for.",
+            show_default=False,
+            parser=path_of,
+        ),
+    ] = None
+    steps: Annotated[
+        int | None,
+        _option("--steps", "Denoising steps, without a file.", WHAT, whole_number, show_default=False, metavar="N"),
+    ] = None
+    shift: Annotated[
+        float | None,
+        _option("--shift", "Of flow matching, without a file.", WHAT, real_number, show_default="1", metavar="X"),
+    ] = None
+    grade: Annotated[
+        str | None,
+        _option("--grade", "near, balanced or fast, without a file.", CACHE, show_default="balanced", metavar="GRADE"),
+    ] = None
     out: Annotated[Path | None, _option("--out", "Write it as JSON too.", OUTPUT, show_default="only printed")] = None
     overwrite: Annotated[bool, _option("--overwrite", "Replace an earlier file.", OUTPUT)] = False
 
