@@ -125,7 +125,7 @@ def rungs(make: Callable[..., Method], short: Sequence[Any], long: Sequence[Any]
 def magcache(terms: Terms) -> list[Method]:
     """With its ratios."""
     short, long = ((0.06, 2), (0.06, 3), (0.12, 4), (0.24, 6), (0.5, 10)), ((0.06, 3), (0.12, 4), (0.24, 6), (0.5, 10))
-    own = short if terms.steps <= 30 else (*long, (1.0, 14))
+    own = (*(short if terms.steps <= 30 else long), (1.0, 14))
     return [MagCache(terms.steps, terms.guards, *rung, terms.ratios, terms.uncalibrated) for rung in own]
 
 
@@ -146,7 +146,7 @@ def fixed(name: str, predictor: Predictor) -> Field:
     """A fixed interval, the plainest of all."""
 
     def field(terms: Terms) -> list[Method]:
-        intervals = (2, 3, 4, 5, 6, 8) if terms.steps <= 30 else (3, 4, 5, 6, 8, 10)
+        intervals = (2, 3, 4, 5, 6, 8, 10, 12) if terms.steps <= 30 else (3, 4, 5, 6, 8, 10)
         guards = terms.guards
         return [Plain(FixedInterval(n, guards.warmup, guards.tail, predictor), (), name) for n in intervals]
 
@@ -169,17 +169,17 @@ def multistep(terms: Terms) -> list[Method]:
     return [one for one in every if one.solver is not None or not euler]
 
 
-ORDERS = ((2, 1), (3, 1), (3, 2), (4, 1), (5, 1)), ((3, 1), (4, 1), (5, 1), (5, 2), (7, 1), (9, 1))
+ORDERS = ((2, 1), (3, 1), (3, 2), (4, 1), (5, 1), (7, 1), (9, 1)), ((3, 1), (4, 1), (5, 1), (5, 2), (7, 1), (9, 1))
 """Interval and order of TaylorSeer."""
 
 CHANGES = (0.05, 0.08, 0.12, 0.2, 0.3), (0.08, 0.12, 0.2, 0.3, 0.45)
 """Of the first blocks."""
 
-BUDGETS = ((0.15, 2), (0.25, 2), (0.35, 3), (0.5, 4), (0.8, 6)), ((0.25, 2), (0.35, 3), (0.5, 4), (0.8, 6), (1.2, 8))
+BUDGETS = ((0.25, 2), (0.35, 3), (0.5, 4), (0.8, 6), (1.2, 8))
 """Threshold and skipped steps of SeaCache."""
 
 PEERS: Mapping[str, Field] = {
-    "seacache": rungs(SeaCache, *BUDGETS),
+    "seacache": rungs(SeaCache, BUDGETS, BUDGETS),
     "taylorseer-lite": rungs(TaylorSeerLite, *ORDERS),
     "magcache": magcache,
     "taylorseer": rungs(TaylorSeer, *ORDERS),
