@@ -124,8 +124,8 @@ def rungs(make: Callable[..., Method], short: Sequence[Any], long: Sequence[Any]
 
 def magcache(terms: Terms) -> list[Method]:
     """With its ratios."""
-    short, long = ((0.06, 2), (0.06, 3), (0.12, 4), (0.24, 6), (0.5, 10)), ((0.06, 3), (0.12, 4), (0.24, 6), (0.5, 10))
-    own = (*(short if terms.steps <= 30 else long), (1.0, 14))
+    rungs = ((0.06, 2), (0.06, 3), (0.12, 4), (0.24, 6), (0.5, 10), (1.0, 14))
+    own = rungs[0 if terms.steps <= 30 else 1 :]
     return [MagCache(terms.steps, terms.guards, *rung, terms.ratios, terms.uncalibrated) for rung in own]
 
 
