@@ -96,6 +96,13 @@ def test_more_computed_steps_than_there_are_is_all_of_them() -> None:
     assert plan(flow(6, 1.0), 0.03, 9)[0] == frozenset(range(6))
 
 
+def test_fewer_steps_than_the_longest_windows_allow_is_the_fewest_that_can_be() -> None:
+    steps, _ = plan(flow(1000, 1.0), 0.03, 3)
+    listed = sorted(steps)
+    assert len(listed) == 16
+    assert all(b - a <= 64 for a, b in zip(listed, [*listed[1:], 1000], strict=True))
+
+
 def test_a_schedule_of_a_thousand_steps_is_planned_in_moments() -> None:
     steps, damage = plan(flow(1000, 1.0), 0.05)
     assert 16 <= len(steps) < 200

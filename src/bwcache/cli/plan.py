@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -89,6 +90,7 @@ def _of_file(settings: PlanSettings) -> dict[str, Any]:
 
 def _of_schedule(settings: PlanSettings) -> dict[str, Any]:
     """What `Planned` does on flow matching by Euler, for any model."""
+    from bwcache.features import Bounded
     from bwcache.policies.grades import graded
     from bwcache.policies.planned import plan
 
@@ -101,8 +103,8 @@ def _of_schedule(settings: PlanSettings) -> dict[str, Any]:
     policy = graded(settings.grade or "balanced")
     schedule = flow_schedule(settings.steps, shift)
     steps, damage = plan(schedule, policy.tolerance)
-    length, reach = policy.predictor.length, policy.predictor.reach  # type: ignore[attr-defined]
-    content = plan_of(schedule, sorted(steps), KEPT + LINE.format(length=length, reach=reach))
+    words = LINE.format(**dataclasses.asdict(policy.predictor)) if isinstance(policy.predictor, Bounded) else ""
+    content = plan_of(schedule, sorted(steps), KEPT + words)
     made_for = {"scheduler": {"class": "FlowMatchEulerDiscreteScheduler", "settings": {"shift": shift}}}
     return {**content, "made_for": made_for, "foretold": round(damage, 5)}
 

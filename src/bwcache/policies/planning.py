@@ -14,7 +14,8 @@ The damage of a window is the error of the latents at its end times the response
 as good as independent, so their squares add up; and the cheapest list for a given sum of squares, or the best one of so
 many steps, is what a dynamic programme finds.
 
-Both curves were measured on uncached runs of the shapes model at shifts of 1, 3 and 5 (docs/planned.md).
+Both curves were measured on the shapes model: the drift at shifts of 1, 3 and 5, the response at 1 and 5
+(docs/planned.md).
 """
 
 from __future__ import annotations
@@ -130,7 +131,8 @@ def best(windows: Sequence[Sequence[float]], enough: float | None = None, comput
     Args:
         windows: see `damages`.
         enough: the shortest list whose sum stays within it is wanted; the list of all steps has none.
-        computed: a list of exactly so many steps is wanted instead, at most all of them.
+        computed: a list of exactly so many steps is wanted instead, at most all of them; of more, where no window may be
+            as long as that takes.
     """
     total = len(windows)
     reached: list[dict[int, tuple[float, int]]] = [{0: (0.0, -1)}]  # step -> least damage before it, the one before
@@ -143,7 +145,7 @@ def best(windows: Sequence[Sequence[float]], enough: float | None = None, comput
             ),
             default=(float("inf"), -1),
         )
-        if last >= 0 and (count in (computed, total) or (computed is None and ended <= (enough or 0.0))):
+        if last >= 0 and (count == total or (ended <= (enough or 0.0) if computed is None else count >= computed)):
             return _traced(reached, last)
         later: dict[int, tuple[float, int]] = {}
         for step, (damage, _) in reached[-1].items():
