@@ -56,8 +56,8 @@ class Planned(Policy[State]):
     Args:
         tolerance: damage of the whole run as foretold (dimensionless: relative error of the final latents), >= 0. The
             one number to choose; .02 is near, .03 balanced, .04 fast. 0 never reuses.
-        computed: exactly so many steps are computed instead, where the noise levels are known before the run, >= 1; of a
-            very long run at least every 64th.
+        computed: exactly so many steps are computed instead, where the noise levels are known before the run, >= 1;
+            of a very long run at least every 64th.
         predictor: how the clean estimate of a skipped step is made.
 
     Raises:

@@ -131,8 +131,8 @@ def best(windows: Sequence[Sequence[float]], enough: float | None = None, comput
     Args:
         windows: see `damages`.
         enough: the shortest list whose sum stays within it is wanted; the list of all steps has none.
-        computed: a list of exactly so many steps is wanted instead, at most all of them; of more, where no window may be
-            as long as that takes.
+        computed: a list of exactly so many steps is wanted instead, at most all of them; of more, where no window
+            may be as long as that takes.
     """
     total = len(windows)
     reached: list[dict[int, tuple[float, int]]] = [{0: (0.0, -1)}]  # step -> least damage before it, the one before
