@@ -528,5 +528,5 @@ def test_several_forwards_of_one_name_in_each_step_replay_nothing_of_each_other(
 def test_what_is_no_policy_is_not_taken_up() -> None:
     with bwcache.attach(wan_transformer(), FixedInterval(2)) as session:
         with pytest.raises(bwcache.SettingError, match="found 'FirstBlock' as a policy"):
-            session.use("FirstBlock")  # type: ignore[arg-type]
+            session.use("FirstBlock")
         assert session.policy == FixedInterval(2)
