@@ -26,7 +26,11 @@ WIDE = (0.0, 1001.0)
 
 @dataclass(frozen=True)
 class Bold:
-    """A policy that reuses, made with a predictor or with its own for a model; and one that never does."""
+    """A policy that reuses, made with a predictor or with its own for a model; and one that never does.
+
+    Attributes:
+        replays: whether its own predictor, if it takes no other, replays: then brute force can judge it.
+    """
 
     make: Callable[[Predictor, str], Policy[Any]]
     never: Callable[[str], Policy[Any]]
@@ -34,6 +38,7 @@ class Bold:
     on_unets: bool = True
     on_parts: bool = False
     clean: bool = False
+    replays: bool = True
 
 
 def _window(predictor: Predictor) -> Policy[Any]:
@@ -84,6 +89,20 @@ POLICIES: dict[str, Bold] = {
         on_parts=True,
     ),
     "Foresight": Bold(lambda p, _: bwcache.Foresight(50.0, 1, 0.3), lambda _: bwcache.Foresight(0), False, False),
+    "TaylorSeer": Bold(
+        lambda p, _: bwcache.TaylorSeer(3, 1, 2),
+        lambda _: bwcache.TaylorSeer(1),
+        predicts=False,
+        on_unets=False,
+        on_parts=True,
+        replays=False,
+    ),
+    "HiCache": Bold(
+        lambda p, _: bwcache.HiCache(3, 2, 2, lite=True),
+        lambda _: bwcache.HiCache(1, lite=True),
+        predicts=False,
+        replays=False,
+    ),
     "Planned": Bold(lambda p, _: bwcache.Planned(computed=4, predictor=p), lambda _: bwcache.Planned(0), clean=True),
     "EasyCache": Bold(lambda p, _: bwcache.EasyCache(2.0, 2), lambda _: bwcache.EasyCache(0), False),
 }

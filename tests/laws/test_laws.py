@@ -143,7 +143,7 @@ def test_rows_replays_and_what_is_left(one: One) -> None:
     assert (first.reused > 0) == (one.policy != "NeverReuse")
 
     rows = by_forward(first.events)
-    if one.predictor == "Last" and rows is not None:
+    if one.predictor == "Last" and POLICIES[one.policy].replays and rows is not None:
         clean = POLICIES[one.policy].clean
         brute = Brute(rows, clean_of(pipeline(one.model, one.dtype).scheduler) if clean else None)
         with ExitStack() as undo:

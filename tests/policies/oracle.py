@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
+import torch
 from diffusers.hooks import first_block_cache as fbc
 from diffusers.hooks import pyramid_attention_broadcast as pab
+from diffusers.hooks import taylorseer_cache as seer
 
 from bwcache.study.peers.hooked import by_branch, hooks_of
 
@@ -53,3 +56,28 @@ def pyramid(pipe: Any, **settings: Any) -> Iterator[dict[str, list[str]]]:
         for _, hook in hooks_of(pipe.transformer):
             by_branch(hook, pab.PyramidAttentionBroadcastState)
         yield said
+
+
+@contextmanager
+def taylorseer(
+    pipe: Any, layers: Sequence[str], computes: Callable[[int], bool] | None = None, **settings: Any
+) -> Iterator[list[str]]:
+    """TaylorSeer at work on these modules; what it decides, by call. `computes`: another timetable than its own."""
+    said: list[str] = []
+    decide = seer.TaylorSeerCacheHook._measure_should_compute
+
+    def noted(hook: Any) -> Any:
+        found, state = decide(hook)
+        if computes is not None:
+            found = computes(state.current_step)
+        said.append("compute" if found else "reuse")
+        return found, state
+
+    names = [re.escape(name) for name in layers]
+    config = seer.TaylorSeerCacheConfig(**settings, taylor_factors_dtype=torch.float32, cache_identifiers=names)
+    with mock.patch.object(seer.TaylorSeerCacheHook, "_measure_should_compute", noted):
+        pipe.transformer.enable_cache(config)
+        try:
+            yield said
+        finally:
+            pipe.transformer.disable_cache()

@@ -20,6 +20,8 @@ POLICIES: dict[type[bwcache.Policy], dict[str, object]] = {
     bwcache.PyramidAttentionBroadcast: {},
     bwcache.Foresight: {},
     bwcache.EasyCache: {},
+    bwcache.HiCache: {},
+    bwcache.TaylorSeer: {},
     bwcache.Tuned: {"steps": (0, 1), "rows": ((1.0,), (1.5, -0.5)), "schedule": (1.0, 0.6, 0.3, 0.0)},
 }
 FIELDS = [(policy, field.name) for policy in POLICIES for field in dataclasses.fields(policy)]  # type: ignore[arg-type]

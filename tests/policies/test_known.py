@@ -32,6 +32,8 @@ EVERY: list[Policy[Any]] = [
     bwcache.Planned(computed=9, predictor=bwcache.Bounded(0.5, 1.0)),
     bwcache.Tuned((0, 1), ((1.0,), (1.5, -0.5)), (1.0, 0.6, 0.3, 0.0), "WanTransformer3DModel"),
     bwcache.SmoothCache({"attn1": (0, 2, 5), "ffn": (0, 1)}, 8),
+    bwcache.TaylorSeer(6, 2, 2, lite=True),
+    bwcache.HiCache(5, 3, sigma=0.4),
     bwcache.Guarded(bwcache.BWCache(0.2, predictor=bwcache.Linear()), 3, 2, 4),
     bwcache.Guarded(bwcache.Guarded(bwcache.FirstBlock())),
     bwcache.PerDenoiser(

@@ -1,5 +1,6 @@
 """What is measured of a feature, how a skipped one is made, and how it is kept. Torch only."""
 
+from bwcache.features.differences import Differences
 from bwcache.features.indicators import relative_l1, squared
 from bwcache.features.looks import Indicator
 from bwcache.features.prediction_error import PredictionError
@@ -13,6 +14,7 @@ __all__ = [
     "Bounded",
     "Channels",
     "Damped",
+    "Differences",
     "Indicator",
     "Last",
     "Linear",

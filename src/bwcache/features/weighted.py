@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -49,10 +50,15 @@ class Weighted(Predictor):
     def predict(self, past: Past, step: Step) -> Tensor:
         """Return the sum, computed in float32 and handed out in the features' dtype."""
         weights = self.weights(tuple(node.index for node, _ in past))
-        newest = past[0][1]
-        if weights == (1.0,):
-            return newest.clone()
-        value = newest.to(torch.promote_types(newest.dtype, torch.float32)) * weights[0]
-        for weight, (_, feature) in zip(weights[1:], past[1:], strict=False):
-            value.add_(feature, alpha=weight)
-        return value.to(newest.dtype)
+        return weighted_sum([feature for _, feature in past[: len(weights)]], weights)
+
+
+def weighted_sum(features: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Return the sum of the features times their weights, added in float32, in the dtype of the first one: a copy."""
+    newest = features[0]
+    if all(weight == 0.0 for weight in weights[1:]) and weights[0] == 1.0:
+        return newest.clone()
+    value = newest.to(torch.promote_types(newest.dtype, torch.float32)) * weights[0]
+    for weight, feature in zip(weights[1:], features[1:], strict=True):
+        value.add_(feature, alpha=weight)
+    return value.to(newest.dtype)

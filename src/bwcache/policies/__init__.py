@@ -11,6 +11,7 @@ from bwcache.policies.first_block import FirstBlock
 from bwcache.policies.fixed_interval import FixedInterval
 from bwcache.policies.foresight import Foresight
 from bwcache.policies.guarded import Guarded
+from bwcache.policies.hicache import HiCache
 from bwcache.policies.known import known, named, policy
 from bwcache.policies.never_reuse import NeverReuse
 from bwcache.policies.per_denoiser import PerDenoiser
@@ -19,6 +20,7 @@ from bwcache.policies.presets import preset
 from bwcache.policies.pyramid import PyramidAttentionBroadcast
 from bwcache.policies.smooth_cache import SmoothCache
 from bwcache.policies.step_list import StepList
+from bwcache.policies.taylorseer import TaylorSeer
 from bwcache.policies.tuned import Tuned
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "FixedInterval",
     "Foresight",
     "Guarded",
+    "HiCache",
     "NeverReuse",
     "Observation",
     "PerDenoiser",
@@ -38,6 +41,7 @@ __all__ = [
     "Readings",
     "SmoothCache",
     "StepList",
+    "TaylorSeer",
     "Tuned",
     "known",
     "named",
