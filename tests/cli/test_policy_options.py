@@ -12,8 +12,9 @@ import pytest
 import bwcache
 from bwcache import Decision, Observation, Policy, Predictor, compute, policies, reuse
 from bwcache.cli.choices import choose
-from bwcache.cli.settings import CompareSettings, SweepSettings
+from bwcache.cli.settings import CompareSettings, GenerateSettings, SweepSettings
 from bwcache.cli.sweep import plan
+from bwcache.engine.session import policy_of
 
 
 @dataclass(frozen=True)
@@ -118,3 +119,40 @@ def test_a_name_of_both_needs_a_prefix() -> None:
     )
     assert choices.policy == Long(5)
     assert choices.arguments == {"max_sequence_length": 9}
+
+
+@pytest.mark.parametrize("word", ["near", "balanced", "Fast"])
+def test_a_grade_is_the_policy_that_attach_takes_by_this_word(word: str) -> None:
+    for settings in (CompareSettings(grade=word), GenerateSettings(grade=word), SweepSettings(grade=word)):
+        assert choose(settings).policy == policy_of(word)
+
+
+def test_a_grade_is_one_row_of_a_sweep() -> None:
+    settings = SweepSettings(grade="fast", steps=6)
+    assert plan(settings, choose(settings)).settings() == [policy_of("fast")]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--grade", "fast", "--policy", "bwcache"), "found --policy 'bwcache' beside --grade 'fast'; expected one"),
+        (("--grade", "fast", "--policy", "tuned.json"), "beside --grade 'fast'; expected one of them; leave one out"),
+        (("--grade", "fast", "--tolerance", "0.1"), "found tolerance of the policy beside --grade fast; expected one"),
+        (("--grade", "fast", "--set", "computed=3"), "found computed of the policy beside --grade fast"),
+        (("--grade", "fats"), "found grade 'fats'; expected near or balanced or fast; did you mean fast?"),
+        (("--grade", "35dB"), "expected near or balanced or fast; or name a policy, or a file of bwcache tune"),
+    ],
+)
+@pytest.mark.parametrize("command", ["compare", "generate", "sweep"])
+def test_a_grade_stands_alone(bwcache_command: Any, written: Any, command: str, options: Any, says: str) -> None:
+    ended = bwcache_command(command, *options)
+    assert ended.code == 2
+    assert len(ended.lines) == 1
+    assert says in ended.lines[0]
+    assert written() == []
+
+
+def test_a_grid_stands_alone_too(bwcache_command: Any) -> None:
+    ended = bwcache_command("sweep", "--grade", "fast", "--grid", "tolerance=0.1,0.2")
+    assert ended.code == 2
+    assert "found --grid tolerance=0.1,0.2 beside --grade fast; expected one of them" in ended.lines[0]

@@ -13,7 +13,8 @@ from tests.tiny import BY_NAME
 
 
 def test_a_closer_grade_computes_more() -> None:
-    tolerances = [policy.tolerance for policy in GRADES.values()]
+    tolerances = [grade.policy.tolerance for grade in GRADES.values()]
+    assert [grade.psnr for grade in GRADES.values()] == [40, 35, 30]
     assert list(GRADES) == ["near", "balanced", "fast"]
     assert tolerances == sorted(tolerances)
     assert graded("Near") is GRADES["near"]
@@ -34,7 +35,7 @@ def test_a_pipeline_takes_the_word_and_another_one_later() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "says"), [("nera", "did you mean near?"), ("35dB", "or pass a policy"), ("", "or pass")]
+    ("word", "says"), [("nera", "did you mean near?"), ("35dB", "or name a policy"), ("", "or name")]
 )
 def test_another_word_is_refused_in_one_line(word: str, says: str) -> None:
     case = BY_NAME["wan"]

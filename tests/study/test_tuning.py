@@ -11,11 +11,11 @@ from bwcache import SettingError
 from bwcache.policies.planning import RESPONSE, at
 from bwcache.study.study import Video
 from bwcache.study.tuning.fitting import fitted
-from bwcache.study.tuning.grades import Wish, wish
 from bwcache.study.tuning.planning import plans
 from bwcache.study.tuning.recording import Recording, recorded
 from bwcache.study.tuning.tables import damage, window_weights
 from bwcache.study.tuning.tuning import Proof, check_videos
+from bwcache.study.tuning.wish import Wish, wish
 from tests import tiny
 
 COUNT = 8

@@ -6,13 +6,14 @@ import contextlib
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from dataclasses import fields as dataclass_fields
 from typing import Any
 
 from bwcache.cli.progress import quiet_libraries
 from bwcache.cli.prompts import check_text, read_prompts
 from bwcache.cli.sets import Sets, opened, sorted_out
-from bwcache.cli.settings import Asked
-from bwcache.core.words import field_types
+from bwcache.cli.settings import Asked, Caching
+from bwcache.core.words import field_types, shown
 from bwcache.errors import NeverReusedWarning, SettingError, complaint
 from bwcache.former_names import former_fields
 
@@ -129,7 +130,7 @@ def choose(settings: Asked) -> Choices:
         kind = pipeline_kind(folder)
         check_known(folder, kind)
         sets = sort_sets(settings, policy, kind)
-        fields = {**_fields_of(tuned), **policy_settings(policy, short, sets)}
+        fields = named_fields(settings, tuned, policy_settings(policy, short, sets))
         scheduler = _scheduler(settings)
         choices = Choices(
             prompts=_prompts_of(kind, prompts, settings),
@@ -202,12 +203,55 @@ def check_ranges(settings: Any) -> None:
 
 
 def policy_kind(settings: Any) -> type[Any]:
-    """Return the class of the policy that is named; BWCache where the command asks for none."""
-    from bwcache.policies import Tuned, named
+    """Return the class of the policy that is named or graded; BWCache where the command asks for none.
+
+    Raises:
+        SettingError: there is none of that name, no such grade, or both are named.
+    """
+    from bwcache.policies import BWCache, Tuned, named
     from bwcache.policies.tuned_file import names_file
 
-    name = getattr(settings, "policy", "BWCache")
-    return Tuned if names_file(name) else named(name)
+    name = getattr(settings, "policy", None)
+    grade = grade_of(settings)
+    if grade is not None:
+        return type(grade.policy)
+    return BWCache if name is None else Tuned if names_file(name) else named(name)
+
+
+def grade_of(settings: Any) -> Any:
+    """Return the `Grade` that is named in place of a policy; None where none is.
+
+    Raises:
+        SettingError: there is no such grade, or a policy is named too.
+    """
+    from bwcache.policies.grades import graded
+
+    if not isinstance(settings, Caching) or settings.grade is None:
+        return None
+    if settings.policy is not None:
+        found = f"--policy {shown(settings.policy)} beside --grade {shown(settings.grade)}"
+        raise _refused(found, "one of them", "leave one out")
+    return graded(settings.grade)
+
+
+def named_fields(settings: Any, tuned: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of the policy that do not stay as by default: all of a grade's and of a tuned file's.
+
+    Args:
+        settings: of the command.
+        tuned: the file in place of a policy, or None.
+        given: fields by options of their own and by ``--set``.
+
+    Raises:
+        SettingError: one is given beside a grade, which settles all of them.
+    """
+    grade = grade_of(settings)
+    if grade is None:
+        return {**({} if tuned is None else fields_of(tuned.policy)), **given}
+    if given:
+        found = f"{next(iter(given))} of the policy beside --grade {settings.grade}"
+        raise _refused(found, "one of them", "leave one out, or name the method: --policy planned")
+    return fields_of(grade.policy)
 
 
 def tuned_file(settings: Any) -> Any:
@@ -325,10 +369,9 @@ def _scheduler(settings: Asked) -> tuple[type[Any], dict[str, Any]] | None:
     return None if settings.scheduler is None else named_scheduler(settings.scheduler)
 
 
-def _fields_of(tuned: Any) -> dict[str, Any]:
-    """The fields of the policy in a file, or none."""
-    described = {} if tuned is None else tuned.policy.describe()
-    return {name: value for name, value in described.items() if name != "name"}
+def fields_of(policy: Any) -> dict[str, Any]:
+    """Return all fields of a policy."""
+    return {one.name: getattr(policy, one.name) for one in dataclass_fields(policy) if one.init}
 
 
 def _policy(policy: type[Any], fields: Mapping[str, Any]) -> Any:

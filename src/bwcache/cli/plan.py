@@ -100,7 +100,7 @@ def _of_schedule(settings: PlanSettings) -> dict[str, Any]:
     shift = 1.0 if settings.shift is None else settings.shift
     if not 0 < shift <= 1000:
         raise SettingError(complaint(f"--shift {shift:g}", "more than 0, at most 1000", "try 5"))
-    policy = graded(settings.grade or "balanced")
+    policy = graded(settings.grade or "balanced").policy
     schedule = flow_schedule(settings.steps, shift)
     steps, damage = plan(schedule, policy.tolerance)
     words = LINE.format(**dataclasses.asdict(policy.predictor)) if isinstance(policy.predictor, Bounded) else ""

@@ -177,16 +177,27 @@ class Caching(Asked):
             metavar="NAME=VALUE",
         ),
     ] = dataclasses.field(default_factory=list)
+    grade: Annotated[
+        str | None,
+        _option(
+            "--grade",
+            "In place of a method, how close the video shall stay: near (40 dB), balanced (35 dB) or fast (30 dB).",
+            CACHE,
+            show_default=False,
+            metavar="GRADE",
+        ),
+    ] = None
     policy: Annotated[
-        str,
+        str | None,
         _option(
             "--policy",
             "The method: bwcache, adaptive, fixed-interval or another policy's name; module:Class for one of yours; or "
             "a file that 'bwcache tune' wrote.",
             CACHE,
+            show_default="bwcache",
             metavar="NAME",
         ),
-    ] = "BWCache"
+    ] = None
     tolerance: Annotated[
         str | None,
         _shorthand(

@@ -54,9 +54,10 @@ def plan(settings: SweepSettings, choices: Choices) -> Plan:
     Raises:
         SettingError: for the first that cannot work.
     """
-    from bwcache.policies import named
-
-    policy = named(settings.policy)
+    policy = type(choices.policy)
+    if settings.grade is not None and settings.grid:
+        found = f"--grid {settings.grid[0]} beside --grade {settings.grade}"
+        raise _refused(found, "one of them", "leave one out, or name the method: --policy planned")
     grid = read_grid(policy, settings.grid) if settings.grid else default_grid(policy, choices.fields)
     both = next((name for name in grid if name in choices.fields), None)
     if both is not None:

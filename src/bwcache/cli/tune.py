@@ -25,7 +25,7 @@ def run_tune(settings: TuneSettings) -> None:
     """Tune as the options say."""
     out = _target(settings.out, settings.overwrite)
     parts = check_study(out.with_name(f"{out.stem}-parts"))
-    from bwcache.study.tuning.grades import wish
+    from bwcache.study.tuning.wish import wish
 
     wanted = wish(settings.grade)
     settings = _with_prompts(settings)

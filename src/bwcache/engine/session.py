@@ -52,7 +52,7 @@ def policy_of(policy: object) -> Policy[Any]:
         SettingError: it is none of these.
     """
     if isinstance(policy, str):
-        return graded(policy)
+        return graded(policy).policy
     if isinstance(policy, Mapping):
         policy = PerDenoiser(policy)
     if not isinstance(policy, Policy):

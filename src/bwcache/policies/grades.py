@@ -1,26 +1,50 @@
-"""How close the video shall stay, in one word: for those who want no number. What each gave is in docs/planned.md."""
+"""The three words for those who want no number, and the one thing that they mean in every command: a closeness.
+
+A grade is a mean PSNR against the uncached videos. `bwcache tune` makes a plan for a model that keeps it, and measures
+that. Without tuning it is what the grade's policy aims at: the one setting that comes nearest to it over models,
+schedulers and numbers of steps. What that came to is in docs/tune.md.
+"""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from bwcache.core.words import shown
 from bwcache.errors import SettingError, complaint
 from bwcache.policies.planned import Planned
 
-GRADES: Mapping[str, Planned] = {"near": Planned(0.02), "balanced": Planned(0.03), "fast": Planned(0.04)}
+
+@dataclass(frozen=True)
+class Grade:
+    """What a word means.
+
+    Attributes:
+        psnr: mean PSNR against the uncached videos, dB.
+        policy: for a model that nobody has tuned.
+    """
+
+    psnr: float
+    policy: Planned
 
 
-def graded(grade: str) -> Planned:
-    """Return the policy of a grade: near, balanced or fast.
+GRADES: Mapping[str, Grade] = {
+    "near": Grade(40.0, Planned(0.02)),
+    "balanced": Grade(35.0, Planned(0.03)),
+    "fast": Grade(30.0, Planned(0.04)),
+}
+
+
+def graded(word: str) -> Grade:
+    """Return the grade of a word: near, balanced or fast.
 
     Raises:
         SettingError: there is no such grade.
     """
-    found = GRADES.get(grade.lower())
+    found = GRADES.get(word.strip().lower())
     if found is None:
-        near = difflib.get_close_matches(grade.lower(), GRADES, 1)
-        action = f"did you mean {near[0]}?" if near else "or pass a policy such as bwcache.BWCache()"
-        raise SettingError(complaint(f"grade {shown(grade)}", " or ".join(GRADES), action))
+        near = difflib.get_close_matches(word.lower(), GRADES, 1)
+        action = f"did you mean {near[0]}?" if near else "or name a policy, or a file of bwcache tune"
+        raise SettingError(complaint(f"grade {shown(word)}", " or ".join(GRADES), action))
     return found

@@ -29,10 +29,10 @@ from bwcache.study.folder import Folder, key
 from bwcache.study.results import CEILING
 from bwcache.study.study import Video
 from bwcache.study.tuning.fitting import Rows, fitted
-from bwcache.study.tuning.grades import Wish
 from bwcache.study.tuning.planning import Plan, plans
 from bwcache.study.tuning.recording import Recording, recorded
 from bwcache.study.tuning.tables import damage
+from bwcache.study.tuning.wish import Wish
 
 MOST = 0.8
 """Share of the steps that a plan may compute: beyond, there is nothing to win."""

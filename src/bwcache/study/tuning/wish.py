@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 from bwcache.core.words import shown
 from bwcache.errors import SettingError, complaint
-
-GRADES = {"near": 40.0, "balanced": 35.0, "fast": 30.0}
-"""Word -> mean PSNR in dB against the uncached videos."""
+from bwcache.policies.grades import GRADES
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ def wish(text: str) -> Wish:
     """
     plain = text.strip().lower()
     if plain in GRADES:
-        return Wish(psnr=GRADES[plain])
+        return Wish(psnr=GRADES[plain].psnr)
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(db|x)", plain)
     if found is None:
         expected = f"{', '.join(GRADES)}, a quality such as 35dB, or a speed such as 3x"
