@@ -323,7 +323,7 @@ def _errors(scenario: Scenario, attached: Stage) -> Iterator[Finding]:
         if isinstance(error, bwcache.OverBudgetError) and any(
             isinstance(action, Enter) and action.max_memory is not None for action in scenario.script
         ):
-            if outcome.steps and not _doubtful(scenario):
+            if outcome.steps and not shared and not _doubtful(scenario):  # a call within it may have ended its run
                 yield Finding("a run is refused before it begins", f"in step {len(outcome.steps)}: {_said(error)}")
         elif isinstance(error, bwcache.BWCacheError):
             if not shared:
@@ -375,7 +375,7 @@ def _brute_force(scenario: Scenario, attached: Stage, part: Attached) -> Iterato
     for text in differences(replayed.left, attached.left):
         yield Finding("leaving restores everything", text)
     for mine, other in _pairs(replayed, attached):
-        if not all(policy.replays for policy in part.used.get(other.name, ())):
+        if other.name in brute.unjudged or not all(policy.replays for policy in part.used.get(other.name, ())):
             continue
         if not mine.same(other):
             yield Finding("replaying equals brute force", f"{other.name}: {mine.deviates_at(other)}")

@@ -50,7 +50,8 @@ def draw_policy(chance: random.Random) -> Chosen:
     """Some policy with some of its settings changed, which it accepts."""
     name = chance.choice(sorted(policies.known()))
     for _ in range(1000):
-        chosen = Chosen(name, tuple(_settings(chance, policies.known()[name])))
+        settings = TOGETHER[name](chance) if name in TOGETHER else _settings(chance, policies.known()[name])
+        chosen = Chosen(name, tuple(settings))
         try:
             assert chosen.policy
         except bwcache.SettingError:
@@ -103,5 +104,19 @@ def _value(chance: random.Random, hint: Any) -> str | None:
 
 def _predictor(chance: random.Random) -> str:
     """Replaying half of the time: what brute force can judge."""
-    others = ("bwcache.Linear()", "bwcache.Damped()", "bwcache.Taylor(0)", "bwcache.Taylor(1)", "bwcache.Taylor(2)")
+    others = ("bwcache.Bounded()", "bwcache.Linear()", "bwcache.Damped()", "bwcache.Taylor(0)", "bwcache.Taylor(1)", "bwcache.Taylor(2)")
     return REPLAYS if chance.random() < 0.5 else chance.choice(others)
+
+
+def _tuned(chance: random.Random) -> typing.Iterator[tuple[str, str]]:
+    """A list of some steps of a made-up schedule, with weights that sum to 1 and without."""
+    total = chance.randrange(2, MOST_STEPS + 1)
+    steps = sorted({0, *chance.sample(range(total), chance.randrange(total))})
+    rows = [[chance.choice((1.0, 0.5, -0.5, 1.5)) for _ in range(chance.randrange(1, 4))] for _ in steps]
+    yield "steps", repr(tuple(steps))
+    yield "rows", repr(tuple(map(tuple, rows)))
+    yield "schedule", repr(tuple(round(1 - step / total, 4) for step in range(total + 1)))
+
+
+TOGETHER = {"Tuned": _tuned}
+"""Policies whose settings belong together -> how they are drawn."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from bwcache import Event, Place, Site
@@ -96,6 +97,10 @@ class BruteForce(Part):
         rows: the rows of each call, by its name.
         said: what the program said of each forward of a call.
         policies: which were in force in it.
+
+    Attributes:
+        complaints: what the rows have wrong; `replays` in progress, by actor.
+        unjudged: calls in which something else was made than a replay.
     """
 
     def __init__(
@@ -107,6 +112,7 @@ class BruteForce(Part):
         self.rows, self.said, self.policies = rows, said, policies
         self.complaints: list[str] = []
         self.replays: dict[str, Replay] = {}
+        self.unjudged: set[str] = set()
 
     def leave(self, stage: Stage) -> None:
         """From here on there are no rows."""
@@ -130,6 +136,8 @@ class BruteForce(Part):
         with replay.patched():
             yield
         del self.replays[actor.name]
+        if replay.cleans:
+            self.unjudged.add(outcome.name)
         self.complaints += [f"{outcome.name}: {complaint}" for complaint in replay.complaints]
         if outcome.error is None and len(replay.rows) != replay.forward:
             self.complaints.append(f"{outcome.name}: {len(replay.rows)} forwards in the trace, not {replay.forward}")
@@ -154,6 +162,7 @@ class Replay:
         complaints: what the rows have wrong.
         stored: what modules returned when they were last computed, with what tells their prompts.
         visited: the step in which each lane was here last.
+        cleans: whether the clean estimate is kept, of which brute force makes no prediction.
         now: the forward in progress.
     """
 
@@ -167,6 +176,7 @@ class Replay:
     complaints: list[str] = field(default_factory=list)
     stored: dict[Key, Any] = field(default_factory=dict)
     visited: dict[Any, int] = field(default_factory=dict)
+    cleans: bool = False
     now: Now | None = None
     run: int | None = None
     forgotten: bool = False
@@ -187,7 +197,9 @@ class Replay:
                 }
                 sites = {site.split("/", 1)[1] for site in sites}
                 stack = resolve(name, module)
-                kept = {site.name: site for site in self.policy.policy.sites(stack) if site.keeps == "residual"}
+                every = self.policy.policy.sites(stack)
+                self.cleans = self.cleans or any(site.keeps == "clean" for site in every)
+                kept = {site.name: site for site in every if site.keeps == "residual"}
                 self.residuals |= {f"{name}/{site}": Residual(kept[site], stack.blocks) for site in sites & {*kept}}
                 blocks = [block.module for block in stack.blocks]
                 covered = self._covered(name, module, blocks, sites - {"root"})
@@ -420,7 +432,7 @@ class Residual:
         """What was added to it; of a denoiser with all else that it returned."""
         if self._is_root:
             first, *rest = returned.values() if isinstance(returned, dict) else returned
-            kind = functools.partial(_named, type(returned), tuple(returned)) if isinstance(returned, dict) else tuple
+            kind = functools.partial(_like, returned) if isinstance(returned, dict) else tuple
             return copied(first - self._latents(first)), copied(rest), kind
         left = self.site.last.outputs(returned)
         return {name: left[name] - self.entered[name] for name in self.site.streams}
@@ -448,9 +460,10 @@ class Residual:
         return padded
 
 
-def _named(kind: type, names: tuple[str, ...], values: tuple[Any, ...]) -> Any:
-    """An output of diffusers."""
-    return kind(**dict(zip(names, values, strict=True)))
+def _like(outline: dict[str, Any], values: Sequence[Any]) -> Any:
+    """A dictionary with other values; one of diffusers' outputs stays one."""
+    named = dict(zip(outline, values, strict=True))
+    return type(outline)(**named) if isinstance(outline, BaseOutput) else named
 
 
 @dataclass
@@ -502,6 +515,8 @@ class Layout:
             return all_rows[[order.index(row) for row in range(self.count)]].flatten(0, 1)
         if isinstance(first, (tuple, list)):
             return type(first)(self.joined(list(items)) for items in zip(*values, strict=True))
+        if isinstance(first, dict):
+            return _like(first, [self.joined([value[key] for value in values]) for key in first])
         return first
 
     def taken(self, value: Any, lanes: Sequence[int]) -> Any:
@@ -532,7 +547,7 @@ def mapped(change: Callable[[Any], Any], value: Any) -> Any:
     """The same nest of tuples, lists and dictionaries with other leaves."""
     if type(value) in (tuple, list):
         return type(value)(change(item) for item in value)
-    return {key: change(item) for key, item in value.items()} if isinstance(value, dict) else value
+    return _like(value, [change(item) for item in value.values()]) if isinstance(value, dict) else value
 
 
 def copied(value: Any) -> Any:
