@@ -104,8 +104,8 @@ def _value(chance: random.Random, hint: Any) -> str | None:
 
 def _predictor(chance: random.Random) -> str:
     """Replaying half of the time: what brute force can judge."""
-    others = ("bwcache.Bounded()", "bwcache.Linear()", "bwcache.Damped()", "bwcache.Taylor(0)", "bwcache.Taylor(1)", "bwcache.Taylor(2)")
-    return REPLAYS if chance.random() < 0.5 else chance.choice(others)
+    others = ("Bounded()", "Linear()", "Damped()", "Taylor(0)", "Taylor(1)", "Taylor(2)")
+    return REPLAYS if chance.random() < 0.5 else f"bwcache.{chance.choice(others)}"
 
 
 def _tuned(chance: random.Random) -> typing.Iterator[tuple[str, str]]:
