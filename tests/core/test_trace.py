@@ -311,6 +311,22 @@ def test_the_summary_counts_reasons_by_their_kind() -> None:
         assert part in text
 
 
+@pytest.mark.parametrize(
+    ("sites", "unit"),
+    [
+        (("transformer/root", "transformer_2/root"), "tensors of the latents' shape"),
+        (("transformer/root", "transformer_2/stack"), "hidden states"),
+        (("transformer/blocks.1.root",), "hidden states"),
+        ((), "hidden states"),
+    ],
+)
+def test_what_is_kept_of_a_denoiser_itself_is_no_hidden_state(sites: tuple[str, ...], unit: str) -> None:
+    events = [replace(event_of(0, "compute"), site=site) for site in sites]
+    trace = Trace(events=events, peak_bytes=400, hidden_bytes=200)
+    assert trace.kept_in == unit
+    assert f"Kept between steps: 400 bytes, 2.00 {unit}." in str(trace.summary())
+
+
 def test_a_step_is_written_into_its_event() -> None:
     step = Step(run=2, index=3, total=9, timestep=700.0, sigma=0.7, branch="uncond")
     event = Event.at(step, site="s", action="compute", reason="r")

@@ -17,7 +17,7 @@ from diffusers.utils import logging
 import bwcache
 from bwcache import Event, Trace
 from tests.fuzz.left import bytes_held, differences, features_held, of_bwcache
-from tests.fuzz.play import Actor, Halt, Outcome, Part, Stage
+from tests.fuzz.play import Actor, Halt, Outcome, Part, Stage, near
 from tests.fuzz.policies import Chosen
 from tests.fuzz.replay import BruteForce
 from tests.fuzz.scenario import Call, Cast, Copy, Enter, Hook, Scenario
@@ -362,7 +362,8 @@ def _videos(scenario: Scenario, plain: Stage, attached: Stage, part: Attached) -
 def _brute_force(scenario: Scenario, attached: Stage, part: Attached) -> Iterator[Finding]:
     """Replaying by the rows makes the same video, and each forward has its rows."""
     said = {outcome.name: outcome.said for outcome in attached.outcomes}
-    brute = BruteForce(part.rows, said, part.used)
+    made = {outcome.name: outcome for outcome in attached.outcomes}
+    brute = BruteForce(part.rows, said, part.used, made)
     try:
         replayed = _played(scenario, brute, attached)
     except Exception as error:
@@ -375,7 +376,12 @@ def _brute_force(scenario: Scenario, attached: Stage, part: Attached) -> Iterato
     for text in differences(replayed.left, attached.left):
         yield Finding("leaving restores everything", text)
     for mine, other in _pairs(replayed, attached):
-        if other.name in brute.unjudged or not all(policy.replays for policy in part.used.get(other.name, ())):
+        used = part.used.get(other.name, ())
+        if other.name in brute.clean:
+            if all(policy.foretells for policy in used) and not mine.is_near(other):
+                yield Finding("clean latents equal brute force", f"{other.name}: {mine.deviates_at(other, near)}")
+            continue
+        if not all(policy.replays for policy in used):
             continue
         if not mine.same(other):
             yield Finding("replaying equals brute force", f"{other.name}: {mine.deviates_at(other)}")

@@ -14,6 +14,7 @@ from typing import Any
 import bwcache
 from bwcache import policies
 from bwcache.features import Predictor
+from bwcache.features.weighted import Weighted
 
 MOST_STEPS = 6
 FLOATS = (0.0, 0.02, 0.1, 0.15, 0.3, 0.5, 1.0, 2.0, 10.0)
@@ -44,6 +45,11 @@ class Chosen:
     def replays(self) -> bool:
         """Whether what is skipped is always what was last computed."""
         return type(self.policy.feature_predictor) in (bwcache.Last, type(None))
+
+    @property
+    def foretells(self) -> bool:
+        """Whether brute force can tell what is made of clean latents: `clean.foretold`."""
+        return self.replays or type(self.policy.feature_predictor) in (bwcache.Bounded, Weighted)
 
 
 def draw_policy(chance: random.Random) -> Chosen:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from bwcache import Event, Place, Site
 from bwcache.models import resolve
+from tests.fuzz import clean
 from tests.fuzz.play import Actor, Outcome, Part, Stage
 from tests.fuzz.policies import Chosen
 from tests.fuzz.scenario import Call
@@ -97,10 +98,12 @@ class BruteForce(Part):
         rows: the rows of each call, by its name.
         said: what the program said of each forward of a call.
         policies: which were in force in it.
+        made: what came of the calls under the session.
 
     Attributes:
-        complaints: what the rows have wrong; `replays` in progress, by actor.
-        unjudged: calls in which something else was made than a replay.
+        complaints: what the rows have wrong.
+        clean: the calls in which clean latents are kept. What is made of them is rounded in another order here, so
+            each of their steps begins with the session's latents.
     """
 
     def __init__(
@@ -108,16 +111,22 @@ class BruteForce(Part):
         rows: dict[str, list[Event]],
         said: dict[str, list[dict[str, Any]]],
         policies: dict[str, list[Chosen]],
+        made: dict[str, Outcome],
     ) -> None:
-        self.rows, self.said, self.policies = rows, said, policies
+        self.rows, self.said, self.policies, self.made = rows, said, policies, made
         self.complaints: list[str] = []
+        self.clean: set[str] = set()
         self.replays: dict[str, Replay] = {}
-        self.unjudged: set[str] = set()
 
     def leave(self, stage: Stage) -> None:
         """From here on there are no rows."""
         for replay in list(self.replays.values()):
             replay.over = True
+
+    def led(self, outcome: Outcome, latents: Tensor) -> Tensor:
+        """By the session's latents, where clean ones are kept."""
+        there = self.made[outcome.name].steps if outcome.name in self.clean else []
+        return there[len(outcome.steps) - 1].clone() if len(there) >= len(outcome.steps) else latents
 
     def invalidate(self, actor: Actor) -> None:
         """Nothing of before may be replayed."""
@@ -134,10 +143,10 @@ class BruteForce(Part):
         replay = Replay(actor, call, outcome, forwards(events, names), self.policies[outcome.name][0])
         self.replays[actor.name] = replay
         with replay.patched():
+            if replay.keeps_clean:
+                self.clean.add(outcome.name)
             yield
         del self.replays[actor.name]
-        if replay.cleans:
-            self.unjudged.add(outcome.name)
         self.complaints += [f"{outcome.name}: {complaint}" for complaint in replay.complaints]
         if outcome.error is None and len(replay.rows) != replay.forward:
             self.complaints.append(f"{outcome.name}: {len(replay.rows)} forwards in the trace, not {replay.forward}")
@@ -161,8 +170,8 @@ class Replay:
         over: whether the session has ended meanwhile.
         complaints: what the rows have wrong.
         stored: what modules returned when they were last computed, with what tells their prompts.
+        keeps_clean: the sites of which clean latents are kept.
         visited: the step in which each lane was here last.
-        cleans: whether the clean estimate is kept, of which brute force makes no prediction.
         now: the forward in progress.
     """
 
@@ -176,11 +185,11 @@ class Replay:
     complaints: list[str] = field(default_factory=list)
     stored: dict[Key, Any] = field(default_factory=dict)
     visited: dict[Any, int] = field(default_factory=dict)
-    cleans: bool = False
     now: Now | None = None
     run: int | None = None
     forgotten: bool = False
     residuals: dict[str, Residual] = field(default_factory=dict)
+    keeps_clean: set[str] = field(default_factory=set)
 
     def forget(self) -> None:
         """Nothing of before may be replayed, nor what the forward in progress makes."""
@@ -197,9 +206,9 @@ class Replay:
                 }
                 sites = {site.split("/", 1)[1] for site in sites}
                 stack = resolve(name, module)
-                every = self.policy.policy.sites(stack)
-                self.cleans = self.cleans or any(site.keeps == "clean" for site in every)
-                kept = {site.name: site for site in every if site.keeps == "residual"}
+                own = self.policy.policy.sites(stack)
+                self.keeps_clean |= {f"{name}/{site.name}" for site in own if site.keeps == "clean"}
+                kept = {site.name: site for site in own if site.keeps == "residual"}
                 self.residuals |= {f"{name}/{site}": Residual(kept[site], stack.blocks) for site in sites & {*kept}}
                 blocks = [block.module for block in stack.blocks]
                 covered = self._covered(name, module, blocks, sites - {"root"})
@@ -260,7 +269,7 @@ class Replay:
             some = (args, kwargs) if len(groups) == 1 else layout.taken((args, kwargs), ordinals)
             own = [keys[i] for i in ordinals]
             told = prompt if len(rows.names) < 2 else None
-            self.now, self.forgotten = Now(own, actions, layout.only(ordinals), told), False
+            self.now, self.forgotten = Now(own, actions, layout.only(ordinals), told, said), False
             for residual in self.residuals.values():
                 residual.entered = {}
             outputs.append(self._root(name, inner, *some))
@@ -285,7 +294,44 @@ class Replay:
         site = f"{name}/root"
         if self.now is None or self._action(self.now, site) is None:
             return inner(*args, **kwargs)
+        if site in self.keeps_clean:
+            return self._clean(site, self.now, inner, args, kwargs)
         return self._block("", [site], inner, args, kwargs)
+
+    def _clean(self, site: str, now: Now, inner: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """The same where clean latents are kept: a prediction that means those that are foretold."""
+        action, event = self._action(now, site), self.rows[self.forward - 1].events[0]
+        latents = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim >= 3)
+        keys = [(*key[:2], "clean", key[2]) for key in now.keys]
+        if action == "reuse":
+            stored, level, policy = self._kept(now, keys), self._level(now, args, kwargs), self.policy.policy
+            if level is None:
+                self.complaints.append(f"step {event.step}: reuses at a noise level that nobody tells")
+            if stored is None or level is None:
+                return inner(*args, **kwargs)
+            means = [clean.foretold(policy, past, level.share, event.reason) for _, past, _ in stored]
+            whole = means[0] if len(keys) == 1 else now.layout.joined(means)
+            return stored[0][2](clean.predicted(whole, latents, level))
+        returned = inner(*args, **kwargs)
+        level = self._level(now, args, kwargs)
+        if action == "check" or level is None:
+            return returned
+        prediction, pack = unpacked(returned)
+        kept = clean.Kept.of(latents, prediction, level, event.step)
+        for i, key in enumerate(keys):
+            own = replace(kept, clean=kept.clean if len(keys) == 1 else now.layout.of(kept.clean, i))
+            past = self.stored[key][0][1] if key in self.stored else ()
+            past = past if past and past[0].clean.shape == own.clean.shape else ()
+            self.stored[key] = (own.clean, (own, *past), pack), now.prompt
+        return returned
+
+    def _level(self, now: Now, args: Any, kwargs: Any) -> clean.Level | None:
+        """Where the forward in progress stands."""
+        said = {name: value[0] if isinstance(value, tuple) else value for name, value in now.said.items()}
+        time = kwargs["timestep"] if "timestep" in kwargs else args[1]
+        time = float(time.flatten()[0]) if isinstance(time, Tensor) else float(time)
+        scheduler = None if self.actor.scenario.bare else self.actor.pipe.scheduler
+        return clean.level_of(self.actor.kind.name, scheduler, time, said)
 
     def _layout(self, rows: Rows, count: int) -> Layout:
         """Which rows of the batch each lane has."""
@@ -466,14 +512,38 @@ def _like(outline: dict[str, Any], values: Sequence[Any]) -> Any:
     return type(outline)(**named) if isinstance(outline, BaseOutput) else named
 
 
+def unpacked(returned: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """A denoiser's prediction, and what packs another one like it, of the same dtype."""
+    if isinstance(returned, Tensor):
+        return returned, lambda prediction: prediction.to(returned.dtype)
+    if isinstance(returned, dict):
+        first, *rest = returned.values()
+        return first, lambda prediction: _like(returned, (prediction.to(first.dtype), *rest))
+    first, *rest = returned
+    return first, lambda prediction: (prediction.to(first.dtype), *rest)
+
+
+def _named(kind: type, names: tuple[str, ...], values: tuple[Any, ...]) -> Any:
+    """An output of diffusers."""
+    return kind(**dict(zip(names, values, strict=True)))
+
+
 @dataclass
 class Now:
-    """The forward in progress: its lanes, what its sites do, how they lie in the batch, and what tells its prompts."""
+    """The forward in progress.
+
+    Attributes:
+        keys, actions: its lanes, and what its sites do.
+        layout: how the lanes lie in the batch.
+        prompt: what tells its prompts.
+        said: what the program says of it.
+    """
 
     keys: list[tuple[str, Any, int | None]]
     actions: dict[str, str]
     layout: Layout
     prompt: Any
+    said: dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import bwcache
 from bwcache import policies
+from bwcache.features.weighted import Weighted
 from tests import tiny
 from tests.fuzz import oracle, replay
 from tests.fuzz import scenario as scenarios
@@ -216,3 +218,27 @@ def test_memory_that_the_trace_does_not_know_of_is_noticed(monkeypatch: pytest.M
     assert laws(scenario) == set()
     monkeypatch.setattr("bwcache.engine.run.Run.note_bytes", lambda *given: None)
     assert laws(scenario) == {"memory is what it is said to be"}
+
+
+def test_brute_force_foretells_clean_latents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held, along the line, and by a tuned list's weights; under a flow, unit size by time, and scaled latents."""
+    tuned = (
+        ("steps", "(0, 1, 3)"),
+        ("rows", "((1.0,), (1.5, -0.5), (1.2, 0.1, -0.3))"),
+        ("schedule", "tuple(1 - step / 6 for step in range(7))"),
+    )
+    named = bare(Call(says=Says(index="right", total="right", branch="right", noise=True), steps=6))
+    script = (Enter(), Call(steps=6, batch=2), Leave())
+    held = Chosen("Planned", (("computed", "3"), ("predictor", "bwcache.Last()")))
+    foretold = Chosen("Planned", (("computed", "3"),))
+    scenarios = [
+        Scenario(policy=held, script=script),
+        Scenario(kind="cogvideox", scheduler="cogvideox ddim", policy=foretold, script=script),
+        Scenario(kind="latte", scheduler="euler", policy=foretold, script=script),
+        replace(named, policy=Chosen("Tuned", tuned)),
+    ]
+    assert [laws(one) for one in scenarios] == [set()] * 4
+    for owner, name in ((bwcache.Last, "predict"), (bwcache.Bounded, "predict"), (Weighted, "predict")):
+        exact = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda self, *args, exact=exact: exact(self, *args) * 1.001)
+    assert [laws(one) for one in scenarios] == [{"clean latents equal brute force"}] * 4

@@ -9,12 +9,31 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from bwcache import Policy
+from tests.fuzz.clean import Kept, foretold, level_of, predicted
+
 LISTS = ("blocks", "transformer_blocks", "single_transformer_blocks", "down_blocks", "mid_block", "up_blocks")
 STREAMS = ("hidden_states", "encoder_hidden_states")
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """How clean latents are made.
+
+    Attributes:
+        policy, scheduler: which do.
+        steps, reasons: of each forward.
+    """
+
+    policy: Policy[Any]
+    scheduler: Any
+    steps: list[int]
+    reasons: list[str]
 
 
 class Brute:
@@ -22,12 +41,10 @@ class Brute:
 
     Args:
         rows: for each forward its branch, and the action at each site.
-        clean: if the root keeps clean latents: a timestep -> how much of latents and prediction makes them up.
+        clean: if the root keeps clean latents, how those of a skipped step are made.
     """
 
-    def __init__(
-        self, rows: list[tuple[str, dict[str, str]]], clean: Callable[[float], tuple[float, float]] | None = None
-    ) -> None:
+    def __init__(self, rows: list[tuple[str, dict[str, str]]], clean: Foretold | None = None) -> None:
         self.rows, self.forward, self.clean = rows, -1, clean
         self.kept: dict[tuple[str, str], Any] = {}
         self.entered: dict[str, dict[str, Any]] = {}
@@ -65,11 +82,14 @@ class Brute:
             x = args[0] if args else kwargs["hidden_states"]
             if self.clean is not None:
                 time = kwargs["timestep"] if "timestep" in kwargs else args[1]
-                ofx, ofp = self.clean(float(time.flatten()[0]))
+                level = level_of("", self.clean.scheduler, float(time.flatten()[0]), {})
+                assert level is not None
+                past, step = self.kept.setdefault(self._key("root"), []), self.clean.steps[self.forward]
                 if self._reuses("root"):
-                    return (((self.kept[self._key("root")] - x.double() * ofx) / ofp).to(x.dtype),)
+                    means = foretold(self.clean.policy, past, level.share, self.clean.reasons[self.forward])
+                    return (predicted(means, x, level).to(x.dtype),)
                 returned = inner(*args, **kwargs)
-                self.kept[self._key("root")] = x.double() * ofx + returned[0].double() * ofp
+                past.insert(0, Kept.of(x, returned[0], level, step))
                 return returned
             if self._reuses("root"):
                 return (self.kept[self._key("root")] + x,)
@@ -111,19 +131,6 @@ class Brute:
             return values[0] if count == 1 else tuple(values)
 
         return forward
-
-
-def clean_of(scheduler: Any) -> Callable[[float], tuple[float, float]]:
-    """How clean latents are made of latents and prediction, by the scheduler's text: for flows and for epsilon."""
-
-    def weights(time: float) -> tuple[float, float]:
-        if hasattr(scheduler, "alphas_cumprod"):
-            assert scheduler.config.prediction_type == "epsilon"
-            signal = float(scheduler.alphas_cumprod[int(time)])
-            return signal**-0.5, -((1 - signal) ** 0.5) / signal**0.5
-        return 1.0, -time / scheduler.config.num_train_timesteps
-
-    return weights
 
 
 def blocks_of(denoiser: nn.Module) -> dict[str, nn.Module]:

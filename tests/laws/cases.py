@@ -52,14 +52,15 @@ def _layers(model: str, *steps: tuple[int, ...]) -> Policy[Any]:
 
 
 EVERY = tuple(range(STEPS))
-LEVELS = tuple(1 - step / STEPS for step in range(STEPS + 1))
+LEVELS = (*torch.linspace(1, 0.001, STEPS).tolist(), 0.0)
+"""Shares of noise of an even schedule, as `wan` and `ltx` have it."""
 POLICIES: dict[str, Bold] = {
     "BWCache": Bold(lambda p, _: _window(p), lambda _: bwcache.BWCache(threshold=0)),
     "Adaptive": Bold(lambda p, _: bwcache.Adaptive(1.0, 0.0, p), lambda _: bwcache.Adaptive(tolerance=0)),
     "FixedInterval": Bold(lambda p, _: bwcache.FixedInterval(3, predictor=p), lambda _: bwcache.FixedInterval(1)),
     "StepList": Bold(lambda p, _: bwcache.StepList((0, 1, 4, 7), p), lambda _: bwcache.StepList(EVERY)),
     "Tuned": Bold(
-        lambda p, _: bwcache.Tuned((0, 1, 4, 7), ((1.0,),) * 4, LEVELS),
+        lambda p, _: bwcache.Tuned((0, 1, 4, 7), ((1.0,), (1.5, -0.5), (1.2, 0.1, -0.3), (1.0,)), LEVELS),
         lambda _: bwcache.Tuned(EVERY, ((1.0,),) * STEPS, LEVELS),
         predicts=False,
         clean=True,

@@ -14,8 +14,10 @@ from torch import Tensor
 import bwcache
 from bwcache import Event, Policy, Trace
 from bwcache.engine.lane import Lane
+from bwcache.features.weighted import Weighted
 from bwcache.models import denoisers
-from tests.laws.brute import Brute, blocks_of, clean_of, several
+from tests.fuzz.play import near
+from tests.laws.brute import Brute, Foretold, blocks_of, several
 from tests.laws.cases import POLICIES, STEPS, One, chosen, pipeline
 from tests.laws.left import found_on
 
@@ -34,6 +36,9 @@ ROUNDING = STEPS * 2 * torch.finfo(torch.float32).eps
 """Relative, by which a sample of a batch lies from what it is alone without a session: two roundings in each step."""
 STEEPEST = 7
 """What a predictor makes of a rounding, at most: `Taylor(2)` across one step weighs its past by 3, -3 and 1."""
+
+FORETOLD = (bwcache.Last, bwcache.Bounded, Weighted)
+"""Predictors of clean latents that brute force has too."""
 
 _PLAIN: dict[tuple[str, str], Tensor] = {}
 _FORWARDS: dict[tuple[str, str], int] = {}
@@ -128,8 +133,9 @@ def test_rows_replays_and_what_is_left(one: One) -> None:
     """Two runs are equal; rows = forwards x lanes x sites; replays are brute force; nothing stays behind."""
     module = denoiser_of(one)
     expected, forwards, before = plain(one), forwards_of(one), found_on(module)
+    steps: list[Tensor] = []
     with attached(one, one.bold) as session:
-        cached = made(one)
+        cached = made(one, callback_on_step_end=lambda pipe, index, time, given: steps.append(given["latents"]) or {})
         assert torch.equal(made(one), cached)
     first, second = session.traces
     assert shape(first) == shape(second)
@@ -143,17 +149,33 @@ def test_rows_replays_and_what_is_left(one: One) -> None:
     assert (first.reused > 0) == (one.policy != "NeverReuse")
 
     rows = by_forward(first.events)
-    if one.predictor == "Last" and POLICIES[one.policy].replays and rows is not None:
-        clean = POLICIES[one.policy].clean
-        brute = Brute(rows, clean_of(pipeline(one.model, one.dtype).scheduler) if clean else None)
+    if rows is not None and POLICIES[one.policy].clean:
+        if type(one.bold.feature_predictor) in FORETOLD:
+            expect_foretold(one, first, rows, steps)
+    elif rows is not None and one.predictor == "Last" and POLICIES[one.policy].replays:
+        brute = Brute(rows)
         with ExitStack() as undo:
             brute.attach(undo, module)
             again = made(one)
         assert brute.forward == len(rows) - 1
-        if clean:  # latents less latents: what is left is rounding, of the size of the model's own
-            assert (again - cached).abs().max() <= STEPS * 64 * torch.finfo(one.dtype).eps * cached.abs().max()
-        else:
-            assert torch.equal(again, cached)  # also of a batch: samples that decide alike run in one forward
+        assert torch.equal(again, cached)  # also of a batch: samples that decide alike run in one forward
+
+
+def expect_foretold(one: One, trace: Trace, rows: list[tuple[str, dict[str, str]]], steps: list[Tensor]) -> None:
+    """Each step of a run that keeps clean latents is that of brute force from the latents before it, up to rounding."""
+    forwards = {(event.step, event.branch): event for event in trace.events}
+    told = [(event.step, event.reason) for event in forwards.values()]
+    scheduler = pipeline(one.model, one.dtype).scheduler
+    brute = Brute(rows, Foretold(one.bold, scheduler, [step for step, _ in told], [reason for _, reason in told]))
+
+    def led(pipe: Any, index: int, timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        assert near(kwargs["latents"], steps[index]), index
+        return {"latents": steps[index]}
+
+    with ExitStack() as undo:
+        brute.attach(undo, denoiser_of(one))
+        made(one, callback_on_step_end=led)
+    assert brute.forward == len(rows) - 1
 
 
 @each

@@ -5,7 +5,7 @@ import math
 import pytest
 from rich.console import Console
 
-from bwcache.core.trace import Trace
+from bwcache.core.trace import Event, Trace
 from bwcache.measure.results import Comparison, Run
 from bwcache.report.files import run_folder, write_summary
 from bwcache.report.tables import comparison_table, decibels, headline, percent, times
@@ -142,3 +142,10 @@ def test_words_for_figures():
 )
 def test_folders_are_named_after_prompts(prompt, name):
     assert run_folder(2, prompt) == name
+
+
+def test_predictions_that_are_kept_are_not_called_hidden_states():
+    event = Event(0, 0, 30, None, None, "cond", "transformer/root", "compute", "planned")
+    text = printed(comparison_table(comparison(run(trace=Trace(events=[event])))))
+    assert "tensors of the latents' shape per branch" in text
+    assert "hidden states" not in text

@@ -75,6 +75,16 @@ class Event:
         return cls(*where, sample=step.sample, **values)
 
 
+def kept_in(sites: Iterable[str]) -> str:
+    """Return what is counted where memory is: hidden states, or where the denoiser itself is the site, predictions.
+
+    Args:
+        sites: by name, such as "transformer/stack".
+    """
+    places = {site.rpartition("/")[2] for site in sites}
+    return "tensors of the latents' shape" if places == {"root"} else "hidden states"
+
+
 @dataclass(frozen=True, slots=True)
 class Summary:
     """A run in numbers; `str()` gives it in sentences.
@@ -112,7 +122,7 @@ class Summary:
         if self.hidden_bytes:
             held = self.peak_bytes / self.hidden_bytes
             planned = f"; planned before the first: {self.planned_bytes:,}" if self.planned_bytes else ""
-            lines.append(f"Kept between steps: {self.peak_bytes:,} bytes, {held:.2f} hidden states{planned}.")
+            lines.append(f"Kept between steps: {self.peak_bytes:,} bytes, {held:.2f} {kept_in(self.sites)}{planned}.")
         if self.host_bytes or self.planned_host_bytes:
             lines.append(f"In main memory: {self.host_bytes:,} bytes; planned: {self.planned_host_bytes:,}.")
         lines += [f"  {count:4d} x {reason}" for reason, count in self.reasons.items()]
@@ -151,7 +161,8 @@ class Trace:
 
     Attributes:
         peak_bytes: held on the device between steps, at most.
-        hidden_bytes: one hidden state: the largest single feature that was kept, whatever the number of sites.
+        hidden_bytes: one hidden state: the largest single feature that was kept, whatever the number of sites. Where
+            the denoiser itself is the site, that is one tensor of the latents' shape: `kept_in` says which.
         planned_bytes: what `peak_bytes` was expected to be, before the first block ran.
         host_bytes, planned_host_bytes: the same of main memory, with `memory="offload"`.
     """
@@ -196,6 +207,11 @@ class Trace:
         rows = Counter(event.site for event in self.events)
         reused = Counter(event.site for event in self.events if event.action == "reuse")
         return {site: reused[site] / count for site, count in rows.items()}
+
+    @property
+    def kept_in(self) -> str:
+        """What `hidden_bytes` is one of, in the plural."""
+        return kept_in(event.site for event in self.events)
 
     @property
     def first_trigger(self) -> int | None:

@@ -37,7 +37,7 @@ class Predictor(ABC):
     @property
     @abstractmethod
     def history(self) -> int:
-        """How many computed features are kept (each one hidden state per branch)."""
+        """How many computed features are kept per branch: hidden states, or tensors of the latents' shape at a root."""
 
     @property
     def needs_errors(self) -> bool:

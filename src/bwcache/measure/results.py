@@ -52,7 +52,8 @@ class Run:
         ssim: against the uncached video.
         indicator_share: time spent measuring the indicator, as a share of the cached denoising time, 0..1.
         extra_memory_bytes: kept between steps for the policy.
-        hidden_bytes: one hidden state of one branch, for comparison.
+        hidden_bytes: one hidden state of one branch, for comparison; a tensor of the latents' shape where the denoiser
+            itself is the site.
         notes: warnings of the session.
         trace: every decision and its reason.
         ms_ssim: against the uncached video; None for frames that are too small.
@@ -107,7 +108,7 @@ class Run:
 
     @property
     def hidden_states_per_branch(self) -> float | None:
-        """The extra memory in units of one hidden state, for each guidance branch."""
+        """The extra memory in units of `hidden_bytes`, for each guidance branch; `kept_in` names the unit."""
         branches = len({event.branch for event in self.trace.events})
         return ratio(self.extra_memory_bytes, self.hidden_bytes * branches)
 
@@ -121,6 +122,7 @@ class Run:
             "speedup": self.speedup,
             "denoise_speedup": self.denoise_speedup,
             "hidden_states_per_branch": self.hidden_states_per_branch,
+            "kept_in": self.trace.kept_in,
             "planned_bytes": self.trace.planned_bytes,
             "host_bytes": self.trace.host_bytes,
         }

@@ -97,7 +97,7 @@ def groups(runs: Sequence[Run]) -> tuple[tuple[Row, ...], ...]:
                 lambda total: size(total.extra_memory_bytes),
             ),
             *_planned(runs),
-            ("  hidden states per branch", _hidden_states, lambda total: _hidden_states(max(runs, key=_held))),
+            (f"  {_kept_in(runs)} per branch", _hidden_states, lambda total: _hidden_states(max(runs, key=_held))),
         ),
     )
 
@@ -161,6 +161,11 @@ def _if_reused(row: Run | Total, text: str) -> str:
 
 def _held(run: Run) -> int:
     return run.extra_memory_bytes
+
+
+def _kept_in(runs: Sequence[Run]) -> str:
+    """The unit in which all runs of a comparison keep: they are of one policy."""
+    return next((run.trace.kept_in for run in runs), "hidden states")
 
 
 def _hidden_states(run: Run) -> str:
