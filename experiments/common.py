@@ -71,6 +71,17 @@ def study(
     return cells, results(cells)
 
 
+def kept(name: str, pipe: Any, key: Sequence[Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what was made under a key in an earlier call, or make it now; of the same model and machine."""
+    folder = Folder(RUNS / name, identity(pipe, request(), name))
+    found = folder.figures("figures", *key)
+    if found is None:
+        folder.keep_figures("figures", make(), *key)
+        found = folder.figures("figures", *key)
+    assert found is not None
+    return found
+
+
 def policies(grid: Iterable[dict[str, Any]], shown: tuple[str, ...]) -> list[UnderPolicy]:
     """BWCache under each of these settings."""
     return [UnderPolicy(bwcache.BWCache(**settings), shown) for settings in grid]
