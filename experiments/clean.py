@@ -187,7 +187,7 @@ def run(batch: Batch, listed: Sequence[int], fill: Fill, ahead: float = 0.0, tru
         listed: ascending from 0.
         fill: what is done in the steps between.
         ahead: how far into a window the denoiser is evaluated, 0..1, at the point to which the last estimate leads.
-        true_point: at the point where the uncached run is at that noise level instead.
+        true_point: at the point where the uncached run is at that noise level instead, wherever a window follows.
     """
     scheduler, latents, sigmas = batch.regime.scheduler(), batch.latents[0], batch.sigmas
     past: Past = []
@@ -196,7 +196,7 @@ def run(batch: Batch, listed: Sequence[int], fill: Fill, ahead: float = 0.0, tru
         if ahead and past and j - i > 1:
             at = within(sigmas, i, j, ahead)
             there = latents * (at / sigmas[i]) + past[0][1] * (1 - at / sigmas[i])
-        clean = batch.estimate(batch.at(at) if true_point and i else there, at)
+        clean = batch.estimate(batch.at(at) if true_point and j - i > 1 else there, at)
         past = [(at, clean), *past[:2]]
         latents = stepped(scheduler, i, latents, clean, sigmas[i])
         if j > i + 1:
