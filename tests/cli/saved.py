@@ -13,6 +13,7 @@ from diffusers import (
     CogVideoXFunControlPipeline,
     FlowMatchEulerDiscreteScheduler,
     WanImageToVideoPipeline,
+    WanPipeline,
     WanTransformer3DModel,
     WanVideoToVideoPipeline,
 )
@@ -69,7 +70,12 @@ def control() -> Any:
     return CogVideoXFunControlPipeline(**parts, **texts())
 
 
-PIPELINES = {"i2v": image_to_video, "v2v": video_to_video, "control": control}
+def text_to_video() -> Any:
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    return WanPipeline(vae=wan_vae(), scheduler=scheduler, transformer=wan_transformer(4), **texts())
+
+
+PIPELINES = {"t2v": text_to_video, "i2v": image_to_video, "v2v": video_to_video, "control": control}
 
 
 @functools.cache

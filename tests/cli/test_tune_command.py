@@ -1,16 +1,48 @@
-"""bwcache tune and plan: one file, what it promises, and what is refused."""
+"""bwcache tune and plan: one file and one page, what they promise, how they go on, and what is refused."""
 
+from __future__ import annotations
+
+import contextlib
+import io
 import json
+import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-SMALL = ("--steps", "6", "--calibrate", "1", "--verify", "2")
+from bwcache.cli import main
+from bwcache.study.tuning.runs import Runs
+from tests.cli.saved import saved
+
+STEPS = 6
+SMALL = ("--steps", STEPS, "--height", "32", "--width", "32", "--frames", "5")
+PROMPTS = ("--prompt", "one", "--prompt", "two", "--prompt", "three", "--prompt", "four")
+FEW = ("--calibrate", "2", "--verify", "2", "--budget", "12")
 
 
-def test_a_speed_is_tuned_exported_and_used(bwcache_command, tmp_path) -> None:
-    ended = bwcache_command("tune", *SMALL, "--grade", "2x", "--out", "tuned.json")
-    assert ended.code == 0, ended.err
-    content = json.loads((tmp_path / "tuned.json").read_text())
+def words(*more: Any) -> list[str]:
+    return [str(word) for word in ("tune", "--model", saved("t2v"), *SMALL, *PROMPTS, *FEW, *more)]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """One tuning: its folder, and what it printed."""
+    folder = tmp_path_factory.mktemp("tuned")
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.raises(SystemExit) as ended, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        main(words("--grade", "2x", "--out", folder / "tuned.json"))
+    assert ended.value.code == 0, err.getvalue()
+    return folder, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture
+def content(made: tuple[Path, str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((made[0] / "tuned.json").read_text())
+    return found
+
+
+def test_a_file_says_what_it_is_and_what_was_measured(content: dict[str, Any]) -> None:
     assert content["policy"]["name"] == "Tuned"
     assert content["policy"]["steps"][0] == 0
     assert len(content["policy"]["steps"]) == content["speed"]["computed"] == 3
@@ -19,17 +51,29 @@ def test_a_speed_is_tuned_exported_and_used(bwcache_command, tmp_path) -> None:
     low, high = content["quality"]["interval"]
     assert low <= content["quality"]["psnr"] <= high
     assert content["quality"]["videos"] == 2
-    assert "dB on 2 videos of prompts that were not used" in ended.out
-    assert "6 steps" not in ended.out or "3 of 6 steps computed" in ended.out
-    assert any("uncached videos" in line for line in ended.lines)
+    assert content["quality"]["kept"]
+    assert list(content["quality"]["expected"]) == ["3"]
 
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "tuned-parts" / "recordings").iterdir()}
-    assert len(kept) == 3
-    again = bwcache_command("tune", *SMALL, "--grade", "2x", "--out", "tuned.json", "--overwrite")
-    assert again.code == 0, again.err
-    assert kept == {path: path.stat().st_mtime_ns for path in kept}
-    assert json.loads((tmp_path / "tuned.json").read_text())["policy"] == content["policy"]
 
+def test_it_says_what_it_will_take_and_what_it_found(made: tuple[Path, str, str]) -> None:
+    _, out, err = made
+    assert "2 videos to calibrate on, 2 of other prompts to verify on" in err
+    assert "at most 72 steps computed, the work of 12 uncached videos" in err
+    assert "3 of 6 steps computed: 2x of the denoiser's time" in out
+    assert "dB on 2 videos of prompts that were not used" in out
+
+
+def test_file_and_page_are_all_that_is_left(made: tuple[Path, str, str]) -> None:
+    assert sorted(path.name for path in made[0].iterdir()) == ["tuned.html", "tuned.json"]
+    page = (made[0] / "tuned.html").read_text()
+    assert '<meta name="generator" content="bwcache tune">' in page
+    settings = page.count("<tr data-rung")
+    assert settings == 3
+    assert page.count("data:video/mp4;base64,") == 2 + 2 * settings
+
+
+def test_the_list_is_exported(bwcache_command: Any, made: Any, content: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copy(made[0] / "tuned.json", tmp_path)
     ended = bwcache_command("plan", "tuned.json", "--out", "plan.json")
     assert ended.code == 0, ended.err
     plan = json.loads((tmp_path / "plan.json").read_text())
@@ -37,46 +81,86 @@ def test_a_speed_is_tuned_exported_and_used(bwcache_command, tmp_path) -> None:
     assert [step for step, computed in enumerate(plan["compute"]) if computed] == plan["computed"]
     assert "3 of 6 steps computed (2.00x)" in ended.out
 
-    ended = bwcache_command("compare", "--policy", "tuned.json", "--steps", "6", "--prompt", "a large red ring")
+
+def test_other_commands_take_the_file(bwcache_command: Any, made: Any, tmp_path: Path) -> None:
+    file = made[0] / "tuned.json"
+    asked = ("--model", saved("t2v"), *SMALL, "--prompt", "five")
+    ended = bwcache_command("generate", "--policy", file, *asked)
     assert ended.code == 0, ended.err
     run = json.loads((tmp_path / "bwcache-out" / "summary.json").read_text())["runs"][0]
-    assert run["computed"] == 3
-    assert run["reused"] == 3
+    assert run["computed"] == run["reused"] == 3
+
+
+def test_an_interrupted_tuning_goes_on(
+    bwcache_command: Any, content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Runs, "shown", stopped)
+        ended = bwcache_command(*words("--grade", "2x", "--no-page"))
+    assert ended.code == 130
+    assert "8 runs are kept in" in ended.lines[-1]
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "tuned-parts").rglob("*.npz")}
+    assert len(kept) == 4 + 4 + 4  # uncached frames, recordings of these, and of two passes over two videos
+
+    def nothing_left(*_: Any) -> None:
+        now = {path: path.stat().st_mtime_ns for path in kept}
+        assert now == kept
+
+    with monkeypatch.context() as patched:
+        patched.setattr("bwcache.cli.tune.tuned_file", lambda *_: nothing_left() or stopped())
+        assert bwcache_command(*words("--grade", "2x", "--no-page")).code == 130
+    ended = bwcache_command(*words("--grade", "2x", "--no-page"))
+    assert ended.code == 0, ended.err
+    assert json.loads((tmp_path / "tuned.json").read_text()) == content
+    assert [path.name for path in tmp_path.iterdir()] == ["tuned.json"]
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (("--grade", "best"), "found grade 'best'; expected near, balanced, fast"),
-        (("--prompt", "a ring"), "found 1 prompt, so that none is left to verify on"),
         (("--out", "tuned.txt"), "expected a name that ends with .json"),
         (("--out", "away/tuned.json"), "in a folder that is not there"),
         (("--verify", "1"), "found --verify 1; expected at least 2"),
+        (("--calibrate", "1"), "found --calibrate 1; expected at least 2"),
+        (("--budget", "5"), "found --budget 5 for 4 videos, 2 of them to verify on; expected at least 5.4"),
     ],
 )
-def test_bad_input_ends_in_one_line_and_writes_nothing(bwcache_command, written, options, said) -> None:
-    ended = bwcache_command("tune", *SMALL, *options)
+def test_bad_input_ends_in_one_line_and_writes_nothing(
+    bwcache_command: Any, written: Any, options: tuple[str, ...], said: str
+) -> None:
+    ended = bwcache_command(*words(*options))
     assert ended.code == 2
     assert len(ended.lines) == 1
     assert said in ended.lines[0]
     assert written() == []
 
 
-def test_a_wish_out_of_reach_is_refused(bwcache_command, tmp_path) -> None:
-    ended = bwcache_command("tune", *SMALL, "--grade", "80dB")
+def test_one_prompt_is_too_few(bwcache_command: Any, written: Any) -> None:
+    ended = bwcache_command("tune", "--model", saved("t2v"), *SMALL, "--prompt", "a ring")
     assert ended.code == 2
-    assert "found 80 dB, which no plan that was tried reaches; expected less (4 of 6 steps, 1.5x, come to" in ended.err
-    assert not (tmp_path / "tuned.json").exists()
+    assert len(ended.lines) == 1
+    assert "found 1 prompt, so that none is left to verify on; expected at least 2, better 8" in ended.lines[0]
+    assert written() == []
 
 
-def test_a_speed_out_of_reach_is_refused(bwcache_command) -> None:
-    ended = bwcache_command("tune", *SMALL, "--grade", "9x")
+def test_a_wish_out_of_reach_is_refused_and_nothing_is_lost(bwcache_command: Any, tmp_path: Path) -> None:
+    ended = bwcache_command(*words("--grade", "80dB"))
     assert ended.code == 2
-    assert "found grade 9x of 6 steps; expected 1.5x to 3x" in ended.err
+    last = ended.lines[-1]
+    assert "found 80 dB, which no plan reaches here; expected less (4 of 6 steps, 1.5x, come to" in last
+    assert "tuned-parts" in "".join(path.name for path in tmp_path.iterdir())
+    ended = bwcache_command(*words("--grade", "9x"))
+    assert ended.code == 2
+    assert "found grade 9x of 6 steps; expected 1.5x to 3x" in ended.lines[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["tuned-parts"]
 
 
 @pytest.mark.parametrize("command", ["plan", "compare"])
-def test_broken_files_are_refused(bwcache_command, tmp_path, command) -> None:
+def test_broken_files_are_refused(bwcache_command: Any, tmp_path: Path, command: str) -> None:
     (tmp_path / "tuned.json").write_text("{")
     ended = bwcache_command(*(("plan", "tuned.json") if command == "plan" else ("compare", "--policy", "tuned.json")))
     assert ended.code == 2
@@ -84,18 +168,16 @@ def test_broken_files_are_refused(bwcache_command, tmp_path, command) -> None:
     assert "that is damaged" in ended.lines[0]
 
 
-def test_an_untuned_plan_is_the_one_that_is_run(bwcache_command, tmp_path) -> None:
+def test_an_untuned_plan_is_the_one_that_is_run(bwcache_command: Any, tmp_path: Path) -> None:
     ended = bwcache_command("plan", "--steps", "30", "--grade", "fast", "--out", "plan.json")
     assert ended.code == 0, ended.err
     plan = json.loads((tmp_path / "plan.json").read_text())
-    ended = bwcache_command(
-        "compare", "--policy", "planned", "--set", "tolerance=0.04", "--prompt", "a ring", "--steps", "30"
-    )
+    asked = ("--model", saved("t2v"), "--height", "32", "--width", "32", "--frames", "5", "--prompt", "a ring")
+    ended = bwcache_command("generate", "--grade", "fast", *asked, "--steps", "30")
     assert ended.code == 0, ended.err
     run = json.loads((tmp_path / "bwcache-out" / "summary.json").read_text())["runs"][0]
-    assert run["computed"] == len(plan["computed"])
+    assert run["timeline"] == "".join("C" if each else "r" for each in plan["compute"])
     assert 3 < len(plan["computed"]) < 15
-    assert plan["compute"][0]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +189,7 @@ def test_an_untuned_plan_is_the_one_that_is_run(bwcache_command, tmp_path) -> No
         (("tuned.json", "--steps", "50"), "found --steps beside a tuned file"),
     ],
 )
-def test_plans_that_cannot_be(bwcache_command, written, options, said) -> None:
+def test_plans_that_cannot_be(bwcache_command: Any, written: Any, options: tuple[str, ...], said: str) -> None:
     ended = bwcache_command("plan", *options)
     assert ended.code == 2
     assert len(ended.lines) == 1
@@ -115,9 +197,15 @@ def test_plans_that_cannot_be(bwcache_command, written, options, said) -> None:
     assert written() == []
 
 
-def test_nothing_is_overwritten_unasked(bwcache_command, tmp_path) -> None:
-    (tmp_path / "tuned.json").write_text("mine")
-    ended = bwcache_command("tune", *SMALL)
+@pytest.mark.parametrize(
+    ("name", "options"), [("tuned.json", ()), ("tuned.html", ()), ("tuned.html", ("--overwrite",))]
+)
+def test_nothing_of_others_is_overwritten(
+    bwcache_command: Any, tmp_path: Path, name: str, options: tuple[str, ...]
+) -> None:
+    (tmp_path / name).write_text("mine")
+    ended = bwcache_command(*words(*options))
     assert ended.code == 2
-    assert "add --overwrite" in ended.err
-    assert (tmp_path / "tuned.json").read_text() == "mine"
+    assert len(ended.lines) == 1
+    assert "add --overwrite" in ended.err or "--no-page" in ended.err
+    assert (tmp_path / name).read_text() == "mine"

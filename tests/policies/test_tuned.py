@@ -1,6 +1,7 @@
 """Tuned: its list, its sums on the engine against a loop by hand, other schedules, and the file it comes in."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import bwcache
 from bwcache import SettingError, Step, Tuned
 from bwcache.core.trace import reuse_line
 from bwcache.engine.tuned import tuned_for
+from bwcache.models.weights import architecture, weight_sample
 from bwcache.policies.base import Observation
 from bwcache.policies.tuned import carried_over
 from bwcache.policies.tuned_file import FORMAT, TunedFile, read_tuned
@@ -134,6 +136,53 @@ def test_files_for_something_else_are_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "other.json", Tuned(STEPS, ROWS, policy.schedule, type(other.transformer).__name__))
     with pytest.raises(SettingError, match=r"expected one that predicts flow"):
         tuned_for(other, path)
+
+
+def made_for(pipe: Any) -> dict[str, Any]:
+    sample = weight_sample(pipe.transformer)
+    assert sample is not None
+    return {"weight_sample": sample.to_json(), "architecture": architecture(pipe.transformer), "model": "tiny"}
+
+
+def test_other_weights_are_said(tmp_path: Path) -> None:
+    pipe = tiny.wan()
+    path = written(tmp_path / "tuned.json", policy_for(pipe), made_for=made_for(pipe))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tuned_for(pipe, path)
+        tuned_for(pipe.transformer, path)
+        pipe.transformer.to(torch.bfloat16)
+        tuned_for(pipe, path)
+        pipe.transformer.to(torch.float16)  # what that leaves of single precision cannot be told
+        tuned_for(pipe, path)
+        tuned_for(pipe, written(tmp_path / "old.json", policy_for(pipe)))
+    other = tiny.wan()
+    with torch.no_grad():
+        other.transformer.blocks[1].attn1.to_q.weight.mul_(1.01)
+    says = r"'tuned.json': found other weights of WanTransformer3DModel .*; expected those of 'tiny'; look whether"
+    with pytest.warns(bwcache.OtherWeightsWarning, match=says), bwcache.attach(other, path):
+        pass
+    with bwcache.attach(other, "near") as session, pytest.warns(bwcache.OtherWeightsWarning, match=says):
+        session.use(path)
+
+
+def test_another_architecture_of_the_class_is_refused(tmp_path: Path) -> None:
+    pipe = tiny.wan()
+    settings = made_for(pipe)
+    settings["architecture"]["num_layers"] = 40
+    path = written(tmp_path / "tuned.json", policy_for(pipe), made_for=settings)
+    says = r"found another WanTransformer3DModel \(num_layers \d+\) .*; expected the one .* \(40\); tune this model too"
+    with pytest.raises(SettingError, match=says):
+        bwcache.attach(pipe, path)
+
+
+def test_a_file_is_used_from_the_next_run_on(tmp_path: Path) -> None:
+    pipe = tiny.wan()
+    path = written(tmp_path / "tuned.json", policy_for(pipe))
+    with bwcache.attach(pipe, "near") as session:
+        session.use(path)
+        tiny.WAN.run(pipe, num_inference_steps=8)
+    assert reuse_line(session.trace.events) == "CCrCrrCr"
 
 
 @pytest.mark.parametrize(

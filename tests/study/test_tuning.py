@@ -9,12 +9,11 @@ import torch
 import bwcache
 from bwcache import SettingError
 from bwcache.policies.planning import RESPONSE, at
-from bwcache.study.study import Video
 from bwcache.study.tuning.fitting import fitted
 from bwcache.study.tuning.planning import plans
 from bwcache.study.tuning.recording import Recording, recorded
 from bwcache.study.tuning.tables import damage, window_weights
-from bwcache.study.tuning.tuning import Proof, check_videos
+from bwcache.study.tuning.tuning import Proof
 from bwcache.study.tuning.wish import Wish, wish
 from tests import tiny
 
@@ -147,15 +146,6 @@ def test_wishes() -> None:
     for text in ("best", "35", "dB", "0.5x", "1x", "900dB", "-3x", ""):
         with pytest.raises(SettingError, match=r"found grade .*; expected .*; (name one|try) "):
             wish(text)
-
-
-def test_prompts_of_both_sides_are_refused() -> None:
-    one, two, three = Video("a", 0), Video("b", 1), Video("c", 2)
-    check_videos([one], [two, three])
-    with pytest.raises(SettingError, match="found 'a' to calibrate and to verify on"):
-        check_videos([one], [two, Video("a", 7)])
-    with pytest.raises(SettingError, match="found 1 videos to calibrate on and 1 to verify on"):
-        check_videos([one], [two])
 
 
 def test_an_interval_holds_the_mean() -> None:

@@ -33,8 +33,9 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "frames": (1, 100_000),
     "fps": (1, 1_000),
     "repeats": (1, 1_000),
-    "calibrate": (1, 1_000),
+    "calibrate": (2, 1_000),
     "verify": (2, 1_000),
+    "budget": (1, 100_000),
     "guidance_scale": (-10_000, 10_000),
 }
 """Option -> least and most; what lies outside cannot be meant."""

@@ -443,15 +443,34 @@ class TuneSettings(Asked):
     ] = "balanced"
     calibrate: Annotated[
         int, _option("--calibrate", "Videos that the plan is made of, at most.", WHAT, whole_number, metavar="N")
-    ] = 4
+    ] = 3
     verify: Annotated[
         int,
         _option("--verify", "Videos of other prompts that it is proved on.", WHAT, whole_number, metavar="N"),
     ] = 4
-    out: Annotated[Path, _option("--out", "The file; uncached runs wait in a folder beside it.", OUTPUT)] = Path(
-        "tuned.json"
+    budget: Annotated[
+        float | None,
+        _option(
+            "--budget",
+            "The work allowed, proof and page included, in uncached videos.",
+            WHAT,
+            real_number,
+            show_default="24 for shapes, else 12",
+            metavar="X",
+        ),
+    ] = None
+    out: Annotated[Path, _option("--out", "The file. Runs wait in a folder beside it until all is done.", OUTPUT)] = (
+        Path("tuned.json")
     )
-    overwrite: Annotated[bool, _option("--overwrite", "Replace an earlier file.", OUTPUT)] = False
+    page: Annotated[
+        bool,
+        _option("--page/--no-page", "Whether to write a page too: the same video at several speeds.", OUTPUT),
+    ] = True
+    fps: Annotated[
+        int | None,
+        _option("--fps", "Frames per second.", OUTPUT, whole_number, show_default="8 for shapes, else 16", metavar="N"),
+    ] = None
+    overwrite: Annotated[bool, _option("--overwrite", "Replace an earlier file and page.", OUTPUT)] = False
 
 
 @dataclass(frozen=True)

@@ -2,108 +2,106 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bwcache.cli.choices import Choices, choose
+from bwcache.cli.choices import choose
 from bwcache.cli.loading import load
 from bwcache.cli.output import absolute
 from bwcache.cli.progress import Bars
 from bwcache.cli.settings import TuneSettings
 from bwcache.cli.studies import check_study, claimed_study, resumable
-from bwcache.core.files import write_json
+from bwcache.core.files import write_json, write_text
 from bwcache.errors import SettingError, complaint
 
 TIMED_STEPS = 2
+SHAPES_BUDGET = 24.0
+"""The model in the box has time for the whole page."""
 
 
 def run_tune(settings: TuneSettings) -> None:
     """Tune as the options say."""
     out = _target(settings.out, settings.overwrite)
     parts = check_study(out.with_name(f"{out.stem}-parts"))
+    from bwcache.study.tuning.tuning import BUDGET, Tuner, check_budget, only_denoiser
+    from bwcache.study.tuning.videos import Videos
     from bwcache.study.tuning.wish import wish
 
     wanted = wish(settings.grade)
-    settings = _with_prompts(settings)
+    settings = _for_shapes(settings)
     choices = choose(settings)
+    budget = BUDGET if settings.budget is None else settings.budget
+    videos = Videos.of(choices.prompts, settings.calibrate, settings.verify, settings.seed)
+    check_budget(budget, videos, choices.steps)
+    if choices.skeleton is not None:
+        only_denoiser(choices.skeleton)
+    if settings.page:
+        check_page(out, settings.overwrite, choices.fps)
     from bwcache.study.folder import Folder
     from bwcache.study.study import identity
-    from bwcache.study.tuning.tuning import Tuner
 
-    calibrate, verify = videos_of(choices.prompts, settings.calibrate, settings.verify, settings.seed)
     with claimed_study(parts), Bars() as bars:
         pipe, choices = load(settings, choices, bars)
         request = choices.requests()[0]
         identical = identity(pipe, request, settings.model)
         folder = Folder(parts, identical)
-        tuner = Tuner(pipe, request, calibrate, verify, folder, bars.show, bars.say)
-        for line in cost(tuner, choices):
+        tuner = Tuner(pipe, request, videos, folder, budget, bars.show, bars.say)
+        for line in cost(tuner, choices.steps):
             bars.say(line)
-        with resumable(parts, lambda: f"{len(list(parts.glob('recordings/*.npz')))} uncached runs"):
+        with resumable(parts, lambda: f"{count_runs(parts)} runs"):
             outcome = tuner.run(wanted)
-        found = tuned_file(pipe, identical, settings, outcome)
+            found = tuned_file(pipe, identical, settings, outcome)
+            page = tuned_page(tuner, outcome, found, choices.fps, bars) if settings.page else None
         write_json(out, found.to_json())
-    for line in summary(found, out):
+        if page is not None:
+            write_text(page_of(out), page)
+        folder.remove()
+    with contextlib.suppress(OSError):  # something of somebody else's lies there
+        parts.rmdir()
+    for line in summary(found, out, settings.page):
         print(line)
 
 
-def videos_of(prompts: Sequence[str], calibrate: int, verify: int, seed: int) -> tuple[list[Any], list[Any]]:
-    """Return the videos to calibrate on and those to verify on: of other prompts, each with a seed of its own.
-
-    Where there are fewer prompts than videos, half of them calibrate, and each is made with several seeds.
-
-    Raises:
-        SettingError: there is but one prompt.
-    """
-    from bwcache.study.study import Video
-
-    texts = list(dict.fromkeys(prompts))
-    if len(texts) < 2:
-        found = f"{len(texts)} prompt, so that none is left to verify on"
-        raise SettingError(complaint(found, "at least 2, better 8", "give more: --prompts FILE"))
-    first = min(calibrate, len(texts) // 2)
-    used, fresh = texts[:first], texts[first:]
-    return (
-        [Video(used[i % len(used)], seed + i) for i in range(calibrate)],
-        [Video(fresh[i % len(fresh)], seed + calibrate + i) for i in range(verify)],
-    )
-
-
-def cost(tuner: Any, choices: Choices) -> list[str]:
-    """Return what the tuning will take, in words: forwards, minutes by a short timed call, memory."""
+def cost(tuner: Any, steps: int) -> list[str]:
+    """Return what the tuning will take at most, in words: steps, minutes by a short timed call, memory."""
     from bwcache.measure.call import call
     from bwcache.study.tuning.recording import ENTRIES
-    from bwcache.study.tuning.tuning import BUDGET
 
-    video = tuner.calibrate[0]
+    video = tuner.videos.calibrate[0]
     few = dataclasses.replace(tuner.request, prompt=video.prompt, seed=video.seed, steps=TIMED_STEPS)
+    tuner.runs.count(2 * TIMED_STEPS, "timed")
     call(tuner.pipe, few, "warm-up")
     start = time.perf_counter()
     done = call(tuner.pipe, few, "timed")
     seconds = time.perf_counter() - start
     step = (done.denoise_seconds or seconds) / TIMED_STEPS
-    videos = len(tuner.calibrate) + len(tuner.verify)
-    work = max(BUDGET, videos + 2)
-    rest = max(seconds - step * TIMED_STEPS, 0) * 3 * videos
-    minutes = (work * choices.steps * step + rest) / 60
-    memory = 2 * ENTRIES * 4 * (choices.steps + 1) * len(tuner.calibrate) / 2**20
+    rest = max(seconds - step * TIMED_STEPS, 0) * 3 * tuner.videos.first
+    minutes = (tuner.runs.allowed * step + rest) / 60
+    memory = 2 * ENTRIES * 4 * (2 * steps + 1) * len(tuner.videos.calibrate) / 2**20
+    spare = len(tuner.videos.spare)
+    kept = f"; {spare} more wait in case that it falls short" if spare else ""
     return [
-        f"{len(tuner.calibrate)} videos to calibrate on, {len(tuner.verify)} of other prompts to verify on",
-        f"about {work * choices.steps:.0f} steps, the work of {work:g} uncached videos: {_minutes(minutes)} here, and "
-        f"at most {memory:.0f} MiB of main memory for what is recorded",
+        f"{len(tuner.videos.calibrate)} videos to calibrate on, {len(tuner.videos.verify)} of other prompts to verify "
+        f"on{kept}",
+        f"at most {tuner.runs.allowed} steps computed, the work of {tuner.budget:g} uncached videos: "
+        f"{_minutes(minutes)} here, and at most {memory:.0f} MiB of main memory for what is recorded",
     ]
 
 
 def tuned_file(pipe: Any, identical: dict[str, Any], settings: TuneSettings, outcome: Any) -> Any:
     """Return the `TunedFile` of an outcome."""
     from bwcache.engine.clock.level import predicted_by
+    from bwcache.models import denoisers
+    from bwcache.models.weights import architecture, weight_sample
     from bwcache.policies.tuned_file import TunedFile
 
     scheduler = pipe.scheduler
+    module = next(iter(denoisers(pipe).values()))
+    sample = weight_sample(module)
     policy, proof = outcome.policy, outcome.proof
     steps = len(policy.schedule) - 1
     low, high = proof.interval()
@@ -114,6 +112,8 @@ def tuned_file(pipe: Any, identical: dict[str, Any], settings: TuneSettings, out
             "pipeline": type(pipe).__name__,
             "denoiser": policy.model,
             "weights": identical["weights"],
+            "weight_sample": None if sample is None else sample.to_json(),
+            "architecture": architecture(module),
             "scheduler": {
                 "class": type(scheduler).__name__,
                 "predicts": predicted_by(scheduler),
@@ -124,36 +124,89 @@ def tuned_file(pipe: Any, identical: dict[str, Any], settings: TuneSettings, out
         },
         {
             "wanted": settings.grade,
+            "kept": outcome.kept,
             "psnr": round(proof.mean, 2),
             "worst": round(min(proof.psnr), 2),
             "interval": [round(low, 2), round(high, 2)],
             "ssim": round(sum(proof.ssim) / len(proof.ssim), 4),
             "videos": len(proof.psnr),
             "calibrated_on": outcome.calibrated,
-            "tried": {str(count): round(found, 2) for count, found in sorted(outcome.tried.items())},
+            "expected": {str(count): round(found, 2) for count, found in sorted(outcome.expected.items())},
+            "short_before": [[count, round(found, 2)] for count, found in outcome.short],
         },
         {"computed": len(policy.steps), "steps": steps, "expected": round(steps / len(policy.steps), 2)},
     )
 
 
-def summary(file: Any, out: Path) -> list[str]:
+def summary(file: Any, out: Path, page: bool = False) -> list[str]:
     """Return what a tuned file promises, in words."""
     quality, speed = file.quality, file.speed
     low, high = quality["interval"]
-    return [
+    lines = [
         f"{speed['computed']} of {speed['steps']} steps computed: {speed['expected']:g}x of the denoiser's time",
         f"{quality['psnr']:.1f} dB on {quality['videos']} videos of prompts that were not used (95 % {low:.1f} to "
         f"{high:.1f}, the worst {quality['worst']:.1f}), SSIM {quality['ssim']:.3f}",
-        f'{out}: bwcache.attach(pipe, "{out.name}"), or --policy {out.name} with any command',
     ]
+    if not quality["kept"]:
+        lines.append(f"less than --grade {quality['wanted']} asks for: more --prompts or a larger --budget may help")
+    lines.append(f'{out}: bwcache.attach(pipe, "{out.name}"), or --policy {out.name} with any command')
+    return [*lines, f"{page_of(out)}: the same video at several speeds"] if page else lines
 
 
-def _with_prompts(settings: TuneSettings) -> TuneSettings:
-    """The model in the box has more prompts to be tuned on than it shows."""
+def page_of(out: Path) -> Path:
+    """Return where the page of a tuned file goes."""
+    return out.with_suffix(".html")
+
+
+def check_page(out: Path, overwrite: bool, fps: int) -> None:
+    """Check that the page can be made, and may be put in its place.
+
+    Raises:
+        SettingError: something is there, or no video can be written.
+    """
+    from bwcache.extras import need
+    from bwcache.report.tuned import is_page
+    from bwcache.report.videos import check_rate
+
+    need("plots")
+    page = page_of(out)
+    if page.exists() and not (overwrite and is_page(page)):
+        action = "name another --out, or leave the page out: --no-page" if overwrite else "add --overwrite"
+        raise SettingError(complaint(f"something at {str(page)!r}, where the page goes", "nothing yet", action))
+    check_rate(fps)
+
+
+def tuned_page(tuner: Any, outcome: Any, file: Any, fps: int, bars: Bars) -> str:
+    """Return the page: the videos of the proof at several speeds, which are made for it as far as the budget goes."""
+    from bwcache.report.tuned import TunedPage, render, setting, video_of
+    from bwcache.study.tuning.ladder import PAIR, climb
+
+    ladder = climb(tuner, outcome)
+    bars.writing("the page")
+    shown = ladder.videos[:PAIR]
+    uncached = tuple(video_of(tuner.runs.frames(video), fps) for video in shown)
+    settings = []
+    for rung in ladder.rungs:
+        videos = tuple(video_of(tuner.runs.frames(video, rung.policy), fps) for video in shown)
+        settings.append(setting(rung.policy, [one.psnr for one in rung.close], videos))
+    return render(TunedPage(file, tuple(shown), uncached, tuple(settings), len(ladder.videos)))
+
+
+def count_runs(parts: Path) -> int:
+    """Return how many runs a folder keeps."""
+    return len([*parts.glob("references/*.npz"), *parts.glob("closeness/*.json")])
+
+
+def _for_shapes(settings: TuneSettings) -> TuneSettings:
+    """The model in the box has more prompts to be tuned on than it shows, and more time."""
     from bwcache import shapes
     from bwcache.measure.load import SHAPES
 
-    if settings.model != SHAPES or settings.prompt or settings.prompts is not None:
+    if settings.model != SHAPES:
+        return settings
+    if settings.budget is None:
+        settings = dataclasses.replace(settings, budget=SHAPES_BUDGET)
+    if settings.prompt or settings.prompts is not None:
         return settings
     return dataclasses.replace(settings, prompt=[*shapes.PROMPTS, *shapes.MORE_PROMPTS])
 

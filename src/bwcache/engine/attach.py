@@ -12,12 +12,10 @@ from bwcache.core import Trace
 from bwcache.engine import hooks
 from bwcache.engine.memory import Memory
 from bwcache.engine.session import KEEP_TRACES, Session, policy_of
-from bwcache.engine.tuned import tuned_for
 from bwcache.errors import AttachError, SettingError, complaint
 from bwcache.models import BlockSpec, uncompiled
 from bwcache.policies import BWCache, Policy
 from bwcache.policies.presets import preset
-from bwcache.policies.tuned_file import names_file
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -73,7 +71,7 @@ def attach(
     kept = Memory.of(memory, max_memory)
     if policy is None:
         policy = BWCache() if spec else preset(target)
-    policy = tuned_for(target, policy) if names_file(policy) else policy_of(policy)
+    policy = policy_of(policy, target)
     if keep_traces is not None and (
         isinstance(keep_traces, bool) or not isinstance(keep_traces, int) or keep_traces < 0
     ):

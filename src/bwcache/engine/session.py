@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from bwcache.engine.forward import Forward
 from bwcache.engine.memory import DEFAULT, Memory
 from bwcache.engine.ranks import Ranks
 from bwcache.engine.run import Run
+from bwcache.engine.tuned import tuned_for
 from bwcache.errors import (
     AlreadyAttachedError,
     AttachError,
@@ -34,6 +36,7 @@ from bwcache.models.provenance import expect_still_free
 from bwcache.policies import PerDenoiser, Policy
 from bwcache.policies.grades import graded
 from bwcache.policies.presets import source
+from bwcache.policies.tuned_file import names_file
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -45,12 +48,18 @@ AGAIN = 3
 """So many runs on end that begin since a name came again are worth a warning."""
 
 
-def policy_of(policy: object) -> Policy[Any]:
-    """Return the policy that is meant: itself, one for each denoiser by its name, or that of a grade.
+def policy_of(policy: object, target: Any = None) -> Policy[Any]:
+    """Return the policy that is meant: itself, one for each denoiser by its name, of a grade, or of a tuned file.
+
+    Args:
+        policy: any of these; a file by its path.
+        target: the pipeline or module that it is for.
 
     Raises:
         SettingError: it is none of these.
     """
+    if names_file(policy):
+        return tuned_for(target, policy)
     if isinstance(policy, str):
         return graded(policy).policy
     if isinstance(policy, Mapping):
@@ -215,14 +224,14 @@ class Session:
         finally:
             clock.host = before
 
-    def use(self, policy: Policy[Any] | Mapping[str, Policy[Any]] | str) -> None:
+    def use(self, policy: Policy[Any] | Mapping[str, Policy[Any]] | str | Path) -> None:
         """Use another policy from the next run on, or where threads sample together from the first that begins alone.
 
         Raises:
             SettingError: it is no policy.
             AttachError: it does not fit the model; then the present one stays.
         """
-        policy = policy_of(policy)
+        policy = policy_of(policy, self._target)
         _expect_named(policy, self.denoisers)
         for denoiser in self.denoisers.values():
             denoiser.checked_plan(policy)

@@ -289,12 +289,15 @@ def read(folder: Path, videos: int = VIDEOS, studies: dict[str, Path] | None = N
 def render(report: Report) -> str:
     """The page."""
     return str(
-        _template().render(report=report, parts=TIME_PARTS, colours=PART_COLOURS, columns=COLUMNS, generator=GENERATOR)
+        template("report.html.jinja").render(
+            report=report, parts=TIME_PARTS, colours=PART_COLOURS, columns=COLUMNS, generator=GENERATOR
+        )
     )
 
 
-@lru_cache(maxsize=1)
-def _template() -> Any:
+@lru_cache(maxsize=2)
+def template(name: str) -> Any:
+    """Return a page's template."""
     need("plots")
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -307,7 +310,7 @@ def _template() -> Any:
     )
     environment.filters |= {"seconds": seconds, "percent": percent, "times": times, "psnr_words": psnr_words}
     environment.filters |= {"uri": data_uri, "shown": _plain, "too_fast": too_fast}
-    return environment.get_template("report.html.jinja")
+    return environment.get_template(name)
 
 
 def write_report(path: Path, report: Report) -> None:

@@ -4,18 +4,21 @@
     cells/KEY.json        one run of one method
     references/KEY.npz    an uncached video, float32
     KIND/KEY.json         figures of another kind, such as a profile's
+    KIND/KEY.npz          arrays of another kind, such as a tuning's recordings
 
 Every file appears whole or not at all. A file that cannot be read is taken as not there, and said.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
+import string
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,10 @@ from bwcache.errors import SettingError, complaint
 from bwcache.measure.frames import Frames
 
 FORMAT = "bwcache-study-1"
+FOLDERS = ("cells", "references")
+"""That are there from the beginning."""
+KEY = 24
+"""Hexadecimal digits of a key."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,7 @@ class Folder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             write_json(path / "study.json", {"format": FORMAT, **self.identity})
-            for name in ("cells", "references"):
+            for name in FOLDERS:
                 (path / name).mkdir(exist_ok=True)
         except OSError as error:
             found = f"a folder {str(path)!r} that cannot be written ({error.strerror})"
@@ -169,22 +176,39 @@ class Folder:
 
     def reference(self, *parts: Any) -> Frames | None:
         """The uncached video of a key, or None where it is not there or damaged."""
-        path = self._place("references", parts, ".npz")
+        kept = self.arrays("references", ("frames",), *parts)
+        return None if kept is None else kept["frames"]
+
+    def keep_reference(self, frames: Frames, *parts: Any) -> None:
+        """Writes an uncached video under a key."""
+        self.keep_arrays("references", {"frames": frames.astype(np.float32, copy=False)}, *parts)
+
+    def arrays(self, kind: str, names: Sequence[str], *parts: Any) -> dict[str, np.ndarray] | None:
+        """The arrays of these names that were kept under a kind and a key; None where not all are there and whole."""
+        path = self._place(kind, parts, ".npz")
         try:
             with path.open("rb") as file, np.load(file) as kept:
-                frames: Frames = kept["frames"]
-                return frames
+                return {name: kept[name] for name in names}
         except FileNotFoundError:
             return None
         except Exception:  # numpy and zipfile raise many kinds for a file that was cut short
             self._note_damage(path)
             return None
 
-    def keep_reference(self, frames: Frames, *parts: Any) -> None:
-        """Writes an uncached video under a key."""
-        path = self._place("references", parts, ".npz")
-        with whole_file(path) as part, part.open("wb") as file:
-            np.savez_compressed(file, frames=frames.astype(np.float32, copy=False))
+    def keep_arrays(self, kind: str, arrays: Mapping[str, Any], *parts: Any) -> None:
+        """Writes arrays under a kind, which becomes a folder, and a key."""
+        (self.path / kind).mkdir(exist_ok=True)
+        with whole_file(self._place(kind, parts, ".npz")) as part, part.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+
+    def remove(self) -> None:
+        """Remove all that a study writes, and each folder that is empty then; whatever else lies there stays."""
+        ours = [path for path in self.path.glob("*/*") if path.suffix in (".json", ".npz") and _is_key(path.stem)]
+        for path in (*ours, self.path / "study.json"):
+            path.unlink(missing_ok=True)
+        for folder in (*{path.parent for path in ours}, *(self.path / name for name in FOLDERS), self.path):
+            with contextlib.suppress(OSError):  # it is not empty, or not there
+                folder.rmdir()
 
     def _place(self, kind: str, parts: tuple[Any, ...], suffix: str) -> Path:
         return self.path / kind / f"{key(self.identity, *parts)}{suffix}"
@@ -236,7 +260,11 @@ def check_target(path: Path) -> dict[str, Any] | None:
 def key(*parts: Any) -> str:
     """A short name for whatever a result depends on."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:24]
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:KEY]
+
+
+def _is_key(text: str) -> bool:
+    return len(text) == KEY and set(text) <= set(string.hexdigits)
 
 
 def differences(there: Any, here: Any, name: str = "study") -> Iterator[tuple[str, Any, Any]]:

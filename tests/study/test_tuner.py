@@ -1,0 +1,221 @@
+"""A tuning of a tiny pipeline: what it may take, what decides, what is kept; its videos and its speeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bwcache import SettingError, Tuned
+from bwcache.measure.call import Request
+from bwcache.models.table import row_of
+from bwcache.study.folder import Folder
+from bwcache.study.study import Video
+from bwcache.study.tuning import Closeness, Runs, Tuner, Videos, Wish, climb
+from bwcache.study.tuning.fitting import fitted
+from bwcache.study.tuning.ladder import evenly, spread
+from bwcache.study.tuning.recording import Recording
+from tests.cli.saved import text_to_video
+
+STEPS = 6
+REQUEST = Request("", STEPS, height=32, width=32, frames=5)
+IDENTITY = {"model": "tiny"}
+Made = tuple[Recording, Closeness]
+
+
+def videos(calibrate: str = "ab", verify: str = "cd", spare: str = "") -> Videos:
+    places = [tuple(Video(name, ord(name)) for name in names) for names in (calibrate, verify, spare)]
+    return Videos(*places)
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    made = text_to_video()
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+@pytest.fixture(scope="module")
+def uncached(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The uncached runs of all videos."""
+    path: Path = tmp_path_factory.mktemp("uncached") / "parts"
+    spec = row_of(type(pipe.transformer))
+    assert spec is not None
+    runs = Runs(pipe, spec, REQUEST, Folder(path, IDENTITY), 100.0)
+    for name in "abcdefg":
+        runs.uncached(Video(name, ord(name)), "")
+    return path
+
+
+@pytest.fixture
+def tuner(pipe: Any, uncached: Path, tmp_path: Path) -> Callable[..., Tuner]:
+    shutil.copytree(uncached, tmp_path / "parts")
+
+    def make(chosen: Videos | None = None, budget: float = 100.0) -> Tuner:
+        folder = Folder(tmp_path / "parts", IDENTITY)
+        return Tuner(pipe, REQUEST, chosen or videos(), folder, budget, say=lambda line: None)
+
+    return make
+
+
+def closeness(monkeypatch: pytest.MonkeyPatch, cached: Any = None, shown: Any = None) -> list[tuple[Video, Tuned]]:
+    """Put other decibels in place of those that are measured; returns what is run under a policy."""
+    ran: list[tuple[Video, Tuned]] = []
+    own_cached, own_shown = Runs.cached, Runs.shown
+
+    def cached_run(runs: Runs, video: Video, policy: Tuned, what: str) -> Made:
+        ran.append((video, policy))
+        recording, close = own_cached(runs, video, policy, what)
+        return recording, close if cached is None else Closeness(cached(len(ran), policy), 0.9)
+
+    def shown_run(runs: Runs, video: Video, policy: Tuned, what: str) -> Closeness:
+        close = own_shown(runs, video, policy, what)
+        return close if shown is None else Closeness(shown(video), 0.9)
+
+    monkeypatch.setattr(Runs, "cached", cached_run)
+    monkeypatch.setattr(Runs, "shown", shown_run)
+    return ran
+
+
+@pytest.mark.parametrize("budget", [5.4, 6.5, 9.0])
+def test_no_more_is_computed_than_allowed_page_included(tuner: Any, pipe: Any, budget: float) -> None:
+    forwards = 0
+
+    def counted(*_: Any) -> None:
+        nonlocal forwards
+        forwards += 1
+
+    tuning = tuner(budget=budget)
+    listening = pipe.transformer.register_forward_hook(counted)
+    try:
+        found = tuning.run(Wish(speed=3))
+        ladder = climb(tuning, found)
+    finally:
+        listening.remove()
+    assert forwards == 2 * (tuning.runs.used - 4 * STEPS)  # two branches of guidance; the uncached runs were kept
+    assert tuning.runs.used <= tuning.runs.allowed == int(budget * STEPS)
+    assert found.policy in [rung.policy for rung in ladder.rungs]
+
+
+def test_a_budget_that_cannot_do_is_refused(tuner: Any) -> None:
+    with pytest.raises(SettingError, match=r"found --budget 5 for 4 videos, .*; expected at least 5\.4; give more"):
+        tuner(budget=5.0)
+    with pytest.raises(SettingError, match=r"found --budget 5\.4, .* are used; expected 6 to try 3 of 6; give more"):
+        tuner(budget=5.4).run(Wish(speed=2))
+
+
+def test_the_videos_that_prove_decide_nothing(tuner: Any) -> None:
+    one, other = (tuner(videos(verify=names)).run(Wish(psnr=45)) for names in ("cd", "ef"))
+    assert one.policy == other.policy
+    assert one.expected == other.expected
+    assert one.proof != other.proof
+
+
+def test_a_video_runs_with_weights_fitted_on_the_others(tuner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = closeness(monkeypatch)
+    tuning = tuner(videos("abc", "de"))
+    found = tuning.run(Wish(speed=2))
+    steps = found.policy.steps
+    for place, (video, policy) in enumerate(ran[:3]):
+        full = [tuning.runs.uncached(other, "") for other in tuning.videos.calibrate if other != video]
+        rows = fitted(steps, full, full, ((1.0,),) * len(steps))
+        assert policy.rows == tuple(tuple(round(weight, 5) for weight in row) for row in rows)
+        assert video == tuning.videos.calibrate[place]
+    assert len({policy.rows for _, policy in ran[:3]}) == 3
+
+
+def test_the_best_pass_is_kept(tuner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = []
+    for best in (1, 2, 3):
+        with monkeypatch.context() as patched:
+            closeness(patched, cached=lambda run, policy, best=best: 40.0 - 3 * abs((run + 1) // 2 - best))
+            found = tuner().run(Wish(speed=2))
+        assert found.expected == {3: 40.0}
+        rows.append(found.policy.rows)
+    assert len(set(rows)) == 3
+
+
+def test_as_few_steps_as_keep_the_wish(tuner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    closeness(monkeypatch, cached=lambda run, policy: 10.0 * len(policy.steps), shown=lambda video: 50.0)
+    found = tuner().run(Wish(psnr=25))
+    assert len(found.policy.steps) == 3
+    assert found.kept
+    with pytest.raises(SettingError, match=r"found 45 dB, which no plan reaches here; expected less \(4 of 6 steps"):
+        tuner().run(Wish(psnr=45))
+
+
+def test_what_falls_short_is_made_again_and_proved_on_further_prompts(
+    tuner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closeness(monkeypatch, cached=lambda run, policy: 40.0, shown=lambda video: 20.0 if video.prompt in "cd" else 50.0)
+    found = tuner(videos(spare="efg")).run(Wish(psnr=30))
+    assert found.kept
+    assert found.calibrated == 4
+    assert [video.prompt for video in found.proved] == ["e", "f"]
+    assert [decibels for _, decibels in found.short] == [20.0]
+    found = tuner().run(Wish(psnr=30))  # there are no further ones
+    assert not found.kept
+    assert found.proof.mean == 20.0
+
+
+def test_a_run_that_is_damaged_is_made_again(tuner: Any, tmp_path: Path) -> None:
+    before = tuner().run(Wish(speed=2))
+    for path in (tmp_path / "parts").rglob("*.npz"):
+        path.write_bytes(path.read_bytes()[:100])
+    after = tuner().run(Wish(speed=2))
+    assert after == before
+
+
+def test_videos_of_prompts() -> None:
+    found = Videos.of(list("abcdefgh"), 3, 4, 5)
+    assert found == Videos(
+        tuple(Video(name, 5 + i) for i, name in enumerate("abc")),
+        tuple(Video(name, 8 + i) for i, name in enumerate("defg")),
+        (Video("h", 12),),
+    )
+    assert found.after_a_shortfall() is None
+    few = Videos.of(["a", "b"], 3, 4, 0)
+    assert {one.prompt for one in few.calibrate} == {"a"}
+    assert {one.prompt for one in few.verify} == {"b"}
+    assert len({one.seed for one in (*few.calibrate, *few.verify)}) == 7
+    after = videos(spare="efg").after_a_shortfall()
+    assert after == videos("abcd", "ef", "g")
+
+
+def test_videos_that_cannot_be() -> None:
+    with pytest.raises(SettingError, match="found 1 prompt, so that none is left to verify on"):
+        Videos.of(["a", "a"], 3, 4, 0)
+    with pytest.raises(SettingError, match="found 'b' to calibrate and to verify on"):
+        videos("ab", "bc")
+    with pytest.raises(SettingError, match="found 'c' to calibrate and to verify on"):
+        videos("ab", "cd", "c")
+    with pytest.raises(SettingError, match="found 2 videos to calibrate on and 1 to verify on"):
+        dataclasses.replace(videos(), verify=(Video("c", 0),))
+
+
+@pytest.mark.parametrize("chosen", [2, 5, 8, 13, 24])
+@pytest.mark.parametrize("steps", [0, 7, 40, 80, 1000])
+def test_a_ladder_stays_within_what_is_left(chosen: int, steps: int) -> None:
+    counts = list(range(2, 25))
+    found = spread(counts, chosen, steps)
+    assert chosen in found
+    assert found == sorted(set(found))
+    assert sum(found) - chosen <= steps
+    assert len(found) <= 8
+    if steps == 1000:
+        assert len(found) == 8
+        assert found[0] <= max(2, chosen / 2 + 1)
+        assert found[-1] == min(24, max(2 * chosen, 9)) or found[-1] >= 2 * chosen - 1
+
+
+def test_numbers_are_spread_evenly_by_their_logarithm() -> None:
+    assert evenly(range(4, 9), 6, 8) == [4, 5, 6, 7, 8]
+    found = evenly(range(4, 17), 8, 8)
+    assert found[0] == 4
+    assert found[-1] == 16
+    assert 8 in found
+    assert len(found) == 8
