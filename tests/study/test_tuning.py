@@ -8,9 +8,9 @@ import torch
 
 import bwcache
 from bwcache import SettingError
+from bwcache.policies.lists import best_lists
 from bwcache.policies.planning import RESPONSE, at
 from bwcache.study.tuning.fitting import fitted
-from bwcache.study.tuning.planning import plans
 from bwcache.study.tuning.recording import Recording, recorded
 from bwcache.study.tuning.tables import damage, window_weights
 from bwcache.study.tuning.tuning import Proof
@@ -28,15 +28,24 @@ def price(table: np.ndarray, steps: tuple[int, ...]) -> float:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_plans_are_the_best_of_all_lists(seed: int) -> None:
-    table = np.random.default_rng(seed).exponential(size=(COUNT, COUNT, COUNT + 1))
-    found = plans(table)
-    for used in range(1, COUNT + 1):
+@pytest.mark.parametrize("earlier", [1, COUNT])
+def test_lists_are_the_best_of_all(seed: int, earlier: int) -> None:
+    table = np.random.default_rng(seed).exponential(size=(earlier, COUNT, COUNT + 1))
+    whole = np.broadcast_to(table, (COUNT, COUNT, COUNT + 1))
+    for used, found in enumerate(best_lists(table), start=1):
         lists = [(0, *rest) for rest in combinations(range(1, COUNT), used - 1)]
-        best = min(lists, key=lambda steps: price(table, steps))
-        assert found[used].steps == best
-        assert found[used].damage == pytest.approx(price(table, best))
-    assert sorted(plans(table, 3)) == [1, 2, 3]
+        best = min(lists, key=lambda steps: price(whole, steps))
+        assert found.steps == best
+        assert found.damage == pytest.approx(price(whole, best))
+    assert used == COUNT
+
+
+def test_lists_that_cannot_be_are_left_out() -> None:
+    """No window may be longer than three steps."""
+    table = np.ones((1, COUNT, COUNT + 1))
+    for first in range(COUNT):
+        table[0, first, first + 4 :] = np.inf
+    assert [len(one.steps) for one in best_lists(table)] == [3, 4, 5, 6, 7, 8]
 
 
 def run(seed: int, clean: np.ndarray | None = None) -> Recording:

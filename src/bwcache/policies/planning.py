@@ -21,8 +21,12 @@ Both curves were measured on the shapes model: the drift at shifts of 1, 3 and 5
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
+
+import numpy as np
+
+from bwcache.policies.lists import best_lists
 
 Curve = tuple[tuple[float, float], ...]
 """(noise, value), by falling noise; straight lines in between."""
@@ -66,9 +70,6 @@ RESPONSE: Curve = (
 )
 LONGEST = 64
 """Steps that a window may span."""
-
-Damage = Callable[[int, int], float]
-"""The squared damage of computing step i and next step j, or of nothing more where j is the number of steps."""
 
 
 def at(curve: Curve, noise: float) -> float:
@@ -135,34 +136,13 @@ def best(windows: Sequence[Sequence[float]], enough: float | None = None, comput
             may be as long as that takes.
     """
     total = len(windows)
-    reached: list[dict[int, tuple[float, int]]] = [{0: (0.0, -1)}]  # step -> least damage before it, the one before
-    for count in range(1, total + 1):
-        ended, last = min(
-            (
-                (damage + windows[step][total - 1 - step], step)
-                for step, (damage, _) in reached[-1].items()
-                if total - 1 - step < len(windows[step])
-            ),
-            default=(float("inf"), -1),
-        )
-        if last >= 0 and (count == total or (ended <= (enough or 0.0) if computed is None else count >= computed)):
-            return _traced(reached, last)
-        later: dict[int, tuple[float, int]] = {}
-        for step, (damage, _) in reached[-1].items():
-            for held, own in enumerate(windows[step][: total - 1 - step]):
-                following = step + held + 1
-                if following not in later or damage + own < later[following][0]:
-                    later[following] = (damage + own, step)
-        reached.append(later)
-    return list(range(total))
-
-
-def _traced(reached: list[dict[int, tuple[float, int]]], last: int) -> list[int]:
-    """The way to a step, back through the tables."""
-    steps = [last]
-    for table in reversed(reached[1:]):
-        steps.append(table[steps[-1]][1])
-    return steps[::-1]
+    table = np.full((1, total, total + 1), np.inf)
+    for first, row in enumerate(windows):
+        table[0, first, first + 1 : first + 1 + len(row)] = row
+    lists = best_lists(table)
+    if computed is None:
+        return list(next(one.steps for one in lists if one.damage <= (enough or 0.0) or len(one.steps) == total))
+    return list(next(one.steps for one in lists if len(one.steps) >= min(computed, total)))
 
 
 def foretold(windows: Sequence[Sequence[float]], steps: Sequence[int]) -> float:

@@ -2,7 +2,6 @@
 
 from bwcache.study.study import Video
 from bwcache.study.tuning.ladder import Ladder, Rung, climb
-from bwcache.study.tuning.planning import Plan, plans
 from bwcache.study.tuning.recording import Recording, recorded
 from bwcache.study.tuning.runs import Closeness, Runs
 from bwcache.study.tuning.tables import damage
@@ -16,7 +15,6 @@ __all__ = [
     "Fit",
     "Ladder",
     "Outcome",
-    "Plan",
     "Proof",
     "Recording",
     "Rung",
@@ -27,7 +25,6 @@ __all__ = [
     "Wish",
     "climb",
     "damage",
-    "plans",
     "recorded",
     "tune",
     "wish",

@@ -29,7 +29,7 @@ def window_weights(shares: Sequence[float], first: int, end: int) -> tuple[np.nd
 
 
 def damage(recordings: Sequence[Recording]) -> np.ndarray:
-    """Return the table of `plans`, [N, N, N + 1]: mean square error of the final latents, over runs and entries.
+    """Return the table of `best_lists`, [N, N, N + 1]: mean square error of the final latents, over runs and entries.
 
     The estimates that a window's steps would have had, weighted as they enter the latents at its end, are laid beside
     the best sum of the two that were computed last (least squares over all runs). What is left, times the response to

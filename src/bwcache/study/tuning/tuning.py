@@ -12,6 +12,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,11 @@ from bwcache.errors import SettingError, complaint
 from bwcache.measure.call import OnProgress, Request
 from bwcache.models import BlockSpec, denoisers
 from bwcache.models.table import row_of
+from bwcache.policies.lists import List, best_lists
 from bwcache.policies.tuned import Tuned
 from bwcache.study.folder import Folder
 from bwcache.study.study import Video
 from bwcache.study.tuning.fitting import Rows, fitted
-from bwcache.study.tuning.planning import Plan, plans
 from bwcache.study.tuning.recording import Recording
 from bwcache.study.tuning.runs import Closeness, Runs
 from bwcache.study.tuning.tables import damage
@@ -145,7 +146,7 @@ class Tuner:
     on_progress: OnProgress | None = None
     say: Callable[[str], None] = print
     _full: list[Recording] = field(default_factory=list)
-    _plans: dict[int, Plan] = field(default_factory=dict)
+    _plans: dict[int, List] = field(default_factory=dict)
     _fits: dict[int, Fit] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -194,7 +195,7 @@ class Tuner:
         for place, video in enumerate(self.videos.verify):
             self.runs.uncached(video, f"uncached, to verify on {place + 1}")
         most = max(2, math.floor(self._steps * MOST))
-        self._plans = {count: plan for count, plan in plans(damage(self._full), most).items() if count > 1}
+        self._plans = {count: plan for count, plan in planned(self._full, most).items() if count > 1}
 
     def _uncached_runs(self) -> list[Recording]:
         """The videos to calibrate on; fewer, where another one does not change the plan."""
@@ -204,7 +205,7 @@ class Tuner:
         for place, video in enumerate(wanted):
             found.append(self.runs.uncached(video, f"uncached, to calibrate on {place + 1}"))
             steps = len(found[0].shares) - 1
-            plan = plans(damage(found), max(2, steps // 2))
+            plan = planned(found, max(2, steps // 2))
             lists = [plan[some].steps for some in sorted({max(2, steps // part) for part in (5, 4, 3)})]
             further = wanted[place + 1 :]
             if place + 1 >= ENOUGH and lists == before and further and not self.runs.ran(further[0]):
@@ -364,6 +365,11 @@ def tune(
 ) -> Outcome:
     """Return the plan for a wish; arguments and errors as of `Tuner`."""
     return Tuner(pipe, request, videos, folder, budget, on_progress, say).run(wish)
+
+
+def planned(recordings: Sequence[Recording], most: int) -> dict[int, List]:
+    """Return for each number of computed steps, 1 to `most`, the list of least damage."""
+    return {len(one.steps): one for one in islice(best_lists(damage(recordings)), most)}
 
 
 def only_denoiser(pipe: Any) -> tuple[str, BlockSpec]:
