@@ -30,15 +30,18 @@ class Bold:
 
     Attributes:
         replays: whether its own predictor, if it takes no other, replays: then brute force can judge it.
+        sites: how many it has, where it is not `on_parts`; None: one for each block.
     """
 
     make: Callable[[Predictor, str], Policy[Any]]
     never: Callable[[str], Policy[Any]]
     predicts: bool = True
     on_unets: bool = True
+    on_transformers: bool = True
     on_parts: bool = False
     clean: bool = False
     replays: bool = True
+    sites: int | None = 1
 
 
 def _window(predictor: Predictor) -> Policy[Any]:
@@ -89,7 +92,9 @@ POLICIES: dict[str, Bold] = {
         on_unets=False,
         on_parts=True,
     ),
-    "Foresight": Bold(lambda p, _: bwcache.Foresight(50.0, 1, 0.3), lambda _: bwcache.Foresight(0), False, False),
+    "Foresight": Bold(
+        lambda p, _: bwcache.Foresight(50.0, 1, 0.3), lambda _: bwcache.Foresight(0), False, False, sites=None
+    ),
     "TaylorSeer": Bold(
         lambda p, _: bwcache.TaylorSeer(3, 1, 2),
         lambda _: bwcache.TaylorSeer(1),
@@ -102,6 +107,41 @@ POLICIES: dict[str, Bold] = {
         lambda p, _: bwcache.HiCache(3, 2, 2, lite=True),
         lambda _: bwcache.HiCache(1, lite=True),
         predicts=False,
+        replays=False,
+    ),
+    "Spectrum": Bold(
+        lambda p, _: bwcache.Spectrum(2, 0.75, 2, share=0.5),
+        lambda _: bwcache.Spectrum(1, 0),
+        predicts=False,
+        replays=False,
+    ),
+    "MeanCache": Bold(
+        lambda p, _: bwcache.MeanCache((0, 1, 4, 7), (1, 2, 3, 1), STEPS),
+        lambda _: bwcache.MeanCache(EVERY, (1,) * STEPS, STEPS),
+        predicts=False,
+        replays=False,
+    ),
+    "SpeCa": Bold(
+        lambda p, _: bwcache.SpeCa(0.5, 0.5, 0.01, 1, 3, 1, 1, lite=True),
+        lambda _: bwcache.Guarded(bwcache.SpeCa(lite=True), warmup=STEPS),
+        predicts=False,
+        on_unets=False,
+        replays=False,
+        sites=2,
+    ),
+    "DBPrune": Bold(
+        lambda p, _: bwcache.DBPrune(1.0, 0, 0, 1),
+        lambda _: bwcache.DBPrune(0, 0),
+        predicts=False,
+        on_unets=False,
+        replays=False,
+        sites=None,
+    ),
+    "DeepCache": Bold(
+        lambda p, _: bwcache.DeepCache(3, 2),
+        lambda _: bwcache.DeepCache(1),
+        predicts=False,
+        on_transformers=False,
         replays=False,
     ),
     "Planned": Bold(lambda p, _: bwcache.Planned(computed=4, predictor=p), lambda _: bwcache.Planned(0), clean=True),
@@ -213,7 +253,8 @@ def chosen() -> list[One]:
 
 def _goes(policy: str, model: str, predictor: str, way: str) -> bool:
     bold = POLICIES[policy]
-    return (predictor == "Last" or bold.predicts) and (model != "unet" or bold.on_unets)
+    there = bold.on_unets if model == "unet" else bold.on_transformers
+    return there and (predictor == "Last" or bold.predicts)
 
 
 def _pairs(one: One) -> Iterator[tuple[tuple[int, str], tuple[int, str]]]:

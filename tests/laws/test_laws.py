@@ -101,8 +101,8 @@ def attached(one: One, policy: Policy[Any]) -> bwcache.Session:
 
 def sites_of(one: One) -> int:
     """How many sites its policy has, counted on the model itself."""
-    blocks, attention = blocks_of(denoiser_of(one)), attention_of(one)
-    return len(attention) if POLICIES[one.policy].on_parts else len(blocks) if one.policy == "Foresight" else 1
+    bold = POLICIES[one.policy]
+    return len(attention_of(one)) if bold.on_parts else bold.sites or len(blocks_of(denoiser_of(one)))
 
 
 def shape(trace: Trace) -> list[tuple[Any, ...]]:

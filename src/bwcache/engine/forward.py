@@ -278,13 +278,17 @@ class Forward:
             for stream, sharding in spread.items() if spread else ():
                 joined[stream] = sharding.of_whole(joined[stream])
         if len(place.streams) == 1:
-            return joined[place.streams[0].name]
+            value = joined[place.streams[0].name]
+            return (value,) if name in self.lanes[0].wrapped else value
         return place.packed({**place.inputs(args, kwargs), **joined})
 
     def _leave(self, call: SiteCall, place: Place, returned: Any) -> None:
         """Keeps the site's feature, and one number that tells whether all of it is finite."""
         call.closed = True
         kept = self._root(call, returned) if place.kind == "root" else self._streams(call, place, returned)
+        if type(returned) is tuple and len(place.streams) == 1:
+            for lane in self.lanes:
+                lane.wrapped.add(call.site.name)
         hidden = 0
         for feature in kept.values():
             if type(feature) is not Tensor or self.lanes[0].shardings:

@@ -32,6 +32,7 @@ class Lane:
         inputs: all that is told of the arguments with which it was last computed; None: not enough.
         outlines: what blocks returned that return something else than they take in, by the block's ordinal.
         returned: what the denoiser returned, without its tensors.
+        wrapped: the sites whose last place returns its one stream in a tuple.
         shardings: by site, how the streams that are kept of it lie on the ranks, where they do.
         taps, looks: the pasts of its taps.
         samples: by site, samples of the past by which predictions are judged.
@@ -51,6 +52,7 @@ class Lane:
     inputs: object = None
     outlines: dict[int, Outline] = field(default_factory=dict)
     returned: Any = None
+    wrapped: set[str] = field(default_factory=set)
     shardings: dict[str, dict[str, Sharding]] = field(default_factory=dict)
     taps: Taps | None = None
     looks: list[Look] | None = None

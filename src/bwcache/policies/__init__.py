@@ -6,6 +6,8 @@ from bwcache.former_names import exported
 from bwcache.policies.adaptive import Adaptive
 from bwcache.policies.base import Observation, Policy, Readings
 from bwcache.policies.bwcache import BWCache
+from bwcache.policies.dbprune import DBPrune
+from bwcache.policies.deepcache import DeepCache
 from bwcache.policies.easycache import EasyCache
 from bwcache.policies.first_block import FirstBlock
 from bwcache.policies.fixed_interval import FixedInterval
@@ -13,12 +15,15 @@ from bwcache.policies.foresight import Foresight
 from bwcache.policies.guarded import Guarded
 from bwcache.policies.hicache import HiCache
 from bwcache.policies.known import known, named, policy
+from bwcache.policies.meancache import MeanCache
 from bwcache.policies.never_reuse import NeverReuse
 from bwcache.policies.per_denoiser import PerDenoiser
 from bwcache.policies.planned import Planned
 from bwcache.policies.presets import preset
 from bwcache.policies.pyramid import PyramidAttentionBroadcast
 from bwcache.policies.smooth_cache import SmoothCache
+from bwcache.policies.speca import SpeCa
+from bwcache.policies.spectrum import Spectrum
 from bwcache.policies.step_list import StepList
 from bwcache.policies.taylorseer import TaylorSeer
 from bwcache.policies.tuned import Tuned
@@ -26,12 +31,15 @@ from bwcache.policies.tuned import Tuned
 __all__ = [
     "Adaptive",
     "BWCache",
+    "DBPrune",
+    "DeepCache",
     "EasyCache",
     "FirstBlock",
     "FixedInterval",
     "Foresight",
     "Guarded",
     "HiCache",
+    "MeanCache",
     "NeverReuse",
     "Observation",
     "PerDenoiser",
@@ -40,6 +48,8 @@ __all__ = [
     "PyramidAttentionBroadcast",
     "Readings",
     "SmoothCache",
+    "SpeCa",
+    "Spectrum",
     "StepList",
     "TaylorSeer",
     "Tuned",

@@ -8,20 +8,20 @@ from bwcache.models.families.layouts import X
 from bwcache.models.spec import BlockList, BlockSpec, Part
 
 _RESNET = Part("resnets", outlined=True)
-_PLAIN = {"resnet": _RESNET, "transformer": Part("attentions", outlined=True)}
-_MOTION = {**_PLAIN, "temporal": Part("motion_modules", outlined=True)}
-_VIDEO = {
+_PLAIN: dict[str, str | Part] = {"resnet": _RESNET, "transformer": "attentions"}
+_MOTION: dict[str, str | Part] = {**_PLAIN, "temporal": "motion_modules"}
+_VIDEO: dict[str, str | Part] = {
     "resnet": _RESNET,
     "temporal_resnet": Part("temp_convs", outlined=True),
-    "transformer": Part("attentions", outlined=True),
-    "temporal": Part("temp_attentions", outlined=True),
+    "transformer": "attentions",
+    "temporal": "temp_attentions",
 }
 _TIME = {"time": "time_embedding"}
 _EMBEDDINGS = ("conv_in", "time_proj", "time_embedding")
 _ADDED = ("add_time_proj", "add_embedding")
 
 
-def _lists(parts: dict[str, Part]) -> tuple[BlockList, ...]:
+def _lists(parts: dict[str, str | Part]) -> tuple[BlockList, ...]:
     return (
         BlockList("down_blocks", ("hidden_states", "residuals"), outlined=True, parts=parts),
         BlockList("mid_block", outlined=True, optional=True, parts=parts),
