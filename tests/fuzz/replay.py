@@ -212,6 +212,10 @@ class Replay:
                 self.residuals |= {f"{name}/{site}": Residual(kept[site], stack.blocks) for site in sites & {*kept}}
                 blocks = [block.module for block in stack.blocks]
                 covered = self._covered(name, module, blocks, sites - {"root"})
+                for site in sites & {*kept}:
+                    since = kept[site].since
+                    if since is not None and f"{name}/{site}" not in covered.get(since.module, []):
+                        covered.setdefault(since.module, []).append(f"{name}/{site}")
                 over(undo, module, functools.partial(self._around, functools.partial(self._denoiser, name)))
                 for part, path in {part: path for path, part in module.named_modules()}.items():
                     if part in covered:
@@ -423,22 +427,26 @@ class Replay:
     def _residual(
         self, residual: Residual, done: set[str | None], path: str, now: Now, inner: Any, args: Any, kwargs: Any
     ) -> Any:
-        """The same where what blocks add to their input is kept: of all lanes together."""
-        if len(now.keys) > 1:
-            self.complaints.append("a residual in lanes that decide for themselves")
-        key = (*now.keys[0][:2], residual.site.name, now.keys[0][2])
-        last = path in (residual.site.last.name, "")
-        if not residual.entered:  # a pass may leave the first block out
+        """The same where what blocks add to their input is kept."""
+        if path == residual.since or not residual.entered:  # a pass may leave the first block out
             residual.enters(args, kwargs)
+        if not residual.has(path):
+            return inner(*args, **kwargs)
+        keys = [(*key[:2], residual.site.name, key[2]) for key in now.keys]
+        last = path in (residual.site.last.name, "")
         if "reuse" not in done:
             returned = inner(*args, **kwargs)
             if last:
-                self.stored[key] = residual.of(returned), now.prompt
+                added = residual.of(returned)
+                for i, key in enumerate(keys):
+                    self.stored[key] = added if len(keys) == 1 else now.layout.of(added, i), now.prompt
             return returned
-        kept = self._kept(now, [key])
+        kept = self._kept(now, keys)
         if kept is None:
             return inner(*args, **kwargs)
-        return residual.added(kept[0], args, kwargs) if last else residual.passed_on(path, args, kwargs)
+        if not last:
+            return residual.passed_on(path, args, kwargs)
+        return residual.added(kept[0] if len(keys) == 1 else now.layout.joined(kept), args, kwargs)
 
     def _action(self, now: Now, site: str) -> str | None:
         """What the rows say of a site; a session of the module alone calls the denoiser "model"."""
@@ -465,14 +473,26 @@ class Residual:
     def _is_root(self) -> bool:
         return self.site.first.kind == "root"
 
+    @property
+    def since(self) -> str:
+        """The block from whose input on it is taken."""
+        return (self.site.since or self.site.first).name
+
+    def has(self, path: str) -> bool:
+        """Whether a block is one of the site's own."""
+        names = list(self._blocks)
+        if self._is_root:
+            return True
+        return names.index(self.site.first.name) <= names.index(path) <= names.index(self.site.last.name)
+
     def enters(self, args: Any, kwargs: Any) -> None:
-        """Takes note of what enters the first block."""
+        """Takes note of what enters the first block, or that from which on it is taken."""
         if self._is_root:
             every = (*args, *kwargs.values())
             latents = next(value for value in every if isinstance(value, Tensor) and value.ndim >= 3)
             self.entered = {"latents": latents.clone()}
         else:
-            self.entered = copied(self.site.first.inputs(args, kwargs))
+            self.entered = copied((self.site.since or self.site.first).inputs(args, kwargs))
 
     def of(self, returned: Any) -> Any:
         """What was added to it; of a denoiser with all else that it returned."""

@@ -1,13 +1,14 @@
 """Replay by brute force: each place hands out its own stored output, by plain patches of `forward`; no engine.
 
 Told for each forward what was done at each site, by the site's name alone: "stack" (every block for itself), a block or
-a part ("transformer_blocks.1.attn1"), "first-last" (what these blocks add to what enters them), or "root".
+a part ("transformer_blocks.1.attn1"), "first-last" (what these blocks add to what enters them), or "root". Of some
+sites it is told from which block on a residual is taken: "stack" too is what all blocks add then.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -42,10 +43,16 @@ class Brute:
     Args:
         rows: for each forward its branch, and the action at each site.
         clean: if the root keeps clean latents, how those of a skipped step are made.
+        since: by site, the block from whose input on a residual is taken; its own first one where none is named.
     """
 
-    def __init__(self, rows: list[tuple[str, dict[str, str]]], clean: Foretold | None = None) -> None:
-        self.rows, self.forward, self.clean = rows, -1, clean
+    def __init__(
+        self,
+        rows: list[tuple[str, dict[str, str]]],
+        clean: Foretold | None = None,
+        since: Mapping[str, str] | None = None,
+    ) -> None:
+        self.rows, self.forward, self.clean, self.since = rows, -1, clean, since or {}
         self.kept: dict[tuple[str, str], Any] = {}
         self.entered: dict[str, dict[str, Any]] = {}
 
@@ -53,12 +60,16 @@ class Brute:
         """Patch all places that the rows name."""
         blocks = blocks_of(denoiser)
         for site in self.rows[0][1]:
-            if site == "stack":
+            if site == "stack" and site not in self.since:
                 for name, block in blocks.items():
                     self._patch(undo, block, self._output(site, name, block.forward))
-            elif "-" in site:
-                first, last = site.split("-")
-                names = list(blocks)[list(blocks).index(first) : list(blocks).index(last) + 1]
+            elif "-" in site or site == "stack":
+                every = list(blocks)
+                first, last = site.split("-") if "-" in site else (every[0], every[-1])
+                names = every[every.index(first) : every.index(last) + 1]
+                since = self.since.get(site, first)
+                if since not in names:
+                    self._patch(undo, blocks[since], self._entering(site, blocks[since].forward))
                 for name in names:
                     self._patch(undo, blocks[name], self._residual(site, names, name, blocks[name].forward))
             elif site != "root":
@@ -110,12 +121,22 @@ class Brute:
 
         return forward
 
+    def _entering(self, site: str, inner: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(inner)
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            given = signature.bind(*args, **kwargs).arguments
+            self.entered[site] = {stream: copied(given.get(stream)) for stream in STREAMS}
+            return inner(*args, **kwargs)
+
+        return forward
+
     def _residual(self, site: str, names: list[str], name: str, inner: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(inner)
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             given = signature.bind(*args, **kwargs).arguments
-            if name == names[0]:
+            if name == self.since.get(site, names[0]):
                 self.entered[site] = {stream: copied(given.get(stream)) for stream in STREAMS}
             if not self._reuses(site):
                 returned = inner(*args, **kwargs)
@@ -127,7 +148,8 @@ class Brute:
             count = self.kept[self._key(f"{site} values")]
             values = [given[stream] for stream in STREAMS[:count]]
             if name == names[-1]:
-                values = [value + more for value, more in zip(values, self.kept[self._key(site)], strict=True)]
+                entered = [self.entered[site][stream] for stream in STREAMS[:count]]
+                values = [value + more for value, more in zip(entered, self.kept[self._key(site)], strict=True)]
             return values[0] if count == 1 else tuple(values)
 
         return forward

@@ -29,6 +29,7 @@ class Bold:
     """A policy that reuses, made with a predictor or with its own for a model; and one that never does.
 
     Attributes:
+        on_tokens: whether on latents that are a row of tokens.
         replays: whether its own predictor, if it takes no other, replays: then brute force can judge it.
         sites: how many it has, where it is not `on_parts`; None: one for each block.
     """
@@ -39,6 +40,7 @@ class Bold:
     on_unets: bool = True
     on_transformers: bool = True
     on_parts: bool = False
+    on_tokens: bool = True
     clean: bool = False
     replays: bool = True
     sites: int | None = 1
@@ -145,6 +147,22 @@ POLICIES: dict[str, Bold] = {
         replays=False,
     ),
     "Planned": Bold(lambda p, _: bwcache.Planned(computed=4, predictor=p), lambda _: bwcache.Planned(0), clean=True),
+    "TeaCache": Bold(
+        lambda p, _: bwcache.TeaCache(2.0, (1.0, 0.0)), lambda _: bwcache.TeaCache(0), predicts=False, on_unets=False
+    ),
+    "MagCache": Bold(
+        lambda p, _: bwcache.MagCache((1.0,), 1.0, 2, 0.0),
+        lambda _: bwcache.MagCache((1.0,), longest=0),
+        predicts=False,
+        on_unets=False,
+    ),
+    "SeaCache": Bold(
+        lambda p, _: bwcache.SeaCache(9.0, 0, 2),
+        lambda _: bwcache.SeaCache(0),
+        predicts=False,
+        on_unets=False,
+        on_tokens=False,
+    ),
     "EasyCache": Bold(lambda p, _: bwcache.EasyCache(2.0, 2), lambda _: bwcache.EasyCache(0), False),
 }
 
@@ -255,6 +273,8 @@ def _goes(policy: str, model: str, predictor: str, way: str) -> bool:
     bold = POLICIES[policy]
     there = bold.on_unets if model == "unet" else bold.on_transformers
     return there and (predictor == "Last" or bold.predicts)
+    fits = (model != "unet" or bold.on_unets) and (model != "ltx" or bold.on_tokens)
+    return fits and (predictor == "Last" or bold.predicts)
 
 
 def _pairs(one: One) -> Iterator[tuple[tuple[int, str], tuple[int, str]]]:

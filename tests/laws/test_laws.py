@@ -15,7 +15,7 @@ import bwcache
 from bwcache import Event, Policy, Trace
 from bwcache.engine.lane import Lane
 from bwcache.features.weighted import Weighted
-from bwcache.models import denoisers
+from bwcache.models import denoisers, resolve
 from tests.fuzz.play import near
 from tests.laws.brute import Brute, Foretold, blocks_of, several
 from tests.laws.cases import POLICIES, STEPS, One, chosen, pipeline
@@ -105,6 +105,17 @@ def sites_of(one: One) -> int:
     return len(attention_of(one)) if bold.on_parts else bold.sites or len(blocks_of(denoiser_of(one)))
 
 
+def residuals_of(one: One) -> dict[str, str]:
+    """The block from whose input on a residual is taken, by site."""
+    name, module = next(iter(denoisers(pipeline(one.model, one.dtype)).items()))
+    sites = one.bold.sites(resolve(name, module, one.spec))
+    return {
+        site.name: (site.since or site.first).name
+        for site in sites
+        if site.keeps == "residual" and site.first.kind == "block"
+    }
+
+
 def shape(trace: Trace) -> list[tuple[Any, ...]]:
     return [(event.step, event.branch, event.sample, event.site, event.action) for event in trace.events]
 
@@ -153,7 +164,7 @@ def test_rows_replays_and_what_is_left(one: One) -> None:
         if type(one.bold.feature_predictor) in FORETOLD:
             expect_foretold(one, first, rows, steps)
     elif rows is not None and one.predictor == "Last" and POLICIES[one.policy].replays:
-        brute = Brute(rows)
+        brute = Brute(rows, since=residuals_of(one))
         with ExitStack() as undo:
             brute.attach(undo, module)
             again = made(one)

@@ -10,7 +10,9 @@ from unittest import mock
 
 import torch
 from diffusers.hooks import first_block_cache as fbc
+from diffusers.hooks import mag_cache as mag
 from diffusers.hooks import pyramid_attention_broadcast as pab
+from diffusers.hooks import sea_cache as sea
 from diffusers.hooks import taylorseer_cache as seer
 
 from bwcache.study.peers.hooked import by_branch, hooks_of
@@ -77,6 +79,57 @@ def taylorseer(
     config = seer.TaylorSeerCacheConfig(**settings, taylor_factors_dtype=torch.float32, cache_identifiers=names)
     with mock.patch.object(seer.TaylorSeerCacheHook, "_measure_should_compute", noted):
         pipe.transformer.enable_cache(config)
+        try:
+            yield said
+        finally:
+            pipe.transformer.disable_cache()
+
+
+@contextmanager
+def mag_cache(pipe: Any, steps: int, ratios: Sequence[float], **settings: Any) -> Iterator[list[str]]:
+    """MagCache at work; what it decides, forward by forward."""
+    said: list[str] = []
+    inner = mag.MagCacheHeadHook.new_forward
+
+    def noted(hook: Any, module: Any, *args: Any, **kwargs: Any) -> Any:
+        returned = inner(hook, module, *args, **kwargs)
+        said.append("compute" if hook.state_manager.get_state().should_compute else "reuse")
+        return returned
+
+    with mock.patch.object(mag.MagCacheHeadHook, "new_forward", noted):
+        pipe.transformer.enable_cache(
+            mag.MagCacheConfig(mag_ratios=list(ratios), num_inference_steps=steps, **settings)
+        )
+        try:
+            yield said
+        finally:
+            pipe.transformer.disable_cache()
+
+
+@contextmanager
+def sea_cache(pipe: Any, **settings: Any) -> Iterator[list[str]]:
+    """SeaCache at work on latents with the channels first, told of its step by the scheduler; what it decides."""
+    said: list[str] = []
+    resolve, context = sea.SeaCacheSharedState.resolve_gate, pipe.transformer.cache_context
+
+    def noted(shared: Any, state: Any, metadata: Any, indicator: Any, config: Any) -> bool:
+        computes = resolve(shared, state, metadata, indicator, config)
+        said.append("compute" if computes else "reuse")
+        return bool(computes)
+
+    def telling(name: str, **_: Any) -> Any:
+        index = pipe.scheduler.step_index or 0
+        sigma = float(pipe.scheduler.sigmas[index])
+        return context(name, step_index=index, sigma=sigma, num_inference_steps=len(pipe.scheduler.timesteps))
+
+    def latents(_module: Any, _args: Any, kwargs: dict[str, Any]) -> list[torch.Tensor]:
+        return list(kwargs["hidden_states"].unbind(0))
+
+    with (
+        mock.patch.object(sea.SeaCacheSharedState, "resolve_gate", noted),
+        mock.patch.object(pipe.transformer, "cache_context", telling),
+    ):
+        pipe.transformer.enable_cache(sea.SeaCacheConfig(raw_vision_callback=latents, **settings))
         try:
             yield said
         finally:

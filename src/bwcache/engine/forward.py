@@ -159,6 +159,8 @@ class Forward:
         """Looks at what enters, and enters the sites that begin here, down to one that is reused."""
         if spot.enters and self.counts:
             self.measuring.look_at_inputs(spot, args, kwargs)
+        if spot.before and self.counts:
+            self.measuring.remember(spot, args, kwargs)
         for site in spot.since:
             self.since[site.name] = _copies(spot.place.entered(args, kwargs))
         for site in spot.sites:

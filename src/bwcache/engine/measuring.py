@@ -29,6 +29,7 @@ class Measuring:
         plan, run, steps, lanes, rows: as of the forward.
         timed: whether to take the time.
         seen: what looks saw, by lane and look: `[2, lags]` each.
+        entered: what entered the places from which residuals are taken, by look.
         intervals: time spent, if it is taken.
     """
 
@@ -39,6 +40,7 @@ class Measuring:
     rows: BatchLayout
     timed: bool = False
     seen: list[dict[int, Tensor]] = field(default_factory=list)
+    entered: dict[int, Tensor] = field(default_factory=dict)
     intervals: Intervals = field(default_factory=list)
 
     def sample(self, number: int, feature: Tensor) -> None:
@@ -57,6 +59,12 @@ class Measuring:
         if now is not None and start is not None:
             self.intervals.append((start, now()))
 
+    def remember(self, spot: Spot, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Copy what enters a place from which residuals are taken."""
+        entered = spot.place.entered(args, kwargs)
+        for number in spot.before:
+            self.entered[number] = entered[self._stream(number)].detach().clone()
+
     def look_at_inputs(self, spot: Spot, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Look at what enters a place."""
         entered = spot.place.inputs(args, kwargs)
@@ -68,7 +76,12 @@ class Measuring:
         place = spot.place
         for number in spot.leaves:
             feature = value_of(place, self._stream(number), returned)
-            if self.plan.taps[self.plan.looks[number]].end == "residual":
+            tap = self.plan.taps[self.plan.looks[number]]
+            if tap.since is not None:
+                if number not in self.entered:  # a pass that leaves blocks out
+                    continue
+                feature = feature - self.entered.pop(number)
+            elif tap.end == "residual":
                 feature = feature - like(place.entered(args, kwargs)[self._stream(number)], feature)
             self._look(number, place, feature)
 

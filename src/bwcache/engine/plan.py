@@ -27,6 +27,7 @@ class Spot:
         since: the sites whose residual is taken from what enters here, though they begin later.
         enters: the looks at what enters here, by their number among the plan's `looks`.
         leaves: the same of what is returned here.
+        before: the looks at a residual that is taken from what enters here, though they stand later.
         taps: the numbers of its taps among the plan's `samples`, and which of the returned values each reads.
         tap: the only one of these, where there is nothing else to look at in what it returns, a bare value; else None.
         looks: whether there is anything to look at in what it returns.
@@ -42,6 +43,7 @@ class Spot:
     since: tuple[Site, ...] = ()
     enters: tuple[int, ...] = ()
     leaves: tuple[int, ...] = ()
+    before: tuple[int, ...] = ()
     taps: tuple[tuple[int, int], ...] = ()
     tap: int | None = None
     looks: bool = False
@@ -53,7 +55,7 @@ class Spot:
     def is_marked(self) -> bool:
         """Whether anything begins, ends or is looked at here."""
         ends = bool(self.closes) or any(site.first is self.place for site in self.sites)
-        return ends or bool(self.since or self.enters or self.leaves or self.taps)
+        return ends or bool(self.since or self.before or self.enters or self.leaves or self.taps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +157,8 @@ class Plan:
             _expect_outlines(stack, site)
             _expect_kept(stack, site)
         taps = policy.taps(stack)
+        for tap in taps:
+            _expect_residual(tap)
         samples = tuple(i for i, tap in enumerate(taps) if not policy.probes and _is_sample(tap))
         looks = tuple(i for i in range(len(taps)) if i not in samples)
         by_place = {id(spot.place): spot for spot in _spots(stack, sites, taps, samples, looks)}
@@ -187,13 +191,14 @@ def _spots(
         if any(a <= i <= b for site, (a, b) in zip(sites, spans, strict=True) if site.first.kind == "block")
     ]
     others = [place for site in sites for place in (site.first, site.last, site.since) if place is not None]
-    others += [tap.place for tap in taps]
+    others += [place for tap in taps for place in (tap.place, tap.since) if place is not None]
     for place in _distinct([*inside, *others]):
         sampled = [(number, taps[tap]) for number, tap in enumerate(samples) if taps[tap].place is place]
         own = tuple(site for site, span in zip(sites, spans, strict=True) if _has(site, span, place))
         since = tuple(site for site in sites if site.since is place and site.first is not place)
         looked = [(number, taps[tap]) for number, tap in enumerate(looks) if taps[tap].place is place]
         leaves = tuple(number for number, one in looked if one.end != "in")
+        before = tuple(number for number, tap in enumerate(looks) if taps[tap].since is place)
         bare = len(place.streams) == 1 and place.index is None and place.kind != "root"
         alone = bare and len(sampled) == 1 and not leaves and not place.outlined
         yield Spot(
@@ -201,9 +206,12 @@ def _spots(
             sites=own,
             closes=tuple(site for site in reversed(sites) if site.last is place),
             since=since,
-            begins=bool(since or any(one.end == "in" for _, one in looked) or (own and place.kind != "block")),
+            begins=bool(
+                since or before or any(one.end == "in" for _, one in looked) or (own and place.kind != "block")
+            ),
             enters=tuple(number for number, one in looked if one.end == "in"),
             leaves=leaves,
+            before=before,
             taps=tuple((number, place.position(one.stream)) for number, one in sampled),
             tap=sampled[0][0] if alone else None,
             looks=bool(sampled or leaves or place.outlined),
@@ -231,7 +239,7 @@ def _distinct(places: Iterable[Place]) -> list[Place]:
 
 def _is_sample(tap: Tap) -> bool:
     """Whether the fast way does: samples of an output by relative L1 against the last computed one."""
-    plain = tap.end == "out" and tap.view is None and tap.indicator is None
+    plain = tap.end == "out" and tap.since is None and tap.view is None and tap.indicator is None
     return plain and tap.against == "computed" and tuple(tap.lags) == (1,) and tap.place.kind not in ("root", "named")
 
 
@@ -311,6 +319,18 @@ def _expect_outlines(stack: BlockStack, site: Site) -> None:
     )
 
 
+def _expect_residual(tap: Tap) -> None:
+    """A tap of a residual that begins elsewhere begins at a block that its stream enters."""
+    if tap.since is None:
+        return
+    enters = [stream.name for stream in tap.since.streams if stream.position is not None]
+    if tap.end == "residual" and tap.since.kind == tap.place.kind == "block" and tap.stream in enters:
+        return
+    found = f"a tap of the {tap.end} of {tap.stream!r} at {tap.place.name} since {tap.since.name}"
+    expected = f"the residual of a block since another one, of {' or '.join(enters) or 'what enters it'}"
+    raise AttachError(complaint(found, expected, "tap the place alone"))
+
+
 def _expect_kept(stack: BlockStack, site: Site) -> None:
     found = f"a site {site.name!r} that keeps {site.keeps!r}"
     if site.keeps not in get_args(Keeps):
@@ -324,6 +344,11 @@ def _expect_kept(stack: BlockStack, site: Site) -> None:
     if site.keeps == "clean" and stack.spec.prediction == "unknown":
         found = f"clean latents to be kept of {stack.spec.model}, whose row does not say what it predicts"
         raise AttachError(complaint(found, '"direct" or "negative"', 'keep "output", or say `prediction=` in its row'))
+    if site.keeps == "residual" and stack.spec.interleaved and site.first.kind == "block":
+        begins, ends = (site.since or site.first).block or 0, site.last.block or 0
+        if stack.lists[begins] is not stack.lists[ends]:
+            expected = f"one that begins and ends at blocks of one kind: {stack.spec.model} has two in turn"
+            raise AttachError(complaint(f"{found} from {site.first.name} on", expected, "leave out a block"))
     enters = [stream.name for stream in (site.since or site.first).streams]
     strange = [name for name in site.streams if name not in enters]
     if site.keeps == "residual" and strange and site.last.kind != "root":

@@ -36,3 +36,18 @@ def squared(new: Tensor, old: Tensor) -> Tensor:
     """
     change = (new.float() - old.float()).flatten(1)
     return torch.stack((change.square().sum(1), change.new_full((len(change),), float(change.shape[1]))))
+
+
+def magnitude_ratio(new: Tensor, old: Tensor) -> Tensor:
+    """Mean over the tokens of ||new||_2 / ||old||_2; tokens of which the older one is 0 do not count.
+
+    Args:
+        new, old: `[T, …, C]`, a token along the last axis.
+
+    Returns:
+        `[2, T]` float32: the sum of the ratios, and how many tokens.
+    """
+    sizes = torch.linalg.vector_norm(torch.stack((new.float(), old.float())), dim=-1).flatten(2)
+    counts = sizes[1] > 0
+    ratios = torch.where(counts, sizes[0] / torch.where(counts, sizes[1], 1.0), 0.0)
+    return torch.stack((ratios.sum(1), counts.float().sum(1)))

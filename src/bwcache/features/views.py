@@ -62,3 +62,31 @@ class Channels(View):
     def take(self, feature: Tensor, step: Step) -> Tensor:
         """Return a copy `[B, …, count]`."""
         return feature.detach()[..., : self.count].clone()
+
+
+@dataclass(frozen=True)
+class Signal(View):
+    """What of noisy latents is signal: Wiener's filter, by the noise of the step (arXiv 2602.18993, Eq. 5 to 7).
+
+    Args:
+        exponent: b: the power of clean signals is 1 / |f|^b, f in cycles per entry.
+        axes: along which the latents have frequencies; the gains along them are multiplied.
+    """
+
+    exponent: float
+    axes: tuple[int, ...]
+
+    def take(self, feature: Tensor, step: Step) -> Tensor:
+        """Return the latents through the filter, same shape and dtype; as they are where the noise is not known."""
+        if step.noise is None:
+            return feature.detach().clone()
+        noise = min(max(step.noise, 1e-6), 1 - 1e-6)
+        gain = torch.ones((1,) * feature.ndim, device=feature.device)
+        for axis in self.axes:
+            frequencies = torch.fft.fftfreq(feature.shape[axis], device=feature.device, dtype=torch.float32)
+            power = 1 / (frequencies.abs() ** self.exponent + 1e-16)
+            along = (1 - noise) * power / ((1 - noise) ** 2 * power + noise**2 + 1e-16)
+            gain = gain * along.view([-1 if i == axis else 1 for i in range(feature.ndim)])
+        spectrum = torch.fft.fftn(feature.detach().float(), dim=self.axes)
+        passed: Tensor = torch.fft.ifftn(spectrum * (gain / gain.mean()), dim=self.axes).real
+        return passed.to(feature.dtype)

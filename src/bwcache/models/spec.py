@@ -102,6 +102,8 @@ class BlockSpec:
         measured: the stream whose change is the indicator.
         also_measured: further streams that are replayed: the indicator is the largest of their changes.
         latents: the argument of the denoiser's forward that it works on; the first tensor it returns is its prediction.
+        layout: how these lie, a letter for each axis: b batch, c channels, f frames, h height, w width, n tokens; such
+            as "bcfhw". Empty: nobody looked.
         named: modules that methods look at, name to path in the denoiser; "[i]" behind it picks one of the values that
             the module returns; of several calls in a forward the first counts. "time" is the embedding of the time,
             which is there before the first block; "modulated" the first block's input as the time has scaled and
@@ -140,6 +142,7 @@ class BlockSpec:
     measured: str = "hidden_states"
     also_measured: tuple[str, ...] = ()
     latents: str = "hidden_states"
+    layout: str = ""
     named: Mapping[str, str] = field(default_factory=dict, hash=False)
     timestep: str = "timestep"
     conditions: tuple[str, ...] = CONDITIONS

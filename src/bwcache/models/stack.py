@@ -81,6 +81,7 @@ class Tap:
         place: where.
         stream: which of its streams.
         end: what is looked at: what goes "in", what comes "out", or the difference, the "residual".
+        since: of a residual: the block from whose input on it is taken; None: the place itself.
         view: what of it is kept; None: the policy's share of the entries.
         indicator: how a change is measured; None: the relative L1 distance.
         against: what it is compared with: what was kept in the last "computed" forward, or in the last "step".
@@ -97,6 +98,7 @@ class Tap:
     against: Literal["computed", "step"] = "computed"
     lags: tuple[int, ...] = (1,)
     channel: int = 0
+    since: Place | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,6 +165,24 @@ class BlockStack:
         """
         stream = stream_of(self.module, self.spec.latents, type(self.module).__name__)
         return Place("root", self.module, (stream,), "root", stream.name)
+
+    def axes(self, letters: str) -> tuple[int, ...]:
+        """Return where those of these axes of the latents lie that they have, such as "fhw" for frames and picture.
+
+        Raises:
+            SettingError: they have none of them, or the row does not say.
+        """
+        found = tuple(self.spec.layout.index(letter) for letter in letters if letter in self.spec.layout)
+        if not found:
+            said = self.spec.layout or "nothing that its row says"
+            raise SettingError(
+                complaint(
+                    f"latents of {self.spec.model} that lie as {said}",
+                    f"some axis of {', '.join(letters)}",
+                    "choose another policy" if self.spec.layout else 'say `layout=` in its row, such as "bcfhw"',
+                )
+            )
+        return found
 
     def parts(self, *kinds: str) -> tuple[Place, ...]:
         """Return the parts of these kinds (of all, if none is named) of all blocks, in call order.

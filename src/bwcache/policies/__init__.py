@@ -15,17 +15,20 @@ from bwcache.policies.foresight import Foresight
 from bwcache.policies.guarded import Guarded
 from bwcache.policies.hicache import HiCache
 from bwcache.policies.known import known, named, policy
+from bwcache.policies.magcache import MagCache
 from bwcache.policies.meancache import MeanCache
 from bwcache.policies.never_reuse import NeverReuse
 from bwcache.policies.per_denoiser import PerDenoiser
 from bwcache.policies.planned import Planned
 from bwcache.policies.presets import preset
 from bwcache.policies.pyramid import PyramidAttentionBroadcast
+from bwcache.policies.seacache import SeaCache
 from bwcache.policies.smooth_cache import SmoothCache
 from bwcache.policies.speca import SpeCa
 from bwcache.policies.spectrum import Spectrum
 from bwcache.policies.step_list import StepList
 from bwcache.policies.taylorseer import TaylorSeer
+from bwcache.policies.teacache import TeaCache
 from bwcache.policies.tuned import Tuned
 
 __all__ = [
@@ -39,6 +42,7 @@ __all__ = [
     "Foresight",
     "Guarded",
     "HiCache",
+    "MagCache",
     "MeanCache",
     "NeverReuse",
     "Observation",
@@ -47,11 +51,13 @@ __all__ = [
     "Policy",
     "PyramidAttentionBroadcast",
     "Readings",
+    "SeaCache",
     "SmoothCache",
     "SpeCa",
     "Spectrum",
     "StepList",
     "TaylorSeer",
+    "TeaCache",
     "Tuned",
     "known",
     "named",

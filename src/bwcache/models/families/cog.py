@@ -15,6 +15,7 @@ VIDEO = BlockSpec(
     (BlockList("transformer_blocks", HIDDEN_TEXT, parts={"joint": _JOINT, "ffn": "ff"}),),
     named={"time": "time_embedding", "modulated": _MODULATED},
     guidance="batched",
+    layout="bfchw",
     pipelines=(
         "CogVideoXPipeline",
         "CogVideoXImageToVideoPipeline",
@@ -35,6 +36,7 @@ VIEW = BlockSpec(
         ),
     ),
     named={"time": "time_condition_embed", "modulated": _MODULATED},
+    layout="bchw",
     pipelines=("CogView4Pipeline", "CogView4ControlPipeline"),
     idle=("rope", "patch_embed"),
 )
@@ -63,6 +65,7 @@ ROWS = (
         ),
         named={"time": "time_embedding", "modulated": _MODULATED},
         guidance="batched",
+        layout="bcfhw",
         pipelines=("EasyAnimatePipeline", "EasyAnimateInpaintPipeline", "EasyAnimateControlPipeline"),
         idle=("rope_embedding", "proj", "text_proj"),
     ),
@@ -71,6 +74,7 @@ ROWS = (
         (BlockList("transformer_blocks", HIDDEN_TEXT, parts={"joint": _JOINT, "ffn": "ff"}),),
         named={"time": "time_condition_embed", "modulated": _MODULATED},
         guidance="batched",
+        layout="bchw",
         pipelines=("CogView3PlusPipeline",),
         idle=("patch_embed",),
     ),

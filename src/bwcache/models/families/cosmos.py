@@ -11,6 +11,7 @@ ROWS = (
         (BlockList("transformer_blocks", parts=SELF_CROSS),),
         named={"time": "time_embed[1]", "modulated": after_norm("transformer_blocks")},
         prediction="unknown",
+        layout="bcfhw",
         pipelines=(
             "CosmosTextToWorldPipeline",
             "CosmosVideoToWorldPipeline",

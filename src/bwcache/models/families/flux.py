@@ -27,6 +27,7 @@ FLUX = BlockSpec(
     "FluxTransformer2DModel",
     (_DUAL, _SINGLE),
     named={"time": "time_text_embed", "modulated": _MODULATED},
+    layout="bnc",
     pipelines=(
         "FluxPipeline",
         "FluxImg2ImgPipeline",
@@ -64,6 +65,7 @@ ROWS = (
         ),
         named={"time": "time_guidance_embed", "modulated": "double_stream_modulation_img"},
         filling=("kv_cache_mode=extract",),
+        layout="bnc",
         pipelines=("Flux2Pipeline", "Flux2KleinPipeline", "Flux2KleinInpaintPipeline", "Flux2KleinKVPipeline"),
         idle=(
             "pos_embed",

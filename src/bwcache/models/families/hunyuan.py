@@ -24,6 +24,7 @@ VIDEO = BlockSpec(
     "HunyuanVideoTransformer3DModel",
     (_DUAL, _SINGLE),
     named={"time": "time_text_embed[0]", "modulated": _MODULATED},
+    layout="bcfhw",
     pipelines=("HunyuanVideoPipeline", "HunyuanVideoImageToVideoPipeline", "HunyuanSkyreelsImageToVideoPipeline"),
     idle=("x_embedder", "context_embedder", "rope"),
 )
@@ -41,6 +42,7 @@ ROWS = (
         "HunyuanVideo15Transformer3DModel",
         (_DUAL,),
         named={"time": "time_embed", "modulated": _MODULATED},
+        layout="bcfhw",
         pipelines=("HunyuanVideo15Pipeline", "HunyuanVideo15ImageToVideoPipeline"),
     ),
     BlockSpec(

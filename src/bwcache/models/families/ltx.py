@@ -13,6 +13,7 @@ ROWS = (
         (BlockList("transformer_blocks", parts=SELF_CROSS),),
         named=_TIME,
         guidance="batched",
+        layout="bnc",
         pipelines=("LTXPipeline", "LTXImageToVideoPipeline", "LTXConditionPipeline", "LTXI2VLongMultiPromptPipeline"),
         idle=("proj_in", "time_embed.linear", "caption_projection", "rope"),
     ),
@@ -39,6 +40,7 @@ ROWS = (
         also_measured=("audio_hidden_states",),
         named=_TIME,
         guidance="batched",
+        layout="bnc",
         pipelines=(
             "LTX2Pipeline",
             "LTX2ImageToVideoPipeline",

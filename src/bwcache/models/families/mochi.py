@@ -11,6 +11,7 @@ ROWS = (
         (BlockList("transformer_blocks", HIDDEN_TEXT, parts={**DUAL, "joint": Part("attn1", HIDDEN_TEXT)}),),
         named={"time": "time_embed[0]", "modulated": after_norm("transformer_blocks")},
         guidance="batched",
+        layout="bcfhw",
         pipelines=("MochiPipeline",),
         idle=("patch_embed", "time_embed.caption_proj", "rope"),
     ),

@@ -83,6 +83,7 @@ ROWS = (
             ),
         ),
         named={"time": "time_text_embed", "modulated": after_norm("transformer_blocks")},
+        layout="bcfhw",
         pipelines=("MotifVideoPipeline", "MotifVideoImage2VideoPipeline"),
         idle=("x_embedder", "context_embedder", "rope", "image_embedder"),
     ),

@@ -22,6 +22,7 @@ ROWS = (
         "QwenImageTransformer2DModel",
         (BlockList("transformer_blocks", TEXT_HIDDEN, parts=_DUAL),),
         named={"time": "time_text_embed", "modulated": "transformer_blocks.0.img_mod"},
+        layout="bnc",
         pipelines=(
             "QwenImagePipeline",
             "QwenImageImg2ImgPipeline",

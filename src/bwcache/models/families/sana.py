@@ -13,6 +13,7 @@ ROWS = (
         (BlockList("transformer_blocks", parts=SELF_CROSS),),
         named=_TIME,
         guidance="batched",
+        layout="bchw",
         pipelines=(
             "SanaPipeline",
             "SanaPAGPipeline",
@@ -27,6 +28,7 @@ ROWS = (
         (BlockList("transformer_blocks", parts=SELF_CROSS),),
         named=_TIME,
         guidance="batched",
+        layout="bcfhw",
         pipelines=("SanaVideoPipeline", "SanaImageToVideoPipeline"),
         idle=("rope", "patch_embedding", "time_embed.linear", "caption_projection", "caption_norm"),
     ),

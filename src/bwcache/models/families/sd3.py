@@ -14,6 +14,7 @@ ROWS = (
         (BlockList("transformer_blocks", TEXT_HIDDEN, parts=_PARTS),),
         named={"time": "time_text_embed", "modulated": after_norm("transformer_blocks")},
         guidance="batched",
+        layout="bchw",
         pipelines=(
             "StableDiffusion3Pipeline",
             "StableDiffusion3Img2ImgPipeline",

@@ -15,6 +15,7 @@ WAN = BlockSpec(
     "WanTransformer3DModel",
     (BlockList("blocks", parts={"self": "attn1", "cross": "attn2", "ffn": "ffn"}),),
     named=_TIME,
+    layout="bcfhw",
     pipelines=("WanPipeline", "WanImageToVideoPipeline", "WanVideoToVideoPipeline", "LucyEditPipeline"),
     idle=("rope", "patch_embedding", *_IMAGE),
 )
@@ -47,6 +48,7 @@ ANIMATE = replace(
 ANY_FLOW = replace(
     WAN,
     model="AnyFlowTransformer3DModel",
+    layout="bfchw",
     guidance="batched",
     pipelines=("AnyFlowPipeline",),
     idle=("patch_embedding", *_TEXT),

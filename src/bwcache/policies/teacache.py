@@ -1,0 +1,274 @@
+"""TeaCache: Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model.
+
+Liu, Zhang, Wang, Wei, Qiu, Zhao, Zhang, Ye, Wan; arXiv 2411.19108, CVPR 2025. Training-free, calibrated. Symbols of the
+paper: F[t] the timestep-embedding modulated noisy input, f the polynomial that rescales, delta the threshold.
+
+1. What comes out changes from step to step as F does: L1rel(F, t) = |F[t] - F[t+1]|_1 / |F[t+1]|_1 (Eq. 4). F is seen
+   in every step, reused or not.
+2. A polynomial f, fitted beforehand to pairs of both changes, makes of it the change of the output (Eq. 6).
+3. f(L1rel) is added up. While the sum stays below delta all blocks are replayed: what they added to their input when
+   they were last computed is added to this step's input. Else they are computed, and the sum starts from 0 (Eq. 7).
+4. The first and the last steps are always computed, as many as `warmup` and `tail` say; there the sum is 0.
+
+Readings: which F a model has, its row says. `input="modulated"` is the first block's input as the time has scaled and
+shifted it, or where no module returns that (Wan, LTX-Video), what scales and shifts it; `input="time"` the embedding of
+the time. Each guidance branch of its own forward has a sum of its own. The sum may fall where f is negative, as in the
+released code.
+
+One wait for the device in each forward. Where F is made inside of the first block (FLUX, HunyuanVideo, CogVideoX), that
+block runs in every step; what is replayed is the same to the bit.
+
+Deviation: the released code normalises once more to get F of the first block without running it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from bwcache.core import Decision, Trace, compute, reuse
+from bwcache.core.words import shown
+from bwcache.errors import SettingError, complaint
+from bwcache.features import All
+from bwcache.models import BlockStack, Site, Tap
+from bwcache.policies.base import Observation, Policy
+from bwcache.policies.checks import expect, number, one_of, whole
+from bwcache.policies.guarded import guard
+from bwcache.policies.sites import added_by_all
+
+Input = Literal["modulated", "time"]
+Sums = dict[tuple[str, str], float]
+
+ORDER = 4
+"""Of the polynomial that is fitted, as in the paper."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the authors published for one checkpoint.
+
+    Attributes:
+        coefficients: of f, the highest power first.
+        thresholds: delta, from slow to fast; none where the code alone is published.
+        input, warmup, tail: as the fields of `TeaCache`.
+    """
+
+    coefficients: tuple[float, ...]
+    thresholds: tuple[float, ...] = ()
+    input: Input = "modulated"
+    warmup: int = 1
+    tail: int = 1
+
+
+def _wan(task: str, modulated: tuple[float, ...], time: tuple[float, ...]) -> dict[str, Published]:
+    """The two ways of the script for Wan 2.1: by what modulates the blocks, and by the embedding of the time."""
+    return {
+        f"Wan2.1-{task}": Published(modulated, warmup=5, tail=0),
+        f"Wan2.1-{task} by time": Published(time, input="time"),
+    }
+
+
+PUBLISHED: Mapping[str, Published] = {
+    "Open-Sora-1.2": Published((217.546007, -118.329252, 26.8662585, -0.0459364272, 0.048442624), (0.1, 0.2)),
+    "Latte": Published((-2464.34137, 308.044764, 80.7447667, -4.11385132, 0.111001402), (0.1, 0.2)),
+    "Open-Sora-Plan-1.1": Published((205943.668, -14875.9286, 306.085986, 1.3141808, 0.00239658469), (0.1, 0.2)),
+    "HunyuanVideo": Published((733.226126, -401.131952, 67.5869174, -3.149878, 0.0961237896), (0.1, 0.15)),
+    "FLUX.1-dev": Published((498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861), (0.25, 0.4, 0.6, 0.8)),
+    "CogVideoX-2b": Published((-31.0658903, 25.4732368, -5.92380459, 1.75769064, -0.00361568434), (), "time"),
+    "CogVideoX-5b": Published((-1538.80483, 842.202495, -134.363087, 7.97131516, -0.0523162339), (), "time"),
+    **_wan(
+        "T2V-1.3B",
+        (-52186.2437, 9230.41404, -528.275948, 13.6987616, -0.0499875664),
+        (2396.76752, -1311.10545, 201.331979, -8.29855975, 0.137887774),
+    ),
+    **_wan(
+        "T2V-14B",
+        (-303318.725, 49053.7029, -2655.30556, 58.7365115, -0.315583525),
+        (-5784.54975374, 5449.50911966, -1811.16591783, 256.27178429, -13.02252404),
+    ),
+    **_wan(
+        "I2V-14B-480P",
+        (257151.496, -35422.9917, 1402.86849, -13.5890334, 0.132517977),
+        (-302.33167, 223.948934, -52.546397, 5.8734844, -0.201973289),
+    ),
+    **_wan(
+        "I2V-14B-720P",
+        (8107.0546, 2133.93892, -372.934672, 16.6203073, -0.0417769401),
+        (-114.36346466, 65.26524496, -18.82220707, 4.91518089, -0.23412683),
+    ),
+}
+"""By checkpoint; from the authors' scripts, one for each model."""
+
+
+@dataclass(frozen=True)
+class TeaCache(Policy[Sums]):
+    """Replays all blocks while the changes of what the time makes of their input, rescaled, add up to little.
+
+    Args:
+        threshold: delta, dimensionless, >= 0; .1 to .2 in the paper. 0 never reuses.
+        coefficients: of f, the highest power first, for one checkpoint: `TeaCache.published`, or `fitted`. (1, 0) takes
+            the change as it is measured, which the paper's ablation does too: then a smaller threshold is due.
+        input: F: what the first block is "modulated" by, or the embedding of the "time".
+        warmup: number of steps at the beginning that are always computed, >= 0. The first step always is.
+        tail: number of steps at the end that are always computed, >= 0.
+
+    Raises:
+        SettingError: a value outside its range.
+    """
+
+    threshold: float = 0.1  # delta
+    coefficients: tuple[float, ...] = (1.0, 0.0)  # f
+    input: Input = "modulated"  # F
+    warmup: int = 1
+    tail: int = 1
+
+    def __post_init__(self) -> None:
+        expect(number(self.threshold) and self.threshold >= 0, "threshold", self.threshold, "a number >= 0", "0.1")
+        some = self.coefficients if isinstance(self.coefficients, (tuple, list)) else ()
+        fine = len(some) > 0 and all(map(number, some))
+        expect(fine, "coefficients", self.coefficients, "numbers, the highest power first", "(1, 0)")
+        expect(one_of(self.input, ("modulated", "time")), "input", self.input, "modulated or time", "modulated")
+        expect(whole(self.warmup, 0), "warmup", self.warmup, "a whole number of steps >= 0", "1")
+        expect(whole(self.tail, 0), "tail", self.tail, "a whole number of steps >= 0", "1")
+
+    probes = True  # F of this very step is what it looks at
+
+    @property
+    def may_reuse(self) -> bool:
+        """Not with a threshold of 0."""
+        return self.threshold > 0
+
+    @property
+    def needs_total(self) -> bool:
+        """For the tail."""
+        return self.tail > 0
+
+    @classmethod
+    def published(cls, checkpoint: str, **settings: object) -> TeaCache:
+        """Return the policy with what the authors published for a checkpoint, by its name as in `PUBLISHED`.
+
+        Args:
+            settings: fields that shall be otherwise.
+
+        Raises:
+            SettingError: nothing is published for it.
+        """
+        found = PUBLISHED.get(checkpoint)
+        if found is None:
+            raise SettingError(
+                complaint(
+                    f"checkpoint {shown(checkpoint)}", f"one of {', '.join(PUBLISHED)}", "fit one: TeaCache.fitted"
+                )
+            )
+        own = {"coefficients": found.coefficients, "input": found.input, "warmup": found.warmup, "tail": found.tail}
+        slow = {"threshold": found.thresholds[0]} if found.thresholds else {}
+        return cls(**{**own, **slow, **settings})  # type: ignore[arg-type]
+
+    def sites(self, stack: BlockStack) -> tuple[Site, ...]:
+        """All blocks, by what they add; after the first one where that makes F.
+
+        Raises:
+            SettingError: the model's row names no such F.
+            AttachError: the first block makes F, and there is no other.
+        """
+        return (added_by_all(stack, stack.named(self.input)),)
+
+    def taps(self, stack: BlockStack) -> tuple[Tap, ...]:
+        """F, all of it, against the step before."""
+        return (stack.tap(stack.named(self.input), view=All(), against="step"),) if self.may_reuse else ()
+
+    def init(self) -> Sums:
+        """Nothing is added up yet."""
+        return {}
+
+    def decide(self, observation: Observation, state: Sums) -> Decision:
+        """Eq. 7 between the first and the last steps."""
+        lane, guarded = _lane(observation), guard(observation.step, self.warmup, self.tail)
+        spent = state.pop(lane, 0.0)
+        if guarded is not None:
+            return guarded
+        change = observation.now[0]
+        if change is None:
+            return compute("nothing to compare with yet")
+        spent += self.rescaled(change)
+        if not math.isfinite(spent):
+            return compute("indicator is not finite", spent)
+        if spent < self.threshold:
+            state[lane] = spent
+            return reuse(f"within the budget ({spent:.4f} < {self.threshold:g})", spent)
+        return compute(f"budget spent ({spent:.4f} >= {self.threshold:g})", spent)
+
+    def refresh(self, observation: Observation, state: Sums) -> None:
+        """What is computed, for whatever reason, begins the sum anew."""
+        state.pop(_lane(observation), None)
+
+    def rescaled(self, change: float) -> float:
+        """Return f of a change (dimensionless)."""
+        value = 0.0
+        for coefficient in self.coefficients:
+            value = value * change + coefficient
+        return value
+
+    @classmethod
+    def measuring(cls, input: Input = "modulated") -> MeasuringInput:
+        """Return what records the changes of F and of the denoiser's output from step to step."""
+        return MeasuringInput(input)
+
+    @classmethod
+    def fitted(cls, traces: Sequence[Trace], threshold: float = 0.1, order: int = ORDER) -> TeaCache:
+        """Return the policy whose f is fitted to runs under `measuring` by least squares (Sec. 3.3).
+
+        Args:
+            traces: the paper's are of 70 prompts; guidance branches of their own count as runs.
+            threshold: delta.
+            order: of the polynomial.
+
+        Raises:
+            SettingError: runs of another kind, or fewer steps than a polynomial of this order has coefficients.
+        """
+        described = [trace.meta.get("policy") for trace in traces]
+        inputs = {each.get("input") for each in described if isinstance(each, dict)}
+        named = all(isinstance(each, dict) and each.get("name") == "MeasuringInput" for each in described)
+        pairs = [event.distances for trace in traces for event in trace.events if event.distances]
+        pairs = [pair for pair in pairs if len(pair) == 2 and min(pair) > 0 and math.isfinite(sum(pair))]
+        if len(inputs) != 1 or not named or len(pairs) <= order:
+            found = f"{len(traces)} traces with {len(pairs)} steps to fit to"
+            expected = f"runs under TeaCache.measuring(), of more than {order} steps"
+            raise SettingError(complaint(found, expected, "make them anew, all alike"))
+        changes, outputs = np.array(pairs, dtype=np.float64).T
+        polynomial = np.polyfit(changes, outputs, order)
+        return cls(threshold, tuple(map(float, polynomial)), "time" if inputs == {"time"} else "modulated")
+
+
+@dataclass(frozen=True)
+class MeasuringInput(Policy[None]):
+    """Computes everything, and compares F and the denoiser's output with the step before; see `TeaCache`."""
+
+    input: Input = "modulated"
+
+    def __post_init__(self) -> None:
+        expect(one_of(self.input, ("modulated", "time")), "input", self.input, "modulated or time", "modulated")
+
+    @property
+    def feature_predictor(self) -> None:
+        """Nothing is kept."""
+        return None
+
+    def taps(self, stack: BlockStack) -> tuple[Tap, ...]:
+        """F, and what the denoiser returns."""
+        return (stack.tap(stack.named(self.input), view=All()), stack.tap(stack.root, view=All()))
+
+    def init(self) -> None:
+        """No state."""
+
+    def decide(self, observation: Observation, state: None) -> Decision:
+        """Always compute."""
+        return compute("never reuses with these settings")
+
+
+def _lane(observation: Observation) -> tuple[str, str]:
+    return (observation.denoiser, observation.step.lane)
