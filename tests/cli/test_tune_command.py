@@ -126,6 +126,7 @@ def test_an_interrupted_tuning_goes_on(
         (("--out", "away/tuned.json"), "in a folder that is not there"),
         (("--verify", "1"), "found --verify 1; expected at least 2"),
         (("--calibrate", "1"), "found --calibrate 1; expected at least 2"),
+        (("--scheduler", "FlowMatchHeunDiscrete"), "found FlowMatchHeunDiscreteScheduler, of which the clean latents"),
         (("--budget", "5"), "found --budget 5 for 4 videos, 2 of them to verify on; expected at least 5.4"),
     ],
 )

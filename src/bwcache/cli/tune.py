@@ -27,6 +27,7 @@ def run_tune(settings: TuneSettings) -> None:
     """Tune as the options say."""
     out = _target(settings.out, settings.overwrite)
     parts = check_study(out.with_name(f"{out.stem}-parts"))
+    from bwcache.study.tuning.recording import check_scheduler
     from bwcache.study.tuning.tuning import BUDGET, Tuner, check_budget, only_denoiser
     from bwcache.study.tuning.videos import Videos
     from bwcache.study.tuning.wish import wish
@@ -39,6 +40,7 @@ def run_tune(settings: TuneSettings) -> None:
     check_budget(budget, videos, choices.steps)
     if choices.skeleton is not None:
         only_denoiser(choices.skeleton)
+        check_scheduler(choices.skeleton.scheduler, choices.steps)
     if settings.page:
         check_page(out, settings.overwrite, choices.fps)
     from bwcache.study.folder import Folder

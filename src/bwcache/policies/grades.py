@@ -11,8 +11,9 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bwcache.core.words import shown
+from bwcache.core.words import plain_name, shown
 from bwcache.errors import SettingError, complaint
+from bwcache.policies.known import known
 from bwcache.policies.planned import Planned
 
 
@@ -44,7 +45,16 @@ def graded(word: str) -> Grade:
     """
     found = GRADES.get(word.strip().lower())
     if found is None:
-        near = difflib.get_close_matches(word.lower(), GRADES, 1)
-        action = f"did you mean {near[0]}?" if near else "or name a policy, or a file of bwcache tune"
-        raise SettingError(complaint(f"grade {shown(word)}", " or ".join(GRADES), action))
+        raise SettingError(complaint(f"grade {shown(word)}", " or ".join(GRADES), _instead(word)))
     return found
+
+
+def _instead(word: str) -> str:
+    """What may be meant by another word."""
+    near = difflib.get_close_matches(word.lower(), GRADES, 1)
+    if near:
+        return f"did you mean {near[0]}?"
+    method = next((name for name in known() if plain_name(name) == plain_name(word)), None)
+    if method is not None:
+        return f"the method of this name is bwcache.{method}(…), or --policy {method}"
+    return "or name a policy, or a file of bwcache tune"

@@ -87,7 +87,7 @@ def _schedule(pipe: Any) -> dict[str, Any]:
     """The scheduler's settings: another shift makes other videos, also one that was set afterwards."""
     scheduler: Any = getattr(pipe, "scheduler", None)
     settings = dict(getattr(scheduler, "config", {}))
-    if hasattr(scheduler, "shift"):
+    if hasattr(type(scheduler), "shift"):  # of an instance it would be looked up in the settings, with a warning
         settings["shift"] = scheduler.shift
     plain = (str, int, bool, type(None))
     return {

@@ -7,6 +7,7 @@ on their way into the denoiser. Of both, latents and estimate, a fixed random sa
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bwcache.core import Step
-from bwcache.engine.clock.level import SCALED, level_of
+from bwcache.engine.clock.level import SCALED, level_of, predicted_by
 from bwcache.engine.clock.schedule import Schedule
 from bwcache.errors import SettingError, complaint
 from bwcache.models import BlockSpec
@@ -98,8 +99,26 @@ class _Recorder:
         return flat[self._chosen].float().cpu().numpy()
 
     def _unknown(self) -> SettingError:
-        found = f"{type(self._scheduler).__name__}, of which the clean latents of each step cannot be told"
-        return SettingError(complaint(found, "one that is called once a step, such as Euler or UniPC", "name another"))
+        return _not_told(self._scheduler)
+
+
+def check_scheduler(scheduler: Any, steps: int) -> None:
+    """Raises `SettingError` where it is known before a run of so many steps that its clean latents are not told."""
+    if predicted_by(scheduler) is None:
+        raise _not_told(scheduler)
+    tried = copy.deepcopy(scheduler)
+    try:
+        tried.set_timesteps(steps)
+    except Exception:  # it wants to know more, such as the size of the video: the first run will tell
+        return
+    schedule = Schedule.read(tried, 0)
+    if schedule is None or schedule.noises is None or any(a <= b for a, b in pairwise(schedule.noises)):
+        raise _not_told(scheduler)
+
+
+def _not_told(scheduler: Any) -> SettingError:
+    found = f"{type(scheduler).__name__}, of which the clean latents of each step cannot be told"
+    return SettingError(complaint(found, "one that is called once a step, such as Euler or UniPC", "name another"))
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from bwcache.policies.tuned import Tuned
 from bwcache.study.folder import Folder
 from bwcache.study.study import Video
 from bwcache.study.tuning.fitting import Rows, fitted
-from bwcache.study.tuning.recording import Recording
+from bwcache.study.tuning.recording import Recording, check_scheduler
 from bwcache.study.tuning.runs import Closeness, Runs
 from bwcache.study.tuning.tables import damage
 from bwcache.study.tuning.videos import Videos
@@ -135,7 +135,8 @@ class Tuner:
         runs: what was run, and what may be.
 
     Raises:
-        SettingError: more than one denoiser, or one without a row; a budget that is not enough for any plan.
+        SettingError: more than one denoiser, or one without a row; a scheduler that does not tell the clean latents; a
+            budget that is not enough for any plan.
     """
 
     pipe: Any
@@ -151,6 +152,7 @@ class Tuner:
 
     def __post_init__(self) -> None:
         self.model, spec = only_denoiser(self.pipe)
+        check_scheduler(self.pipe.scheduler, self.request.steps)
         check_budget(self.budget, self.videos, self.request.steps)
         self.runs = Runs(self.pipe, spec, self.request, self.folder, self.budget, self.on_progress)
 
@@ -230,27 +232,26 @@ class Tuner:
         return self._fitted(count)
 
     def _for_quality(self, wanted: float) -> Fit:
-        """The plan with the fewest computed steps that keeps the wish on the videos that it is made of."""
-        least, most, good = min(self._plans), max(self._plans), max(self._plans) + 1
-        count, looked = self._smallest(wanted + MARGIN, START), set[tuple[int, bool]]()
-        while least <= most:
-            again = any(one == count for one, _ in looked)
-            if (count, again) in looked:
-                break
-            if good <= most and not self._affordable(count):
-                break
+        """The plan with the fewest computed steps that keeps the wish on the videos that it is made of.
+
+        A look is a pass with weights by the uncached runs; what further passes bring is known once one plan had them.
+        """
+        looks, refined = dict[int, float](), dict[int, float]()
+        most, count, good = max(self._plans), self._smallest(wanted + MARGIN, START), 0
+        while count not in refined and (not good or self._affordable(count)):
             self._expect_affordable(count)
-            looked.add((count, again))
-            fit = self._fitted(count, PASSES if again else 1)
-            reached = fit.mean if again else fit.mean + GAIN
-            if fit.mean >= wanted:
-                good = min(good, count)
-            elif reached < wanted:
-                least = max(least, count + 1)
-            following = max(self._smallest(wanted + MARGIN, reached - self._foretold(count)), least)
-            count = min(following, good, most)
-        if good > most:
-            raise self._out_of_reach(wanted)
+            if count in looks:
+                refined[count] = self._fitted(count).mean
+            else:
+                looks[count] = self._fitted(count, 1).mean
+            gain = max((refined[one] - looks[one] for one in refined), default=GAIN)
+            reached = {one: refined.get(one, looks[one] + gain) for one in looks}
+            least = max((one for one in reached if reached[one] < wanted), default=0) + 1
+            good = min((one for one, fit in self._fits.items() if fit.mean >= wanted), default=0)
+            if not good and least > most:
+                raise self._out_of_reach(wanted)
+            following = self._smallest(wanted + MARGIN, reached[count] - self._foretold(count))
+            count = min(max(following, least), good or most)
         return self._fitted(good)
 
     def _fitted(self, count: int, passes: int = PASSES) -> Fit:
