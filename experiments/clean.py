@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from bwcache import shapes
+from bwcache.policies.lists import best_lists
 from bwcache.policies.planning import best, damages
 from bwcache.study.tuning.recording import Recording
+from bwcache.study.tuning.tables import damage
 from experiments.common import captions
 
 
@@ -167,6 +169,11 @@ class Batch:
         """What `bwcache tune` plans from, video by video."""
         rows = [np.asarray(part.flatten(2).transpose(0, 1)) for part in (self.latents, self.clean)]
         return [Recording(tuple(self.sigmas), path, clean) for path, clean in zip(*rows, strict=True)]
+
+
+def own_list(recordings: Sequence[Recording], computed: int) -> list[int]:
+    """The list that `bwcache tune` plans from uncached runs."""
+    return list(next(one.steps for one in best_lists(damage(recordings)) if len(one.steps) == computed))
 
 
 def stepped(scheduler: Any, step: int, latents: Tensor, clean: Tensor, sigma: float) -> Tensor:

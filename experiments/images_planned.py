@@ -12,9 +12,7 @@ from typing import Any
 
 import torch
 
-from bwcache.study.tuning.planning import plans
-from bwcache.study.tuning.tables import damage
-from experiments.clean import HELD, THIRD, Batch, Regime, mean_and_worst, run
+from experiments.clean import HELD, THIRD, Batch, Regime, mean_and_worst, own_list, run
 from experiments.common import kept, publish
 from training.models import IMAGE_FRAMES, load_image_model
 
@@ -42,10 +40,9 @@ def main() -> None:
 def measured(pipe: Any, regime: Regime) -> dict[str, Any]:
     """Lists and the PSNR of each image, by the number of computed steps."""
     batch, others = (Batch(pipe, regime, frames=IMAGE_FRAMES), Batch(pipe, regime, OTHERS, 0, IMAGE_FRAMES))
-    own = plans(damage(others.recordings()), max(COMPUTED))
     found = {}
     for computed in COMPUTED:
-        listed, planned = regime.listed(computed), list(own[computed].steps)
+        listed, planned = regime.listed(computed), own_list(others.recordings(), computed)
         searched = improved(listed, regime.steps, lambda steps: float(run(batch, steps, THIRD).mean()))
         ways = [(listed, HELD), (listed, THIRD), (planned, HELD), (planned, THIRD), (searched, THIRD)]
         psnr = [run(batch, steps, fill).tolist() for steps, fill in ways]

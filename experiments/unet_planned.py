@@ -16,9 +16,8 @@ from bwcache.measure.call import call
 from bwcache.models import BlockStack, Site, resolve
 from bwcache.study import FewerSteps, UnderPolicy
 from bwcache.study.peers.ladders import Called
-from bwcache.study.tuning.planning import plans
 from bwcache.study.tuning.recording import recorded
-from bwcache.study.tuning.tables import damage
+from experiments.clean import own_list
 from experiments.common import captions, kept, publish, request, result_rows, study
 from training.models import UNET_FRAMES, load_unet
 
@@ -60,8 +59,7 @@ def own_lists(pipe: Any) -> dict[str, Any]:
         with recorded(pipe, spec) as found:
             call(pipe, dataclasses.replace(request(caption.text, seed=OTHERS.start), frames=UNET_FRAMES))
         runs += found
-    own = plans(damage(runs), max(COMPUTED))
-    return {str(n): list(own[n].steps) for n in COMPUTED}
+    return {str(n): own_list(runs, n) for n in COMPUTED}
 
 
 if __name__ == "__main__":
