@@ -16,6 +16,7 @@ from torch import Tensor
 
 import bwcache
 from bwcache import BlockSpec, Bounded, Damped, Last, Linear, Part, Policy, Predictor, Taylor
+from bwcache.models.table import row_of
 from tests.parts import with_parts
 from tests.tiny import BY_NAME, Case, noise
 from tests.zoo.unets import PIPELINES as UNETS
@@ -39,6 +40,7 @@ class Bold:
     predicts: bool = True
     on_unets: bool = True
     on_transformers: bool = True
+    long_skips: bool = False
     on_parts: bool = False
     on_tokens: bool = True
     clean: bool = False
@@ -146,6 +148,32 @@ POLICIES: dict[str, Bold] = {
         on_transformers=False,
         replays=False,
     ),
+    "BlockCaching": Bold(
+        lambda p, _: bwcache.BlockCaching(
+            {"mid_block.attentions.0": (0, 3), "up_blocks.1.attentions.0": (0, 1, 4)}, STEPS
+        ),
+        lambda _: bwcache.BlockCaching({"mid_block.attentions.0": EVERY}, STEPS),
+        predicts=False,
+        on_transformers=False,
+        replays=False,
+        sites=2,
+    ),
+    "SkipDiT": Bold(
+        lambda p, _: bwcache.SkipDiT(3, 1001, 0),
+        lambda _: bwcache.SkipDiT(1),
+        predicts=False,
+        on_unets=False,
+        long_skips=True,
+        replays=False,
+    ),
+    "Sortblock": Bold(
+        lambda p, _: bwcache.Sortblock(3, 0.3, 1001, 0, (1.0,)),
+        lambda _: bwcache.Sortblock(1),
+        predicts=False,
+        on_unets=False,
+        replays=False,
+        sites=None,
+    ),
     "Planned": Bold(lambda p, _: bwcache.Planned(computed=4, predictor=p), lambda _: bwcache.Planned(0), clean=True),
     "TeaCache": Bold(
         lambda p, _: bwcache.TeaCache(2.0, (1.0, 0.0)), lambda _: bwcache.TeaCache(0), predicts=False, on_unets=False
@@ -223,9 +251,11 @@ class One:
 
     @property
     def spec(self) -> BlockSpec | None:
-        """A row with parts, for the policies that need them."""
-        parts = _PARTS.get(self.model)
-        if not POLICIES[self.policy].on_parts or parts is None:
+        """A row with parts, or with long skips, for the policies that need them."""
+        parts, bold = _PARTS.get(self.model), POLICIES[self.policy]
+        if bold.long_skips:  # what it does is the same without them, and of no use
+            return replace(row_of(type(pipeline(self.model, self.dtype).transformer)), long_skips=True)
+        if not bold.on_parts or parts is None:
             return None
         return with_parts(type(pipeline(self.model, self.dtype).transformer), **parts)
 

@@ -20,6 +20,8 @@ POLICIES: dict[type[bwcache.Policy], dict[str, object]] = {
     bwcache.PyramidAttentionBroadcast: {},
     bwcache.Foresight: {},
     bwcache.EasyCache: {},
+    bwcache.Sortblock: {},
+    bwcache.SkipDiT: {},
     bwcache.DeepCache: {},
     bwcache.DBPrune: {},
     bwcache.SpeCa: {},

@@ -1,20 +1,22 @@
 """What is measured of a feature, how a skipped one is made, and how it is kept. Torch only."""
 
 from bwcache.features.differences import Differences
-from bwcache.features.indicators import magnitude_ratio, relative_l1, squared
+from bwcache.features.indicators import ForecastCosine, magnitude_ratio, relative_l1, squared
 from bwcache.features.looks import Indicator
 from bwcache.features.prediction_error import PredictionError
 from bwcache.features.predictors import Along, Bounded, Damped, Last, Linear, Past, Predictor, Taylor
-from bwcache.features.views import All, Channels, Sample, Signal, View
+from bwcache.features.views import All, Channels, ChannelShare, Sample, Signal, View
 from bwcache.features.weighted import Weighted
 
 __all__ = [
     "All",
     "Along",
     "Bounded",
+    "ChannelShare",
     "Channels",
     "Damped",
     "Differences",
+    "ForecastCosine",
     "Indicator",
     "Last",
     "Linear",

@@ -6,6 +6,8 @@ the division. Shapes: T = taps, B = batch, S = sampled entries.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -51,3 +53,25 @@ def magnitude_ratio(new: Tensor, old: Tensor) -> Tensor:
     counts = sizes[1] > 0
     ratios = torch.where(counts, sizes[0] / torch.where(counts, sizes[1], 1.0), 0.0)
     return torch.stack((ratios.sum(1), counts.float().sum(1)))
+
+
+@dataclass(frozen=True)
+class ForecastCosine:
+    """How alike a feature and its forecast of one step on are: the cosine of their channels, mean over all tokens.
+
+    Args:
+        gap: how many steps lie between the past feature and the new one, >= 1: the line through both is carried on.
+    """
+
+    gap: int
+
+    def __call__(self, new: Tensor, old: Tensor) -> Tensor:
+        """Return the sum of the cosines and their number, `[2, 1]` float32.
+
+        Args:
+            new, old: as in `relative_l1`, channels last.
+        """
+        feature = new.float()
+        forecast = feature + (feature - old.float()) / self.gap
+        cosines = torch.nn.functional.cosine_similarity(feature, forecast, dim=-1)
+        return torch.stack((cosines.sum(), cosines.new_tensor(float(cosines.numel())))).unsqueeze(1)

@@ -90,3 +90,18 @@ class Signal(View):
         spectrum = torch.fft.fftn(feature.detach().float(), dim=self.axes)
         passed: Tensor = torch.fft.ifftn(spectrum * (gain / gain.mean()), dim=self.axes).real
         return passed.to(feature.dtype)
+
+
+@dataclass(frozen=True)
+class ChannelShare(View):
+    """The first channels (the last axis), a share of them, 0..1; at least one."""
+
+    share: float
+
+    def take(self, feature: Tensor, step: Step) -> Tensor:
+        """Return a copy `[B, …, share of C]`."""
+        return feature.detach()[..., : max(int(feature.shape[-1] * self.share), 1)].clone()
+
+    def planned_bytes(self, feature: Tensor) -> int:
+        """Return the bytes of these channels."""
+        return feature.nbytes // feature.shape[-1] * max(int(feature.shape[-1] * self.share), 1)

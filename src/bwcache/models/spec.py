@@ -118,6 +118,8 @@ class BlockSpec:
         filling: the same of a forward that fills a cache and is a step too: it is always computed.
         skips: the argument of the denoiser's forward, a tensor `[blocks, batch]`, that says which rows of the batch
             pass over which blocks (skip-layer guidance within a batch); replayed only where it stays the same.
+        long_skips: whether blocks of the first half hand what they return to those of the second half, the first one
+            to the last one.
         entry: what its callers call: the module, or its `forward`.
         per_sample: whether a forward can be run on some samples of its batch: all its tensors have the batch first.
         batch_axis: along which axis of the streams inside the blocks the batch lies.
@@ -149,6 +151,7 @@ class BlockSpec:
     cache_fill_flags: tuple[str, ...] = ()
     filling: tuple[str, ...] = ()
     skips: str | None = None
+    long_skips: bool = False
     entry: Literal["call", "forward"] = "call"
     per_sample: bool = True
     batch_axis: int = 0

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from bwcache.former_names import exported
 from bwcache.policies.adaptive import Adaptive
 from bwcache.policies.base import Observation, Policy, Readings
+from bwcache.policies.block_caching import BlockCaching
 from bwcache.policies.bwcache import BWCache
 from bwcache.policies.dbprune import DBPrune
 from bwcache.policies.deepcache import DeepCache
@@ -23,7 +24,9 @@ from bwcache.policies.planned import Planned
 from bwcache.policies.presets import preset
 from bwcache.policies.pyramid import PyramidAttentionBroadcast
 from bwcache.policies.seacache import SeaCache
+from bwcache.policies.skip_dit import SkipDiT
 from bwcache.policies.smooth_cache import SmoothCache
+from bwcache.policies.sortblock import Sortblock
 from bwcache.policies.speca import SpeCa
 from bwcache.policies.spectrum import Spectrum
 from bwcache.policies.step_list import StepList
@@ -34,6 +37,7 @@ from bwcache.policies.tuned import Tuned
 __all__ = [
     "Adaptive",
     "BWCache",
+    "BlockCaching",
     "DBPrune",
     "DeepCache",
     "EasyCache",
@@ -52,7 +56,9 @@ __all__ = [
     "PyramidAttentionBroadcast",
     "Readings",
     "SeaCache",
+    "SkipDiT",
     "SmoothCache",
+    "Sortblock",
     "SpeCa",
     "Spectrum",
     "StepList",

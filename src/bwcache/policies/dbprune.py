@@ -1,6 +1,6 @@
 """DBPrune: dynamic block pruning, of cache-dit; no paper.
 
-DefTruth and contributors, cache-dit (2025). Training-free. Symbols of its settings: Fn and Bn blocks at both ends that
+cache-dit, since 2025. Training-free. Symbols of its settings: Fn and Bn blocks at both ends that
 always run, delta the threshold.
 
 1. Each block between them is asked for itself, as the forward comes to it: x is what enters it, x' what entered it when
@@ -76,12 +76,7 @@ class DBPrune(Policy[None]):
         Raises:
             AttachError: no block is left.
         """
-        found = []
-        for block in self._asked(stack):
-            entering = {stream.name for stream in block.streams if stream.position is not None}
-            streams = tuple(stream.name for stream in block.streams if stream.name in entering)
-            found.append(stack.site(block, keeps="residual", streams=streams))
-        return tuple(found)
+        return tuple(added_by(stack, block) for block in self._asked(stack))
 
     def taps(self, stack: BlockStack) -> tuple[Tap, ...]:
         """What enters each of them, all of it."""
@@ -124,3 +119,9 @@ class DBPrune(Policy[None]):
         before = [change for i in range(min(asked, COUNTED)) if (change := now[i])]
         relaxed = self.relax * sum(before) / len(before) if before else 0.0
         return relaxed if self.threshold < relaxed < 2 * self.threshold else self.threshold
+
+
+def added_by(stack: BlockStack, block: Place) -> Site:
+    """Return the site of what a block adds to each stream that enters and leaves it."""
+    streams = tuple(stream.name for stream in block.streams if stream.position is not None)
+    return stack.site(block, keeps="residual", streams=streams)

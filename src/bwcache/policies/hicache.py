@@ -1,7 +1,8 @@
 """HiCache: Training-free Acceleration of Diffusion Models via Hermite Polynomial-based Feature Caching.
 
-arXiv 2508.16984, ICLR 2026. Training-free. Symbols of the paper: D[i] the differences, N the interval, sigma the
-contraction, H[i] the Hermite polynomials of physics, k how many steps ago all was last computed.
+Feng, Zheng, Liu, Lin, Zhou, Cai, Wang, Chen, Zou, Ma, Zhang; arXiv 2508.16984, ICLR 2026. Training-free. Symbols of the
+paper: D[i] the differences, N the interval, sigma the contraction, H[i] the Hermite polynomials of physics, k how many
+steps ago all was last computed.
 
 1. When to compute, and what the differences of a feature are, is as in TaylorSeer (`taylorseer`).
 2. In place of k ** i stands sigma ** i * H[i](sigma * k): F + sum of D[i] * sigma ** i * H[i](sigma * k) / i!. For

@@ -1,6 +1,6 @@
 """SpeCa: Accelerating Diffusion Transformers with Speculative Feature Caching.
 
-Liu, Zou, Lyu, Ren, Wang, Li, Ma, Zhang; arXiv 2509.11628, ACM MM 2025. Training-free. Symbols of the paper: tau[0] the
+Liu, Zou, Lyu, Ren, Wang, Li, Zhang; arXiv 2509.11628, ACM MM 2025. Training-free. Symbols of the paper: tau[0] the
 threshold, beta its decay, e the error of a draft.
 
 1. After a step that is computed in full come drafts: every layer is forecast as in TaylorSeer (`taylorseer`).

@@ -34,6 +34,7 @@ ROWS = (
         "HunyuanDiT2DModel",
         (BlockList("blocks", parts=SELF_CROSS),),
         named={"time": "time_extra_emb", "modulated": "blocks.0.norm1"},
+        long_skips=True,
         guidance="batched",
         pipelines=("HunyuanDiTPipeline", "HunyuanDiTPAGPipeline", "HunyuanDiTControlNetPipeline"),
         per_sample=False,
