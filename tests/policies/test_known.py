@@ -116,7 +116,7 @@ def test_a_description_may_leave_fields_out_and_write_words() -> None:
         ({"name": "BWCache", "blocks": [0.5]}, "blocks [0.5]"),
         ({"name": "StepList"}, "of which steps must be said"),
         ({"name": "Guarded"}, "of which policy must be said"),
-        ({"name": "Guarded", "policy": "BWCash"}, "policy 'BWCash'; expected adaptive or bwcache or "),
+        ({"name": "Guarded", "policy": "BWCash"}, "policy 'BWCash'; expected adaptive or "),
         ({"name": "Guarded", "policy": "bwcache", "tail": -1}, "tail -1"),
         ({"name": "PerDenoiser", "policies": {}}, "policies {}"),
         ({"name": "PerDenoiser", "policies": {"transformer": 3}}, "3}; expected a dictionary, each value adaptive or "),
