@@ -1,7 +1,7 @@
 """Experiment 17, further rows: what fitted weights could and could not do.
 
 One weight for all, or weights by channel, by frequency, for the mean over time, by branch: all by least squares on
-uncached runs of eight videos, judged on sixteen others. And in videos: weights from uncached runs, and a first
+uncached runs of eight videos, judged on four others. And in videos: weights from uncached runs, and a first
 evaluation at a later noise level than that of pure noise.
 """
 
@@ -17,8 +17,9 @@ from torch import Tensor
 from bwcache.study.tuning.tables import window_weights
 from experiments.clean import HELD, Batch, Past, Regime, mean_and_worst, run, stepped
 from experiments.common import kept, load, publish
-from experiments.plan import COMPUTED, FIRST, FITTED, JUDGED, fit
+from experiments.plan import COMPUTED, FIRST, FITTED, fit
 
+JUDGED = 4
 REGIMES = (Regime(50, 5.0),)
 LATER = (0.99, 0.97)
 """Noise at which the first evaluation stands instead."""
