@@ -377,6 +377,8 @@ def _brute_force(scenario: Scenario, attached: Stage, part: Attached) -> Iterato
         yield Finding("leaving restores everything", text)
     for mine, other in _pairs(replayed, attached):
         used = part.used.get(other.name, ())
+        if other.name in brute.elsewhere:
+            continue
         if other.name in brute.clean:
             if all(policy.foretells for policy in used) and not mine.is_near(other):
                 yield Finding("clean latents equal brute force", f"{other.name}: {mine.deviates_at(other, near)}")

@@ -104,6 +104,7 @@ class BruteForce(Part):
         complaints: what the rows have wrong.
         clean: the calls in which clean latents are kept. What is made of them is rounded in another order here, so
             each of their steps begins with the session's latents.
+        elsewhere: those in which a denoiser was evaluated at another noise level, as is judged in tests/engine.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class BruteForce(Part):
         self.rows, self.said, self.policies, self.made = rows, said, policies, made
         self.complaints: list[str] = []
         self.clean: set[str] = set()
+        self.elsewhere: set[str] = set()
         self.replays: dict[str, Replay] = {}
 
     def leave(self, stage: Stage) -> None:
@@ -145,6 +147,8 @@ class BruteForce(Part):
         with replay.patched():
             if replay.keeps_clean:
                 self.clean.add(outcome.name)
+            if any(event.evaluated_at is not None for event in events):
+                self.elsewhere.add(outcome.name)
             yield
         del self.replays[actor.name]
         self.complaints += [f"{outcome.name}: {complaint}" for complaint in replay.complaints]

@@ -229,8 +229,8 @@ def test_brute_force_foretells_clean_latents(monkeypatch: pytest.MonkeyPatch) ->
     )
     named = bare(Call(says=Says(index="right", total="right", branch="right", noise=True), steps=6))
     script = (Enter(), Call(steps=6, batch=2), Leave())
-    held = Chosen("Planned", (("computed", "3"), ("predictor", "bwcache.Last()")))
-    foretold = Chosen("Planned", (("computed", "3"),))
+    held = Chosen("Planned", (("computed", "3"), ("predictor", "bwcache.Last()"), ("ahead", "0")))
+    foretold = Chosen("Planned", (("computed", "3"), ("ahead", "0")))
     scenarios = [
         Scenario(policy=held, script=script),
         Scenario(kind="cogvideox", scheduler="cogvideox ddim", policy=foretold, script=script),

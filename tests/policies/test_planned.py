@@ -13,7 +13,7 @@ import bwcache
 from bwcache.core import Step
 from bwcache.errors import SettingError
 from bwcache.policies import Observation
-from bwcache.policies.planned import plan
+from bwcache.policies.planned import inside, plan
 from bwcache.policies.planning import DRIFT, POWER, RESPONSE, Window, at, best, damages, foretold
 from tests.tiny import BY_NAME
 
@@ -135,6 +135,39 @@ def test_the_plan_is_followed_where_the_schedule_is_known() -> None:
     assert [i for i, each in enumerate(decided(bwcache.Planned(), schedule, True)) if each] == sorted(listed)
 
 
+def test_a_window_is_evaluated_inside_of_it_but_for_the_first_and_for_single_steps() -> None:
+    schedule, steps = (1.0, 0.9, 0.8, 0.6, 0.4, 0.0), frozenset({0, 2, 3})
+    assert [inside(schedule, steps, index, 0.5) for index in (0, 2)] == [None, None]
+    assert inside(schedule, steps, 3, 0.5) == pytest.approx(0.5)  # the mean of .6 and .4
+    assert inside(schedule, steps, 3, 0.25) == pytest.approx(0.55)
+    assert inside(schedule, steps, 3, 0.0) is None
+
+
+@pytest.mark.parametrize("at", [None, 0.7])
+def test_what_was_evaluated_inside_is_held_and_what_was_not_goes_along_the_line(at: float | None) -> None:
+    schedule, policy = flow(30, 3.0), bwcache.Planned(computed=6)
+    state, listed = policy.init(), sorted(plan(schedule, 0.03, 6)[0])
+    policy.refresh(Observation(step(listed[2], schedule, True), "site", evaluated_at=at), state)
+    decision = policy.decide(Observation(step(listed[2] + 1, schedule, True), "site"), state)
+    assert decision.reuses
+    assert decision.how == (None if at is None else bwcache.Last())
+
+
+def test_a_pipeline_is_evaluated_where_the_plan_says() -> None:
+    case = BY_NAME["wan"]
+    pipe: Any = case.build()
+    with bwcache.attach(pipe, bwcache.Planned(computed=4)) as session:
+        case.run(pipe, num_inference_steps=10)
+    trace = session.trace
+    assert trace is not None
+    done = {event.step: event.evaluated_at for event in trace.events if event.action == "compute"}
+    assert done[0] is None
+    ends = dict(zip(sorted(done), [*sorted(done)[1:], 10], strict=True))
+    long = [first for first, end in ends.items() if first and end > first + 1]
+    assert long
+    assert all(done[first] is not None for first in long)
+
+
 def test_without_a_schedule_every_window_stays_within_its_damage() -> None:
     schedule = flow(50, 5.0)
     computed = [i for i, each in enumerate(decided(bwcache.Planned(0.03), schedule, False)) if each]
@@ -179,7 +212,8 @@ def test_bounded_goes_a_part_of_the_line_and_no_further_than_its_reach() -> None
 
 
 @pytest.mark.parametrize(
-    "settings", [{"tolerance": -1}, {"tolerance": math.nan}, {"computed": 0}, {"computed": 2.5}, {"predictor": 3}]
+    "settings",
+    [{"tolerance": -1}, {"tolerance": math.nan}, {"computed": 0}, {"computed": 2.5}, {"predictor": 3}, {"ahead": 1.5}],
 )
 def test_values_outside_their_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(SettingError):

@@ -261,7 +261,8 @@ class Run:
             if self.trace.events[row.event].action != "reuse":
                 row.lane.last = readings
                 name, kind = row.plan.stack.name, row.site.first.kind
-                seen = Observation(row.step, row.site.name, readings, error, name, kind=kind)
+                at = self.trace.events[row.event].evaluated_at
+                seen = Observation(row.step, row.site.name, readings, error, name, kind=kind, evaluated_at=at)
                 self.policy.refresh(seen, self.state)
         for key, error in errors.items():
             if error.square > 0:

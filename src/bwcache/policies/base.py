@@ -101,6 +101,7 @@ class Observation:
         error: how close the predictor would have come there, where the policy `needs_errors`.
         denoiser: which of the pipeline's denoisers, such as "transformer_2".
         kind: of the place at which the site begins: "root", "block", or the kind of a part, such as "cross".
+        evaluated_at: in `refresh`, the share of noise, 1..0, at which a denoiser was evaluated; None: in place.
     """
 
     step: Step
@@ -110,6 +111,7 @@ class Observation:
     denoiser: str = ""
     look: Callable[[], Readings] | None = None
     kind: str = "block"
+    evaluated_at: float | None = None
 
     @property
     def now(self) -> Readings:

@@ -5,9 +5,12 @@ than the prediction that is made of it, since the latents' own motion is taken o
 model. Which steps are computed is planned as the run begins, from its noise levels alone (`planning`), so that the
 damage foretold for the whole run stays within a tolerance, with as few computed steps as that takes.
 
-Between computed steps the estimate follows the line through the last two for a part of the way: `Bounded`.
+An estimate holds for a whole window, so it is made inside of it: the latents are carried on along the way that they
+came, and the denoiser is evaluated there. Where that cannot be mapped for certain it is evaluated in place, and until
+the next one the estimate follows the line through the last two for a part of the way: `Bounded`.
 
-Where nobody says the noise levels before the run, windows are as long as the same damage allows, one after another.
+Where nobody says the noise levels before the run, windows are as long as the same damage allows, one after another, and
+evaluated in place.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from bwcache.core import Decision, Step, compute, reuse
-from bwcache.features import Bounded, Predictor
+from bwcache.features import Bounded, Last, Predictor
 from bwcache.models import BlockStack, Site
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, expect_predictor, number, whole
@@ -44,9 +47,15 @@ class Held:
 
 @dataclass
 class State:
-    """One run: one for each sample that decides for itself."""
+    """One run.
+
+    Attributes:
+        held: where no plan can be made, one for each sample that decides for itself.
+        ahead: of each, whether its last computed step was evaluated inside of its window.
+    """
 
     held: dict[int | None, Held] = field(default_factory=dict)
+    ahead: dict[int | None, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,9 @@ class Planned(Policy[State]):
             one number to choose; .02 is near, .03 balanced, .04 fast. 0 never reuses.
         computed: exactly so many steps are computed instead, where the noise levels are known before the run, >= 1;
             of a very long run at least every 64th.
-        predictor: how the clean estimate of a skipped step is made.
+        predictor: how the clean estimate of a skipped step is made, where the last one was evaluated in place.
+        ahead: how far into a window of several steps the denoiser is evaluated, 0..1: 0 in place, .5 at the mean of
+            their noise levels.
 
     Raises:
         SettingError: a value outside its range.
@@ -67,12 +78,14 @@ class Planned(Policy[State]):
     tolerance: float = 0.03
     computed: int | None = None
     predictor: Predictor = field(default_factory=Bounded)
+    ahead: float = 0.5
 
     def __post_init__(self) -> None:
         expect(number(self.tolerance) and self.tolerance >= 0, "tolerance", self.tolerance, "a number >= 0", "0.03")
         counts = self.computed is None or whole(self.computed, 1)
         expect(counts, "computed", self.computed, "a whole number of steps >= 1, or None", "10")
         expect_predictor(self.predictor, "bwcache.Bounded()")
+        expect(number(self.ahead) and 0 <= self.ahead <= 1, "ahead", self.ahead, "a share 0..1", "0.5")
 
     @property
     def feature_predictor(self) -> Predictor:
@@ -98,8 +111,9 @@ class Planned(Policy[State]):
         if step.schedule is not None:
             steps, damage = plan(step.schedule, self.tolerance, self.computed)
             if step.index in steps:
-                return compute("planned", damage)
-            return reuse(f"held ({len(steps)} of {step.total} steps planned)", damage)
+                return compute("planned", damage, inside(step.schedule, steps, step.index, self.ahead))
+            how = Last() if state.ahead.get(step.sample) else None
+            return reuse(f"held ({len(steps)} of {step.total} steps planned)", damage, how)
         held = state.held.setdefault(step.sample, Held())
         if held.decided_at != step.index:
             held.decided_at, held.decision = step.index, self._along(step, held.window)
@@ -108,6 +122,7 @@ class Planned(Policy[State]):
     def refresh(self, observation: Observation, state: State) -> None:
         """A computed step begins a window."""
         step = observation.step
+        state.ahead[step.sample] = observation.evaluated_at is not None
         held = state.held.setdefault(step.sample, Held())
         if held.began_at == step.index or step.schedule is not None:
             return
@@ -139,3 +154,19 @@ def plan(schedule: tuple[float, ...], tolerance: float, computed: int | None = N
     windows = damages(schedule)
     steps = best(windows, tolerance**2, computed)
     return frozenset(steps), foretold(windows, steps)
+
+
+def inside(schedule: tuple[float, ...], steps: frozenset[int], index: int, ahead: float) -> float | None:
+    """Return the noise level inside of a window at which its computed step is evaluated; None: in place.
+
+    Args:
+        schedule: share of noise at each step and after the last one, 1..0.
+        steps: those that are computed.
+        index: the window's first step.
+        ahead: how far into it: .5 is at the mean of its steps.
+    """
+    end = next((step for step in range(index + 1, len(schedule) - 1) if step in steps), len(schedule) - 1)
+    here = schedule[index]
+    if not index or not ahead or end == index + 1:
+        return None
+    return here + 2 * ahead * (sum(schedule[index:end]) / (end - index) - here)
