@@ -15,6 +15,7 @@ from bwcache.cli.choices import choose
 from bwcache.cli.settings import CompareSettings, GenerateSettings, SweepSettings
 from bwcache.cli.sweep import plan
 from bwcache.engine.session import policy_of
+from bwcache.policies.tuned_file import TunedFile
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,14 @@ def test_a_grade_is_the_policy_that_attach_takes_by_this_word(word: str) -> None
 def test_a_grade_is_one_row_of_a_sweep() -> None:
     settings = SweepSettings(grade="fast", steps=6)
     assert plan(settings, choose(settings)).settings() == [policy_of("fast")]
+
+
+def test_a_tuned_file_is_one_row_of_a_sweep(tmp_path: Path) -> None:
+    tuned = bwcache.Tuned((0, 2), ((1.0,), (1.1, -0.1)), (1.0, 0.8, 0.6, 0.0), "WanTransformer3DModel")
+    file = tmp_path / "tuned.json"
+    file.write_text(json.dumps(TunedFile(tuned, {}, {}, {}).to_json()))
+    settings = SweepSettings(policy=str(file), steps=6)
+    assert plan(settings, choose(settings)).settings() == [tuned]
 
 
 @pytest.mark.parametrize(

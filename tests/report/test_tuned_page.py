@@ -117,7 +117,7 @@ def test_it_begins_at_the_chosen_setting_and_the_keyboard_moves_along_speed(brow
         assert seen["blue"] == COUNTS[rung]
         (told,) = seen["told"]
         assert seen["says"] == told
-        mean = f"a mean of {25 + 2 * COUNTS[rung]}.0 dB"
+        mean = f"a mean of {25 + 2 * COUNTS[rung]}.0 dB over 2 videos"
         assert told.startswith(f"{STEPS / COUNTS[rung]:.2f}x: {COUNTS[rung]} of 12 steps computed, {mean}")
         assert ("the one in the file" in told) is (rung == CHOSEN)
 

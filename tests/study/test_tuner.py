@@ -148,6 +148,16 @@ def test_as_few_steps_as_keep_the_wish(tuner: Any, monkeypatch: pytest.MonkeyPat
         tuner().run(Wish(psnr=45))
 
 
+def test_what_is_tried_leaves_enough_for_the_proof(tuner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four steps keep the wish, three do not: with whatever budget the proof of four is paid, or it is said before."""
+    closeness(monkeypatch, cached=lambda run, policy: 30.0 * (len(policy.steps) > 3), shown=lambda video: 50.0)
+    for steps in (36, 38):
+        with pytest.raises(SettingError, match=r"are used; .*expected .* to try 4 of 6"):
+            tuner(budget=steps / STEPS).run(Wish(psnr=25))
+    for steps in range(52, 80, 2):
+        assert len(tuner(budget=steps / STEPS).run(Wish(psnr=25)).policy.steps) == 4
+
+
 def test_what_falls_short_is_made_again_and_proved_on_further_prompts(
     tuner: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,6 +220,13 @@ def test_a_ladder_stays_within_what_is_left(chosen: int, steps: int) -> None:
         assert len(found) == 8
         assert found[0] <= max(2, chosen / 2 + 1)
         assert found[-1] == min(24, max(2 * chosen, 9)) or found[-1] >= 2 * chosen - 1
+
+
+def test_a_short_ladder_stays_near_what_was_chosen() -> None:
+    found = spread(range(2, 41), 10, 30)
+    assert 4 <= len(found) < 8
+    assert min(found) >= 5
+    assert max(found) > 10
 
 
 def test_numbers_are_spread_evenly_by_their_logarithm() -> None:

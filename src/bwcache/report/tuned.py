@@ -66,7 +66,7 @@ class Setting:
     def words(self) -> str:
         """All of it in a line."""
         total = len(self.policy.schedule) - 1
-        mean = f"a mean of {decibels(self.mean)}, the worst {decibels(min(self.psnr))}"
+        mean = f"a mean of {decibels(self.mean)} over {len(self.psnr)} videos, the worst {decibels(min(self.psnr))}"
         return f"{times(self.speed)}: {len(self.computed)} of {total} steps computed, {mean}"
 
     @property

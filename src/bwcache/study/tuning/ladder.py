@@ -79,7 +79,8 @@ def spread(counts: Sequence[int], chosen: int, steps: float, settings: int = SET
     Args:
         counts: those there are.
         chosen: one of them.
-        steps: that may be computed for each video; where they do not go so far, slower settings are left out first.
+        steps: that may be computed for each video. Where they do not go so far the slow side is shortened, and then
+            there are fewer settings.
         settings: how many numbers, at most.
     """
     slowest = min(max(counts), max(2 * chosen, chosen // 2 + settings))
@@ -88,14 +89,11 @@ def spread(counts: Sequence[int], chosen: int, steps: float, settings: int = SET
         found = evenly([count for count in counts if least <= count <= most], chosen, settings)
         if sum(found) - chosen <= steps:
             return found
-    found = [count for count in evenly([one for one in counts if one <= chosen], chosen, settings) if count != chosen]
-    while found and sum(found) > steps:
-        found.pop()
-    return [*found, chosen]
+    return spread(counts, chosen, steps, settings - 1) if settings > 2 else [chosen]
 
 
 def evenly(counts: Sequence[int], chosen: int, settings: int) -> list[int]:
-    """Return so many of these numbers, evenly by their logarithm, the first, the last and the chosen one among them."""
+    """Return so many of these numbers, evenly by their logarithm: the chosen one, and of more than two both ends."""
     if len(counts) <= settings:
         return list(counts)
     low, high = math.log(counts[0]), math.log(counts[-1])
@@ -106,7 +104,7 @@ def evenly(counts: Sequence[int], chosen: int, settings: int) -> list[int]:
         found.add(nearest)
         left.remove(nearest)
     if chosen not in found:
-        inner = found - {counts[0], counts[-1]}
+        inner = found - {counts[0], counts[-1]} or found
         found.remove(min(inner, key=lambda count: abs(math.log(count) - math.log(chosen))))
         found.add(chosen)
     return sorted(found)

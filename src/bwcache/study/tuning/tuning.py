@@ -238,7 +238,7 @@ class Tuner:
         """
         looks, refined = dict[int, float](), dict[int, float]()
         most, count, good = max(self._plans), self._smallest(wanted + MARGIN, START), 0
-        while count not in refined and (not good or self._affordable(count)):
+        while count not in refined and (not good or self._affordable(count, proved=good)):
             self._expect_affordable(count)
             if count in looks:
                 refined[count] = self._fitted(count).mean
@@ -306,16 +306,18 @@ class Tuner:
         short = tuple(tuple(round(weight, 5) for weight in row) for row in fit.rows)
         return Tuned(self._plans[fit.count].steps, short, self._full[0].shares, self.model)
 
-    def _affordable(self, count: int, rows: Sequence[Rows] = ()) -> bool:
+    def _affordable(self, count: int, rows: Sequence[Rows] = (), proved: int = 0) -> bool:
         """Whether a pass over all videos, and the proof behind it, are within the budget.
 
         Args:
             count: computed steps.
             rows: weights of each video, if they are known: what has run under them takes nothing.
+            proved: computed steps of another plan, that may have to be proved instead.
         """
         policies = [self._policy(Fit(count, own, ())) for own in rows]
         ran = sum(map(self.runs.ran, self.videos.calibrate, policies))
-        return self._price(count) - ran * count <= self.runs.left
+        proof = len(self.videos.verify) * max(proved - count, 0)
+        return self._price(count) - ran * count + proof <= self.runs.left
 
     def _affords_again(self, videos: Videos, count: int) -> bool:
         """Whether another round is within the budget, with one step more than this one."""
