@@ -115,7 +115,7 @@ def test_it_is_a_second_implementation(name: str, policy: SpeCa) -> None:
     layers = [blocks[-2], blocks[-1]] if policy.lite else [*sites[:-1], blocks[-1]]
     other = Plain(len(case.branches), policy)
     expected = other.run(case, layers)
-    assert [event.action for event in events if event.site.endswith("/last")] == other.line
+    assert [event.action for event in events if event.site == events[-1].site] == other.line
     rest = [event.action for event in events if event.site == events[0].site]
     assert rest == ["reuse" if action == "check" else action for action in other.line]
     assert (made - expected).abs().max() <= CLOSE * expected.abs().max()
@@ -134,7 +134,7 @@ def test_drafts_are_checked_and_refused() -> None:
 
 def seen(index: int, error: float | None = None) -> Observation:
     found = None if error is None else PredictionError(error, 1.0, 0.0, 0.0)
-    return Observation(Step(0, index, 20, None, None, "cond"), "last", error=found)
+    return Observation(Step(0, index, 20, None, None, "cond"), "blocks.3", error=found)
 
 
 def test_a_worked_window() -> None:

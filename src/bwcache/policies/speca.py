@@ -35,9 +35,18 @@ from bwcache.policies.taylorseer import layers
 
 @dataclass
 class Window:
-    """One lane of one denoiser: its last full step, and the error of the last draft that was checked after it."""
+    """One lane of one denoiser.
 
+    Attributes:
+        began: its first step, in which every site ran, in order.
+        full: its last full step.
+        checked: the site by which drafts are checked: the last one.
+        error: of the last draft that was checked after the full step.
+    """
+
+    began: int
     full: int
+    checked: str
     error: float | None = None
 
 
@@ -100,9 +109,9 @@ class SpeCa(Policy[Windows]):
             raise AttachError(complaint(found, "at least two: one to check the others by", action))
         last = stack.blocks[-1]
         if self.lite:
-            return (stack.site(stack.blocks[0], stack.blocks[-2]), stack.site(last, name=CHECKED))
+            return (stack.site(stack.blocks[0], stack.blocks[-2]), stack.site(last))
         before = tuple(site for site in layers(stack, "SpeCa") if site.first.block != last.block)
-        return (*before, stack.site(last, name=CHECKED))
+        return (*before, stack.site(last))
 
     def init(self) -> Windows:
         """No window has begun."""
@@ -124,24 +133,23 @@ class SpeCa(Policy[Windows]):
             limit = self._limit(step)
             if own.error > limit:
                 return compute(f"draft was off ({own.error:.4f} > {limit:.4f})", own.error)
-        if drafts >= self.unchecked and observation.site == CHECKED:
+        if drafts >= self.unchecked and observation.site == own.checked:
             return check(f"draft is checked (step {drafts + 1} after a computed one)")
         return reuse(f"draft (step {drafts + 1} after a computed one)")
 
     def refresh(self, observation: Observation, state: Windows) -> None:
         """A full step begins a window; a checked draft says how far it was off."""
-        key = (observation.denoiser, observation.step.lane)
-        if observation.error is not None and observation.site == CHECKED:
-            state[key].error = observation.error.error
-        else:
-            state[key] = Window(observation.step.index)
+        key, index = (observation.denoiser, observation.step.lane), observation.step.index
+        own = state.setdefault(key, Window(index, index, observation.site))
+        if index == own.began:
+            own.checked = observation.site
+        if observation.error is not None and observation.site == own.checked:
+            own.error = observation.error.error
+        elif index > own.full:
+            own.full, own.error = index, None
 
     def _limit(self, step: Step) -> float:
         """What a draft may be off, as of this step."""
         assert step.total is not None
         progress = (step.index + 1) / step.total
         return float(max(self.threshold * self.decay**progress, self.floor))
-
-
-CHECKED = "last"
-"""The name of the site by which drafts are checked."""
