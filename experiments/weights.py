@@ -44,7 +44,9 @@ def main() -> None:
 def measured(pipe: Any, regime: Regime) -> dict[str, Any]:
     """Residuals over all windows of the list, and the PSNR of videos."""
     batch, listed = Batch(pipe, regime, range(FIRST, FIRST + FITTED + JUDGED), seeds=0), regime.listed(COMPUTED)
-    windows = [(h, i, j) for h, i, j in zip(listed, listed[1:], [*listed[2:], regime.steps], strict=True) if j > i + 1]
+    windows = [
+        (h, i, j) for h, i, j in zip(listed[:-1], listed[1:], [*listed[2:], regime.steps], strict=True) if j > i + 1
+    ]
     found = {name: left_over(batch, windows, way) for name, way in WAYS.items()}
     psnr = {"held": run(batch, listed, HELD), "weights of uncached runs": run(batch, listed, open_loop(batch, listed))}
     psnr |= {f"first evaluation at {level:g}": begun_later(batch, listed, level) for level in LATER}
