@@ -97,6 +97,9 @@ def _value(chance: random.Random, hint: Any) -> str | None:
         return None if None in items else f"({', '.join(map(str, items))},)"
     if hint == tuple[float, float]:
         return repr(tuple(sorted(chance.sample(WINDOW, 2))))
+    if kind is tuple:
+        items = [_value(chance, each) for each in of]
+        return None if None in items else f"({', '.join(map(str, items))},)"
     if isinstance(hint, type) and issubclass(hint, Predictor):
         return _predictor(chance)
     if kind is collections.abc.Mapping:

@@ -193,6 +193,35 @@ POLICIES: dict[str, Bold] = {
         on_unets=False,
         on_tokens=False,
     ),
+    "DiCache": Bold(
+        lambda p, _: bwcache.DiCache(2.0, 1, 1.5, 0.0),
+        lambda _: bwcache.DiCache(0),
+        predicts=False,
+        on_unets=False,
+        replays=False,
+    ),
+    "DBCache": Bold(
+        lambda p, _: bwcache.DBCache(2.0, 1, 1, 0), lambda _: bwcache.DBCache(0, 1), predicts=False, on_unets=False
+    ),
+    "AdaCache": Bold(
+        lambda p, _: bwcache.AdaCache((9.0,), (3, 1)),
+        lambda _: bwcache.AdaCache((9.0,), (1, 1)),
+        predicts=False,
+        on_unets=False,
+    ),
+    "HierarchicalLatentCache": Bold(
+        lambda p, _: bwcache.HierarchicalLatentCache((9.0, 9.0), (3, 1, 1)),
+        lambda _: bwcache.HierarchicalLatentCache((9.0, 9.0), (1, 1, 1)),
+        predicts=False,
+        on_unets=False,
+        on_tokens=False,
+    ),
+    "SenCache": Bold(
+        lambda p, _: bwcache.SenCache(((500.0, 0.1, 0.0),), 9.0, 9.0, 2),
+        lambda _: bwcache.SenCache(((500.0, 0.1, 0.0),), 0, 0),
+        predicts=False,
+        on_unets=False,
+    ),
     "EasyCache": Bold(lambda p, _: bwcache.EasyCache(2.0, 2), lambda _: bwcache.EasyCache(0), False),
 }
 
@@ -304,8 +333,7 @@ def chosen() -> list[One]:
 def _goes(policy: str, model: str, predictor: str, way: str) -> bool:
     bold = POLICIES[policy]
     there = bold.on_unets if model == "unet" else bold.on_transformers
-    return there and (predictor == "Last" or bold.predicts)
-    fits = (model != "unet" or bold.on_unets) and (model != "ltx" or bold.on_tokens)
+    fits = there and (model != "ltx" or bold.on_tokens)
     return fits and (predictor == "Last" or bold.predicts)
 
 

@@ -1,10 +1,10 @@
 """What is measured of a feature, how a skipped one is made, and how it is kept. Torch only."""
 
 from bwcache.features.differences import Differences
-from bwcache.features.indicators import ForecastCosine, magnitude_ratio, relative_l1, squared
+from bwcache.features.indicators import ForecastCosine, Motion, magnitude_ratio, relative_l1, squared
 from bwcache.features.looks import Indicator
 from bwcache.features.prediction_error import PredictionError
-from bwcache.features.predictors import Along, Bounded, Damped, Last, Linear, Past, Predictor, Taylor
+from bwcache.features.predictors import Along, Bounded, Damped, Extended, Last, Linear, Past, Predictor, Taylor
 from bwcache.features.views import All, Channels, ChannelShare, Sample, Signal, View
 from bwcache.features.weighted import Weighted
 
@@ -16,10 +16,12 @@ __all__ = [
     "Channels",
     "Damped",
     "Differences",
+    "Extended",
     "ForecastCosine",
     "Indicator",
     "Last",
     "Linear",
+    "Motion",
     "Past",
     "PredictionError",
     "Predictor",

@@ -75,3 +75,22 @@ class ForecastCosine:
         forecast = feature + (feature - old.float()) / self.gap
         cosines = torch.nn.functional.cosine_similarity(feature, forecast, dim=-1)
         return torch.stack((cosines.sum(), cosines.new_tensor(float(cosines.numel())))).unsqueeze(1)
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How much differs from frame to frame, of the new feature alone: sum|x[f+1] - x[f]| over sum|x[f+1]| + |x[f]|.
+
+    Args:
+        axis: along which its frames lie, without the axis of taps.
+    """
+
+    axis: int
+
+    def __call__(self, new: Tensor, old: Tensor) -> Tensor:
+        """Return `[2, T]` float32: numerators and denominators; zeros for one frame."""
+        frames = new.float()
+        count, axis = frames.shape[self.axis + 1] - 1, self.axis + 1
+        later, sooner = frames.narrow(axis, 1, count), frames.narrow(axis, 0, count)
+        sizes = later.abs() + sooner.abs()
+        return torch.stack(((later - sooner).abs().flatten(1).sum(1), sizes.flatten(1).sum(1)))

@@ -146,6 +146,30 @@ class Along(Predictor):
 
 
 @dataclass(frozen=True)
+class Extended(Predictor):
+    """From the last but one computed feature towards the last one, and beyond it: 1 replays, whatever the steps are."""
+
+    length: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not is_number(self.length):
+            raise SettingError(complaint(f"length {shown(self.length)}", "a number", "try 1.2"))
+
+    @property
+    def history(self) -> int:
+        """Two."""
+        return 2
+
+    def predict(self, past: Past, step: Step) -> Tensor:
+        """Return the feature `length` times as far from the older one as the newer one is; one alone is replayed."""
+        newest = past[0][1]
+        if len(past) < 2 or self.length == 1:
+            return newest.clone()
+        older = past[1][1]
+        return older + (newest - older) * self.length
+
+
+@dataclass(frozen=True)
 class Bounded(Predictor):
     """A part of the line in the share of noise, which goes no further on than the gap behind it allows.
 

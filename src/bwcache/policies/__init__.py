@@ -3,18 +3,22 @@
 from typing import TYPE_CHECKING, Any
 
 from bwcache.former_names import exported
+from bwcache.policies.adacache import AdaCache
 from bwcache.policies.adaptive import Adaptive
 from bwcache.policies.base import Observation, Policy, Readings
 from bwcache.policies.block_caching import BlockCaching
 from bwcache.policies.bwcache import BWCache
+from bwcache.policies.dbcache import DBCache
 from bwcache.policies.dbprune import DBPrune
 from bwcache.policies.deepcache import DeepCache
+from bwcache.policies.dicache import DiCache
 from bwcache.policies.easycache import EasyCache
 from bwcache.policies.first_block import FirstBlock
 from bwcache.policies.fixed_interval import FixedInterval
 from bwcache.policies.foresight import Foresight
 from bwcache.policies.guarded import Guarded
 from bwcache.policies.hicache import HiCache
+from bwcache.policies.hierarchical_latent import HierarchicalLatentCache
 from bwcache.policies.known import known, named, policy
 from bwcache.policies.magcache import MagCache
 from bwcache.policies.meancache import MeanCache
@@ -24,6 +28,7 @@ from bwcache.policies.planned import Planned
 from bwcache.policies.presets import preset
 from bwcache.policies.pyramid import PyramidAttentionBroadcast
 from bwcache.policies.seacache import SeaCache
+from bwcache.policies.sencache import SenCache
 from bwcache.policies.skip_dit import SkipDiT
 from bwcache.policies.smooth_cache import SmoothCache
 from bwcache.policies.sortblock import Sortblock
@@ -35,17 +40,21 @@ from bwcache.policies.teacache import TeaCache
 from bwcache.policies.tuned import Tuned
 
 __all__ = [
+    "AdaCache",
     "Adaptive",
     "BWCache",
     "BlockCaching",
+    "DBCache",
     "DBPrune",
     "DeepCache",
+    "DiCache",
     "EasyCache",
     "FirstBlock",
     "FixedInterval",
     "Foresight",
     "Guarded",
     "HiCache",
+    "HierarchicalLatentCache",
     "MagCache",
     "MeanCache",
     "NeverReuse",
@@ -56,6 +65,7 @@ __all__ = [
     "PyramidAttentionBroadcast",
     "Readings",
     "SeaCache",
+    "SenCache",
     "SkipDiT",
     "SmoothCache",
     "Sortblock",

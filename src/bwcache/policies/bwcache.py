@@ -16,6 +16,11 @@ Readings where the text leaves room:
   opens at once, otherwise plain computing goes on.
 - Guidance branches in two forwards pool numerators and denominators over both: what one batched forward measures.
 
+The published ports of the authors' code read it otherwise, and `retrigger=False` is their way: the first trigger
+decides for the whole run. From there on R steps are reused and one is computed in turn, whatever the indicator says; k
+is the index of the computed step that triggered, and the last int(k / 2) steps are computed. They measure what enters
+the attention of each block, normed and modulated, where here, as in the text, it is what leaves the block.
+
 Deviation: the paper stores every block's output and replays each. Only the last one is read by anything, so only that
 is kept (models/spec.py: `read_after`), and the others are compared by a sample of their entries unless `sample=1`.
 """
@@ -72,6 +77,8 @@ class BWCache(Policy[State]):
             the paper does, and keeps N hidden states; None keeps samples of at most 262,144 entries in all, and of less
             than a quarter of one hidden state.
         blocks: indices of the blocks that are compared; None for all.
+        retrigger: whether the question is asked again after each window, or the first trigger decides for the whole
+            run.
         decision: whether guidance branches in forwards of their own decide together ("shared") or each for itself
             ("per_branch").
         predictor: how a skipped feature is made: `Last()` replays, as the paper does; `Linear()` extrapolates in sigma.
@@ -88,6 +95,7 @@ class BWCache(Policy[State]):
     blocks: tuple[int, ...] | None = None
     decision: Literal["shared", "per_branch"] = "shared"
     predictor: Predictor = field(default_factory=Last)
+    retrigger: bool = True
 
     def __post_init__(self) -> None:
         expect(number(self.threshold) and self.threshold >= 0, "threshold", self.threshold, "a number >= 0", "0.15")
@@ -117,6 +125,7 @@ class BWCache(Policy[State]):
         )
         expect(self.blocks is None or _indices(self.blocks), "blocks", self.blocks, "block indices, or None", "None")
         expect_predictor(self.predictor)
+        expect(isinstance(self.retrigger, bool), "retrigger", self.retrigger, "True or False", "True")
 
     @property
     def tap_share(self) -> float | None:
@@ -206,6 +215,8 @@ class BWCache(Policy[State]):
             return compute("first step")
         if decider.measured_at != step.index - 1:
             return compute(f"window over (after {step.index - decider.opened} reused steps)")
+        if decider.first_trigger is not None and not self.retrigger:
+            return self._opens(step, total, decider, "as the first")
         if not decider.complete or decider.measured is None:
             return compute("nothing to compare with yet")
         return self._trigger(step, total, decider, decider.measured.mean)
@@ -233,12 +244,18 @@ class BWCache(Policy[State]):
             decider.first_trigger = step.index
         if step.index >= self._tail_start(decider.first_trigger, total):
             return compute("tail guard (reached with the first trigger)", indicator)
+        why = f"indicator {indicator:.4f} < {self.threshold:g}"
+        return self._opens(step, total, decider, why, indicator)
+
+    def _opens(self, step: Step, total: int, decider: Decider, why: str, indicator: float | None = None) -> Decision:
         window = self.window(total) if self.interval_unit == "steps" else total
         decider.opened, decider.remaining = step.index, window - 1
         length = f"{window} steps" if self.interval_unit == "steps" else f"{self.reuse_interval:g} of the run"
-        return reuse(f"opens a window (indicator {indicator:.4f} < {self.threshold:g}, {length})", indicator)
+        return reuse(f"opens a window ({why}, {length})", indicator)
 
     def _tail_start(self, first_trigger: int, total: int) -> int:
+        if not self.retrigger:
+            return total - math.floor((first_trigger - 1) * self.tail_guard + 1e-9)
         return total - math.ceil(first_trigger * self.tail_guard - 1e-9)  # 100 * 0.07 is not quite 7
 
 

@@ -1,0 +1,89 @@
+"""HLC: the hierarchical latent cache of QuantCache.
+
+Wu, Li, Wang, Zhang and others: QuantCache: Adaptive Importance-Guided Quantization with Hierarchical Latent and Layer
+Caching for Video Generation; arXiv 2503.06545, ICCV 2025. Training-free. The paper's other parts, which are about
+weights and about leaving layers out, are not here. Symbols of the paper: p what a layer returns, k the steps between
+two computed ones, D how much changed, m how much moves between frames, delta the thresholds, tau the rates.
+
+1. At a computed step D = |p[t] - p[t+k]|_1 / k * |grad m|: change in time, times motion between the frames.
+2. tau is the largest rate below delta 1, the middle one below delta 2, and else the smallest: the next tau - 1 steps
+   are reused.
+3. The first two steps and the last `tail` are computed.
+
+The paper puts its thresholds into a supplement that nobody here has seen: they have no defaults, and no result of the
+paper can be made with what is known. It follows AdaCache (`policies/adacache.py`), and so do the readings: p is an
+attention in the middle of the stack and its change relative, k is the planned rate, and the gradient of motion between
+frames is the relative difference from frame to frame of what the denoiser returns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bwcache.core import Decision
+from bwcache.models import BlockStack, Site, Tap
+from bwcache.policies.adacache import Planned, State, attention_and_motion, expect_codebook, plan, rate_of, within
+from bwcache.policies.base import Observation, Policy
+from bwcache.policies.checks import expect, whole
+from bwcache.policies.sites import added_by_all
+
+
+@dataclass(frozen=True)
+class HierarchicalLatentCache(Policy[State]):
+    """Replays all blocks for a short, middle or long time, by how much changed and moves.
+
+    Args:
+        thresholds: delta 1 and 2, rising, dimensionless.
+        rates: tau: the largest, the middle and the smallest, >= 1; all 1 never reuses.
+        tail: number of steps at the end that are always computed, >= 0.
+
+    Raises:
+        SettingError: a value outside its range.
+    """
+
+    thresholds: tuple[float, ...]  # delta
+    rates: tuple[int, ...] = (6, 3, 1)  # tau
+    tail: int = 2
+
+    def __post_init__(self) -> None:
+        expect_codebook(self.thresholds, self.rates)
+        expect(len(self.rates) == 3, "rates", self.rates, "three of them", "(6, 3, 1)")
+        expect(whole(self.tail, 0), "tail", self.tail, "a whole number of steps >= 0", "2")
+
+    @property
+    def may_reuse(self) -> bool:
+        """Not where every rate is 1."""
+        return max(self.rates) > 1
+
+    @property
+    def needs_total(self) -> bool:
+        """For the tail."""
+        return self.tail > 0
+
+    def sites(self, stack: BlockStack) -> tuple[Site, ...]:
+        """All blocks, by what they add."""
+        return (added_by_all(stack),)
+
+    def taps(self, stack: BlockStack) -> tuple[Tap, ...]:
+        """One attention, and the motion in what the denoiser returns.
+
+        Raises:
+            SettingError: the model's row names no attention inside of its blocks, or no frames.
+        """
+        return attention_and_motion(stack, motion=True) if self.may_reuse else ()
+
+    def init(self) -> State:
+        """Nothing is planned yet."""
+        return State()
+
+    def decide(self, observation: Observation, state: State) -> Decision:
+        """The steps between two that are planned."""
+        return within(observation, state, self.tail)
+
+    def refresh(self, observation: Observation, state: State) -> None:
+        """Plans when to compute next."""
+        plan(observation, state, self._rate)
+
+    def _rate(self, observation: Observation, change: float, motion: float | None, before: Planned) -> int:
+        """The rate at D; the smallest where no motion is known."""
+        return self.rates[-1] if motion is None else rate_of(change * motion, self.thresholds, self.rates)
