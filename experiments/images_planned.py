@@ -17,7 +17,7 @@ from experiments.common import kept, publish
 from training.models import IMAGE_FRAMES, load_image_model
 
 COMPUTED = (8,)
-REGIMES = (Regime(30, 1.0), Regime(30, 3.0))
+REGIMES = (Regime(30, 1.0),)
 OTHERS = range(64, 72)
 """Places of the captions that lists are planned from."""
 
