@@ -16,7 +16,7 @@ from tests.engine.test_clean import ZOO
 from tests.tiny import BY_NAME, VIDEO_TO_VIDEO, Case
 
 STEPS = 8
-REUSED = (2, 3, 5)
+REUSED = (2, 3, 5, 7)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ class Bold:
 
     Attributes:
         on_tokens: whether on latents that are a row of tokens.
+        crosses: whether cross attention is among its parts.
         replays: whether its own predictor, if it takes no other, replays: then brute force can judge it.
         sites: how many it has, where it is not `on_parts`; None: one for each block.
     """
@@ -41,6 +42,7 @@ class Bold:
     on_unets: bool = True
     on_transformers: bool = True
     long_skips: bool = False
+    crosses: bool = True
     on_parts: bool = False
     on_tokens: bool = True
     clean: bool = False
@@ -221,6 +223,15 @@ POLICIES: dict[str, Bold] = {
         lambda _: bwcache.SenCache(((500.0, 0.1, 0.0),), 0, 0),
         predicts=False,
         on_unets=False,
+    ),
+    "FasterCache": Bold(
+        lambda p, _: bwcache.FasterCache(2, WIDE, guidance=1),
+        lambda _: bwcache.FasterCache(1, guidance=1),
+        predicts=False,
+        on_unets=False,
+        on_parts=True,
+        crosses=False,
+        replays=False,
     ),
     "EasyCache": Bold(lambda p, _: bwcache.EasyCache(2.0, 2), lambda _: bwcache.EasyCache(0), False),
 }

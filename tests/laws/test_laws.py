@@ -78,8 +78,9 @@ def forwards_of(one: One) -> int:
 
 
 def attention_of(one: One) -> dict[str, torch.nn.Module]:
-    """Every attention of every block by its path."""
-    names = [f"{block}.{part}" for block in blocks_of(denoiser_of(one)) for part in ("attn", "attn1", "attn2")]
+    """Every attention of every block by its path, of which the policy makes a site."""
+    kinds = ("attn", "attn1", "attn2") if POLICIES[one.policy].crosses else ("attn", "attn1")
+    names = [f"{block}.{part}" for block in blocks_of(denoiser_of(one)) for part in kinds]
     modules = dict(denoiser_of(one).named_modules())
     return {name: modules[name] for name in names if name in modules}
 

@@ -9,6 +9,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from diffusers.hooks import faster_cache
 from diffusers.hooks import first_block_cache as fbc
 from diffusers.hooks import mag_cache as mag
 from diffusers.hooks import pyramid_attention_broadcast as pab
@@ -134,3 +135,30 @@ def sea_cache(pipe: Any, **settings: Any) -> Iterator[list[str]]:
             yield said
         finally:
             pipe.transformer.disable_cache()
+
+
+@contextmanager
+def cfg_cache(pipe: Any, tensor_format: str, **settings: Any) -> Iterator[list[str]]:
+    """The part of FasterCache for guidance at work, by itself; what it decides, forward by forward."""
+    said: list[str] = []
+    inner = faster_cache.FasterCacheDenoiserHook._get_cond_input
+
+    def noted(given: Any) -> Any:
+        said[-1] = "reuse"
+        return inner(given)
+
+    config = faster_cache.FasterCacheConfig(
+        spatial_attention_timestep_skip_range=(5000, 5001),
+        temporal_attention_timestep_skip_range=(5000, 5001),
+        current_timestep_callback=lambda: pipe.current_timestep,
+        tensor_format=tensor_format,
+        **settings,
+    )
+    counter = pipe.transformer.register_forward_pre_hook(lambda *_: said.append("compute"))
+    with mock.patch.object(faster_cache.FasterCacheDenoiserHook, "_get_cond_input", staticmethod(noted)):
+        pipe.transformer.enable_cache(config)
+        try:
+            yield said
+        finally:
+            pipe.transformer.disable_cache()
+            counter.remove()

@@ -20,6 +20,7 @@ POLICIES: dict[type[bwcache.Policy], dict[str, object]] = {
     bwcache.PyramidAttentionBroadcast: {},
     bwcache.Foresight: {},
     bwcache.EasyCache: {},
+    bwcache.FasterCache: {},
     bwcache.Sortblock: {},
     bwcache.SkipDiT: {},
     bwcache.DeepCache: {},

@@ -436,8 +436,10 @@ class Forward:
                 lane.latents, lane.inputs = self.begun.kind, self.begun.inputs
         is_last = self.steps[0].total is not None and self.steps[0].index >= self.steps[0].total - 1
         if is_last or self.run.forgotten != self.forgotten:
+            beside = {site.beside for site in self.plan.sites}
             for lane in self.lanes:
-                lane.forget()
+                if not is_last or lane.branch not in beside:  # others may still be made of it: it goes with the run
+                    lane.forget()
 
     def _was_computed(self, site: str) -> bool:
         call = self.calls.get(site)

@@ -13,6 +13,7 @@ from bwcache.policies.dbprune import DBPrune
 from bwcache.policies.deepcache import DeepCache
 from bwcache.policies.dicache import DiCache
 from bwcache.policies.easycache import EasyCache
+from bwcache.policies.fastercache import FasterCache
 from bwcache.policies.first_block import FirstBlock
 from bwcache.policies.fixed_interval import FixedInterval
 from bwcache.policies.foresight import Foresight
@@ -49,6 +50,7 @@ __all__ = [
     "DeepCache",
     "DiCache",
     "EasyCache",
+    "FasterCache",
     "FirstBlock",
     "FixedInterval",
     "Foresight",
