@@ -52,6 +52,7 @@ def test_its_filter_is_diffusers(share: float, exponent: float) -> None:
     found = Signal(exponent, (2, 3, 4)).take(latents, step)
     expected = torch.stack([_apply_sea_filter(each.movedim(0, -1), share, exponent).movedim(-1, 0) for each in latents])
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert found.untyped_storage().nbytes() == latents.nbytes  # and not a view into complex numbers
     flat = Signal(exponent, (2, 3, 4)).take(torch.ones(1, 1, 2, 2, 2), step)
     assert flat.std() < 1e-6  # a picture without detail stays one
 

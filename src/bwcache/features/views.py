@@ -89,7 +89,7 @@ class Signal(View):
             gain = gain * along.view([-1 if i == axis else 1 for i in range(feature.ndim)])
         spectrum = torch.fft.fftn(feature.detach().float(), dim=self.axes)
         passed: Tensor = torch.fft.ifftn(spectrum * (gain / gain.mean()), dim=self.axes).real
-        return passed.to(feature.dtype)
+        return passed.to(feature.dtype, memory_format=torch.contiguous_format, copy=True)  # not half of complex numbers
 
 
 @dataclass(frozen=True)
