@@ -46,7 +46,7 @@ class Ours:
     guarded: Policies
 
 
-PLANNED = (0.012, 0.016, 0.02, 0.025, 0.03, 0.037, 0.045, 0.06)
+PLANNED = (0.012, 0.016, 0.02, 0.025, 0.03, 0.037, 0.04, 0.045, 0.06)
 
 OURS: Mapping[str, Ours] = {
     "Planned": Ours([Planned(tolerance) for tolerance in PLANNED], lambda terms: []),
