@@ -136,11 +136,25 @@ def test_the_plan_is_followed_where_the_schedule_is_known() -> None:
 
 
 def test_a_window_is_evaluated_inside_of_it_but_for_the_first_and_for_single_steps() -> None:
-    schedule, steps = (1.0, 0.9, 0.8, 0.6, 0.4, 0.0), frozenset({0, 2, 3})
-    assert [inside(schedule, steps, index, 0.5) for index in (0, 2)] == [None, None]
-    assert inside(schedule, steps, 3, 0.5) == pytest.approx(0.5)  # the mean of .6 and .4
-    assert inside(schedule, steps, 3, 0.25) == pytest.approx(0.55)
-    assert inside(schedule, steps, 3, 0.0) is None
+    schedule, steps = (1.0, 0.5, 0.45, 0.4, 0.36, 0.0), frozenset({0, 1, 2, 3})
+    assert inside(schedule, steps, 0.5) == {3: pytest.approx(0.38)}
+    assert inside(schedule, steps, 0.25) == {3: pytest.approx(0.39)}
+    assert inside(schedule, steps, 0.0) == {}
+
+
+@pytest.mark.parametrize("computed", [7, 8, 20])
+def test_latents_are_carried_into_a_window_no_further_than_is_safe(computed: int) -> None:
+    schedule = flow(50, 5.0)
+    steps = plan(schedule, 0.03, computed)[0]
+    found, before, bounded = inside(schedule, steps, 0.5), 1.0, 0
+    assert set(found) == {first for first in steps if first and first + 1 not in steps} - {49}
+    for first, end in zip(sorted(found), [*sorted(steps)[2:], 50], strict=False):
+        here, there = schedule[first], found[first]
+        off = abs(at(DRIFT, there) - at(DRIFT, before)) ** POWER
+        assert (1 - there / here) * off * at(RESPONSE, here) <= 0.006 + 1e-9
+        bounded += there > sum(schedule[first:end]) / (end - first) + 1e-9
+        before = there
+    assert (bounded > 2) == (computed < 20)
 
 
 @pytest.mark.parametrize("at", [None, 0.7])
@@ -165,7 +179,7 @@ def test_a_pipeline_is_evaluated_where_the_plan_says() -> None:
     ends = dict(zip(sorted(done), [*sorted(done)[1:], 10], strict=True))
     long = [first for first, end in ends.items() if first and end > first + 1]
     assert long
-    assert all(done[first] is not None for first in long)
+    assert [first for first in done if done[first] is not None] == long
 
 
 def test_without_a_schedule_every_window_stays_within_its_damage() -> None:

@@ -145,6 +145,18 @@ def best(windows: Sequence[Sequence[float]], enough: float | None = None, comput
     return list(next(one.steps for one in lists if len(one.steps) >= min(computed, total)))
 
 
+def carried(noise: float, there: float, before: float) -> float:
+    """Return the damage, as foretold, of latents that are carried on along an estimate: how far that is off by then.
+
+    Args:
+        noise: where they are carried from, 1..0.
+        there: to where.
+        before: where the estimate was made.
+    """
+    drift = abs(at(DRIFT, there) - at(DRIFT, before)) ** POWER
+    return float((1 - there / noise) * drift * at(RESPONSE, noise))
+
+
 def foretold(windows: Sequence[Sequence[float]], steps: Sequence[int]) -> float:
     """Return the damage that a list of computed steps does, as foretold: relative error of the final latents."""
     ends = [*steps[1:], len(windows)]
