@@ -47,11 +47,9 @@ class Bad(bwcache.NeverReuse):
     may_reuse = True  # type: ignore[assignment]
 
     def sites(self, stack: BlockStack) -> tuple[Site, ...]:
-        return (stack.whole(keeps="residual" if self.how == "whole" else "output"),)
+        return (stack.whole(),)
 
     def taps(self, stack: BlockStack) -> tuple[Tap, ...]:
-        if self.how == "whole":
-            return ()
         since = stack.root if self.how == "root" else stack.blocks[0]
         end = "out" if self.how == "out" else "residual"
         return (stack.tap(-1, end=end, since=since, view=All()),)

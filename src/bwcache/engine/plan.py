@@ -344,11 +344,6 @@ def _expect_kept(stack: BlockStack, site: Site) -> None:
     if site.keeps == "clean" and stack.spec.prediction == "unknown":
         found = f"clean latents to be kept of {stack.spec.model}, whose row does not say what it predicts"
         raise AttachError(complaint(found, '"direct" or "negative"', 'keep "output", or say `prediction=` in its row'))
-    if site.keeps == "residual" and stack.spec.interleaved and site.first.kind == "block":
-        begins, ends = (site.since or site.first).block or 0, site.last.block or 0
-        if stack.lists[begins] is not stack.lists[ends]:
-            expected = f"one that begins and ends at blocks of one kind: {stack.spec.model} has two in turn"
-            raise AttachError(complaint(f"{found} from {site.first.name} on", expected, "leave out a block"))
     enters = [stream.name for stream in (site.since or site.first).streams]
     strange = [name for name in site.streams if name not in enters]
     if site.keeps == "residual" and strange and site.last.kind != "root":

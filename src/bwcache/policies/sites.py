@@ -10,8 +10,8 @@ def added_by_all(stack: BlockStack, seen: Place | None = None) -> Site:
     """Return all blocks as one site, by what they add to their input.
 
     Where the first block makes what is `seen` before deciding, it runs in every step, and what is added still counts
-    from its input on. Where blocks work on frames and on places in turn (Latte, Open-Sora), what leaves the last one
-    cannot be laid beside what enters the first: there the first one runs in every step too, and what the others add
+    from its input on. Where blocks work on places and on frames in turn (Latte, Open-Sora), what leaves the last one
+    may lie otherwise than what enters the first: there the first one runs in every step too, and what the others add
     counts.
 
     Args:
