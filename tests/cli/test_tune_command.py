@@ -210,3 +210,37 @@ def test_nothing_of_others_is_overwritten(
     assert len(ended.lines) == 1
     assert "add --overwrite" in ended.err or "--no-page" in ended.err
     assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("there", [json.dumps({"format": "bwcache-tuned-1"}), "{}", "notes", "[]"])
+def test_a_plan_takes_the_place_of_plans_alone(bwcache_command: Any, tmp_path: Path, there: str) -> None:
+    target = tmp_path / "mine.json"
+    target.write_text(there)
+    ended = bwcache_command("plan", "--steps", "6", "--out", "mine.json", "--overwrite")
+    assert ended.code == 2
+    assert "found something else at --out 'mine.json'; expected nothing, or an earlier bwcache-plan" in ended.lines[-1]
+    assert target.read_text() == there
+
+
+def test_the_tuned_file_outlives_its_own_plan(bwcache_command: Any, made: Any, tmp_path: Path) -> None:
+    kept = (made[0] / "tuned.json").read_text()
+    (tmp_path / "tuned.json").write_text(kept)
+    assert bwcache_command("plan", "tuned.json", "--out", "tuned.json", "--overwrite").code == 2
+    assert (tmp_path / "tuned.json").read_text() == kept
+    for more in ((), ("--overwrite",)):
+        assert bwcache_command("plan", "tuned.json", "--out", "plan.json", *more).code == 0
+
+
+def test_a_tuning_takes_the_place_of_tunings_alone(bwcache_command: Any, tmp_path: Path) -> None:
+    (tmp_path / "package.json").write_text('{"name": "mine"}')
+    ended = bwcache_command("tune", "--out", "package.json", "--overwrite")
+    assert ended.code == 2
+    assert "found something else at --out 'package.json'" in ended.lines[-1]
+    assert (tmp_path / "package.json").read_text() == '{"name": "mine"}'
+
+
+def test_a_plan_needs_a_folder_that_is_there(bwcache_command: Any, written: Any) -> None:
+    ended = bwcache_command("plan", "--steps", "6", "--out", "no/where/plan.json")
+    assert ended.code == 2
+    assert "found --out 'no/where/plan.json', in a folder that is not there" in ended.lines[-1]
+    assert written() == []

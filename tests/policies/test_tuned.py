@@ -213,3 +213,21 @@ def test_broken_and_foreign_files(tmp_path: Path, text: str, said: str) -> None:
 def test_a_file_that_is_not_there() -> None:
     with pytest.raises(SettingError, match=r"cannot be read \(No such file or directory\)"):
         bwcache.attach(tiny.wan(), "not-there.json")
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("architecture", "x"),
+        ("scheduler", [1]),
+        ("scheduler", {"predicts": []}),
+        ("weight_sample", "x"),
+        ("weight_sample", {"digest": 5, "dtypes": []}),
+        ("weight_sample", {"digest": "00", "dtypes": None}),
+    ],
+)
+def test_what_is_compared_must_be_readable(tmp_path: Path, part: str, value: Any) -> None:
+    pipe = tiny.wan()
+    path = written(tmp_path / "tuned.json", policy_for(pipe), made_for={**made_for(pipe), part: value})
+    with pytest.raises(SettingError, match=r"found \w+ .* in made_for of .*tuned.json"):
+        read_tuned(path)

@@ -55,6 +55,36 @@ def absolute(out: Path) -> Path:
     return place
 
 
+def check_file(out: Path, overwrite: bool, kind: str) -> Path:
+    """Return where a single JSON file goes; only an earlier one of its kind is ever replaced.
+
+    Args:
+        out: the option.
+        overwrite: whether an earlier one may be replaced.
+        kind: what the format of such a file begins with, such as "bwcache-plan".
+
+    Raises:
+        SettingError: something is there that must stay, or it lies in no folder.
+    """
+    target = absolute(out)
+    if target.is_dir() or not target.parent.is_dir():
+        what = "a folder" if target.is_dir() else "in a folder that is not there"
+        raise _refused(f"--out {str(out)!r}, {what}", "a file", "name another one")
+    if not target.exists():
+        return target
+    if not overwrite:
+        raise _refused(f"a file at --out {str(out)!r}", "none yet", "add --overwrite or name another")
+    try:
+        content = read_json(target)
+    except (OSError, RuntimeError, ValueError):
+        content = None
+    there = content.get("format") if isinstance(content, dict) else None
+    if not isinstance(there, str) or not there.startswith(f"{kind}-"):
+        expected = f"nothing, or an earlier {kind} file that --overwrite may replace"
+        raise _refused(f"something else at --out {str(out)!r}", expected, "name another, or remove it yourself")
+    return target
+
+
 def check_target(target: Path, overwrite: bool) -> None:
     """Raise when results cannot or must not be put at ``target``.
 

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from bwcache.cli.choices import check_ranges
-from bwcache.cli.output import absolute
+from bwcache.cli.output import check_file
 from bwcache.cli.settings import PlanSettings
 from bwcache.core.files import write_json
 from bwcache.errors import SettingError, complaint
 
-FORMAT = "bwcache-plan-1"
+KIND = "bwcache-plan"
+FORMAT = f"{KIND}-1"
 
 KEPT = (
     "Of each computed step k the estimate of the clean latents is kept: z_k = x_k - sigma_k v_k for a flow. In a "
@@ -31,12 +32,9 @@ LINE = (
 def run_plan(settings: PlanSettings) -> None:
     """Print the plan, and export it where it is asked for."""
     check_ranges(settings)
+    target = None if settings.out is None else check_file(settings.out, settings.overwrite, KIND)
     content = _of_file(settings) if settings.file is not None else _of_schedule(settings)
-    if settings.out is not None:
-        target = absolute(settings.out)
-        if target.exists() and (target.is_dir() or not settings.overwrite):
-            found = f"something at --out {str(settings.out)!r}"
-            raise SettingError(complaint(found, "nothing yet", "add --overwrite for a file, or name another"))
+    if target is not None:
         write_json(target, content)
     for line in lines(content):
         print(line)

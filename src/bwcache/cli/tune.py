@@ -11,7 +11,7 @@ from typing import Any
 
 from bwcache.cli.choices import choose
 from bwcache.cli.loading import load
-from bwcache.cli.output import absolute
+from bwcache.cli.output import check_file
 from bwcache.cli.progress import Bars
 from bwcache.cli.settings import TuneSettings
 from bwcache.cli.studies import check_study, claimed_study, resumable
@@ -217,20 +217,14 @@ def _target(out: Path, overwrite: bool) -> Path:
     """Where the file goes.
 
     Raises:
-        SettingError: it is no JSON file, is there already, or lies in no folder.
+        SettingError: it is no JSON file, something is there that must stay, or it lies in no folder.
     """
-    from bwcache.policies.tuned_file import SUFFIX
+    from bwcache.policies.tuned_file import KIND, SUFFIX
 
-    target = absolute(out)
-    if target.suffix.lower() != SUFFIX:
+    if out.suffix.lower() != SUFFIX:
         found = f"--out {str(out)!r}"
         raise SettingError(complaint(found, "a name that ends with .json", "try --out tuned.json"))
-    if target.is_dir() or not target.parent.is_dir():
-        what = "a folder" if target.is_dir() else "in a folder that is not there"
-        raise SettingError(complaint(f"--out {str(out)!r}, {what}", "a file", "name another one"))
-    if target.exists() and not overwrite:
-        raise SettingError(complaint(f"a file at --out {str(out)!r}", "none yet", "add --overwrite or name another"))
-    return target
+    return check_file(out, overwrite, KIND)
 
 
 def _minutes(minutes: float) -> str:

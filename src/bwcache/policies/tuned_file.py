@@ -10,10 +10,12 @@ from typing import Any, TypeGuard
 from bwcache.core.files import read_json
 from bwcache.core.words import shown
 from bwcache.errors import SettingError, complaint
+from bwcache.models.weights import WeightSample
 from bwcache.policies.known import policy
 from bwcache.policies.tuned import Tuned
 
-FORMAT = "bwcache-tuned-1"
+KIND = "bwcache-tuned"
+FORMAT = f"{KIND}-1"
 SUFFIX = ".json"
 
 _AGAIN = "make one: bwcache tune --model … --out tuned.json"
@@ -67,6 +69,7 @@ def read_tuned(path: str | Path) -> TunedFile:
     parts = [part for part in map(content.get, ("made_for", "quality", "speed")) if isinstance(part, dict)]
     if len(parts) < 3:
         raise _refused(f"parts that are missing in {name}", "made_for, quality and speed", _AGAIN)
+    _expect_what_is_compared(parts[0], name)
     try:
         found_policy = policy(content.get("policy", {}))
     except SettingError as error:
@@ -74,6 +77,21 @@ def read_tuned(path: str | Path) -> TunedFile:
     if not isinstance(found_policy, Tuned):
         raise _refused(f"policy {type(found_policy).__name__} in {name}", "Tuned", "attach that policy itself")
     return TunedFile(found_policy, *parts)
+
+
+def _expect_what_is_compared(made_for: Mapping[str, Any], name: str) -> None:
+    """What a file is held against when it is attached may be missing, but it must not be something unreadable."""
+    for part in ("architecture", "scheduler", "weight_sample"):
+        value = made_for.get(part)
+        if value is not None and not isinstance(value, dict):
+            raise _refused(f"{part} {shown(value)} in made_for of {name}", "an object, or null", _AGAIN)
+    predicts = (made_for.get("scheduler") or {}).get("predicts")
+    if predicts is not None and not isinstance(predicts, str):
+        raise _refused(f"predicts {shown(predicts)} in made_for of {name}", "a text such as 'flow', or null", _AGAIN)
+    sample = made_for.get("weight_sample")
+    if sample is not None and WeightSample.from_json(sample) is None:
+        expected = "a digest and a list of dtypes, or null"
+        raise _refused(f"weight_sample {shown(sample)} in made_for of {name}", expected, _AGAIN)
 
 
 def _refused(found: str, expected: str, action: str) -> SettingError:
