@@ -244,3 +244,11 @@ def test_a_plan_needs_a_folder_that_is_there(bwcache_command: Any, written: Any)
     assert ended.code == 2
     assert "found --out 'no/where/plan.json', in a folder that is not there" in ended.lines[-1]
     assert written() == []
+
+
+@pytest.mark.parametrize("steps", ["1", "2"])
+def test_too_few_steps_are_refused_before_anything_is_run(bwcache_command: Any, written: Any, steps: str) -> None:
+    ended = bwcache_command("tune", "--steps", steps)
+    assert ended.code == 2
+    assert f"found --steps {steps}; expected at least 3" in ended.lines[-1]
+    assert written() == []

@@ -19,6 +19,7 @@ from bwcache.core.files import write_json, write_text
 from bwcache.errors import SettingError, complaint
 
 TIMED_STEPS = 2
+FEWEST_STEPS = 3
 SHAPES_BUDGET = 24.0
 """The model in the box has time for the whole page."""
 
@@ -35,6 +36,9 @@ def run_tune(settings: TuneSettings) -> None:
     wanted = wish(settings.grade)
     settings = _for_shapes(settings)
     choices = choose(settings)
+    if choices.steps < FEWEST_STEPS:
+        found = f"--steps {choices.steps}"
+        raise SettingError(complaint(found, f"at least {FEWEST_STEPS}: fewer leave nothing to choose", "try 30"))
     budget = BUDGET if settings.budget is None else settings.budget
     videos = Videos.of(choices.prompts, settings.calibrate, settings.verify, settings.seed)
     check_budget(budget, videos, choices.steps)
