@@ -50,6 +50,8 @@ FIELDS: Mapping[str, Mapping[str, str]] = {
 }
 """Class -> its fields: as keyword arguments, attributes and settings."""
 
+ADDED: Mapping[str, Mapping[str, Any]] = {"BWCache": {"retrigger": True}}
+"""By class, fields that the release before did not have, and the value that means what it did."""
 METHODS: Mapping[str, Mapping[str, str]] = {"Predictor": {"given": "adapted_to"}}
 """Class -> its methods, of which classes that derive from it may have their own."""
 
@@ -129,7 +131,9 @@ def former_description(described: Mapping[str, Any]) -> dict[str, Any]:
     """Return a policy's description as the release before wrote it: what results are kept under."""
     name = described["name"]
     fields = {new: old for old, new in FIELDS.get(name, {}).items()}
-    found = {fields.get(key, key): value for key, value in described.items()}
+    added = ADDED.get(name, {})
+    kept = {key: value for key, value in described.items() if key not in added or value != added[key]}
+    found = {fields.get(key, key): value for key, value in kept.items()}
     return found | {"name": {new: old for old, new in POLICIES.items()}.get(name, name)}
 
 

@@ -24,7 +24,7 @@ BEFORE_LOADING = [
     (["compare", "--sample", "0"], "sample 0"),
     (["compare", "--decision", "none"], "--decision 'none'"),
     (["compare", "--predictor", "cubic"], "--predictor 'cubic'"),
-    (["compare", "--policy", "teacache"], "policy 'teacache'"),
+    (["compare", "--policy", "anycache"], "policy 'anycache'"),
     (["compare", "--policy", "step-list"], "policy StepList, of which steps must be said"),
     (["compare", "--policy", "adaptive", "--tolerance", "-1"], "tolerance -1"),
     (["compare", "--policy", "adaptive", "--threshold", "0.1"], "--threshold with policy Adaptive"),

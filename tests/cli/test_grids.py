@@ -91,5 +91,5 @@ def test_every_policy_is_known_by_name_and_every_field_can_be_read():
                 continue
             with pytest.raises(bwcache.SettingError, match=f"{field} '.*'"):
                 read("no:such;thing", kind, field)
-    with pytest.raises(bwcache.SettingError, match="policy 'teacache'; expected Adaptive or BWCache or "):
-        policies.named("teacache")
+    with pytest.raises(bwcache.SettingError, match="policy 'anycache'; expected AdaCache or Adaptive or "):
+        policies.named("anycache")

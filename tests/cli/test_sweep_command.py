@@ -16,7 +16,7 @@ GRID = ["--policy", "fixedinterval", "--grid", "interval=2,3"]
 FILES = ["cells", "pareto-work.png", "pareto.png", "references", "results.csv", "results.json", "study.json"]
 
 BEFORE_LOADING = [
-    (["--policy", "teacache"], "policy 'teacache'; expected Adaptive or BWCache or "),
+    (["--policy", "anycache"], "policy 'anycache'; expected AdaCache or Adaptive or "),
     (["--grid", "threshold"], "--grid 'threshold'"),
     (["--grid", "shrink=1"], "field 'shrink'"),
     (["--grid", "threshold=a"], "threshold 'a'"),

@@ -239,7 +239,8 @@ class Forward:
         if self.refused is not None:
             return Decision("compute", self.refused)
         if self.group.decided is not None:
-            found = self.group.decided[j][site.name]
+            known = self.group.decided[j]  # without those in a site that was to be reused, and is computed after all
+            found = known.get(site.name) or Decision("compute", reasons.NOTHING_KEPT)
         else:
             look = (lambda: self.measuring.now(j)) if self.plan.probes else None
             found = decision(self.run, self.plan, self.steps[j], lane, site, self.begun, look)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
+import torch
 from torch import Tensor
 
 from bwcache.core import Step
@@ -59,10 +59,14 @@ class Chebyshev(Predictor):
 def _curve(computed: tuple[int, ...], index: int, total: int, degree: int, ridge: float) -> tuple[float, ...]:
     """phi(index) (Phi' Phi + ridge I)^-1 Phi', with a row of polynomials for each computed step."""
     rows, row = _polynomials(computed, total, degree), _polynomials((index,), total, degree)
-    found = row @ np.linalg.solve(rows.T @ rows + ridge * np.eye(degree + 1), rows.T)
-    return tuple(map(float, found[0]))
+    square = rows.T @ rows + ridge * torch.eye(degree + 1, dtype=torch.float64, device="cpu")
+    return tuple(map(float, (row @ torch.linalg.solve(square, rows.T))[0]))
 
 
-def _polynomials(steps: tuple[int, ...], total: int, degree: int) -> np.ndarray:
+def _polynomials(steps: tuple[int, ...], total: int, degree: int) -> Tensor:
     """T[0] to T[degree] at these steps, `[steps, degree + 1]`, on an axis from -1 to 1 over the run."""
-    return np.polynomial.chebyshev.chebvander(2 * np.asarray(steps, float) / total - 1, degree)
+    place = 2 * torch.tensor(steps, dtype=torch.float64, device="cpu") / total - 1
+    found = [torch.ones_like(place), place]
+    for _ in range(degree - 1):
+        found.append(2 * place * found[-1] - found[-2])
+    return torch.stack(found[: degree + 1], dim=1)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
+import torch
 from torch import Tensor
 
 from bwcache.core import Step
@@ -47,10 +47,10 @@ def _weights(
     computed: tuple[int, ...], index: int, schedule: tuple[float, ...], lags: tuple[int, ...]
 ) -> tuple[float, ...]:
     rows = velocities(sorted(computed), index, schedule, lags)
-    return tuple(map(float, rows[-1][::-1]))
+    return tuple(map(float, rows[-1].flip(0)))
 
 
-def velocities(computed: Sequence[int], last: int, schedule: Sequence[float], lags: Sequence[int]) -> np.ndarray:
+def velocities(computed: Sequence[int], last: int, schedule: Sequence[float], lags: Sequence[int]) -> Tensor:
     """Return how much of each computed velocity goes into the one that is used at each step, `[steps, computed]`.
 
     At a skipped step t with lag K, r = t - K: the latents went from x[r] to x[t] with the mean of the velocities that
@@ -65,10 +65,11 @@ def velocities(computed: Sequence[int], last: int, schedule: Sequence[float], la
         lags: K for each step; no further back than the first computed one.
     """
     first, places = computed[0], {step: place for place, step in enumerate(computed)}
-    used: list[np.ndarray] = []
+    used: list[Tensor] = []
+    own = torch.eye(len(computed), dtype=torch.float64, device="cpu")
     for step in range(first, last + 1):
         if step in places:
-            used.append(np.eye(len(computed))[places[step]])
+            used.append(own[places[step]])
             continue
         begin = max(step - lags[min(step, len(lags) - 1)], first)
         span = schedule[step] - schedule[begin]
@@ -76,7 +77,7 @@ def velocities(computed: Sequence[int], last: int, schedule: Sequence[float], la
             used.append(used[-1])
             continue
         between = range(begin, step)
-        mean = sum((schedule[i + 1] - schedule[i]) * used[i - first] for i in between) / span
+        mean = torch.stack([(schedule[i + 1] - schedule[i]) * used[i - first] for i in between]).sum(0) / span
         turn = (used[begin - first] - mean) / span
         used.append(used[-1] - turn * (schedule[step + 1] - schedule[step]))
-    return np.stack(used)
+    return torch.stack(used)

@@ -87,7 +87,9 @@ class Foresight(Policy[Layers]):
 
     def decide(self, observation: Observation, state: Layers) -> Decision:
         """Warm-up, a step for all, or delta against gamma * lambda."""
-        layer, warmup = state[_key(observation)], self._warmup(observation)
+        layer, warmup = state.get(_key(observation)), self._warmup(observation)
+        if layer is None:
+            return compute("nothing to compare with yet")
         age = observation.step.index - layer.since - warmup
         if age < 0:
             return compute(f"warm-up (the first {warmup} steps)")

@@ -212,7 +212,7 @@ def _edges(schedule: Sequence[float], apart: Sequence[np.ndarray], most: int) ->
     gaps = np.diff(np.asarray(schedule))
     for begin in range(steps):
         for lag in range(1, min(most, begin + 1) + 1):
-            used = velocities(range(begin + 1), steps - 1, schedule, (lag,))[begin:]
+            used = velocities(range(begin + 1), steps - 1, schedule, (lag,))[begin:].numpy()
             missed = np.zeros((steps - begin, steps))
             missed[:, : begin + 1] = np.cumsum(used * gaps[begin:, None], axis=0)
             for i in range(begin, steps):
