@@ -16,6 +16,7 @@ from torch import Tensor
 
 import bwcache
 from bwcache import BlockSpec, Bounded, Damped, Last, Linear, Part, Policy, Predictor, Taylor
+from bwcache.models.resolution import resolve
 from bwcache.models.table import row_of
 from tests.parts import with_parts
 from tests.tiny import BY_NAME, Case, noise
@@ -60,6 +61,13 @@ def _layers(model: str, *steps: tuple[int, ...]) -> Policy[Any]:
     return bwcache.SmoothCache(dict(zip(kinds, steps, strict=False)), STEPS)
 
 
+def _sublayers(model: str, *lists: tuple[int, ...]) -> Policy[Any]:
+    """The parts of a model are computed at the steps of these lists, one after the other."""
+    module = pipeline(model).transformer
+    parts = resolve("transformer", module, with_parts(type(module), **_PARTS[model])).parts()
+    return bwcache.BlockwiseAdaptiveCache({part.name: lists[i % len(lists)] for i, part in enumerate(parts)}, STEPS)
+
+
 EVERY = tuple(range(STEPS))
 LEVELS = (*torch.linspace(1, 0.001, STEPS).tolist(), 0.0)
 """Shares of noise of an even schedule, as `wan` and `ltx` have it."""
@@ -94,6 +102,13 @@ POLICIES: dict[str, Bold] = {
     "SmoothCache": Bold(
         lambda p, model: _layers(model, (0, 1, 4, 7), (0, 3, 5)),
         lambda model: _layers(model, EVERY, EVERY),
+        predicts=False,
+        on_unets=False,
+        on_parts=True,
+    ),
+    "BlockwiseAdaptiveCache": Bold(
+        lambda p, model: _sublayers(model, (0, 1, 4, 7), (0, 3, 5), (0, 2)),
+        lambda model: _sublayers(model, EVERY),
         predicts=False,
         on_unets=False,
         on_parts=True,

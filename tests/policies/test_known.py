@@ -48,6 +48,7 @@ EVERY: list[Policy[Any]] = [
     bwcache.DBPrune(0.1, 1, 1, 4, dynamic=True),
     bwcache.DeepCache(5, 4),
     bwcache.BlockCaching({"mid_block.attentions.0": (0, 2, 5)}, 8),
+    bwcache.BlockwiseAdaptiveCache({"blocks.0.attn1": (0, 2, 5), "blocks.0.ffn": (0,)}, 8),
     bwcache.SkipDiT(3, 900, 100),
     bwcache.Sortblock(4, 0.2, 900, 20, (0.001, 0.2)),
     bwcache.FasterCache(3, weight=0.3, guidance=6, low_window=(0, 900.5)),

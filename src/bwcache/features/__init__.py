@@ -1,7 +1,15 @@
 """What is measured of a feature, how a skipped one is made, and how it is kept. Torch only."""
 
 from bwcache.features.differences import Differences
-from bwcache.features.indicators import ForecastCosine, Motion, magnitude_ratio, relative_l1, squared
+from bwcache.features.indicators import (
+    ForecastCosine,
+    Motion,
+    absolute,
+    cosine_distance,
+    magnitude_ratio,
+    relative_l1,
+    squared,
+)
 from bwcache.features.looks import Indicator
 from bwcache.features.prediction_error import PredictionError
 from bwcache.features.predictors import Along, Bounded, Damped, Extended, Last, Linear, Past, Predictor, Taylor
@@ -30,6 +38,8 @@ __all__ = [
     "Taylor",
     "View",
     "Weighted",
+    "absolute",
+    "cosine_distance",
     "magnitude_ratio",
     "relative_l1",
     "squared",

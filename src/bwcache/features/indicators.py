@@ -40,6 +40,37 @@ def squared(new: Tensor, old: Tensor) -> Tensor:
     return torch.stack((change.square().sum(1), change.new_full((len(change),), float(change.shape[1]))))
 
 
+def absolute(new: Tensor, old: Tensor) -> Tensor:
+    """Mean absolute change: ||new - old||_1 over the number of entries.
+
+    Args:
+        new, old: as in `relative_l1`.
+
+    Returns:
+        `[2, T]` float32, as `relative_l1`.
+    """
+    change = (new.float() - old.float()).flatten(1)
+    return torch.stack((change.abs().sum(1), change.new_full((len(change),), float(change.shape[1]))))
+
+
+def cosine_distance(new: Tensor, old: Tensor) -> Tensor:
+    """Return 1 - cos(new, old) of all entries at once, as half the squared distance of the two at length 1.
+
+    So small distances keep their digits, where 1 minus a cosine near 1 has none left.
+
+    Args:
+        new, old: as in `relative_l1`.
+
+    Returns:
+        `[2, T]` float32: the numerators times ||new|| ||old||, and that.
+    """
+    new, old = new.float().flatten(1), old.float().flatten(1)
+    sizes = torch.stack((new, old)).norm(dim=-1)
+    one, other = torch.nn.functional.normalize(new, dim=1), torch.nn.functional.normalize(old, dim=1)
+    weight = sizes.prod(0).clamp_min(1e-30)  # of nothing and something: not alike
+    return torch.stack(((one - other).square().sum(1) / 2 * weight, weight))
+
+
 def magnitude_ratio(new: Tensor, old: Tensor) -> Tensor:
     """Mean over the tokens of ||new||_2 / ||old||_2; tokens of which the older one is 0 do not count.
 

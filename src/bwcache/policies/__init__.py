@@ -7,6 +7,7 @@ from bwcache.policies.adacache import AdaCache
 from bwcache.policies.adaptive import Adaptive
 from bwcache.policies.base import Observation, Policy, Readings
 from bwcache.policies.block_caching import BlockCaching
+from bwcache.policies.blockwise_adaptive import BlockwiseAdaptiveCache
 from bwcache.policies.bwcache import BWCache
 from bwcache.policies.dbcache import DBCache
 from bwcache.policies.dbprune import DBPrune
@@ -45,6 +46,7 @@ __all__ = [
     "Adaptive",
     "BWCache",
     "BlockCaching",
+    "BlockwiseAdaptiveCache",
     "DBCache",
     "DBPrune",
     "DeepCache",
