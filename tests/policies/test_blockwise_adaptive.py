@@ -105,7 +105,7 @@ class Host:
         }
 
     def attach(self, thing: Any, policy: bwcache.Policy[Any]) -> bwcache.Session:
-        how = {} if self.row is None else {"spec": self.row, "steps": STEPS}
+        how: dict[str, Any] = {} if self.row is None else {"spec": self.row, "steps": STEPS}
         return bwcache.attach(thing, policy, **how)
 
 
@@ -252,7 +252,7 @@ def test_the_union_by_hand() -> None:
     sublayers = [
         Sublayer(name, kind, at, np.eye(1), error) for (kind, at, name), error in zip(kinds, errors, strict=True)
     ]
-    lists = {each.name: (0, i + 1) for i, each in enumerate(sublayers)}
+    lists: dict[str, tuple[int, ...]] = {each.name: (0, i + 1) for i, each in enumerate(sublayers)}
     assert bubbled(lists, sublayers, 1) == bubbled(lists, sublayers, 0) == lists
     assert bubbled(lists, sublayers, 2) == {**lists, "blocks.0.attn1": (0, 1, 3, 6)}
     assert bubbled(lists, sublayers, 3) == {**lists, "blocks.0.attn1": (0, 1, 3, 6), "blocks.1.attn2": (0, 5, 6)}
