@@ -3,7 +3,8 @@
 A marker on a line of its own is replaced. `<!-- matrix -->` and `<!-- native -->`: the models with what was verified.
 `<!-- models -->`: the rows of the model table. `<!-- parts -->`: what stands inside of blocks. `<!-- idle -->`: what a
 replay skips outside of them. `<!-- presets -->`: what is published for some. `<!-- refused -->`: why others have no
-row. `<!-- policies -->`: the policies. `<!-- cli -->`: every command and option.
+row. `<!-- policies -->`: the policies. `<!-- catalogue -->`: all that is known
+of each. `<!-- cli -->`: every command and option.
 CONTRIBUTING.md and CHANGELOG.md become pages.
 """
 
@@ -40,6 +41,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         "presets": presets,
         "refused": refused,
         "policies": policies,
+        "catalogue": catalogue,
         "cli": command_line,
     }
     for name, make in makers.items():
@@ -204,6 +206,23 @@ def policies() -> str:
         if inspect.isclass(policy) and issubclass(policy, package.Policy) and policy is not package.Policy:
             lines.append(f"| [`{name}`](api.md#bwcache.{name}) | {first_sentence(policy)} |")
     return "\n".join(lines)
+
+
+def catalogue() -> str:
+    """All that is known of each policy: a table, then one section each with its rule and how to cite it."""
+    from bwcache.cli.methods import facts, source
+    from bwcache.policies import known
+    from bwcache.policies.catalogue import described
+
+    lines = ["| policy | from | kept | read | calibration | verified against |", "|---|---|---|---|---|---|"]
+    sections: list[str] = []
+    for name, kind in known().items():
+        one = described(kind)
+        cells = " | ".join(facts(one).values())
+        lines.append(f"| [`{name}`](#{name.lower()}) | {source(one).replace(chr(10), '<br>')} | {cells} |")
+        sections += ["", f"## {name} {{ #{name.lower()} }}", "", one["does"], "", "```text", one["rule"], "```"]
+        sections += ["", "```bibtex", one["bibtex"], "```"] if one["bibtex"] else []
+    return "\n".join(lines + sections)
 
 
 def first_sentence(documented: Any) -> str:

@@ -17,6 +17,7 @@ from bwcache.cli.settings import (
     BenchSettings,
     CompareSettings,
     GenerateSettings,
+    MethodsSettings,
     ModelsSettings,
     PlanSettings,
     ProfileSettings,
@@ -86,6 +87,13 @@ def _models(settings: ModelsSettings) -> None:
     from bwcache.cli.models import run_models
 
     run_models(settings)
+
+
+def _methods(settings: MethodsSettings) -> None:
+    """Show the caching methods: papers, what is kept and read, calibration, what they are verified against."""
+    from bwcache.cli.methods import run_methods
+
+    run_methods(settings)
 
 
 def _sweep(settings: SweepSettings) -> None:
@@ -162,6 +170,7 @@ def _plan(settings: PlanSettings) -> None:
 app.command("bench")(command_from(BenchSettings, _bench))
 app.command("compare")(command_from(CompareSettings, _compare))
 app.command("generate")(command_from(GenerateSettings, _generate))
+app.command("methods")(command_from(MethodsSettings, _methods))
 app.command("models")(command_from(ModelsSettings, _models))
 app.command("plan")(command_from(PlanSettings, _plan))
 app.command("profile")(command_from(ProfileSettings, _profile))

@@ -313,6 +313,21 @@ class ModelsSettings:
 
 
 @dataclass(frozen=True)
+class MethodsSettings:
+    """What ``bwcache methods`` takes."""
+
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            help="The name of a policy, which is shown in full; without one, all are shown.",
+            show_default=False,
+        ),
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.", rich_help_panel=OUTPUT)] = False
+
+
+@dataclass(frozen=True)
 class StudySettings(Asked):
     """The options of the commands that make many runs and keep each of them."""
 

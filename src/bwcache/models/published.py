@@ -1,7 +1,7 @@
 """Published settings, per model and method, with their source.
 
-A row names a class as the model table does; a class with no row here has no published settings. Only BWCache is here,
-since no other method has a policy yet.
+A row names a class as the model table does; a class with no row here has no published settings. These are those of
+BWCache. What others published for a checkpoint or a schedule stands beside their rule, in the policy's own file.
 
 The paper publishes one setting, its default mode, for all of its five models. For Wan 2.1 and HunyuanVideo, whose
 attention is over space and time at once, it measures the indicator at a selection of the blocks, to keep it cheap, and

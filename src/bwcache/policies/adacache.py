@@ -34,6 +34,7 @@ from bwcache.features import All, Motion
 from bwcache.models import BlockStack, Place, Site, Tap
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
+from bwcache.policies.entry import Entry, Paper
 from bwcache.policies.guarded import guard
 from bwcache.policies.sites import added_by_all
 
@@ -78,6 +79,18 @@ class AdaCache(Policy[State]):
     Raises:
         SettingError: a value outside its range.
     """
+
+    entry = Entry(
+        keeps="1",
+        reads="one attention in the middle, once per computed step",
+        verified="a second implementation, bit for bit",
+        paper=Paper(
+            title="Adaptive Caching for Faster Video Generation with Diffusion Transformers",
+            authors="Kahatapitiya, Liu, He, Liu, Jia, Zhang, Ryoo, Xie",
+            arxiv="2411.02397",
+            venue="ICCV 2025",
+        ),
+    )
 
     thresholds: tuple[float, ...] = (0.08, 0.16, 0.24, 0.32, 0.4)
     rates: tuple[int, ...] = (6, 5, 4, 3, 2, 1)

@@ -29,6 +29,7 @@ from bwcache.core import Decision, Step, compute, reuse
 from bwcache.features import Damped, PredictionError, Predictor
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, expect_predictor, number
+from bwcache.policies.entry import Entry
 
 GROWTH = 1.4
 EARLY, AMPLIFIED = 0.3, 2.0
@@ -77,6 +78,13 @@ class Adaptive(Policy[State]):
     Raises:
         SettingError: a value outside its range.
     """
+
+    entry = Entry(
+        keeps="2",
+        reads="how close its forecast came, at each computed step",
+        verified="a second implementation of its decisions, and by hand at its edges",
+        origin="this project",
+    )
 
     tolerance: float = 0.02
     warmup: float = 0.1

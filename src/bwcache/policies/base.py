@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from operator import add
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from bwcache.core import Decision, Step, Trace
 from bwcache.errors import SettingError, complaint
@@ -28,6 +28,7 @@ from bwcache.features import Last, PredictionError, Predictor
 from bwcache.features.prediction_error import ratio
 from bwcache.former_names import reads_former_fields
 from bwcache.models import BlockStack, Site, Tap
+from bwcache.policies.entry import Entry
 
 State = TypeVar("State")
 
@@ -129,6 +130,9 @@ class Observation:
 class Policy(ABC, Generic[State]):
     """Base of all policies; see the module's text for when each method is called."""
 
+    entry: ClassVar[Entry | None] = None
+    """What the catalogue says of it (`bwcache methods`)."""
+
     def sites(self, stack: BlockStack) -> tuple[Site, ...]:
         """What is computed or reused as one: by default the whole stack."""
         return (stack.whole(),)
@@ -205,6 +209,10 @@ class Policy(ABC, Generic[State]):
             SettingError: this one has no table, or the runs are of no use for it.
         """
         raise _no_table(cls)
+
+    def citation(self) -> str:
+        """Return the BibTeX entry of its paper, or those of the policies inside; empty where there is none."""
+        return self.entry.paper.bibtex if self.entry and self.entry.paper else ""
 
     def describe(self) -> dict[str, Any]:
         """Return name and settings, ready for JSON; `bwcache.policy` makes the policy of them again."""

@@ -27,6 +27,7 @@ from bwcache.models import BlockStack, Place, Site, Tap
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
 from bwcache.policies.easycache import newer_divides
+from bwcache.policies.entry import Entry, Paper
 
 KIND = "transformer"
 """The kind of the parts that are cached."""
@@ -44,6 +45,20 @@ class BlockCaching(Policy[None]):
     Raises:
         SettingError: a list without the first step.
     """
+
+    entry = Entry(
+        keeps="1 for each spatial transformer",
+        reads="nothing",
+        verified="a second implementation by plain hooks: table, lists and replay",
+        calibration="the computed steps of each transformer: `BlockCaching.fitted`",
+        paper=Paper(
+            title="Cache Me if You Can: Accelerating Diffusion Models through Block Caching",
+            authors="Wimbauer, Wu, Schoenfeld, Dai, Hou, He, Sanakoyeu, Zhang, Tsai, Kohler, Rupprecht, "
+            "Cremers, Vajda, Wang",
+            arxiv="2312.03209",
+            venue="CVPR 2024",
+        ),
+    )
 
     computed: Mapping[str, tuple[int, ...]] = field(hash=False)
     steps: int | None = None

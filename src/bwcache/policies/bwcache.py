@@ -37,6 +37,7 @@ from bwcache.former_names import takes_former_fields
 from bwcache.models import BlockStack, Tap
 from bwcache.policies.base import Observation, Policy, Readings
 from bwcache.policies.checks import expect, expect_predictor, number, one_of, share
+from bwcache.policies.entry import Entry, Paper
 
 
 @dataclass
@@ -86,6 +87,18 @@ class BWCache(Policy[State]):
     Raises:
         SettingError: a value outside its range.
     """
+
+    entry = Entry(
+        keeps="1",
+        reads="the output of every block, once per computed step",
+        verified="a second implementation of its decisions, and sequences worked out by hand",
+        paper=Paper(
+            title="BWCache: Accelerating Video Diffusion Transformers through Block-Wise Caching",
+            authors="Cui, Tang, Xu, Yao, Zeng, Jia",
+            arxiv="2509.13789",
+            venue="ICLR 2026",
+        ),
+    )
 
     threshold: float = 0.15  # delta
     reuse_interval: float = 0.10  # R

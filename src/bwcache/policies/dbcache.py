@@ -28,6 +28,7 @@ from bwcache.features import All
 from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
+from bwcache.policies.entry import Entry
 
 
 @dataclass
@@ -56,6 +57,13 @@ class DBCache(Policy[Lanes]):
     Raises:
         SettingError: a value outside its range.
     """
+
+    entry = Entry(
+        keeps="1 for each stream",
+        reads="what the blocks in front add, in each forward",
+        verified="cache-dit, bit for bit; on two lists of blocks a second implementation",
+        origin="cache-dit",
+    )
 
     threshold: float = 0.08
     front: int = 8  # Fn

@@ -27,6 +27,7 @@ from bwcache.features import All
 from bwcache.models import BlockStack, Place, Site, Tap
 from bwcache.policies.base import Observation, Policy, Readings
 from bwcache.policies.checks import expect, number, whole
+from bwcache.policies.entry import Entry
 
 COUNTED = 5
 """Of how many blocks, the first ones that were asked, the changes make the dynamic threshold."""
@@ -46,6 +47,13 @@ class DBPrune(Policy[None]):
     Raises:
         SettingError: a value outside its range.
     """
+
+    entry = Entry(
+        keeps="1 for each block, and what entered it",
+        reads="what enters each block, in each forward",
+        verified="cache-dit, bit for bit",
+        origin="cache-dit",
+    )
 
     threshold: float = 0.08  # delta
     first: int = 8  # Fn

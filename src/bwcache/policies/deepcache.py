@@ -27,6 +27,7 @@ from bwcache.errors import AttachError, complaint
 from bwcache.models import BlockStack, Place, Site
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, whole
+from bwcache.policies.entry import Entry, Paper
 
 LAYERS = 3
 """So many branches are counted for each block of the U."""
@@ -43,6 +44,18 @@ class DeepCache(Policy[None]):
     Raises:
         SettingError: a value outside its range.
     """
+
+    entry = Entry(
+        keeps="1, and 1 for each skipped layer of the branch's own block",
+        reads="nothing",
+        verified="the authors' package, bit for bit",
+        paper=Paper(
+            title="DeepCache: Accelerating Diffusion Models for Free",
+            authors="Ma, Fang, Wang",
+            arxiv="2312.00858",
+            venue="CVPR 2024",
+        ),
+    )
 
     interval: int = 3  # N
     branch: int = 0

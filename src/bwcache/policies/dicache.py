@@ -30,6 +30,7 @@ from bwcache.features import All, Extended, Predictor
 from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
+from bwcache.policies.entry import Entry, Paper
 from bwcache.policies.guarded import guard
 
 PROBE, SINCE_LAST, SINCE_BEFORE = range(3)
@@ -51,6 +52,18 @@ class DiCache(Policy[Sums]):
     Raises:
         SettingError: a value outside its range.
     """
+
+    entry = Entry(
+        keeps="2",
+        reads="what the first blocks return and add, in each forward",
+        verified="a second implementation, bit for bit",
+        paper=Paper(
+            title="DiCache: Let Diffusion Model Determine Its Own Cache",
+            authors="Bu, Ling, Zhou, Wang, Zang, Wu, Lin, Wang",
+            arxiv="2508.17356",
+            venue="ICLR 2026",
+        ),
+    )
 
     threshold: float = 0.2  # delta
     probe: int = 1  # m

@@ -29,6 +29,7 @@ from bwcache.features.prediction_error import ratio
 from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
+from bwcache.policies.entry import Entry, Paper
 
 SINCE_STEP, SINCE_COMPUTED, OUTPUT = range(3)
 """The taps: the input against the step before, the input and the output against the last computed step."""
@@ -55,6 +56,17 @@ class EasyCache(Policy[State]):
     Raises:
         SettingError: a value outside its range.
     """
+
+    entry = Entry(
+        keeps="1 of the size of the latents",
+        reads="the denoiser's input in each step, and its output",
+        verified="a second implementation, bit for bit",
+        paper=Paper(
+            title="Less is Enough: Training-Free Video Diffusion Acceleration via Runtime-Adaptive Caching",
+            authors="Zhou, Liang, Chen, Feng, Chen, Lin, Ding, Tan, Zhao, Bai",
+            arxiv="2507.02860",
+        ),
+    )
 
     threshold: float = 0.05  # tau
     warmup: int = 10  # R

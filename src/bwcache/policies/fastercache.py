@@ -31,6 +31,7 @@ from bwcache.features.changed import Changed
 from bwcache.models import BlockStack, Site
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
+from bwcache.policies.entry import Entry, Paper
 
 Window = tuple[float, float]
 
@@ -71,6 +72,18 @@ class FasterCache(Policy[State]):
     Raises:
         SettingError: a value outside its range.
     """
+
+    entry = Entry(
+        keeps="2 for each self-attention, and 1 of the size of the latents",
+        reads="nothing",
+        verified="diffusers' hook for guidance; all of it a second implementation in numpy",
+        paper=Paper(
+            title="FasterCache: Training-Free Video Diffusion Model Acceleration with High Quality",
+            authors="Lv, Si, Song, Yang, Qiao, Liu, Wong",
+            arxiv="2410.19355",
+            venue="ICLR 2025",
+        ),
+    )
 
     attention: int = 2
     attention_window: Window = (-1, 681)

@@ -25,6 +25,7 @@ from bwcache.features import All
 from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number
+from bwcache.policies.entry import Entry
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,13 @@ class FirstBlock(Policy[None]):
     Raises:
         SettingError: a value outside its range.
     """
+
+    entry = Entry(
+        keeps="1 for each stream",
+        reads="what the first block adds, in each forward",
+        verified="diffusers' hook, bit for bit",
+        origin="ParaAttention",
+    )
 
     threshold: float = 0.05  # delta
 

@@ -28,6 +28,7 @@ from bwcache.features import All, squared
 from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
+from bwcache.policies.entry import Entry, Paper
 
 Layers = dict[tuple[str, ...], "Layer"]
 
@@ -56,6 +57,18 @@ class Foresight(Policy[Layers]):
     Raises:
         SettingError: a value outside its range.
     """
+
+    entry = Entry(
+        keeps="1 for each block",
+        reads="the output of every block, once per computed step",
+        verified="a second implementation, bit for bit",
+        paper=Paper(
+            title="Foresight: Adaptive Layer Reuse for Accelerated and High-Quality Text-to-Video Generation",
+            authors="Adnan, Kurella, Arunkumar, Nair",
+            arxiv="2506.00329",
+            venue="NeurIPS 2025",
+        ),
+    )
 
     scale: float = 0.5  # gamma
     reuses: int = 1  # N

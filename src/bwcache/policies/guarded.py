@@ -14,6 +14,7 @@ from bwcache.features import Predictor
 from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, whole
+from bwcache.policies.entry import Entry
 
 
 def guard(step: Step, warmup: int, tail: int) -> Decision | None:
@@ -52,6 +53,13 @@ class Guarded(Policy[State]):
         SettingError: no policy, or a value outside its range.
     """
 
+    entry = Entry(
+        keeps="as the policy inside",
+        reads="as the policy inside",
+        verified="decisions worked out by hand, around each kind of policy",
+        origin="this project",
+    )
+
     policy: Policy[Any]
     warmup: int = 1
     tail: int = 1
@@ -72,6 +80,10 @@ class Guarded(Policy[State]):
     def of_denoiser(self, name: str) -> Policy[Any]:
         """The same guards around what acts on this denoiser."""
         return replace(self, policy=self.policy.of_denoiser(name))
+
+    def citation(self) -> str:
+        """As the policy inside."""
+        return self.policy.citation()
 
     @property
     def tap_share(self) -> float | None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from bwcache.features import Predictor
 from bwcache.features.differences import Differences
 from bwcache.policies.checks import expect, number
+from bwcache.policies.entry import Entry, Paper
 from bwcache.policies.taylorseer import TaylorSeer
 
 
@@ -33,6 +34,19 @@ class HiCache(TaylorSeer):
     Raises:
         SettingError: a value outside its range.
     """
+
+    entry = Entry(
+        keeps="2 for each layer (`order` + 1), or in all with `lite`",
+        reads="nothing",
+        verified="the package hicache-pp, layer by layer",
+        paper=Paper(
+            title="HiCache: Training-free Acceleration of Diffusion Models via Hermite Polynomial-based "
+            "Feature Caching",
+            authors="Feng, Zheng, Liu, Lin, Zhou, Cai, Wang, Chen, Zou, Ma, Zhang",
+            arxiv="2508.16984",
+            venue="ICLR 2026",
+        ),
+    )
 
     sigma: float = 0.5
 

@@ -1,6 +1,6 @@
 """HLC: the hierarchical latent cache of QuantCache.
 
-Wu, Li, Wang, Zhang and others: QuantCache: Adaptive Importance-Guided Quantization with Hierarchical Latent and Layer
+Wu, Li, Hui, Zhang, Kong, Yang: QuantCache: Adaptive Importance-Guided Quantization with Hierarchical Latent and Layer
 Caching for Video Generation; arXiv 2503.06545, ICCV 2025. Training-free. The paper's other parts, which are about
 weights and about leaving layers out, are not here. Symbols of the paper: p what a layer returns, k the steps between
 two computed ones, D how much changed, m how much moves between frames, delta the thresholds, tau the rates.
@@ -25,6 +25,7 @@ from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.adacache import Planned, State, attention_and_motion, expect_codebook, plan, rate_of, within
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, whole
+from bwcache.policies.entry import Entry, Paper
 from bwcache.policies.sites import added_by_all
 
 
@@ -40,6 +41,19 @@ class HierarchicalLatentCache(Policy[State]):
     Raises:
         SettingError: a value outside its range.
     """
+
+    entry = Entry(
+        keeps="1",
+        reads="one attention in the middle, and the motion between frames, once per computed step",
+        verified="a second implementation, bit for bit",
+        paper=Paper(
+            title="QuantCache: Adaptive Importance-Guided Quantization with Hierarchical Latent and Layer "
+            "Caching for Video Generation",
+            authors="Wu, Li, Hui, Zhang, Kong, Yang",
+            arxiv="2503.06545",
+            venue="ICCV 2025",
+        ),
+    )
 
     thresholds: tuple[float, ...]  # delta
     rates: tuple[int, ...] = (6, 3, 1)  # tau

@@ -22,8 +22,9 @@ Nothing is measured in a run, and nothing waits for the device.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bwcache.core import Decision, Trace, compute, reuse
 from bwcache.core.kinds import is_number
@@ -32,6 +33,7 @@ from bwcache.features import All, magnitude_ratio
 from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
+from bwcache.policies.entry import Entry, Paper
 from bwcache.policies.sites import added_by_all
 
 FLUX = (
@@ -40,6 +42,9 @@ FLUX = (
     0.89062,
 )
 """gamma of FLUX.1-dev over 28 steps, as published."""
+
+PUBLISHED: Mapping[str, Mapping[str, Any]] = {"FLUX.1-dev, 28 steps": {"ratios": FLUX}}
+"""By checkpoint: the settings of the authors' scripts."""
 
 
 @dataclass
@@ -68,6 +73,19 @@ class MagCache(Policy[Lanes]):
     Raises:
         SettingError: a value outside its range.
     """
+
+    entry = Entry(
+        keeps="1",
+        reads="nothing",
+        verified="diffusers' hook, bit for bit",
+        calibration="the ratios of the model: `MagCache.fitted`",
+        paper=Paper(
+            title="MagCache: Fast Video Generation with Magnitude-Aware Cache",
+            authors="Ma, Wei, Wang, Zhang, Tian",
+            arxiv="2506.09045",
+            venue="NeurIPS 2025",
+        ),
+    )
 
     ratios: tuple[float, ...]  # gamma
     threshold: float = 0.06  # delta

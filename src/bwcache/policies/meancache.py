@@ -37,6 +37,7 @@ from bwcache.features.mean_velocity import MeanVelocity, velocities
 from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
+from bwcache.policies.entry import Entry, Paper
 
 PUBLISHED = {
     "QwenImageTransformer2DModel": (
@@ -61,6 +62,19 @@ class MeanCache(Policy[None]):
     Raises:
         SettingError: lists that do not belong together.
     """
+
+    entry = Entry(
+        keeps="10 of the size of the latents: the computed velocities",
+        reads="nothing",
+        verified="a second implementation of the authors' rule in numpy",
+        calibration="computed steps and lags: `MeanCache.fitted`",
+        paper=Paper(
+            title="MeanCache: From Instantaneous to Average Velocity for Accelerating Flow Matching Inference",
+            authors="Gao, Chen, Shi, Wu, Li, Hui, You, Lu, Tan, Zhao, Liu, Zhao, Wang, Lian",
+            arxiv="2601.19961",
+            venue="ICLR 2026",
+        ),
+    )
 
     computed: tuple[int, ...] = (0, 1, 3, 7, 14, 21, 28, 35, 42, 49)
     lags: tuple[int, ...] = (1, 2, 1, 1, 1, 1, 1, 1, 4, 1)

@@ -9,6 +9,7 @@ from bwcache.core import Decision, compute
 from bwcache.models import BlockStack, Tap
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, one_of, share
+from bwcache.policies.entry import Entry
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,13 @@ class NeverReuse(Policy[None]):
     Raises:
         SettingError: a share outside its range.
     """
+
+    entry = Entry(
+        keeps="nothing",
+        reads="nothing, or what BWCache reads",
+        verified="the readings of BWCache, and runs in which nothing else changes",
+        origin="the plain baseline",
+    )
 
     measures: float | Literal["default"] | None = None
 

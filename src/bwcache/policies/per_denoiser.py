@@ -11,6 +11,7 @@ from bwcache.features import Predictor
 from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect
+from bwcache.policies.entry import Entry
 from bwcache.policies.never_reuse import NeverReuse
 
 States = dict[str, Any]
@@ -26,6 +27,13 @@ class PerDenoiser(Policy[States]):
     Raises:
         SettingError: none, or something else than policies.
     """
+
+    entry = Entry(
+        keeps="as the policies inside",
+        reads="as the policies inside",
+        verified="decisions of each policy by itself",
+        origin="this project",
+    )
 
     policies: Mapping[str, Policy[Any]] = field(hash=False)
 
@@ -44,6 +52,10 @@ class PerDenoiser(Policy[States]):
     def of_denoiser(self, name: str) -> Policy[Any]:
         """The policy that is named for it."""
         return self.policies[name].of_denoiser(name) if name in self.policies else NeverReuse()
+
+    def citation(self) -> str:
+        """Those of the policies inside, each once."""
+        return "\n\n".join(dict.fromkeys(filter(None, (each.citation() for each in self.policies.values()))))
 
     @property
     def feature_predictor(self) -> Predictor | None:

@@ -23,6 +23,7 @@ from bwcache.features import Bounded, Last, Predictor
 from bwcache.models import BlockStack, Site
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, expect_predictor, number, whole
+from bwcache.policies.entry import Entry
 from bwcache.policies.planning import Window, best, carried, damages, foretold
 
 FAR = 0.01
@@ -78,6 +79,13 @@ class Planned(Policy[State]):
     Raises:
         SettingError: a value outside its range.
     """
+
+    entry = Entry(
+        keeps="2 of the size of the latents",
+        reads="nothing: the list is planned from the noise levels",
+        verified="lists against brute force, damage against its definition",
+        origin="this project",
+    )
 
     tolerance: float = 0.03
     computed: int | None = None

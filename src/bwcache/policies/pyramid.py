@@ -24,6 +24,7 @@ from bwcache.core import Decision, compute, reuse
 from bwcache.models import BlockStack, Site
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
+from bwcache.policies.entry import Entry, Paper
 
 Window = tuple[float, float]
 
@@ -43,6 +44,18 @@ class PyramidAttentionBroadcast(Policy[None]):
     Raises:
         SettingError: a value outside its range.
     """
+
+    entry = Entry(
+        keeps="1 for each attention",
+        reads="nothing",
+        verified="diffusers' hooks, bit for bit",
+        paper=Paper(
+            title="Real-Time Video Generation with Pyramid Attention Broadcast",
+            authors="Zhao, Jin, Wang, You",
+            arxiv="2408.12588",
+            venue="ICLR 2025",
+        ),
+    )
 
     spatial: int = 2  # alpha
     temporal: int = 4  # beta

@@ -1,7 +1,8 @@
 """SeaCache: Spectral-Evolution-Aware Cache for Accelerating Diffusion Models.
 
-arXiv 2602.18993, CVPR 2026. Training-free. Symbols of the paper: x[t] the latents, s the share of noise in them, delta
-the threshold, beta the exponent of the power of clean signals over frequency.
+Chung, Hyun, Lee, Han, Cha, Wee, Hong, Heo; arXiv 2602.18993, CVPR 2026. Training-free. Symbols of the paper: x[t] the
+latents, s the share of noise in them, delta the threshold, beta the exponent of the power of clean signals over
+frequency.
 
 1. Of noisy latents only a part is signal, low frequencies before high ones. The best linear filter that lets it pass
    has along each axis the gain (1 - s) * P / ((1 - s)^2 * P + s^2), with P(f) = 1 / |f|^beta (Eq. 5, 6). The gains of
@@ -28,6 +29,7 @@ from bwcache.features import Differences, Predictor, Signal
 from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
+from bwcache.policies.entry import Entry, Paper
 from bwcache.policies.guarded import guard
 from bwcache.policies.sites import added_by_all
 
@@ -58,6 +60,18 @@ class SeaCache(Policy[Lanes]):
     Raises:
         SettingError: a value outside its range.
     """
+
+    entry = Entry(
+        keeps="2, or 1 with `order=0`",
+        reads="the latents through a filter, in each forward",
+        verified="diffusers' hook: its decisions, and its bits where residuals are replayed",
+        paper=Paper(
+            title="SeaCache: Spectral-Evolution-Aware Cache for Accelerating Diffusion Models",
+            authors="Chung, Hyun, Lee, Han, Cha, Wee, Hong, Heo",
+            arxiv="2602.18993",
+            venue="CVPR 2026",
+        ),
+    )
 
     threshold: float = 0.25  # delta
     order: int = 1

@@ -1,7 +1,7 @@
 """SenCache: Accelerating Diffusion Model Inference via Sensitivity-Aware Caching.
 
-arXiv 2602.24208, CVPR 2026. Training-free, calibrated. Symbols of the paper: x the latents, t the time, f the denoiser,
-J_x and J_t how sensitive its output is to each, epsilon the tolerance, n the longest skip.
+Haghighi, Alahi; arXiv 2602.24208, CVPR 2026. Training-free, calibrated. Symbols of the paper: x the latents, t the
+time, f the denoiser, J_x and J_t how sensitive its output is to each, epsilon the tolerance, n the longest skip.
 
 1. Beforehand, at each time, with the latents x' and the time t' of the next step: |J_x| = |f(x', t) - f(x, t)| over
    |x' - x|, and |J_t| = |f(x, t') - f(x, t)| over |t' - t|.
@@ -31,6 +31,7 @@ from bwcache.features import All, squared
 from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
+from bwcache.policies.entry import Entry, Paper
 from bwcache.policies.guarded import guard
 from bwcache.policies.sites import added_by_all
 
@@ -63,6 +64,19 @@ class SenCache(Policy[State]):
     Raises:
         SettingError: a value outside its range.
     """
+
+    entry = Entry(
+        keeps="1",
+        reads="the latents and the time, in each step",
+        verified="a second implementation, bit for bit",
+        calibration="the sensitivities of the model, a table",
+        paper=Paper(
+            title="SenCache: Accelerating Diffusion Model Inference via Sensitivity-Aware Caching",
+            authors="Haghighi, Alahi",
+            arxiv="2602.24208",
+            venue="CVPR 2026",
+        ),
+    )
 
     sensitivities: Sensitivities
     threshold: float = 0.07  # epsilon

@@ -20,6 +20,7 @@ from bwcache.errors import AttachError, complaint
 from bwcache.models import BlockStack, Site
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
+from bwcache.policies.entry import Entry, Paper
 
 Computed = dict[tuple[str, str], int]
 """One run: the last computed step of each lane of each denoiser."""
@@ -36,6 +37,19 @@ class SkipDiT(Policy[Computed]):
     Raises:
         SettingError: a value outside its range.
     """
+
+    entry = Entry(
+        keeps="1",
+        reads="nothing",
+        verified="plain patches, bit for bit",
+        calibration="none, but a model that was trained with long skips",
+        paper=Paper(
+            title="Towards Stabilized and Efficient Diffusion Transformers through Long-Skip-Connections",
+            authors="Chen, Zhao, Zhou, Qu, Chen, Cheng",
+            arxiv="2411.17616",
+            venue="ICCV 2025",
+        ),
+    )
 
     interval: int = 2  # N
     start: float = 700.0

@@ -1,7 +1,8 @@
 """SmoothCache: A Universal Inference Acceleration Technique for Diffusion Transformers.
 
-Liu, Geddes, Guo, Jiang, Nandwana; arXiv 2411.10510. Training-free, calibrated. Symbols of the paper: L[i, j](t) what
-the layer of kind i in block j returns at step t, alpha the threshold, k the lag, and at most n of them.
+Liu, Geddes, Guo, Jiang, Nandwana; arXiv 2411.10510, CVPR 2025 Workshops. Training-free, calibrated. Symbols of the
+paper: L[i, j](t) what the layer of kind i in block j returns at step t, alpha the threshold, k the lag, and at most n
+of them.
 
 1. Calibration, on uncached runs: E[i](t, k) = mean over runs and blocks of |L(t) - L(t + k)|_1 / |L(t + k)|_1.
 2. For each kind by itself, from the first step on: t is computed, and the k steps after it are reused, for the largest
@@ -24,6 +25,7 @@ from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
 from bwcache.policies.easycache import newer_divides
+from bwcache.policies.entry import Entry, Paper
 
 Errors = dict[str, dict[tuple[int, int], list[float]]]
 """By kind of layer, for step and lag: one error for each run, branch and block."""
@@ -41,6 +43,19 @@ class SmoothCache(Policy[None]):
     Raises:
         SettingError: a list without the first step.
     """
+
+    entry = Entry(
+        keeps="1 for each layer",
+        reads="nothing",
+        verified="a second implementation by plain hooks: table, lists and replay",
+        calibration="the computed steps of each kind of layer: `SmoothCache.fitted`",
+        paper=Paper(
+            title="SmoothCache: A Universal Inference Acceleration Technique for Diffusion Transformers",
+            authors="Liu, Geddes, Guo, Jiang, Nandwana",
+            arxiv="2411.10510",
+            venue="CVPR 2025 Workshops",
+        ),
+    )
 
     computed: Mapping[str, tuple[int, ...]] = field(hash=False)
     steps: int | None = None

@@ -31,6 +31,7 @@ from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
 from bwcache.policies.dbprune import added_by
+from bwcache.policies.entry import Entry, Paper
 
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "FluxTransformer2DModel": {
@@ -90,6 +91,19 @@ class Sortblock(Policy[Lanes]):
     Raises:
         SettingError: a value outside its range.
     """
+
+    entry = Entry(
+        keeps="2 for each block",
+        reads="what every block adds, once per step with a computed block",
+        verified="a second implementation in numpy",
+        calibration="the polynomial of the model; three are published",
+        paper=Paper(
+            title="SortBlock: Similarity-Aware Feature Reuse for Diffusion Model",
+            authors="Chen, Zhang, Guan, Jiang, Wang, Chen, Liu",
+            arxiv="2508.00412",
+            venue="AAAI 2026",
+        ),
+    )
 
     interval: int = 5  # K
     beta: float = 0.1

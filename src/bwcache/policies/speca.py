@@ -30,6 +30,7 @@ from bwcache.features.predictors import MOST_ORDERS
 from bwcache.models import BlockStack, Site
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
+from bwcache.policies.entry import Entry, Paper
 from bwcache.policies.taylorseer import layers
 
 
@@ -70,6 +71,18 @@ class SpeCa(Policy[Windows]):
     Raises:
         SettingError: a value outside its range.
     """
+
+    entry = Entry(
+        keeps="5 for each layer (`order` + 1), or in all with `lite`",
+        reads="the last block, in checked steps",
+        verified="a second implementation in numpy",
+        paper=Paper(
+            title="SpeCa: Accelerating Diffusion Transformers with Speculative Feature Caching",
+            authors="Liu, Zou, Lyu, Ren, Wang, Li, Zhang",
+            arxiv="2509.11628",
+            venue="ACM MM 2025",
+        ),
+    )
 
     threshold: float = 0.1  # tau[0]
     decay: float = 0.01  # beta

@@ -26,6 +26,7 @@ from bwcache.features import Predictor
 from bwcache.features.chebyshev import Chebyshev
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
+from bwcache.policies.entry import Entry, Paper
 
 LONGEST = 10**6
 """No run has so many steps."""
@@ -62,6 +63,18 @@ class Spectrum(Policy[Windows]):
     Raises:
         SettingError: a value outside its range.
     """
+
+    entry = Entry(
+        keeps="16 (`kept`)",
+        reads="nothing",
+        verified="a second implementation in numpy",
+        paper=Paper(
+            title="Adaptive Spectral Feature Forecasting for Diffusion Sampling Acceleration",
+            authors="Han, Shi, Li, Ye, Guo, Ermon",
+            arxiv="2603.01623",
+            venue="CVPR 2026",
+        ),
+    )
 
     window: float = 2.0  # N
     growth: float = 0.75  # alpha

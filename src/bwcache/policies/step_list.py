@@ -13,6 +13,7 @@ from bwcache.core import Decision, compute, reuse
 from bwcache.features import Last, Predictor
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, expect_predictor, whole
+from bwcache.policies.entry import Entry
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,13 @@ class StepList(Policy[None]):
     Raises:
         SettingError: no step, or something that is no index.
     """
+
+    entry = Entry(
+        keeps="1",
+        reads="nothing",
+        verified="lists, and one for each sample of a batch, worked out by hand",
+        origin="this project",
+    )
 
     steps: tuple[int, ...] | tuple[tuple[int, ...], ...]
     predictor: Predictor = field(default_factory=Last)

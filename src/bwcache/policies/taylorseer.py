@@ -27,6 +27,7 @@ from bwcache.features.predictors import MOST_ORDERS
 from bwcache.models import BlockStack, Site
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, whole
+from bwcache.policies.entry import Entry, Paper
 
 Computed = dict[tuple[str, ...], int]
 """One run: the last computed step of each site in each lane."""
@@ -45,6 +46,18 @@ class TaylorSeer(Policy[Computed]):
     Raises:
         SettingError: a value outside its range.
     """
+
+    entry = Entry(
+        keeps="2 for each layer (`order` + 1), or in all with `lite`",
+        reads="nothing",
+        verified="diffusers' hook: its decisions, and its latents up to rounding",
+        paper=Paper(
+            title="From Reusing to Forecasting: Accelerating Diffusion Models with TaylorSeers",
+            authors="Liu, Zou, Lyu, Chen, Zhang",
+            arxiv="2503.06923",
+            venue="ICCV 2025",
+        ),
+    )
 
     interval: int = 5  # N
     order: int = 1  # O

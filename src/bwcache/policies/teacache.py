@@ -37,6 +37,7 @@ from bwcache.features import All
 from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, one_of, whole
+from bwcache.policies.entry import Entry, Paper
 from bwcache.policies.guarded import guard
 from bwcache.policies.sites import added_by_all
 
@@ -119,6 +120,19 @@ class TeaCache(Policy[Sums]):
     Raises:
         SettingError: a value outside its range.
     """
+
+    entry = Entry(
+        keeps="1",
+        reads="what the time makes of the input, in each forward",
+        verified="a second implementation, bit for bit; its fit against numpy's",
+        calibration="the polynomial of the model: `TeaCache.published` or `TeaCache.fitted`",
+        paper=Paper(
+            title="Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model",
+            authors="Liu, Zhang, Wang, Wei, Qiu, Zhao, Zhang, Ye, Wan",
+            arxiv="2411.19108",
+            venue="CVPR 2025",
+        ),
+    )
 
     threshold: float = 0.1  # delta
     coefficients: tuple[float, ...] = (1.0, 0.0)  # f

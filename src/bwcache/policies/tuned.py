@@ -21,6 +21,7 @@ from bwcache.features.weighted import Weighted
 from bwcache.models import BlockStack, Site
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, whole
+from bwcache.policies.entry import Entry
 
 ALIKE = 2e-4
 """Shares of noise that differ by no more are the same: schedulers keep single precision, some round times."""
@@ -39,6 +40,14 @@ class Tuned(Policy[None]):
     Raises:
         SettingError: lists that do not belong together, or values that cannot be.
     """
+
+    entry = Entry(
+        keeps="the last estimates that a row weighs, of the size of the latents",
+        reads="nothing",
+        verified="a loop by hand",
+        calibration="steps and weights: `bwcache tune`",
+        origin="this project",
+    )
 
     steps: tuple[int, ...]
     rows: tuple[tuple[float, ...], ...]

@@ -1,0 +1,79 @@
+"""The catalogue: what there is to say of a policy, gathered from its own file."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import sys
+from typing import Any
+
+from bwcache.models.published import PRESETS
+from bwcache.policies.base import Policy
+
+NO_DEFAULT = "must be given"
+
+
+def described(kind: type[Policy[Any]]) -> dict[str, Any]:
+    """Return all that is known of a policy, ready for JSON.
+
+    `rule` is the text at the head of its file. `fields` have a name, a default as it is written in Python, and what it
+    means; `published` the model or checkpoint, the settings, and where they are from.
+    """
+    entry = kind.entry
+    paper = entry.paper if entry else None
+    return {
+        "name": kind.__name__,
+        "does": (inspect.getdoc(kind) or "").split("\n")[0],
+        "paper": paper and {**dataclasses.asdict(paper), "year": paper.year},
+        "origin": entry.origin if entry else "",
+        "keeps": entry.keeps if entry else "",
+        "reads": entry.reads if entry else "",
+        "calibration": entry.calibration if entry else "",
+        "verified": entry.verified if entry else "",
+        "rule": inspect.getdoc(sys.modules[kind.__module__]) or "",
+        "fields": fields_of(kind),
+        "published": published_for(kind),
+        "bibtex": paper.bibtex if paper else "",
+    }
+
+
+def fields_of(kind: type[Policy[Any]]) -> list[dict[str, str]]:
+    """Return name, default and meaning of each field, in order."""
+    meanings = _meanings(inspect.getdoc(kind) or "")
+    return [
+        {"name": field.name, "default": _default(field), "meaning": meanings.get(field.name, "")}
+        for field in dataclasses.fields(kind)
+        if field.init
+    ]
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    if field.default_factory is not dataclasses.MISSING:
+        return repr(field.default_factory())
+    return NO_DEFAULT if field.default is dataclasses.MISSING else repr(field.default)
+
+
+def _meanings(documented: str) -> dict[str, str]:
+    """What stands under `Args:`, by the names before each colon."""
+    found = re.search(r"^Args:\n((?:    .*\n?|\n)+)", documented, re.MULTILINE)
+    meanings: dict[str, str] = {}
+    for part in re.split(r"^    (?=\S)", found[1], flags=re.MULTILINE)[1:] if found else ():
+        names, _, text = part.partition(": ")
+        meanings |= dict.fromkeys(names.split(", "), " ".join(text.split()))
+    return meanings
+
+
+def published_for(kind: type[Policy[Any]]) -> list[dict[str, Any]]:
+    """Return the published settings: those of the table of presets, and those of the policy's own file."""
+    rows = [preset for preset in PRESETS if preset.method == kind.__name__]
+    presets = [{"for": row.model, "settings": dict(row.settings), "source": row.source} for row in rows]
+    entry, own = kind.entry, getattr(sys.modules[kind.__module__], "PUBLISHED", {})
+    if not entry or not entry.paper:
+        return presets
+    source = f"arXiv {entry.paper.arxiv} and its authors' code"
+    return presets + [{"for": name, "settings": _plain(value), "source": source} for name, value in own.items()]
+
+
+def _plain(value: Any) -> Any:
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
