@@ -31,6 +31,7 @@ from bwcache.features import All, absolute, cosine_distance
 from bwcache.models import BlockStack, Place, Site, Tap
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, whole
+from bwcache.policies.entry import Entry, Paper
 
 Updates = dict[str, tuple[int, ...]]
 """The steps at which a sublayer is computed, by its name."""
@@ -48,6 +49,19 @@ class BlockwiseAdaptiveCache(Policy[None]):
     Raises:
         SettingError: a list without the first step.
     """
+
+    entry = Entry(
+        keeps="1 for each attention and feed-forward net",
+        reads="nothing",
+        verified="a second implementation by plain hooks: lists, union and replay, on an action denoiser too",
+        calibration="the computed steps of each sublayer: `BlockwiseAdaptiveCache.fitted`",
+        paper=Paper(
+            title="Block-wise Adaptive Caching for Accelerating Diffusion Policy",
+            authors="Ji, Meng, Cui, Li, Hua, Chen, Wang",
+            arxiv="2506.13456",
+            venue="ICLR 2026",
+        ),
+    )
 
     updates: Mapping[str, tuple[int, ...]] = field(hash=False)
     steps: int | None = None
