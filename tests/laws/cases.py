@@ -191,9 +191,7 @@ POLICIES: dict[str, Bold] = {
         replays=False,
         sites=None,
     ),
-    "Planned": Bold(
-        lambda p, _: bwcache.Planned(computed=4, predictor=p, ahead=0), lambda _: bwcache.Planned(0), clean=True
-    ),
+    "Planned": Bold(lambda p, _: bwcache.Planned(computed=4, predictor=p), lambda _: bwcache.Planned(0), clean=True),
     "TeaCache": Bold(
         lambda p, _: bwcache.TeaCache(2.0, (1.0, 0.0)), lambda _: bwcache.TeaCache(0), predicts=False, on_unets=False
     ),

@@ -159,7 +159,7 @@ def test_a_step_is_evaluated_in_place_where_the_way_into_its_window_is_too_far()
 
 @pytest.mark.parametrize("at", [None, 0.7])
 def test_what_was_evaluated_inside_is_held_and_what_was_not_goes_along_the_line(at: float | None) -> None:
-    schedule, policy = flow(30, 3.0), bwcache.Planned(computed=6)
+    schedule, policy = flow(30, 3.0), bwcache.Planned(computed=6, ahead=0.5)
     state, listed = policy.init(), sorted(plan(schedule, 0.03, 6)[0])
     policy.refresh(Observation(step(listed[2], schedule, True), "site", evaluated_at=at), state)
     decision = policy.decide(Observation(step(listed[2] + 1, schedule, True), "site"), state)
@@ -170,7 +170,7 @@ def test_what_was_evaluated_inside_is_held_and_what_was_not_goes_along_the_line(
 def test_a_pipeline_is_evaluated_where_the_plan_says() -> None:
     case = BY_NAME["wan"]
     pipe: Any = case.build()
-    with bwcache.attach(pipe, bwcache.Planned(computed=6)) as session:
+    with bwcache.attach(pipe, bwcache.Planned(computed=6, ahead=0.5)) as session:
         case.run(pipe, num_inference_steps=10)
     trace = session.trace
     assert trace is not None

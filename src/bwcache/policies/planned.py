@@ -5,9 +5,9 @@ than the prediction that is made of it, since the latents' own motion is taken o
 model. Which steps are computed is planned as the run begins, from its noise levels alone (`planning`), so that the
 damage foretold for the whole run stays within a tolerance, with as few computed steps as that takes.
 
-An estimate holds for a whole window, so it is made inside of it: the latents are carried on along the way that they
-came, and the denoiser is evaluated there. Where that is too far to go, or cannot be mapped for certain, it is evaluated
-in place, and until the next one the estimate follows the line through the last two for a part of the way: `Bounded`.
+Until the next one an estimate follows the line through the last two for a part of the way: `Bounded`. Or it is made
+inside of its window, for which it holds then (`ahead`): the latents are carried on along the way that they came, and
+the denoiser is evaluated there. Where that is too far to go, or cannot be mapped for certain, it is evaluated in place.
 
 Where nobody says the noise levels before the run, windows are as long as the same damage allows, one after another, and
 evaluated in place.
@@ -90,14 +90,14 @@ class Planned(Policy[State]):
     tolerance: float = 0.03
     computed: int | None = None
     predictor: Predictor = field(default_factory=Bounded)
-    ahead: float = 0.5
+    ahead: float = 0.0
 
     def __post_init__(self) -> None:
         expect(number(self.tolerance) and self.tolerance >= 0, "tolerance", self.tolerance, "a number >= 0", "0.03")
         counts = self.computed is None or whole(self.computed, 1)
         expect(counts, "computed", self.computed, "a whole number of steps >= 1, or None", "10")
         expect_predictor(self.predictor, "bwcache.Bounded()")
-        expect(number(self.ahead) and 0 <= self.ahead <= 1, "ahead", self.ahead, "a share 0..1", "0.5")
+        expect(number(self.ahead) and 0 <= self.ahead <= 1, "ahead", self.ahead, "a share 0..1", "0")
 
     @property
     def feature_predictor(self) -> Predictor:
