@@ -5,6 +5,7 @@ All of it goes in the release `GOES_IN`. Nothing else in bwcache knows a former 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 import warnings
@@ -170,7 +171,7 @@ def _renamed(instance: Any, by_name: Mapping[str, Any]) -> dict[str, Any]:
     what counts.
     """
     kind = type(instance)
-    replaces = all(name in by_name for name, field in kind.__dataclass_fields__.items() if field.init)
+    replaces = all(field.name in by_name for field in dataclasses.fields(kind) if field.init)
     found = dict(by_name)
     for old, new in former_fields(kind).items():
         if old not in by_name:

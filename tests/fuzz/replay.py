@@ -308,7 +308,8 @@ class Replay:
 
     def _clean(self, site: str, now: Now, inner: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """The same where clean latents are kept: a prediction that means those that are foretold."""
-        action, event = self._action(now, site), self.rows[self.forward - 1].events[0]
+        action, events = self._action(now, site), self.rows[self.forward - 1].events
+        event = next((event for event in events if event.action == action), events[0])  # of lanes that do the same
         latents = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim >= 3)
         keys = [(*key[:2], "clean", key[2]) for key in now.keys]
         if action == "reuse":
