@@ -104,7 +104,8 @@ class BruteForce(Part):
         complaints: what the rows have wrong.
         clean: the calls in which clean latents are kept. What is made of them is rounded in another order here, so
             each of their steps begins with the session's latents.
-        elsewhere: those in which a denoiser was evaluated at another noise level, as is judged in tests/engine.
+        elsewhere: those in which a denoiser was evaluated at another noise level, or one branch is made of another:
+            judged in tests/engine.
     """
 
     def __init__(
@@ -151,6 +152,9 @@ class BruteForce(Part):
                 self.elsewhere.add(outcome.name)
             yield
         del self.replays[actor.name]
+        if replay.keeps_beside:  # rows of branches that are cut apart in one forward look like two
+            self.elsewhere.add(outcome.name)
+            return
         self.complaints += [f"{outcome.name}: {complaint}" for complaint in replay.complaints]
         if outcome.error is None and len(replay.rows) != replay.forward:
             self.complaints.append(f"{outcome.name}: {len(replay.rows)} forwards in the trace, not {replay.forward}")
@@ -175,6 +179,7 @@ class Replay:
         complaints: what the rows have wrong.
         stored: what modules returned when they were last computed, with what tells their prompts.
         keeps_clean: the sites of which clean latents are kept.
+        keeps_beside: whether one branch is made of another.
         visited: the step in which each lane was here last.
         now: the forward in progress.
     """
@@ -194,6 +199,7 @@ class Replay:
     forgotten: bool = False
     residuals: dict[str, Residual] = field(default_factory=dict)
     keeps_clean: set[str] = field(default_factory=set)
+    keeps_beside: bool = False
 
     def forget(self) -> None:
         """Nothing of before may be replayed, nor what the forward in progress makes."""
@@ -211,6 +217,7 @@ class Replay:
                 sites = {site.split("/", 1)[1] for site in sites}
                 stack = resolve(name, module)
                 own = self.policy.policy.sites(stack)
+                self.keeps_beside = self.keeps_beside or any(site.keeps == "beside" for site in own)
                 self.keeps_clean |= {f"{name}/{site.name}" for site in own if site.keeps == "clean"}
                 kept = {site.name: site for site in own if site.keeps == "residual"}
                 self.residuals |= {f"{name}/{site}": Residual(kept[site], stack.blocks) for site in sites & {*kept}}

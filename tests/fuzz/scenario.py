@@ -446,12 +446,11 @@ DIMENSIONS: dict[str, Callable[[Scenario], bool]] = {
     ),
     "new: a run whose thread has ended": lambda s: any(call.beside == "shared thread" for call in s.calls),
     "new: latents of rounded times are held": lambda s: s.bare and any(isinstance(action, Cast) for action in s.script),
-    "new: branches of one forward that are run apart": lambda s: "FasterCache" in repr(s),
     "new: samples that are refused late are run apart": lambda s: (
         s.per_sample and any(call.batch > 1 and call.off is not None for call in s.calls)
     ),
 }
 """What a scenario may have, by name: for `KNOWN`."""
 
-KNOWN: frozenset[str] = frozenset({"new: branches of one forward that are run apart"})
+KNOWN: frozenset[str] = frozenset()
 """Dimensions in which the engine is known to fail, each with its fault. Emptied as the engine is mended."""

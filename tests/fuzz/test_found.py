@@ -79,9 +79,6 @@ FOUND: dict[str, tuple[Scenario, ...]] = {
     "new: samples that are refused late are run apart": (
         calls(Call(batch=2, off=2, steps=5), kind="sd3", policy=IN_TURNS),
     ),
-    "new: branches of one forward that are run apart": (
-        calls(Call(seed=2, steps=5, size=1), kind="mochi", policy=Chosen("FasterCache", (("guidance", "2"),))),
-    ),
 }
 
 MENDED = [(name, scenario) for name, scenarios in FOUND.items() if name not in KNOWN for scenario in scenarios]
