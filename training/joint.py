@@ -158,10 +158,12 @@ class ShapesJointPipeline(HunyuanVideoPipeline):
         ids = self.tokenizer(prompts, max_length=max_sequence_length, **options).input_ids
         return encode(self.text_encoder, ids.to(self._execution_device))
 
-    def predict(self, branch: str, latents: Tensor, t: Tensor, encoded: Encoded) -> Tensor:
-        """Flow (B, C, f, h, w) at latents of time t, for one branch of the guidance."""
+    def predict(self, branch: str, latents: Tensor, step: int, encoded: Encoded) -> Tensor:
+        """Flow (B, C, f, h, w) at the latents of a step, for one branch of the guidance; caches are told the step."""
         embeds, mask, pooled = encoded
-        with self.transformer.cache_context(branch):
+        t, sigma = self.scheduler.timesteps[step], float(self.scheduler.sigmas[step])
+        total = len(self.scheduler.timesteps)
+        with self.transformer.cache_context(branch, step_index=step, sigma=sigma, num_inference_steps=total):
             return self.transformer(
                 hidden_states=latents.to(self.transformer.dtype),
                 timestep=t.expand(len(latents)),
@@ -211,9 +213,9 @@ class ShapesJointPipeline(HunyuanVideoPipeline):
             for step, t in enumerate(self.scheduler.timesteps):
                 if self.interrupt:
                     continue
-                flow = self.predict("cond", latents, t, asked)
+                flow = self.predict("cond", latents, step, asked)
                 if guidance_scale > 1:
-                    unguided = self.predict("uncond", latents, t, empty)
+                    unguided = self.predict("uncond", latents, step, empty)
                     flow = unguided + guidance_scale * (flow - unguided)
                 latents = self.scheduler.step(flow, t, latents, return_dict=False)[0]
                 if callback_on_step_end is not None:
