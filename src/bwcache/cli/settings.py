@@ -69,6 +69,15 @@ WHAT, MODEL, CACHE, OUTPUT = "What to make", "Model and machine", "Caching", "Ou
 ELSE = "Anything else"
 WITH = "On the same page"
 
+StudyFolder = Annotated[
+    Path, _option("--out", "Folder for the results; runs that are finished there are not made again.", OUTPUT)
+]
+FrameRate = Annotated[
+    int | None,
+    _option("--fps", "Frames per second.", OUTPUT, whole_number, show_default="8 for shapes, else 16", metavar="N"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON.", rich_help_panel=OUTPUT)]
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -271,10 +280,7 @@ class Settings(Caching):
     overwrite: Annotated[
         bool, _option("--overwrite", "Replace the results that an earlier call left in --out.", OUTPUT)
     ] = False
-    fps: Annotated[
-        int | None,
-        _option("--fps", "Frames per second.", OUTPUT, whole_number, show_default="8 for shapes, else 16", metavar="N"),
-    ] = None
+    fps: FrameRate = None
 
 
 @dataclass(frozen=True)
@@ -309,7 +315,7 @@ class ModelsSettings:
             show_default=False,
         ),
     ] = None
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.", rich_help_panel=OUTPUT)] = False
+    as_json: AsJson = False
 
 
 @dataclass(frozen=True)
@@ -324,7 +330,7 @@ class MethodsSettings:
             show_default=False,
         ),
     ] = None
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.", rich_help_panel=OUTPUT)] = False
+    as_json: AsJson = False
 
 
 @dataclass(frozen=True)
@@ -341,10 +347,7 @@ class StudySettings(Asked):
             metavar="N",
         ),
     ] = 1
-    out: Annotated[
-        Path,
-        _option("--out", "Folder for the results; runs that are finished there are not made again.", OUTPUT),
-    ] = Path("bwcache-study")
+    out: StudyFolder = Path("bwcache-study")
 
 
 @dataclass(frozen=True)
@@ -372,10 +375,7 @@ class SweepSettings(StudySettings, Caching):
             metavar="N1,N2",
         ),
     ] = None
-    out: Annotated[
-        Path,
-        _option("--out", "Folder for the results; runs that are finished there are not made again.", OUTPUT),
-    ] = Path("bwcache-sweep")
+    out: StudyFolder = Path("bwcache-sweep")
 
 
 @dataclass(frozen=True)
@@ -395,10 +395,7 @@ class ProfileSettings(StudySettings):
     repeats: Annotated[
         int, _option("--repeats", "Timed calls of each of three kinds.", OUTPUT, whole_number, metavar="N")
     ] = 3
-    out: Annotated[
-        Path,
-        _option("--out", "Folder for the results; runs that are finished there are not made again.", OUTPUT),
-    ] = Path("bwcache-profile")
+    out: StudyFolder = Path("bwcache-profile")
 
 
 @dataclass(frozen=True)
@@ -436,10 +433,7 @@ class BenchSettings(StudySettings):
         ),
     ] = 2
     quick: Annotated[bool, _option("--quick", "Two settings of each method instead of all.", CACHE)] = False
-    out: Annotated[
-        Path,
-        _option("--out", "Folder for the results; runs that are finished there are not made again.", OUTPUT),
-    ] = Path("bwcache-bench")
+    out: StudyFolder = Path("bwcache-bench")
 
 
 @dataclass(frozen=True)
@@ -481,10 +475,7 @@ class TuneSettings(Asked):
         bool,
         _option("--page/--no-page", "Whether to write a page too: the same video at several speeds.", OUTPUT),
     ] = True
-    fps: Annotated[
-        int | None,
-        _option("--fps", "Frames per second.", OUTPUT, whole_number, show_default="8 for shapes, else 16", metavar="N"),
-    ] = None
+    fps: FrameRate = None
     overwrite: Annotated[bool, _option("--overwrite", "Replace an earlier file and page.", OUTPUT)] = False
 
 

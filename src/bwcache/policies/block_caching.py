@@ -20,21 +20,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bwcache.core import Decision, Trace, compute, reuse
-from bwcache.errors import AttachError, SettingError, complaint
+from bwcache.core import Trace
+from bwcache.errors import AttachError, complaint
 from bwcache.features import All
 from bwcache.models import BlockStack, Place, Site, Tap
-from bwcache.policies.base import Observation, Policy
-from bwcache.policies.checks import expect, number, whole
+from bwcache.policies.checks import expect, number
 from bwcache.policies.easycache import newer_divides
 from bwcache.policies.entry import Entry, Paper
+from bwcache.policies.layer_lists import LayerLists, Lists
+from bwcache.policies.measuring import Measuring, settings_of, steps_of, unfit
 
 KIND = "transformer"
 """The kind of the parts that are cached."""
 
 
 @dataclass(frozen=True)
-class BlockCaching(Policy[None]):
+class BlockCaching(LayerLists):
     """Replays what each spatial transformer of a U-Net adds, at the steps of a list that was found beforehand.
 
     Args:
@@ -64,21 +65,13 @@ class BlockCaching(Policy[None]):
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        fine = isinstance(self.computed, Mapping) and all(
-            isinstance(name, str)
-            and isinstance(steps, (tuple, list))
-            and 0 in steps
-            and all(whole(step, 0) for step in steps)
-            for name, steps in self.computed.items()
-        )
         instead = '{"mid_block.attentions.0": (0, 3, 6)}'
-        expect(fine, "computed", self.computed, "steps by transformer, 0 among them", instead)
-        expect(self.steps is None or whole(self.steps, 1), "steps", self.steps, "a whole number >= 1, or None", "50")
+        self.expect_lists("computed", "steps by transformer, 0 among them", instead, 50)
 
     @property
-    def may_reuse(self) -> bool:
-        """Not where every step is on each list."""
-        return self.steps is None or any(len(set(each)) < self.steps for each in self.computed.values())
+    def lists(self) -> Lists:
+        """By transformer."""
+        return self.computed
 
     def sites(self, stack: BlockStack) -> tuple[Site, ...]:
         """What each of the transformers that are named adds.
@@ -88,25 +81,8 @@ class BlockCaching(Policy[None]):
             SettingError: there is none of a name.
         """
         there = {part.name: part for part in transformers(stack)}
-        for name in self.computed:
-            if name not in there:
-                found = f"transformer {name!r} of {stack.spec.model}"
-                raise SettingError(complaint(found, f"some of: {', '.join(there)}", "calibrate on this model"))
+        self.expect_there(stack, "transformer", there)
         return tuple(stack.site(part, keeps="residual") for name, part in there.items() if name in self.computed)
-
-    def init(self) -> None:
-        """No state."""
-
-    def decide(self, observation: Observation, state: None) -> Decision:
-        """The list of the transformer."""
-        if observation.step.index in self.computed[observation.site]:
-            return compute("on the list")
-        return reuse("not on the list")
-
-    def check(self, total: int) -> None:
-        """Raises `SettingError` where the lists were found on runs of another number of steps."""
-        if self.steps not in (None, total):
-            raise SettingError(complaint(f"lists for {self.steps} steps", f"for {total}", "calibrate on as many"))
 
     @classmethod
     def measuring(cls) -> MeasuringTransformers:
@@ -126,13 +102,8 @@ class BlockCaching(Policy[None]):
 
 
 @dataclass(frozen=True)
-class MeasuringTransformers(Policy[None]):
+class MeasuringTransformers(Measuring):
     """Computes everything, and compares what each transformer adds with the step before; see `BlockCaching`."""
-
-    @property
-    def feature_predictor(self) -> None:
-        """Nothing is kept."""
-        return None
 
     def sites(self, stack: BlockStack) -> tuple[Site, ...]:
         """Each of them."""
@@ -142,13 +113,6 @@ class MeasuringTransformers(Policy[None]):
         """What each of them adds; in the order of the sites."""
         how = {"end": "residual", "view": All(), "indicator": newer_divides}
         return tuple(stack.tap(part, **how) for part in transformers(stack))
-
-    def init(self) -> None:
-        """No state."""
-
-    def decide(self, observation: Observation, state: None) -> Decision:
-        """Always compute."""
-        return compute("never reuses with these settings")
 
 
 def transformers(stack: BlockStack) -> tuple[Place, ...]:
@@ -165,23 +129,19 @@ def transformers(stack: BlockStack) -> tuple[Place, ...]:
 
 def _changes(traces: Sequence[Trace]) -> tuple[dict[str, dict[int, float]], int]:
     """d by transformer and step, and the number of steps."""
-    steps = {trace.events[0].total for trace in traces if trace.events}
-    described = [trace.meta.get("policy") for trace in traces]
-    named = all(isinstance(each, dict) and each.get("name") == "MeasuringTransformers" for each in described)
-    if len(steps) != 1 or None in steps or not named:
-        found = f"{len(traces)} traces of {sorted(map(str, steps))} steps"
-        expected = "runs of one number of steps under BlockCaching.measuring()"
-        raise SettingError(complaint(found, expected, "make them anew, all alike"))
-    found_: dict[str, dict[int, list[float]]] = {}
+    steps = steps_of(traces)
+    if steps is None or settings_of(traces, MeasuringTransformers) is None:
+        raise unfit(traces, "runs of one number of steps under BlockCaching.measuring()")
+    found: dict[str, dict[int, list[float]]] = {}
     for trace in traces:
         names = list(dict.fromkeys(event.site.rpartition("/")[2] for event in trace.events))
         for event in trace.events:
             name = event.site.rpartition("/")[2]
-            own = found_.setdefault(name, {})
+            own = found.setdefault(name, {})
             if event.step > 0 and event.distances:
                 own.setdefault(event.step, []).append(event.distances[names.index(name)])
-    means = {name: {step: sum(some) / len(some) for step, some in own.items()} for name, own in found_.items()}
-    return means, next(iter(steps)) or 0
+    means = {name: {step: sum(some) / len(some) for step, some in own.items()} for name, own in found.items()}
+    return means, steps
 
 
 def _scanned(changes: Mapping[int, float], steps: int, threshold: float) -> tuple[int, ...]:

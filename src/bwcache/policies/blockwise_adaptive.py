@@ -25,20 +25,21 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bwcache.core import Decision, Event, Trace, compute, reuse
-from bwcache.errors import AttachError, SettingError, complaint
+from bwcache.core import Event, Trace
+from bwcache.errors import AttachError, complaint
 from bwcache.features import All, absolute, cosine_distance
 from bwcache.models import BlockStack, Place, Site, Tap
-from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, whole
 from bwcache.policies.entry import Entry, Paper
+from bwcache.policies.layer_lists import LayerLists, Lists
+from bwcache.policies.measuring import Measuring, settings_of, unfit
 
 Updates = dict[str, tuple[int, ...]]
 """The steps at which a sublayer is computed, by its name."""
 
 
 @dataclass(frozen=True)
-class BlockwiseAdaptiveCache(Policy[None]):
+class BlockwiseAdaptiveCache(LayerLists):
     """Replays each attention and each feed-forward net at the steps of a list of its own that was found beforehand.
 
     Args:
@@ -67,20 +68,12 @@ class BlockwiseAdaptiveCache(Policy[None]):
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        fine = isinstance(self.updates, Mapping) and all(
-            isinstance(name, str)
-            and isinstance(steps, (tuple, list))
-            and 0 in steps
-            and all(whole(step, 0) for step in steps)
-            for name, steps in self.updates.items()
-        )
-        expect(fine, "updates", self.updates, "steps by sublayer, 0 among them", '{"blocks.0.attn1": (0, 3, 6)}')
-        expect(self.steps is None or whole(self.steps, 1), "steps", self.steps, "a whole number >= 1, or None", "100")
+        self.expect_lists("updates", "steps by sublayer, 0 among them", '{"blocks.0.attn1": (0, 3, 6)}', 100)
 
     @property
-    def may_reuse(self) -> bool:
-        """Not where every step is on each list."""
-        return self.steps is None or any(len(set(each)) < self.steps for each in self.updates.values())
+    def lists(self) -> Lists:
+        """By sublayer."""
+        return self.updates
 
     def sites(self, stack: BlockStack) -> tuple[Site, ...]:
         """The sublayers that are named, each for itself.
@@ -90,25 +83,8 @@ class BlockwiseAdaptiveCache(Policy[None]):
             SettingError: they have none of this name.
         """
         there = {part.name: part for part in sublayers(stack)}
-        for name in self.updates:
-            if name not in there:
-                found = f"sublayer {name!r} of {stack.spec.model}"
-                raise SettingError(complaint(found, f"some of: {', '.join(there)}", "calibrate on this model"))
+        self.expect_there(stack, "sublayer", there)
         return tuple(stack.site(part) for name, part in there.items() if name in self.updates)
-
-    def init(self) -> None:
-        """No state."""
-
-    def decide(self, observation: Observation, state: None) -> Decision:
-        """The list of the sublayer."""
-        if observation.step.index in self.updates[observation.site]:
-            return compute("on the list")
-        return reuse("not on the list")
-
-    def check(self, total: int) -> None:
-        """Raises `SettingError` where the lists were found on runs of another number of steps."""
-        if self.steps not in (None, total):
-            raise SettingError(complaint(f"lists for {self.steps} steps", f"for {total}", "calibrate on as many"))
 
     @classmethod
     def measuring(cls, longest: int = 99) -> MeasuringSublayers:
@@ -130,18 +106,13 @@ class BlockwiseAdaptiveCache(Policy[None]):
 
 
 @dataclass(frozen=True)
-class MeasuringSublayers(Policy[None]):
+class MeasuringSublayers(Measuring):
     """Computes everything, and compares what each sublayer returns with all steps before; `BlockwiseAdaptiveCache`."""
 
     longest: int = 99
 
     def __post_init__(self) -> None:
         expect(whole(self.longest, 1), "longest", self.longest, "a whole number of steps >= 1", "99")
-
-    @property
-    def feature_predictor(self) -> None:
-        """Nothing is kept."""
-        return None
 
     def sites(self, stack: BlockStack) -> tuple[Site, ...]:
         """Each sublayer, named with its kind and the ordinal of its layer, which the traces must say."""
@@ -155,13 +126,6 @@ class MeasuringSublayers(Policy[None]):
             for part in sublayers(stack)
             for indicator in (cosine_distance, absolute)
         )
-
-    def init(self) -> None:
-        """No state."""
-
-    def decide(self, observation: Observation, state: None) -> Decision:
-        """Always compute."""
-        return compute("never reuses with these settings")
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,14 +202,10 @@ def bubbled(updates: Updates, measured: Sequence[Sublayer], count: int) -> Updat
 def _measured(traces: Sequence[Trace]) -> list[Sublayer]:
     """What was measured of each sublayer, in call order."""
     lanes = [lane for trace in traces for lane in _lanes(trace)]
-    described = [trace.meta.get("policy") for trace in traces]
-    named = all(isinstance(each, dict) and each.get("name") == "MeasuringSublayers" for each in described)
     kinds = {(tuple(event.site for event in lane[0]), len(lane)) for lane in lanes}
-    if not named or len(kinds) != 1 or not all(_is_whole(lane) for lane in lanes):
-        totals = sorted({event.total or 0 for trace in traces for event in trace.events})
-        found = f"{len(traces)} traces of {totals} steps"
-        expected = "whole runs of one number of steps under BlockwiseAdaptiveCache.measuring(as many steps)"
-        raise SettingError(complaint(found, expected, "make them anew, all alike"))
+    measured = settings_of(traces, MeasuringSublayers) is not None
+    if not measured or len(kinds) != 1 or not all(_is_whole(lane) for lane in lanes):
+        raise unfit(traces, "whole runs of one number of steps under BlockwiseAdaptiveCache.measuring(as many steps)")
     sites, _ = next(iter(kinds))
     tables = np.mean([_tables(lane) for lane in lanes], axis=0)
     said = [site.rpartition("/")[2].split(" ", 2) for site in sites]

@@ -20,17 +20,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bwcache.core import Decision
-from bwcache.models import BlockStack, Site, Tap
-from bwcache.policies.adacache import Planned, State, attention_and_motion, expect_codebook, plan, rate_of, within
-from bwcache.policies.base import Observation, Policy
-from bwcache.policies.checks import expect, whole
+from bwcache.models import BlockStack, Tap
+from bwcache.policies.base import Observation
+from bwcache.policies.checks import expect
+from bwcache.policies.codebook import Codebook, Computed, attention_and_motion
 from bwcache.policies.entry import Entry, Paper
-from bwcache.policies.sites import added_by_all
 
 
 @dataclass(frozen=True)
-class HierarchicalLatentCache(Policy[State]):
+class HierarchicalLatentCache(Codebook):
     """Replays all blocks for a short, middle or long time, by how much changed and moves.
 
     Args:
@@ -60,23 +58,8 @@ class HierarchicalLatentCache(Policy[State]):
     tail: int = 2
 
     def __post_init__(self) -> None:
-        expect_codebook(self.thresholds, self.rates)
+        self.expect_codebook()
         expect(len(self.rates) == 3, "rates", self.rates, "three of them", "(6, 3, 1)")
-        expect(whole(self.tail, 0), "tail", self.tail, "a whole number of steps >= 0", "2")
-
-    @property
-    def may_reuse(self) -> bool:
-        """Not where every rate is 1."""
-        return max(self.rates) > 1
-
-    @property
-    def needs_total(self) -> bool:
-        """For the tail."""
-        return self.tail > 0
-
-    def sites(self, stack: BlockStack) -> tuple[Site, ...]:
-        """All blocks, by what they add."""
-        return (added_by_all(stack),)
 
     def taps(self, stack: BlockStack) -> tuple[Tap, ...]:
         """One attention, and the motion in what the denoiser returns.
@@ -86,18 +69,6 @@ class HierarchicalLatentCache(Policy[State]):
         """
         return attention_and_motion(stack, motion=True) if self.may_reuse else ()
 
-    def init(self) -> State:
-        """Nothing is planned yet."""
-        return State()
-
-    def decide(self, observation: Observation, state: State) -> Decision:
-        """The steps between two that are planned."""
-        return within(observation, state, self.tail)
-
-    def refresh(self, observation: Observation, state: State) -> None:
-        """Plans when to compute next."""
-        plan(observation, state, self._rate)
-
-    def _rate(self, observation: Observation, change: float, motion: float | None, before: Planned) -> int:
-        """The rate at D; the smallest where no motion is known."""
-        return self.rates[-1] if motion is None else rate_of(change * motion, self.thresholds, self.rates)
+    def planned(self, observation: Observation, change: float, motion: float | None, before: Computed) -> int:
+        """Return the rate at D; the smallest where no motion is known."""
+        return self.rates[-1] if motion is None else self.rate_of(change * motion)

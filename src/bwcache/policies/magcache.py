@@ -28,12 +28,12 @@ from typing import Any
 
 from bwcache.core import Decision, Trace, compute, reuse
 from bwcache.core.kinds import is_number
-from bwcache.errors import SettingError, complaint
 from bwcache.features import All, magnitude_ratio
 from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
 from bwcache.policies.entry import Entry, Paper
+from bwcache.policies.measuring import Measuring, settings_of, steps_of, unfit
 from bwcache.policies.sites import added_by_all
 
 FLUX = (
@@ -157,44 +157,27 @@ class MagCache(Policy[Lanes]):
         Raises:
             SettingError: runs of another kind, or of different numbers of steps.
         """
-        steps = {trace.events[0].total for trace in traces if trace.events}
-        described = [trace.meta.get("policy") for trace in traces]
-        named = all(isinstance(each, dict) and each.get("name") == "MeasuringMagnitude" for each in described)
-        total = steps.pop() if len(steps) == 1 else None
-        if total is None or not named:
-            found = f"{len(traces)} traces of {sorted(map(str, steps))} steps"
-            expected = "runs of one number of steps under MagCache.measuring()"
-            raise SettingError(complaint(found, expected, "make them anew, all alike"))
-        found_: dict[int, list[float]] = {}
+        total = steps_of(traces)
+        if total is None or settings_of(traces, MeasuringMagnitude) is None:
+            raise unfit(traces, "runs of one number of steps under MagCache.measuring()")
+        found: dict[int, list[float]] = {}
         for trace in traces:
             for event in trace.events:
                 if event.distances and event.distances[0] > 0:
-                    found_.setdefault(event.step, []).append(event.distances[0])
-        ratios = tuple(sum(some) / len(some) if (some := found_.get(i)) else 1.0 for i in range(total))
+                    found.setdefault(event.step, []).append(event.distances[0])
+        ratios = tuple(sum(some) / len(some) if (some := found.get(i)) else 1.0 for i in range(total))
         return cls(ratios, threshold, longest, retention)
 
 
 @dataclass(frozen=True)
-class MeasuringMagnitude(Policy[None]):
+class MeasuringMagnitude(Measuring):
     """Computes everything, and compares the magnitude of what all blocks add with the step before; see `MagCache`."""
-
-    @property
-    def feature_predictor(self) -> None:
-        """Nothing is kept."""
-        return None
 
     def taps(self, stack: BlockStack) -> tuple[Tap, ...]:
         """What all blocks add, token by token."""
         site = added_by_all(stack)
         how = {"end": "residual", "since": site.since or site.first, "view": All(), "indicator": magnitude_ratio}
         return (stack.tap(site.last, **how),)
-
-    def init(self) -> None:
-        """No state."""
-
-    def decide(self, observation: Observation, state: None) -> Decision:
-        """Always compute."""
-        return compute("never reuses with these settings")
 
 
 def _lane(observation: Observation) -> tuple[str, str]:

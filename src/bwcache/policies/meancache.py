@@ -38,6 +38,7 @@ from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
 from bwcache.policies.entry import Entry, Paper
+from bwcache.policies.measuring import Measuring, settings_of, unfit
 
 PUBLISHED = {
     "QwenImageTransformer2DModel": (
@@ -154,18 +155,13 @@ MOST_STEPS = 10_000
 
 
 @dataclass(frozen=True)
-class MeasuringVelocities(Policy[None]):
+class MeasuringVelocities(Measuring):
     """Computes everything, and compares what the denoiser returns with the last steps; see `MeanCache`."""
 
     longest: int = 49
 
     def __post_init__(self) -> None:
         expect(whole(self.longest, 1), "longest", self.longest, "a whole number of steps >= 1", "49")
-
-    @property
-    def feature_predictor(self) -> None:
-        """Nothing is kept."""
-        return None
 
     def sites(self, stack: BlockStack) -> tuple[Site, ...]:
         """The denoiser itself."""
@@ -176,13 +172,6 @@ class MeasuringVelocities(Policy[None]):
         lags = tuple(range(1, self.longest + 1))
         return (stack.tap(stack.root, view=All(), indicator=squared, lags=lags),)
 
-    def init(self) -> None:
-        """No state."""
-
-    def decide(self, observation: Observation, state: None) -> Decision:
-        """Always compute."""
-        return compute("never reuses with these settings")
-
 
 Path = tuple[float, tuple[int, ...]]
 """What its edges cost so far, and the computed steps on it."""
@@ -192,8 +181,7 @@ NOWHERE: Path = (math.inf, ())
 
 def _measured(traces: Sequence[Trace]) -> tuple[tuple[float, ...], list[np.ndarray]]:
     """The schedule, and for each run and branch the mean squared distance of each two velocities, `[T, T]`."""
-    described = [trace.meta.get("policy") for trace in traces]
-    named = all(isinstance(each, dict) and each.get("name") == "MeasuringVelocities" for each in described)
+    measured = settings_of(traces, MeasuringVelocities) is not None
     lanes: dict[tuple[int, str, int | None], list[Event]] = {}
     for i, trace in enumerate(traces):
         for event in trace.events:
@@ -203,11 +191,8 @@ def _measured(traces: Sequence[Trace]) -> tuple[tuple[float, ...], list[np.ndarr
     steps = len(next(iter(known), ()))
     whole_runs = known == schedules and len(known) == 1 and all(events[0].total == steps for events in lanes.values())
     reach = all(len(event.distances or ()) >= event.step for some in lanes.values() for event in some)
-    if not named or not whole_runs or not reach:
-        totals = sorted({event.total or 0 for some in lanes.values() for event in some})
-        found = f"{len(traces)} traces of {totals} steps"
-        expected = "whole runs of one schedule of sigmas under MeanCache.measuring(as many steps)"
-        raise SettingError(complaint(found, expected, "make them anew, all alike"))
+    if not measured or not whole_runs or not reach:
+        raise unfit(traces, "whole runs of one schedule of sigmas under MeanCache.measuring(as many steps)")
     return (*next(iter(known)), 0.0), [_apart(events) for events in lanes.values()]
 
 

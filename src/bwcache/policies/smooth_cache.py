@@ -18,21 +18,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bwcache.core import Decision, Trace, compute, reuse
-from bwcache.errors import SettingError, complaint
+from bwcache.core import Trace
 from bwcache.features import All
 from bwcache.models import BlockStack, Site, Tap
-from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
 from bwcache.policies.easycache import newer_divides
 from bwcache.policies.entry import Entry, Paper
+from bwcache.policies.layer_lists import LayerLists, Lists
+from bwcache.policies.measuring import Measuring, settings_of, steps_of, unfit
 
 Errors = dict[str, dict[tuple[int, int], list[float]]]
 """By kind of layer, for step and lag: one error for each run, branch and block."""
 
 
 @dataclass(frozen=True)
-class SmoothCache(Policy[None]):
+class SmoothCache(LayerLists):
     """Replays each kind of layer at the steps of a list that was found beforehand.
 
     Args:
@@ -61,17 +61,16 @@ class SmoothCache(Policy[None]):
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        fine = isinstance(self.computed, Mapping) and all(
-            isinstance(kind, str) and 0 in steps and all(whole(step, 0) for step in steps)
-            for kind, steps in self.computed.items()
-        )
-        expect(fine, "computed", self.computed, "steps by layer, 0 among them", '{"attn1": (0, 1, 4)}')
-        expect(self.steps is None or whole(self.steps, 1), "steps", self.steps, "a whole number >= 1, or None", "50")
+        self.expect_lists("computed", "steps by layer, 0 among them", '{"attn1": (0, 1, 4)}', 50)
 
     @property
-    def may_reuse(self) -> bool:
-        """Not where every step is on each list."""
-        return self.steps is None or any(len(set(each)) < self.steps for each in self.computed.values())
+    def lists(self) -> Lists:
+        """By kind of layer."""
+        return self.computed
+
+    def layer(self, site: str) -> str:
+        """Return the name of its kind."""
+        return layer_of(site)
 
     def sites(self, stack: BlockStack) -> tuple[Site, ...]:
         """The layers that are named, each for itself.
@@ -79,28 +78,8 @@ class SmoothCache(Policy[None]):
         Raises:
             SettingError: the blocks have no such part.
         """
-        found = tuple(stack.site(part) for part in stack.parts() if layer_of(part.name) in self.computed)
-        there = {layer_of(site.name) for site in found}
-        for name in self.computed:
-            if name not in there:
-                known = ", ".join(dict.fromkeys(layer_of(part.name) for part in stack.parts())) or "none"
-                found_ = f"layers {name!r} of {stack.spec.model}"
-                raise SettingError(complaint(found_, f"some of: {known}", "calibrate on this model"))
-        return found
-
-    def init(self) -> None:
-        """No state."""
-
-    def decide(self, observation: Observation, state: None) -> Decision:
-        """The list of the layer."""
-        if observation.step.index in self.computed[layer_of(observation.site)]:
-            return compute("on the list")
-        return reuse("not on the list")
-
-    def check(self, total: int) -> None:
-        """Raises `SettingError` where the lists were found on runs of another number of steps."""
-        if self.steps not in (None, total):
-            raise SettingError(complaint(f"lists for {self.steps} steps", f"for {total}", "calibrate on as many"))
+        self.expect_there(stack, "layers", (layer_of(part.name) for part in stack.parts()))
+        return tuple(stack.site(part) for part in stack.parts() if layer_of(part.name) in self.computed)
 
     @classmethod
     def measuring(cls, longest: int = 3, kinds: tuple[str, ...] = ()) -> MeasuringLayers:
@@ -123,7 +102,7 @@ class SmoothCache(Policy[None]):
 
 
 @dataclass(frozen=True)
-class MeasuringLayers(Policy[None]):
+class MeasuringLayers(Measuring):
     """Computes everything, and compares what each part of each block returns with the last steps; see `SmoothCache`."""
 
     longest: int = 3  # n
@@ -131,11 +110,6 @@ class MeasuringLayers(Policy[None]):
 
     def __post_init__(self) -> None:
         expect(whole(self.longest, 1), "longest", self.longest, "a whole number of steps >= 1", "3")
-
-    @property
-    def feature_predictor(self) -> None:
-        """Nothing is kept."""
-        return None
 
     def sites(self, stack: BlockStack) -> tuple[Site, ...]:
         """Each part."""
@@ -146,13 +120,6 @@ class MeasuringLayers(Policy[None]):
         lags = tuple(range(1, self.longest + 1))
         how = {"view": All(), "indicator": newer_divides, "lags": lags}
         return tuple(stack.tap(part, **how) for part in stack.parts(*self.kinds))
-
-    def init(self) -> None:
-        """No state."""
-
-    def decide(self, observation: Observation, state: None) -> Decision:
-        """Always compute."""
-        return compute("never reuses with these settings")
 
 
 def layer_of(site: str) -> str:
@@ -165,15 +132,10 @@ def layer_of(site: str) -> str:
 def _errors(traces: Sequence[Trace]) -> tuple[Errors, int, int]:
     """All that was measured, the number of steps, and the longest lag."""
     errors: Errors = {}
-    steps = {trace.events[0].total for trace in traces if trace.events}
-    described = [trace.meta.get("policy") for trace in traces]
-    kinds = {each.get("longest") for each in described if isinstance(each, dict)}
-    named = all(isinstance(each, dict) and each.get("name") == "MeasuringLayers" for each in described)
-    if len(steps) != 1 or None in steps or len(kinds) != 1 or not named:
-        found = f"{len(traces)} traces of {sorted(map(str, steps))} steps"
-        expected = "runs of one number of steps under SmoothCache.measuring()"
-        raise SettingError(complaint(found, expected, "make them anew, all alike"))
-    total, longest = next(iter(steps)) or 0, int(kinds.pop() or 0)
+    total, settings = steps_of(traces), settings_of(traces, MeasuringLayers)
+    if total is None or settings is None:
+        raise unfit(traces, "runs of one number of steps under SmoothCache.measuring()")
+    longest = int(settings["longest"])
     for trace in traces:
         for row in _rows(trace):
             for place, (site, step, distances) in enumerate(row):

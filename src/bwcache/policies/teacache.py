@@ -39,6 +39,7 @@ from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, one_of, whole
 from bwcache.policies.entry import Entry, Paper
 from bwcache.policies.guarded import guard
+from bwcache.policies.measuring import Measuring, settings_of
 from bwcache.policies.sites import added_by_all
 
 Input = Literal["modulated", "time"]
@@ -244,22 +245,20 @@ class TeaCache(Policy[Sums]):
         Raises:
             SettingError: runs of another kind, or fewer steps than a polynomial of this order has coefficients.
         """
-        described = [trace.meta.get("policy") for trace in traces]
-        inputs = {each.get("input") for each in described if isinstance(each, dict)}
-        named = all(isinstance(each, dict) and each.get("name") == "MeasuringInput" for each in described)
+        measured = settings_of(traces, MeasuringInput)
         pairs = [event.distances for trace in traces for event in trace.events if event.distances]
         pairs = [pair for pair in pairs if len(pair) == 2 and min(pair) > 0 and math.isfinite(sum(pair))]
-        if len(inputs) != 1 or not named or len(pairs) <= order:
+        if measured is None or len(pairs) <= order:
             found = f"{len(traces)} traces with {len(pairs)} steps to fit to"
             expected = f"runs under TeaCache.measuring(), of more than {order} steps"
             raise SettingError(complaint(found, expected, "make them anew, all alike"))
         changes, outputs = np.array(pairs, dtype=np.float64).T
         polynomial = np.polyfit(changes, outputs, order)
-        return cls(threshold, tuple(map(float, polynomial)), "time" if inputs == {"time"} else "modulated")
+        return cls(threshold, tuple(map(float, polynomial)), measured["input"])
 
 
 @dataclass(frozen=True)
-class MeasuringInput(Policy[None]):
+class MeasuringInput(Measuring):
     """Computes everything, and compares F and the denoiser's output with the step before; see `TeaCache`."""
 
     input: Input = "modulated"
@@ -267,21 +266,9 @@ class MeasuringInput(Policy[None]):
     def __post_init__(self) -> None:
         expect(one_of(self.input, ("modulated", "time")), "input", self.input, "modulated or time", "modulated")
 
-    @property
-    def feature_predictor(self) -> None:
-        """Nothing is kept."""
-        return None
-
     def taps(self, stack: BlockStack) -> tuple[Tap, ...]:
         """F, and what the denoiser returns."""
         return (stack.tap(stack.named(self.input), view=All()), stack.tap(stack.root, view=All()))
-
-    def init(self) -> None:
-        """No state."""
-
-    def decide(self, observation: Observation, state: None) -> Decision:
-        """Always compute."""
-        return compute("never reuses with these settings")
 
 
 def _lane(observation: Observation) -> tuple[str, str]:
