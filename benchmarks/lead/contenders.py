@@ -12,7 +12,7 @@ import diffusers
 
 from bwcache.features import Last, Linear, Predictor
 from bwcache.measure.schedulers import replaced
-from bwcache.policies import Adaptive, BWCache, EasyCache, FixedInterval, Foresight, Guarded, Planned, Policy
+from bwcache.policies import Adaptive, BWCache, EasyCache, FixedInterval, Foresight, Guarded, Planned, Policy, Tuned
 from bwcache.study.methods import FewerSteps, Method
 from bwcache.study.peers import (
     DBCache,
@@ -32,6 +32,9 @@ from bwcache.study.solvers import fewer_steps as shorter
 
 Policies = Callable[[Terms], Sequence[Policy[Any]]]
 
+TUNED = "Tuned"
+"""The one of ours whose settings are made for a model and a regime (`plans`), from videos of it."""
+
 
 @dataclass(frozen=True)
 class Ours:
@@ -46,6 +49,9 @@ class Ours:
     guarded: Policies
 
 
+COMPUTED: Mapping[int, tuple[int, ...]] = {30: (5, 6, 7, 8, 9, 10, 12), 50: (6, 7, 8, 9, 10, 12, 14)}
+"""Numbers of steps that plans are made for, by the steps of a run."""
+
 PLANNED = (0.012, 0.016, 0.02, 0.025, 0.03, 0.037, 0.04, 0.045, 0.06)
 
 OURS: Mapping[str, Ours] = {
@@ -59,6 +65,7 @@ OURS: Mapping[str, Ours] = {
         [BWCache(*rung) for rung in BWCACHE],
         lambda terms: [Guarded(BWCache(*rung), terms.guards.warmup, terms.guards.tail) for rung in BWCACHE],
     ),
+    TUNED: Ours([], lambda terms: []),
 }
 """By the name that the table has for it."""
 
@@ -92,6 +99,27 @@ class Witnessed(Plain):
     def settings(self) -> dict[str, Any]:
         """With the witness."""
         return {**super().settings(), "witness": self.witness}
+
+
+@dataclass(frozen=True)
+class WithPlan(Witnessed):
+    """A plan that was made for the model in its regime. Its label says how many steps it computes.
+
+    Args:
+        expected: mean PSNR in dB on the videos that it was made of, each with weights by the others.
+    """
+
+    policy: Tuned
+    expected: float = 0.0
+
+    @property
+    def label(self) -> str:
+        """The name, and computed steps of how many."""
+        return f"{self.name} ({len(self.policy.steps)} of {len(self.policy.schedule) - 1} steps)"
+
+    def settings(self) -> dict[str, Any]:
+        """With what is expected."""
+        return {**super().settings(), "expected": self.expected}
 
 
 def words(described: Mapping[str, Any]) -> list[str]:

@@ -20,6 +20,7 @@ import bwcache
 from benchmarks import common
 from benchmarks.lead import contenders
 from benchmarks.lead.choice import further, leading, near
+from benchmarks.lead.plans import plans
 from bwcache.errors import BWCacheError
 from bwcache.measure.call import Request, call
 from bwcache.measure.schedulers import named_scheduler, replaced
@@ -79,6 +80,7 @@ class Lengths:
         coarse, final: places of captions.
         rounds: as `ROUNDS`.
         steps, guards: of the uncached run, and what is tried around each method; None: the regime's.
+        computed: numbers of steps that plans are made for; None: as usual for that many steps.
     """
 
     coarse: Sequence[int] = COARSE
@@ -86,6 +88,7 @@ class Lengths:
     rounds: Sequence[tuple[int, float, float, float]] = ROUNDS
     steps: int | None = None
     guards: Sequence[Guards] | None = None
+    computed: Sequence[int] | None = None
 
 
 class Race:
@@ -140,7 +143,7 @@ class Race:
         """
         labels = set((self.folder.figures("coarse", name) or {}).get("chosen", ()))
         field, leaders = self.methods(name), self.leaders(self.lengths.rounds[-1][-1])
-        alone = field[: len(contenders.OURS[name].alone)] if name in contenders.OURS else []
+        alone = field[: self._alone(name)]
         field = [one for one in field if (one.label in labels and self._goes_on(name, one, leaders)) or one in alone]
         self._keep("final", name, self._run(field, self.lengths.final, name))
 
@@ -148,8 +151,17 @@ class Race:
         """All settings of a contender."""
         if name not in contenders.OURS:
             return contenders.settings(name, self.terms)
+        if name == contenders.TUNED:
+            return self.with_plans()
         own = contenders.policies(name, self.terms)
         return [contenders.Witnessed(one, (), name, witness=self.witness(one)) for one in tqdm(own, f"{name}, witness")]
+
+    def with_plans(self) -> list[Method]:
+        """A plan for each number of computed steps, made for this model in this regime."""
+        folder = Folder(self.folder.path / "tuning", self.folder.identity)
+        made = plans(self.pipe, self.request, self.lengths.computed or contenders.COMPUTED[self.steps], folder)
+        name = contenders.TUNED
+        return [contenders.WithPlan(one.policy, (), name, "", self.witness(one.policy), one.expected) for one in made]
 
     @cached_property
     def terms(self) -> list[Terms]:
@@ -207,11 +219,21 @@ class Race:
         rows = [result_of(row) for name, own in self.rows("coarse").items() if name in contenders.PEERS for row in own]
         return leading({name: longest(own) for name, own in by_family(rows).items()}, behind)
 
+    def _alone(self, name: str) -> int | None:
+        """So many of a contender's settings, the first ones, run on the many videos in any case; None: all."""
+        if name not in contenders.OURS:
+            return 0
+        return len(contenders.OURS[name].alone) if name != contenders.TUNED else None
+
     def _goes_on(self, name: str, method: Method, leaders: set[str]) -> bool:
         return name not in contenders.PEERS or method.family in leaders
 
     def _keep(self, stage: str, name: str, rows: Sequence[Result], chosen: Sequence[str] = ()) -> None:
         self.folder.keep_figures(stage, {"rows": [row_of(row) for row in rows], "chosen": list(chosen)}, name)
+
+
+UNTOLD = ("ratios", "witness", "rows", "schedule", "model")
+"""Settings that are long, and follow from the others and from the race."""
 
 
 def longest(rows: Sequence[Result]) -> list[Result]:
@@ -230,7 +252,7 @@ def row_of(row: Result) -> dict[str, Any]:
     return {
         "family": row.family,
         "label": row.label,
-        "settings": {name: value for name, value in row.settings.items() if name not in ("ratios", "witness")},
+        "settings": {name: value for name, value in row.settings.items() if name not in UNTOLD},
         "kept_bytes": row.kept_bytes,
         "failed": row.failed,
         "videos": [

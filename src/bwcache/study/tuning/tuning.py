@@ -178,6 +178,21 @@ class Tuner:
             self.say("less than was asked for: the next plan is made of these videos too, and proved on others")
             self.videos = after
 
+    def fits(self, counts: Sequence[int]) -> list[Fit]:
+        """Return the plans of so many computed steps, fitted on the videos to calibrate on; nothing is proved.
+
+        `policy` returns what each amounts to.
+
+        Raises:
+            SettingError: there is no plan of so many steps, or the budget does not go so far.
+        """
+        self._planned()
+        for count in counts:
+            if count not in self._plans:
+                raise _refused(f"{count} of {self._steps} steps", f"2 to {max(self._plans)}", "ask for one within")
+            self._fits[count] = self._fitted(count)
+        return [self._fits[count] for count in counts]
+
     def policy(self, count: int) -> Tuned:
         """Return the best policy of so many computed steps, one of `counts`, as far as it is known without a run."""
         return self._policy(self._fits.get(count) or Fit(count, self._first_rows(count, self._full), ()))
@@ -193,9 +208,13 @@ class Tuner:
 
     def _calibrated(self) -> None:
         """Make the uncached runs, and the plans."""
-        self._full, self._fits = self._uncached_runs(), {}
+        self._planned()
         for place, video in enumerate(self.videos.verify):
             self.runs.uncached(video, f"uncached, to verify on {place + 1}")
+
+    def _planned(self) -> None:
+        """Make the uncached runs to calibrate on, and the plans."""
+        self._full, self._fits = self._uncached_runs(), {}
         most = max(2, math.floor(self._steps * MOST))
         self._plans = {count: plan for count, plan in planned(self._full, most).items() if count > 1}
 

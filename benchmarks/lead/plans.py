@@ -1,0 +1,49 @@
+"""What `bwcache tune` makes for one model in one regime: plans of so many computed steps, with their weights.
+
+They are made of few videos, none of which is run again later. What is proved of them is proved by the race.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm import tqdm
+
+from bwcache import Tuned
+from bwcache.measure.call import Request
+from bwcache.study import Folder, Video
+from bwcache.study.tuning import BUDGET, Tuner, Videos
+
+MADE_OF, UNUSED = range(64, 70), range(70, 72)
+"""Places of captions: of the videos that plans are made of, as many as `bwcache tune --calibrate 6 --verify 2` makes of
+50 steps within its budget; and of those that would prove one there, which are not made here."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One number of computed steps.
+
+    Attributes:
+        policy: of it.
+        expected: mean PSNR in dB on the videos that it was made of, each with weights by the others.
+    """
+
+    policy: Tuned
+    expected: float
+
+
+def plans(pipe: Any, request: Callable[[int], Request], counts: Sequence[int], folder: Folder) -> list[Plan]:
+    """Return a plan for each number of computed steps.
+
+    Args:
+        pipe: the model in its regime.
+        request: of the video at a place.
+        counts: computed steps.
+        folder: where runs are kept.
+    """
+    made_of, unused = (tuple(Video(request(place).prompt, place) for place in some) for some in (MADE_OF, UNUSED))
+    budget = BUDGET * len(counts)  # each number may take a tuning's work
+    tuner = Tuner(pipe, request(MADE_OF[0]), Videos(made_of, unused), folder, budget, say=tqdm.write)
+    return [Plan(tuner.policy(fit.count), round(fit.mean, 2)) for fit in tuner.fits(counts)]
