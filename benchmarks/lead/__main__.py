@@ -26,7 +26,9 @@ def main(
     regime: Annotated[list[str] | None, typer.Option(help="without it, all four")] = None,
     method: Annotated[list[str] | None, typer.Option(help="a contender; without it, all")] = None,
     out: Annotated[Path, typer.Option(help="where the runs are kept")] = RUNS,
-    results: Annotated[Path | None, typer.Option(help="where all that is in --out is written to")] = RESULTS,
+    results: Annotated[
+        Path | None, typer.Option(help="where all that is in --out is written to; what others found there stays")
+    ] = RESULTS,
 ) -> None:
     """Fill the table: our methods against the best of all others."""
     torch.set_num_threads(1)  # so that the same video is the same bits
@@ -45,7 +47,7 @@ def main(
 
 
 def write(out: Path, results: Path, lengths: Lengths | None = None) -> None:
-    """Write what all races in a folder found so far, as one file."""
+    """Write what all races in a folder found so far, as one file; what is there of other contenders and races stays."""
     found: dict[str, Any] = {"environments": {}, "races": {}}
     for model in MODELS:
         for regime in REGIMES:
@@ -54,7 +56,15 @@ def write(out: Path, results: Path, lengths: Lengths | None = None) -> None:
             race = Race(model, regime, out, lengths)
             found["environments"][model] = environment(race.pipe)
             found["races"].setdefault(model, {})[regime] = {stage: race.rows(stage) for stage in STAGES}
+    found = merged(json.loads(results.read_text(encoding="utf-8")), found) if results.is_file() else found
     write_text(results, json.dumps(found, separators=(",", ":")).replace('{"family"', '\n{"family"') + "\n")
+
+
+def merged(there: Any, new: Any) -> Any:
+    """Return one object of both, level by level; where both have a list or a value, the new one."""
+    if not isinstance(there, dict) or not isinstance(new, dict):
+        return new
+    return {**there, **{name: merged(there[name], one) if name in there else one for name, one in new.items()}}
 
 
 def chosen(option: str, given: list[str] | None, there: Any) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.lead.choice import LEVELS, decibels
-from benchmarks.lead.contenders import OURS, PEERS, SHORTER
+from benchmarks.lead.contenders import OURS, PEERS, SHORTER, TUNED
 from benchmarks.lead.races import by_family, longest, result_of
 from bwcache.study import Result, front, speedup_at
 from bwcache.study.results import CEILING, speedup_interval
@@ -135,13 +135,30 @@ def behind(row: Result) -> float:
     return statistics.fmean(video_decibels(row)) - min(video_decibels(row))
 
 
+def by_label(rows: Sequence[Result]) -> dict[str, Result]:
+    """Return the settings by what they are called."""
+    return {row.label: row for row in rows}
+
+
+def wished(rows: Sequence[Result]) -> dict[str, Result]:
+    """Return plans by what is asked for: the fastest one that is expected to be as good as each of `LEVELS`."""
+    found = {}
+    for level in LEVELS:
+        fine = [row for row in rows if row.settings["expected"] >= level]
+        if fine:
+            found[f"tuned for {level:g} dB"] = min(fine, key=lambda row: row.compute or 0.0)
+    return found
+
+
 def one_number(races: Sequence[Sequence[Standing]], family: str) -> tuple[str, list[float]] | None:
     """Return the setting of a family that ran in all races with a mean nearest to `MIDDLE`, and its mean PSNR in each.
 
-    None where no setting ran in all of them.
+    Of plans: what was asked for. None where no setting ran in all of them.
     """
+    named = wished if family == TUNED else by_label
     means: list[dict[str, float]] = [
-        {row.label: decibels(row) for one in field if one.family == family for row in one.rows} for field in races
+        {name: decibels(row) for one in field if one.family == family for name, row in named(one.rows).items()}
+        for field in races
     ]
     shared = set(means[0]).intersection(*means[1:]) if means else set()
     if not shared:

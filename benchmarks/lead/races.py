@@ -149,10 +149,10 @@ class Race:
 
     def methods(self, name: str) -> list[Method]:
         """All settings of a contender."""
-        if name not in contenders.OURS:
-            return contenders.settings(name, self.terms)
         if name == contenders.TUNED:
             return self.with_plans()
+        if name not in contenders.OURS:
+            return contenders.settings(name, self.terms)
         own = contenders.policies(name, self.terms)
         return [contenders.Witnessed(one, (), name, witness=self.witness(one)) for one in tqdm(own, f"{name}, witness")]
 
@@ -221,9 +221,9 @@ class Race:
 
     def _alone(self, name: str) -> int | None:
         """So many of a contender's settings, the first ones, run on the many videos in any case; None: all."""
-        if name not in contenders.OURS:
-            return 0
-        return len(contenders.OURS[name].alone) if name != contenders.TUNED else None
+        if name == contenders.TUNED:
+            return None
+        return len(contenders.OURS[name].alone) if name in contenders.OURS else 0
 
     def _goes_on(self, name: str, method: Method, leaders: set[str]) -> bool:
         return name not in contenders.PEERS or method.family in leaders

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.lead import __main__ as command
-from benchmarks.lead import choice, contenders, figures, page, races
+from benchmarks.lead import choice, contenders, figures, page, plans, races
 from benchmarks.lead.figures import Speed
 from bwcache.features import Last
 from bwcache.policies import Adaptive, BWCache, Guarded
@@ -152,6 +152,30 @@ def test_one_number_is_judged_where_it_ran_in_all_regimes() -> None:
     assert figures.one_number([race(a=30), race(b=30)], OURS) is None
 
 
+def plan(work: float, decibels: float, expected: float) -> dict[str, Any]:
+    return row(contenders.TUNED, work, decibels) | {"settings": {"expected": expected}}
+
+
+def test_plans_are_one_number_by_what_was_asked_for() -> None:
+    rows = [plan(0.1, 28, 29), plan(0.2, 33, 36), plan(0.25, 36, 37), plan(0.3, 41, 40)]
+    found = figures.wished([races.result_of(one) for one in rows])
+    assert {name: one.compute for name, one in found.items()} == {
+        "tuned for 30 dB": 0.2,
+        "tuned for 35 dB": 0.2,
+        "tuned for 40 dB": 0.3,
+    }
+    field = [figures.standings({"final": {contenders.TUNED: some}}) for some in (rows, rows[:1] + rows[2:3])]
+    assert figures.one_number(field, contenders.TUNED) == ("tuned for 30 dB", [33, 36])
+
+
+def test_more_is_wanted_of_what_has_a_plan() -> None:
+    race = {"final": {OTHER: RACE["final"][OTHER], contenders.TUNED: [plan(0.3, 30, 30), plan(0.4, 40, 40)]}}
+    race["final"][OTHER] = [one | {"videos": one["videos"][:1]} for one in race["final"][OTHER]]
+    lines = page.verdict({"euler-1-30": figures.standings(race)}, contenders.TUNED)
+    assert lines[0][1:3] == ("1.75x / 1.75x / 1.6x", "<=1.67x / 1.79x / 2.00x")
+    assert lines[0][-1] is False
+
+
 def test_the_verdict_says_what_is_not_reached() -> None:
     lines = page.verdict({"euler-1-30": figures.standings(RACE)}, OURS)
     assert [line[-1] for line in lines] == [False, True, True]
@@ -172,7 +196,7 @@ def test_ladders_name_each_setting_once_and_labels_tell_them_apart() -> None:
         for name in (*contenders.PEERS, *contenders.SHORTER):
             found = [one.label for one in contenders.settings(name, terms)]
             assert len(found) == len(set(found)) > 1, name
-        for name in contenders.OURS:
+        for name in contenders.OURS.keys() - {contenders.TUNED}:
             own = contenders.policies(name, terms)
             said = [contenders.Witnessed(one, (), name).label for one in own]
             assert len(said) == len(set(said)) > 1, name
@@ -237,6 +261,35 @@ def test_a_ladder_goes_on_until_it_reaches_all_levels(folder: Path, monkeypatch:
     assert ran == [one.label for one in pool] == ["fewer steps (1)", "fewer steps (2)", "fewer steps (3)"]
 
 
+def test_plans_are_made_of_other_videos_and_run_on_the_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "MADE_OF", range(64, 66))
+    few = races.Lengths((), range(104, 105), FEW.rounds, 5, (Guards(1, 1),), (2, 3))
+    race = races.Race("shapes", "euler-3-30", tmp_path, few)
+    race.final(contenders.TUNED)
+    found = race.rows("final")[contenders.TUNED]
+    assert [len(one["settings"]["steps"]) for one in found] == [2, 3]
+    assert [one["label"] for one in found] == ["Tuned (2 of 5 steps)", "Tuned (3 of 5 steps)"]
+    assert [one["videos"][0][:2] for one in found] == [[104, 0.4], [104, 0.6]]
+    assert all(one["settings"]["expected"] > 10 for one in found)
+    tuning = race.folder.path / "tuning"
+    assert len([*tuning.glob("references/*")]) == 2
+    kept = {path: path.stat().st_mtime_ns for path in tuning.rglob("*.npz")}
+    again = races.Race("shapes", "euler-3-30", tmp_path, few).methods(contenders.TUNED)
+    assert [one.label for one in again] == [one["label"] for one in found]
+    assert {path: path.stat().st_mtime_ns for path in tuning.rglob("*.npz")} == kept
+
+
+def test_results_of_others_stay(folder: Path) -> None:
+    target = folder / "merged.json"
+    other = {"final": {OTHER: [row("MagCache", 0.5, 30.0)], OURS: ["old"]}}
+    target.write_text(json.dumps({"races": {"joint": {"euler-1-30": other}, "shapes": {"euler-3-30": other}}}))
+    command.write(folder, target, FEW)
+    found = page.read(target)["races"]
+    assert found["joint"] == {"euler-1-30": other}
+    assert found["shapes"]["euler-3-30"]["final"][OTHER] == other["final"][OTHER]
+    assert found["shapes"]["euler-3-30"]["final"][OURS] != ["old"]
+
+
 def test_what_is_there_is_not_run_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     race = races.Race("shapes", "euler-3-30", folder, FEW)
     monkeypatch.setattr("bwcache.study.study.call", lambda *_, **__: pytest.fail("a finished run is made again"))
@@ -273,5 +326,5 @@ def test_the_page_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_video_of_the_first_stage_is_among_those_of_the_last() -> None:
-    assert not {*races.COARSE, *races.CALIBRATION} & {*races.FINAL}
+    assert not {*races.COARSE, *races.CALIBRATION, *plans.MADE_OF, *plans.UNUSED} & {*races.FINAL}
     assert len(races.FINAL) >= 24
