@@ -34,6 +34,8 @@ class Bold:
         on_tokens: whether on latents that are a row of tokens.
         crosses: whether cross attention is among its parts.
         replays: whether its own predictor, if it takes no other, replays: then brute force can judge it.
+        all_of_it: whether steps are reused as a whole; else the outermost site is computed in one of the branches.
+        cuts: whether one branch is made of another: then they are told apart where they come in one forward.
         sites: how many it has, where it is not `on_parts`; None: one for each block.
     """
 
@@ -48,6 +50,8 @@ class Bold:
     on_tokens: bool = True
     clean: bool = False
     replays: bool = True
+    all_of_it: bool = True
+    cuts: bool = False
     sites: int | None = 1
 
 
@@ -245,6 +249,16 @@ POLICIES: dict[str, Bold] = {
         on_parts=True,
         crosses=False,
         replays=False,
+    ),
+    "MixCache": Bold(
+        lambda p, _: bwcache.MixCache(1, 3, 3),
+        lambda _: bwcache.MixCache(interval=1, longest=1),
+        predicts=False,
+        on_unets=False,
+        replays=False,
+        all_of_it=False,
+        cuts=True,
+        sites=3,
     ),
     "EasyCache": Bold(lambda p, _: bwcache.EasyCache(2.0, 2), lambda _: bwcache.EasyCache(0), False),
 }

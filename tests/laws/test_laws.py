@@ -156,9 +156,12 @@ def test_rows_replays_and_what_is_left(one: One) -> None:
 
     samples = {event.sample for event in first.events}
     assert samples in ({None}, {0, 1} if one.way == "batch" else {None})
-    assert len(first.events) == forwards * len(samples) * sites_of(one)
+    apart = len({event.branch for event in first.events}) * STEPS // forwards  # branches that are cut out of a batch
+    assert apart == 1 or POLICIES[one.policy].cuts
+    assert len(first.events) == forwards * apart * len(samples) * sites_of(one)
     assert {event.step for event in first.events} == set(range(STEPS))
-    assert (first.reused > 0) == (one.policy != "NeverReuse")
+    some = first.reused if POLICIES[one.policy].all_of_it else first.mixed
+    assert (some > 0) == (one.policy != "NeverReuse")
 
     rows = by_forward(first.events)
     if rows is not None and POLICIES[one.policy].clean:

@@ -21,6 +21,7 @@ POLICIES: dict[type[bwcache.Policy], dict[str, object]] = {
     bwcache.Foresight: {},
     bwcache.EasyCache: {},
     bwcache.FasterCache: {},
+    bwcache.MixCache: {},
     bwcache.Sortblock: {},
     bwcache.SkipDiT: {},
     bwcache.DeepCache: {},

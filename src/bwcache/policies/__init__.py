@@ -24,6 +24,7 @@ from bwcache.policies.hierarchical_latent import HierarchicalLatentCache
 from bwcache.policies.known import known, named, policy
 from bwcache.policies.magcache import MagCache
 from bwcache.policies.meancache import MeanCache
+from bwcache.policies.mixcache import MixCache
 from bwcache.policies.never_reuse import NeverReuse
 from bwcache.policies.per_denoiser import PerDenoiser
 from bwcache.policies.planned import Planned
@@ -61,6 +62,7 @@ __all__ = [
     "HierarchicalLatentCache",
     "MagCache",
     "MeanCache",
+    "MixCache",
     "NeverReuse",
     "Observation",
     "PerDenoiser",
