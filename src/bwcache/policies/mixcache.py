@@ -200,8 +200,9 @@ class MixCache(Policy[Samples]):
         if not all(map(math.isfinite, priorities.values())):
             own.why = "indicator is not finite"
             return
-        own.choice = own.skipped = min(priorities, key=lambda granularity: priorities[granularity])
-        own.priority = priorities[own.choice]
+        least = min(priorities, key=lambda granularity: priorities[granularity])
+        own.choice = own.skipped = least
+        own.priority = priorities[least]
 
     def _move(self, own: Sample) -> None:
         """The interval after a full step."""
