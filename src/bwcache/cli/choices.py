@@ -37,6 +37,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "verify": (2, 1_000),
     "budget": (1, 100_000),
     "guidance_scale": (-10_000, 10_000),
+    "lease": (1, 10_000_000),
 }
 """Option -> least and most; what lies outside cannot be meant."""
 
@@ -109,50 +110,80 @@ def choose(settings: Asked) -> Choices:
         AttachError: the model has no blocks that could be reused.
     """
     from bwcache import shapes
-    from bwcache.measure.load import DTYPES, OFFLOADS, SHAPES, check_device, check_source, small_files
+    from bwcache.measure.load import SHAPES, check_device, small_files
     from bwcache.measure.skeleton import check_known, pipeline_kind, skeleton
 
+    check_options(settings)
     own = settings.model == SHAPES
-    check_source(settings.model)
-    check_ranges(settings)
-    _one_of(DTYPES, dtype=settings.dtype)
-    _one_of(OFFLOADS, offload=settings.offload)
-    _one_of(("device", "offload"), memory=getattr(settings, "memory", None))
     if settings.prompt or settings.prompts is not None or own:
         prompts = read_prompts(settings.prompt, settings.prompts, shapes.PROMPTS if own else (), settings.model)
     else:
         prompts = ()
-    policy = policy_kind(settings)
-    tuned = tuned_file(settings)
-    short = shorthands(settings, policy)
     device = check_device(settings.device, settings.offload)
     with quiet_libraries():
         folder = small_files(settings.model)
         kind = pipeline_kind(folder)
         check_known(folder, kind)
-        sets = sort_sets(settings, policy, kind)
-        fields = named_fields(settings, tuned, policy_settings(policy, short, sets))
-        scheduler = _scheduler(settings)
-        choices = Choices(
-            prompts=_prompts_of(kind, prompts, settings),
-            steps=settings.steps if settings.steps is not None else shapes.STEPS if own else DEFAULT_STEPS,
-            seed=settings.seed,
-            guidance_scale=_first(settings.guidance_scale, shapes.GUIDANCE_SCALE if own else None),
-            height=_first(settings.height, shapes.HEIGHT if own else None),
-            width=_first(settings.width, shapes.WIDTH if own else None),
-            frames=_first(settings.frames, shapes.FRAMES if own else None),
-            fps=_first(getattr(settings, "fps", None), SHAPES_FPS if own else DEFAULT_FPS),
-            policy=_policy(policy, fields),
-            fields=fields,
-            device=device,
-            arguments=arguments_of(settings, kind, sets),
-            scheduler=scheduler,
-            tuned=tuned,
-        )
-        choices.policy.check(choices.steps)
-        check_arguments(kind, choices)
+        choices = chosen(settings, kind, device, _prompts_of(kind, prompts, settings))
         pipe = skeleton(folder)
         return choices if pipe is None else replace(check_fits(pipe, choices), skeleton=pipe)
+
+
+def check_options(settings: Asked) -> None:
+    """Raise for the first option that cannot be meant, whatever the model is.
+
+    Raises:
+        SettingError: as said.
+    """
+    from bwcache.measure.load import DTYPES, OFFLOADS, check_source
+
+    check_source(settings.model)
+    check_ranges(settings)
+    _one_of(DTYPES, dtype=settings.dtype)
+    _one_of(OFFLOADS, offload=settings.offload)
+    _one_of(("device", "offload"), memory=getattr(settings, "memory", None))
+    shorthands(settings, policy_kind(settings))
+    tuned_file(settings)
+
+
+def chosen(settings: Asked, kind: type[Any], device: str, prompts: tuple[str, ...]) -> Choices:
+    """Return what the options amount to with a pipeline of this class, every default filled in.
+
+    Args:
+        settings: the options.
+        kind: the pipeline's class.
+        device: on which it is.
+        prompts: what is made.
+
+    Raises:
+        SettingError: for the first that cannot work.
+    """
+    from bwcache import shapes
+    from bwcache.measure.load import SHAPES
+
+    own = settings.model == SHAPES
+    policy, tuned = policy_kind(settings), tuned_file(settings)
+    sets = sort_sets(settings, policy, kind)
+    fields = named_fields(settings, tuned, policy_settings(policy, shorthands(settings, policy), sets))
+    choices = Choices(
+        prompts=prompts,
+        steps=settings.steps if settings.steps is not None else shapes.STEPS if own else DEFAULT_STEPS,
+        seed=settings.seed,
+        guidance_scale=_first(settings.guidance_scale, shapes.GUIDANCE_SCALE if own else None),
+        height=_first(settings.height, shapes.HEIGHT if own else None),
+        width=_first(settings.width, shapes.WIDTH if own else None),
+        frames=_first(settings.frames, shapes.FRAMES if own else None),
+        fps=_first(getattr(settings, "fps", None), SHAPES_FPS if own else DEFAULT_FPS),
+        policy=_policy(policy, fields),
+        fields=fields,
+        device=device,
+        arguments=arguments_of(settings, kind, sets),
+        scheduler=_scheduler(settings),
+        tuned=tuned,
+    )
+    choices.policy.check(choices.steps)
+    check_arguments(kind, choices)
+    return choices
 
 
 def check_fits(pipe: Any, choices: Choices) -> Choices:
@@ -194,13 +225,28 @@ def check_policy(pipe: Any, policy: Any) -> None:
 
 def check_ranges(settings: Any) -> None:
     """Raise for a number that cannot be meant."""
-    for name, (least, most) in RANGES.items():
+    for name in RANGES:
         value = getattr(settings, name, None)
-        option = "--" + name.replace("_", "-")
-        if value is not None and value < least:
-            raise _refused(f"{option} {_short(value)}", f"at least {least:g}", "choose a larger one")
-        if value is not None and value > most:
-            raise _refused(f"{option} {_short(value)}", f"at most {most:,}", "choose a smaller one")
+        if value is not None:
+            check_range(name, value, "--" + name.replace("_", "-"))
+
+
+def check_range(name: str, value: float, shown_as: str) -> None:
+    """Raise for a number that cannot be meant.
+
+    Args:
+        name: in `RANGES`.
+        value: the number.
+        shown_as: how a complaint calls it.
+
+    Raises:
+        SettingError: as said.
+    """
+    least, most = RANGES[name]
+    if value < least:
+        raise _refused(f"{shown_as} {_short(value)}", f"at least {least:g}", "choose a larger one")
+    if value > most:
+        raise _refused(f"{shown_as} {_short(value)}", f"at most {most:,}", "choose a smaller one")
 
 
 def policy_kind(settings: Any) -> type[Any]:

@@ -13,6 +13,11 @@ from bwcache.cli.settings import GenerateSettings
 
 def run_generate(settings: GenerateSettings) -> None:
     """Make one video per prompt as the options say."""
+    if settings.prompts is not None:
+        from bwcache.cli.many import run_many
+
+        run_many(settings)
+        return
     check_target(absolute(settings.out), settings.overwrite)
     choices = choose(settings)
     from bwcache.measure.environment import describe_pipeline, environment

@@ -18,14 +18,26 @@ def load(settings: Asked, choices: Choices, bars: Bars) -> tuple[Any, Choices]:
     """
     from bwcache.engine.tuned import other_weights
     from bwcache.measure.call import pipeline_arguments
-    from bwcache.measure.load import load_pipeline
 
+    pipe = read(settings, choices.device, bars)
     with bars.loading(settings.model), quiet_libraries():
-        pipe = load_pipeline(settings.model, choices.device, settings.dtype, settings.offload)
         choices = check_fits(pipe, choices)
         other = None if choices.tuned is None else other_weights(pipe, choices.tuned)
     if other is not None:
         bars.say(other)
     pipeline_arguments(pipe, choices.requests()[0])
-    pipe.set_progress_bar_config(disable=True)
     return pipe, choices
+
+
+def read(settings: Asked, device: str, bars: Bars) -> Any:
+    """Return the pipeline that is named, with its weights, silent.
+
+    Raises:
+        SettingError: it cannot be read.
+    """
+    from bwcache.measure.load import load_pipeline
+
+    with bars.loading(settings.model), quiet_libraries():
+        pipe = load_pipeline(settings.model, device, settings.dtype, settings.offload)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

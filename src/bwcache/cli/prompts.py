@@ -38,6 +38,8 @@ def check_text(text: str, where: str) -> str:
     Raises:
         SettingError: it has a control character, or one that UTF-8 cannot write.
     """
+    if text.isprintable():
+        return text
     kinds = {letter: unicodedata.category(letter) for letter in text if letter not in "\t\n"}
     strange = next((letter for letter, kind in kinds.items() if kind in ("Cc", "Cs")), None)
     if strange is not None:

@@ -68,6 +68,7 @@ def _option(name: str, text: str, panel: str, parser: Callable[[Any], Any] | Non
 WHAT, MODEL, CACHE, OUTPUT = "What to make", "Model and machine", "Caching", "Output"
 ELSE = "Anything else"
 WITH = "On the same page"
+MANY = "Many videos"
 
 StudyFolder = Annotated[
     Path, _option("--out", "Folder for the results; runs that are finished there are not made again.", OUTPUT)
@@ -300,7 +301,35 @@ class CompareSettings(Settings):
 class GenerateSettings(Settings):
     """Options of ``bwcache generate``."""
 
+    prompts: Annotated[
+        Path | None,
+        _option(
+            "--prompts",
+            "File of many videos, one per row: .txt with prompts; .jsonl, .csv or .parquet with prompt, seed, steps, "
+            "sizes, policy or any argument of the pipeline's call. Several workers may share --out; what is there is "
+            "not made again.",
+            WHAT,
+            path_of,
+        ),
+    ] = None
     cache: Annotated[bool, _option("--cache/--no-cache", "Whether to reuse blocks.", CACHE)] = True
+    skip_bad: Annotated[
+        bool, _option("--skip-bad", "Leave out the rows of --prompts that cannot work, and make the others.", MANY)
+    ] = False
+    resume: Annotated[
+        bool,
+        _option("--resume/--no-resume", "Whether to go on with the videos of --prompts that are in --out.", MANY),
+    ] = True
+    lease: Annotated[
+        float,
+        _option(
+            "--lease",
+            "Seconds without a sign from a worker until its row is taken over by another one.",
+            MANY,
+            real_number,
+            metavar="S",
+        ),
+    ] = 300.0
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ DEEPEST = 100
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a path to write to, beside `path` and with its suffix; it takes the place of `path` if all goes well."""
-    part = path.with_name(f"{PART}{secrets.token_hex(4)}{path.suffix}")
+    part = _part(path)
     try:
         yield part
         part.replace(path)
@@ -39,6 +40,16 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8, whole or not at all."""
     with whole_file(path) as part:
         part.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+def write_once(path: Path, text: str) -> bool:
+    """Write UTF-8 where no file is yet, whole or not at all; return whether this call did, and no other one before."""
+    part = _part(path)
+    try:
+        part.write_bytes(text.encode("utf-8", "backslashreplace"))
+        return _placed(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any, indent: int = 1) -> None:
@@ -66,6 +77,20 @@ def remove_parts(folder: Path) -> None:
     """Remove what killed processes left unfinished in a folder that nobody else writes to, and in those inside it."""
     for path in [*folder.glob(f"{PART}*"), *folder.glob(f"*/{PART}*")]:
         path.unlink(missing_ok=True)
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f"{PART}{secrets.token_hex(4)}{path.suffix}")
+
+
+def _placed(part: Path, path: Path) -> bool:
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links: there, whoever comes last is the one
+        part.replace(path)
+    return True
 
 
 def _deep(value: Any) -> bool:

@@ -220,18 +220,34 @@ class Folder:
 
     def _check(self) -> None:
         there = check_target(self.path)
-        if there is None:
-            return
-        for name, found, expected in differences(there, self.identity):
-            raise _refused(
-                f"results of another {name} in {str(self.path)!r} ({found})",
-                f"the same as now ({expected})",
-                "name another folder",
-            )
+        if there is not None:
+            check_same(self.path, there, self.identity)
 
 
-def check_target(path: Path) -> dict[str, Any] | None:
-    """What the study at a place has in common; None where there is none yet. Makes nothing.
+def check_same(path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+    """Raise where the results in a folder are of another identity.
+
+    Raises:
+        SettingError: with the first difference.
+    """
+    for name, found, expected in differences(there, here):
+        raise _refused(
+            f"results of another {name} in {str(path)!r} ({found})",
+            f"the same as now ({expected})",
+            "name another folder",
+        )
+
+
+def check_target(
+    path: Path, record: str = "study.json", form: str = FORMAT, what: str = "a study"
+) -> dict[str, Any] | None:
+    """What the results at a place have in common; None where there are none yet. Makes nothing.
+
+    Args:
+        path: of the folder.
+        record: the file in it that says what they have in common.
+        form: the format of that file.
+        what: the results, in words.
 
     Raises:
         SettingError: it is a file, holds other things, or lies where nothing can be written.
@@ -245,15 +261,15 @@ def check_target(path: Path) -> dict[str, Any] | None:
     if not path.is_dir() or not any(not entry.name.startswith(CLAIM) for entry in path.iterdir()):
         return None
     try:
-        there: dict[str, Any] = read_json(path / "study.json")
-        ours = there.pop("format", None) == FORMAT
+        there: dict[str, Any] = read_json(path / record)
+        ours = there.pop("format", None) == form
     except FileNotFoundError:
         ours = False
     except (OSError, ValueError, AttributeError) as error:
-        found = f"a study.json in {where} that cannot be read"
+        found = f"a {record} in {where} that cannot be read"
         raise _refused(found, "that of an earlier run", "name another folder, or delete this one") from error
     if not ours:
-        raise _refused(f"other things than a study in {where}", "an empty folder", "name another one")
+        raise _refused(f"other things than {what} in {where}", "an empty folder", "name another one")
     return there
 
 

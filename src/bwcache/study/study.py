@@ -74,7 +74,7 @@ def identity(pipe: Any, request: Request, name: str | None = None) -> dict[str, 
     asked = request.record()
     asked.pop("prompt")
     return {
-        "model": describe_pipeline(pipe, name) | {"schedule": _schedule(pipe)},
+        "model": describe_pipeline(pipe, name) | {"schedule": schedule_of(pipe)},
         "packages": seen["packages"],
         "dtype": seen["dtype"],
         "device": seen["device"],
@@ -83,8 +83,8 @@ def identity(pipe: Any, request: Request, name: str | None = None) -> dict[str, 
     }
 
 
-def _schedule(pipe: Any) -> dict[str, Any]:
-    """The scheduler's settings: another shift makes other videos, also one that was set afterwards."""
+def schedule_of(pipe: Any) -> dict[str, Any]:
+    """Return the scheduler's settings: another shift makes other videos, also one that was set afterwards."""
     scheduler: Any = getattr(pipe, "scheduler", None)
     settings = dict(getattr(scheduler, "config", {}))
     if hasattr(type(scheduler), "shift"):  # of an instance it would be looked up in the settings, with a warning
