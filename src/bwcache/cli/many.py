@@ -14,11 +14,10 @@ from bwcache.cli.progress import Bars, quiet_libraries
 from bwcache.cli.rows import Asked, Rows
 from bwcache.cli.settings import GenerateSettings
 from bwcache.cli.studies import resumable
-from bwcache.core.words import shown
 from bwcache.errors import BWCacheError, SettingError, complaint
 from bwcache.fleet.figures import figures
 from bwcache.fleet.folder import VideoFolder, check_target
-from bwcache.fleet.prompt_file import Line, read_lines
+from bwcache.fleet.prompt_file import Line, named, read_lines
 from bwcache.fleet.table import row as table_row
 from bwcache.fleet.table import write_table
 from bwcache.fleet.worker import FailedRowError, Made, Row, Worker
@@ -48,8 +47,9 @@ def run_many(settings: GenerateSettings) -> None:
     check_rate(first.plan.choices.fps)
     with Bars() as bars:
         pipe = read(settings, device, bars)
+        rows = Rows(settings, kind, device, pipe, file.parent)
         folder = VideoFolder(out, identity(pipe), settings.lease)
-        maker = Maker(pipe, settings, Rows(settings, kind, device, pipe, file.parent), folder, file)
+        maker = Maker(pipe, settings, rows, folder, file)
         with resumable(out, lambda: f"{maker.done} of {total} videos"):
             Worker(folder, maker.rows, maker.make, Told(maker, bars, total), bars.say).run()
         folder.tidy()
@@ -101,7 +101,7 @@ class Maker:
                 asked = self._reader.read(line)
             except BWCacheError as error:
                 if not self._settings.skip_bad:
-                    raise SettingError(f"line {line.number} of {str(self._file)!r}: {error}") from error
+                    raise SettingError(f"line {line.number} of {named(self._file)}: {error}") from error
                 continue
             yield Row(line.number, self._folder.name(asked.parts), asked)
 
@@ -222,7 +222,7 @@ def _check(file: Path, rows: Rows, skip_bad: bool) -> tuple[Asked, int]:
             continue
         good += 1
         first = first or asked
-    name = shown(str(file))
+    name = named(file)
     told = " | ".join(faults) + (f" | and {bad - SHOWN} more" if bad > SHOWN else "")
     if first is None:
         found = f"no row in {name} that can work ({told})" if bad else f"no prompt in {name}"

@@ -91,15 +91,19 @@ class Rows:
         settings: of the command, which each row begins with.
         kind: the pipeline's class.
         device: on which it is.
-        pipe: the pipeline, with or without weights; None: what a row asks of it is not checked.
+        pipe: the pipeline, with or without weights; its scheduler is replaced where the settings name another. None:
+            what a row asks of it is not checked.
         folder: which the paths in rows start from.
     """
 
     def __init__(self, settings: GenerateSettings, kind: type[Any], device: str, pipe: Any, folder: Path) -> None:
         from bwcache.measure.inputs import parameters
+        from bwcache.measure.schedulers import named_scheduler, replaced
 
         self._settings = dataclasses.replace(settings, prompts=None)
         self._kind, self._device, self._pipe, self._folder = kind, device, pipe, folder
+        if pipe is not None and settings.scheduler is not None:
+            pipe.scheduler = replaced(pipe.scheduler, *named_scheduler(settings.scheduler))
         self._takes_prompt = "prompt" in parameters(kind)
         self._of_call = tuple(
             f"{CALL}{name}={text}" for name, text in sort_sets(settings, policy_kind(settings), kind).arguments.items()

@@ -20,6 +20,8 @@ from bwcache.errors import MissingExtraError, SettingError, complaint
 
 LONGEST = 1 << 20
 """Bytes of a line."""
+LONGEST_PATH = 250
+"""Letters of a path that a complaint repeats."""
 BATCH = 256
 """Rows of a parquet file that are read together."""
 
@@ -51,8 +53,13 @@ def read_lines(path: Path) -> Iterator[Line]:
         yield from read(path)
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())
-        found = f"prompt file {shown(str(path))} that cannot be read ({reason})"
+        found = f"prompt file {named(path)} that cannot be read ({reason})"
         raise SettingError(complaint(found, "a .txt, .jsonl, .csv or .parquet file", "name such a file")) from error
+
+
+def named(path: Path) -> str:
+    """Return how a complaint calls a file."""
+    return shown(str(path), LONGEST_PATH)
 
 
 def _text_lines(path: Path) -> Iterator[Line]:
@@ -68,7 +75,7 @@ def _json_lines(path: Path) -> Iterator[Line]:
         if isinstance(text, Line):
             yield text
         elif text.strip():
-            yield _json_line(number, text)
+            yield _json_line(number, text.strip())
 
 
 def _json_line(number: int, text: str) -> Line:
@@ -108,7 +115,7 @@ def _csv_rows(path: Path) -> Iterator[Line]:
 
 def _parquet_rows(path: Path) -> Iterator[Line]:
     if find_spec("pyarrow") is None:
-        found = f"prompt file {shown(str(path))} and no pyarrow"
+        found = f"prompt file {named(path)} and no pyarrow"
         raise MissingExtraError(complaint(found, "bwcache with its extra parquet", "pip install 'bwcache[parquet]'"))
     import pyarrow
     from pyarrow import parquet
@@ -121,7 +128,7 @@ def _parquet_rows(path: Path) -> Iterator[Line]:
                     number += 1
                     yield Line(number, {name: value for name, value in row.items() if not _is_empty(value)})
     except pyarrow.ArrowException as error:
-        found = f"prompt file {shown(str(path))} that cannot be read ({' '.join(str(error).split())[:120]})"
+        found = f"prompt file {named(path)} that cannot be read ({' '.join(str(error).split())[:120]})"
         raise SettingError(complaint(found, "a parquet file", "write it anew")) from error
 
 
@@ -138,7 +145,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str | Line]]:
             if len(line) > LONGEST:
                 yield (
                     number,
-                    Line(number, fault=f"found a line of more than {LONGEST} bytes; expected less; shorten it"),
+                    Line(number, fault=f"found a line of more than {LONGEST} bytes; expected a shorter one; cut it"),
                 )
                 continue
             try:
@@ -159,5 +166,5 @@ def _pieces(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _no_columns(path: Path, what: str) -> SettingError:
-    found = f"{what} in line 1 of {shown(str(path))}"
+    found = f"{what} in line 1 of {named(path)}"
     return SettingError(complaint(found, "the name of each column once", "write such as prompt,seed,steps"))
