@@ -12,6 +12,7 @@ import bwcache
 from bwcache import SettingError
 from bwcache.core.trace import reuse_line
 from bwcache.engine.clock import HostStep
+from bwcache.policies.planned import plan
 from tests.runs.laws import GREEDY
 from tests.tiny import Scripted, noise, wan, wan_transformer
 
@@ -145,12 +146,35 @@ def test_the_host_is_trusted_more_than_the_pipeline() -> None:
         ({"noise": float("nan")}, "noise nan"),
         ({"noise": "much"}, "noise 'much'"),
         ({"sigma": float("inf")}, "sigma inf"),
+        ({"index": 0, "schedule": (0.5, 0.9)}, "schedule (0.5, 0.9)"),
+        ({"index": 0, "schedule": (1.0,)}, "schedule (1.0,)"),
+        ({"index": 2, "schedule": (1.0, 0.5, 0.0)}, "a schedule of 2 steps with index 2 of total None"),
+        ({"index": 0, "total": 3, "schedule": (1.0, 0.5, 0.0)}, "a schedule of 2 steps with index 0 of total 3"),
+        ({"schedule": (1.0, 0.5, 0.0)}, "a schedule of 2 steps with index None of total None"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(what: dict[str, Any], found: str) -> None:
     with pytest.raises(SettingError) as caught:
         HostStep(**what)
     assert found in str(caught.value)
+
+
+def test_a_schedule_tells_the_steps_their_noise_and_what_a_plan_is_made_of() -> None:
+    module, schedule = wan_transformer(), tuple(5 * s / (1 + 4 * s) for s in (1 - i / 12 for i in range(13)))
+    policy = bwcache.Planned(0.04)
+    latents = noise(1, 4, 2, 4, 4)
+    with bwcache.attach(module, policy) as session:
+        for index in range(12):
+            with session.step(
+                index=index, branch="c", sigma=schedule[index], prediction="flow", schedule=list(schedule)
+            ):
+                velocity = forward(module, latents, "c", 1000 * schedule[index])
+            latents = latents + (schedule[index + 1] - schedule[index]) * velocity
+    events = session.trace.events
+    assert {event.total for event in events} == {12}
+    expected, _ = plan(schedule, 0.04)
+    assert {event.step for event in events if event.action == "compute"} == expected
+    assert 1 < len(expected) < 10
 
 
 @pytest.mark.parametrize(("names", "rows"), [(("a", "b", "c"), 1), (("a", "b"), 1), (("a", "b"), 3)])
@@ -165,4 +189,4 @@ def test_more_names_than_a_batch_has_parts_are_refused(names: tuple[str, ...], r
                 forward(module, latents, "u" * rows)
         with session.step(index=0, total=4, branch=names):
             forward(module, latents, "u" * len(names))
-    assert [event.branch for event in session.trace.events] == (list(names) if not more else ["+".join(names)])
+    assert [event.branch for event in session.trace.events] == list(names)

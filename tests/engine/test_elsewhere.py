@@ -25,6 +25,8 @@ COMPUTED = {0: None, 1: None, 3: 1, 6: 1}
 class Ahead(Policy[None]):
     """Computes what is written, half a step or more further on; keeps the clean latents."""
 
+    looks_ahead = True
+
     computed: dict[int, Any] = field(default_factory=lambda: COMPUTED)
     share: Callable[[Observation, Any], float | None] = lambda seen, halves: (
         None if halves is None else halfway(seen.step.noise, seen.step.next_noise, halves)

@@ -12,6 +12,7 @@ from bwcache.errors import NoBlocksFoundError
 from bwcache.models import Place, denoisers, resolve, supported
 from bwcache.models.streams import Stream
 from bwcache.models.table import ROWS, row, row_of
+from tests.comfy.look_alike import CLASSES
 from tests.tiny import CASES, Case, each_case, wan_transformer
 from tests.zoo import native
 
@@ -22,6 +23,8 @@ NATIVE = [type(model.build()) for model in native.MODELS]
 def test_a_row_names_a_class_and_its_time(spec) -> None:  # type: ignore[no-untyped-def]
     if spec.module_prefix == "diffusers.":
         model = getattr(diffusers, spec.model)
+    elif spec.module_prefix.startswith("comfy."):
+        model = CLASSES[f"{spec.module_prefix}.{spec.model}"]
     else:
         model = next(kind for kind in NATIVE if row_of(kind) is spec)
     assert spec.timestep in inspect.signature(_forward(model)).parameters

@@ -48,10 +48,13 @@ class BatchLayout:
         return cls(rows, (None,) * samples, tuple(range(samples)), axis)
 
     @classmethod
-    def of_branches(cls, names: Sequence[str], samples: int, axis: int = 0) -> BatchLayout:
-        """Return the layout of so many samples in branches that have names, each row a lane."""
-        if len(names) * samples == 1:
+    def of_branches(cls, names: Sequence[str], samples: int, axis: int = 0, as_one: bool = False) -> BatchLayout:
+        """Return the layout of so many samples in branches with names: each row a lane, or each branch (`as_one`)."""
+        if len(names) * samples == 1 or (as_one and len(names) == 1):
             return cls(branches=tuple(names), axis=axis)
+        if as_one:
+            parts = tuple(tuple(range(part * samples, (part + 1) * samples)) for part in range(len(names)))
+            return cls(parts, tuple(names), (None,) * len(names), axis)
         rows = tuple((row,) for row in range(len(names) * samples))
         ordinals = tuple(None if samples == 1 else sample for _ in names for sample in range(samples))
         return cls(rows, tuple(name for name in names for _ in range(samples)), ordinals, axis)
@@ -111,9 +114,14 @@ class BatchLayout:
         return torch.cat(parts, self.axis)
 
     def take(self, value: Any, lanes: Sequence[int]) -> Any:
-        """Return a forward's arguments for some lanes alone: each tensor whose first size is the batch is cut."""
+        """Return a forward's arguments for some lanes alone: each tensor whose first size is the batch is cut.
+
+        An argument that has a method `of_rows(rows, count)` cuts itself: to these of so many rows.
+        """
         if len(lanes) == len(self):
             return value
+        if hasattr(value, "of_rows"):
+            return value.of_rows(sorted(row for lane in lanes for row in self.rows[lane]), _count(self.rows))
         if isinstance(value, Tensor):
             if value.ndim == 0 or len(value) != _count(self.rows):
                 return value

@@ -187,9 +187,10 @@ class Denoiser:
             SettingError: the batch cannot be cut into as many parts as the host names.
         """
         expect_parts(call)
-        if not self._session.per_sample or self.plan.probes:
+        if self.plan.probes:
             return WHOLE
-        layout = run.layouts.of(call, branch, self._session.here.clock, self.plan.beside)
+        as_one = not self._session.per_sample
+        layout = run.layouts.of(call, branch, self._session.here.clock, self.plan.beside, as_one)
         if run.layouts.notes:
             run.trace.meta["samples"] = "; ".join(run.layouts.notes)
         return layout

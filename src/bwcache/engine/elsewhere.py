@@ -146,7 +146,7 @@ class Elsewhere:
     def _keep(self, found: SiteCall, latents: Tensor) -> None:
         """Keeps the latents: where they go is told by where they came from."""
         forward = self.forward
-        if not forward.keeps or found.action == "check":
+        if not forward.keeps or found.action == "check" or not forward.plan.policy.looks_ahead:
             return
         rows: BatchLayout = forward.rows.at(0)
         name = f"{found.site.name} {LATENTS}"

@@ -29,7 +29,7 @@ class Layouts:
         self._found: dict[tuple[Any, ...], BatchLayout] = {}
         self.notes: list[str] = []
 
-    def of(self, call: Call, branch: str, clock: Clock, apart: bool = False) -> BatchLayout:
+    def of(self, call: Call, branch: str, clock: Clock, apart: bool = False, as_one: bool = False) -> BatchLayout:
         """Return the layout of a forward. Reads the device once for each size of batch in a branch.
 
         Args:
@@ -37,15 +37,16 @@ class Layouts:
             branch: which it is.
             clock: knows who calls.
             apart: whether each branch is to be a lane, where it is known which is which.
+            as_one: whether the samples decide as one: then only the branches that the host names are told apart.
         """
         named = call.host.branches if call.host else ()
-        if call.latents is None or (len(call.latents) == 1 and not named):
+        if call.latents is None or ((len(call.latents) == 1 or as_one) and not named):
             return WHOLE
         key = (call.stack.name, branch, named, len(call.latents))
         found = self._found.get(key)
         if found is None:
             whole = self._decides_as_one(call, call.latents)
-            found = self._found[key] = WHOLE if whole else self._split(call, call.latents, named, clock, apart)
+            found = self._found[key] = WHOLE if whole else self._split(call, call.latents, named, clock, apart, as_one)
         return found
 
     def _decides_as_one(self, call: Call, latents: Tensor) -> bool:
@@ -59,10 +60,12 @@ class Layouts:
             self._note(f"{len(latents)} rows decide as one: {why}")
         return why is not None
 
-    def _split(self, call: Call, latents: Tensor, named: tuple[str, ...], clock: Clock, apart: bool) -> BatchLayout:
+    def _split(
+        self, call: Call, latents: Tensor, named: tuple[str, ...], clock: Clock, apart: bool, as_one: bool
+    ) -> BatchLayout:
         spec, count = call.stack.spec, len(latents)
         if named:
-            return BatchLayout.of_branches(named, count // len(named), spec.batch_axis)
+            return BatchLayout.of_branches(named, count // len(named), spec.batch_axis, as_one)
         branches: int | None = 1
         why = f"{spec.model} has each branch in a forward of its own"
         if spec.guidance in ("batched", "either"):

@@ -65,7 +65,7 @@ class MemoryNeed:
 def need(plan: Plan, entered: dict[str, Any], rows: BatchLayout) -> MemoryNeed:
     """Return what one lane will need, from the streams that enter the first block: most stacks return the like."""
     policy, predictor = plan.policy, plan.policy.feature_predictor
-    first = plan.stack.blocks[0].measured
+    first = (plan.stack.blocks or (plan.stack.root,))[0].measured
     streams = {name: _of_one(value, rows) for name, value in entered.items() if isinstance(value, Tensor)}
 
     def like(name: str) -> Tensor:
@@ -84,9 +84,10 @@ def need(plan: Plan, entered: dict[str, Any], rows: BatchLayout) -> MemoryNeed:
         return needed
     for site in plan.sites:
         features = sum(like(name).nbytes for name in site.streams)
-        if site.keeps == "clean":  # in single precision at least; and the latents, to tell where they go
+        if site.keeps == "clean":  # in single precision at least
             features = sum(like(name).numel() * max(4, like(name).itemsize) for name in site.streams)
-            needed += MemoryNeed(sum(like(name).nbytes for name in site.streams))
+            if policy.looks_ahead:  # to tell where the latents go
+                needed += MemoryNeed(sum(like(name).nbytes for name in site.streams))
         if site.keeps == "beside":  # and the value of the branch that it stands beside
             needed += MemoryNeed(features)
         needed += MemoryNeed(features * predictor.history)

@@ -12,6 +12,7 @@ from bwcache.errors import AttachError, complaint
 from bwcache.features import Predictor, Sample, relative_l1
 from bwcache.features.looks import Look
 from bwcache.models import BlockStack, Keeps, Place, Site, Tap
+from bwcache.models.stack import NoBlocks
 from bwcache.policies import Policy
 
 Span = tuple[float, float]
@@ -153,6 +154,8 @@ class Plan:
             AttachError: sites that cross or share a name, or a residual of a stream that does not enter.
         """
         sites = _ordered(policy.sites(stack))
+        if not sites and policy.may_reuse and isinstance(stack.blocks, NoBlocks):
+            raise stack.blocks.wanted()
         for site in sites:
             _expect_outlines(stack, site)
             _expect_kept(stack, site)
@@ -307,7 +310,7 @@ def _ordered(sites: tuple[Site, ...]) -> tuple[Site, ...]:
 
 def _expect_outlines(stack: BlockStack, site: Site) -> None:
     """Blocks that return something else than they take in have no residual, and only the last one's output is kept."""
-    whole = site.last is stack.blocks[-1] or len(site.last.streams) == 1
+    whole = site.last in stack.blocks[-1:] or len(site.last.streams) == 1
     if not site.last.outlined or (whole and site.keeps == "output"):
         return
     raise AttachError(

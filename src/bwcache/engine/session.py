@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -199,6 +199,7 @@ class Session:
         sigma: float | None = None,
         noise: float | tuple[float, float] | None = None,
         prediction: str | None = None,
+        schedule: Sequence[float] | None = None,
     ) -> Iterator[None]:
         """Say where the forwards within stand: for programs that sample by themselves. What is None is found out.
 
@@ -213,12 +214,14 @@ class Session:
                 (1 + sigma) elsewhere); one number: before it.
             prediction: what the denoiser returns: "flow", "epsilon", "v" or "sample", at latents that enter it with
                 unit size where it is no flow. With it sigma is the share of noise in a flow, and else noise over data.
+            schedule: share of noise at each step of the run and after the last one, 1..0: what a plan is made of.
 
         Raises:
             SettingError: a value that cannot be meant.
         """
         clock = self.here.clock
-        before, clock.host = clock.host, HostStep(index, total, branch, sigma, noise, prediction)
+        listed = None if schedule is None else tuple(schedule)
+        before, clock.host = clock.host, HostStep(index, total, branch, sigma, noise, prediction, listed)
         try:
             yield
         finally:

@@ -14,7 +14,7 @@ from bwcache.models.places import Hook, Place, inside, named_modules
 from bwcache.models.provenance import expect_free, expect_proven
 from bwcache.models.refused import reason_of
 from bwcache.models.spec import BlockList, BlockSpec, Idle
-from bwcache.models.stack import BlockStack, Flag
+from bwcache.models.stack import BlockStack, Flag, NoBlocks
 from bwcache.models.streams import stream_of, uncompiled
 
 
@@ -90,13 +90,15 @@ def resolve(name: str, module: nn.Module, spec: BlockSpec | None = None) -> Bloc
     fillings = tuple(_flag(module, said, kind) for said in spec.filling)
     time = stream_of(module, spec.timestep, kind)
     skips = None if spec.skips is None else stream_of(module, spec.skips, kind)
-    blocks = tuple(replace(block, block=i) for i, (block, _) in enumerate(found))
+    blocks = tuple(replace(block, block=i) for i, (block, _) in enumerate(found)) or NoBlocks(type(module).__name__)
     lists = tuple(part for _, part in found)
     return BlockStack(name, module, blocks, spec, time, lists, fills, fillings, skips, _idle(module, spec, len(blocks)))
 
 
 def _expect_streams(spec: BlockSpec) -> None:
     """Raise `SpecMismatchError` where a row measures or reads streams that its blocks do not return."""
+    if not spec.lists:
+        return
     silent = [part for part in spec.lists if (part.measured or spec.measured) not in part.returns]
     if silent:
         raise SpecMismatchError(

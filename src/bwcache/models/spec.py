@@ -97,7 +97,7 @@ class BlockSpec:
 
     Attributes:
         model: class name of the denoiser.
-        lists: its lists of blocks in the order in which the forward runs them.
+        lists: its lists of blocks in the order in which the forward runs them; none: it is known as a whole alone.
         read_after: the streams of the LAST block that the rest of the forward reads. Only these are kept and replayed.
         measured: the stream whose change is the indicator.
         also_measured: further streams that are replayed: the indicator is the largest of their changes.

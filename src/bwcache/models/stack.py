@@ -101,6 +101,42 @@ class Tap:
     since: Place | None = None
 
 
+class NoBlocks(tuple[Place, ...]):
+    """The blocks of a denoiser whose row names none: whoever asks for one is told so.
+
+    Args:
+        model: class name of the denoiser.
+    """
+
+    def __new__(cls, model: str) -> NoBlocks:
+        """Return it, empty."""
+        made = super().__new__(cls)
+        made.model = model
+        return made
+
+    model: str
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return nothing of a slice.
+
+        Raises:
+            SettingError: one block is wanted.
+        """
+        if isinstance(index, slice):
+            return ()
+        raise self.wanted()
+
+    def wanted(self) -> SettingError:
+        """Return what a method that acts on blocks is refused with."""
+        return SettingError(
+            complaint(
+                f"a method that keeps blocks, on a {self.model}, whose row names none",
+                "a method that keeps the denoiser as a whole",
+                "choose a grade, or a method that keeps clean latents or the prediction (bwcache methods)",
+            )
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class BlockStack:
     """The blocks of one denoiser in call order, and what else of it is known.
@@ -250,7 +286,7 @@ class BlockStack:
         """
         last = first if last is None else last
         if streams is None:
-            is_end = last is self.blocks[-1]
+            is_end = last in self.blocks[-1:]
             streams = self.spec.read_after if is_end else tuple(stream.name for stream in last.streams)
         name = name or (first.name if last is first else f"{first.name}-{last.name}")
         return Site(name, first, last, streams, keeps, since, beside)

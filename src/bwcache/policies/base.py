@@ -176,6 +176,11 @@ class Policy(ABC, Generic[State]):
         return False
 
     @property
+    def looks_ahead(self) -> bool:
+        """Whether a decision may ask for an evaluation at another noise level (`at`): the latents are kept for it."""
+        return False
+
+    @property
     def needs_errors(self) -> bool:
         """Whether it wants to know at each computation how close the predictor would have come."""
         predictor = self.feature_predictor

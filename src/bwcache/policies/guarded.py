@@ -111,6 +111,11 @@ class Guarded(Policy[State]):
         return self.tail > 0 or self.policy.needs_total
 
     @property
+    def looks_ahead(self) -> bool:
+        """As the policy inside."""
+        return self.policy.looks_ahead
+
+    @property
     def needs_errors(self) -> bool:
         """As the policy inside."""
         return self.policy.needs_errors

@@ -81,7 +81,7 @@ class Planned(Policy[State]):
     """
 
     entry = Entry(
-        keeps="2 of the size of the latents",
+        keeps="2 of the size of the latents; with `ahead` 3",
         reads="nothing: the list is planned from the noise levels",
         verified="lists against brute force, damage against its definition",
         origin="this project",
@@ -108,6 +108,11 @@ class Planned(Policy[State]):
     def may_reuse(self) -> bool:
         """Not with a tolerance of 0, unless `computed` says how many."""
         return self.tolerance > 0 or self.computed is not None
+
+    @property
+    def looks_ahead(self) -> bool:
+        """With `ahead`."""
+        return self.ahead > 0
 
     def sites(self, stack: BlockStack) -> tuple[Site, ...]:
         """The denoiser itself: the clean latents that its prediction means."""

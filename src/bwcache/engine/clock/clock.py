@@ -127,8 +127,8 @@ class Clock:
             sigma = float(context.sigma)
         if host is not None:
             sigma = sigma if host.sigma is None else float(host.sigma)
-            noise, next_noise = (noise, next_noise) if host.noise is None else host.noises
-        schedule = progress.noises if host is None or host.noise is None else None
+            noise, next_noise = (noise, next_noise) if host.noises == (None, None) else host.noises
+        schedule = progress.noises if host is None or host.noises == (None, None) else host.schedule
         return Step(
             self.run, progress.index, progress.total, timestep, sigma, branch.name, None, noise, next_noise, schedule
         )
@@ -187,7 +187,7 @@ class Clock:
 
     def _total(self, call: Call, schedule: Schedule | None) -> int | None:
         """How many steps the run has that begins with this forward."""
-        said = (call.host.total if call.host else None, call.context.num_inference_steps if call.context else None)
+        said = (call.host.steps if call.host else None, call.context.num_inference_steps if call.context else None)
         for total in said:
             if total is not None:
                 return total

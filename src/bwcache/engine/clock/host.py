@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from bwcache.errors import SettingError, complaint
@@ -23,6 +24,7 @@ class HostStep:
         sigma: noise level, as the scheduler names it.
         noise: share of noise in the latents before and after this step, 1..0; one number: before it.
         prediction: what the denoiser returns: "flow", "epsilon", "v" or "sample".
+        schedule: share of noise at each step of the run and after the last one, 1..0, never rising.
 
     Raises:
         SettingError: a value that cannot be meant.
@@ -34,12 +36,15 @@ class HostStep:
     sigma: float | None = None
     noise: float | tuple[float, float] | None = None
     prediction: str | None = None
+    schedule: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         _expect_count("index", self.index, 0)
         _expect_count("total", self.total, 1)
         if self.index is not None and self.total is not None and self.index >= self.total:
             raise _wrong(f"index {self.index} of total {self.total}", "an index below the total", "count from 0")
+        if self.schedule is not None:
+            self._expect_schedule(self.schedule)
         names = self.branches
         if not all(isinstance(name, str) and name and not set(name) & set("#+") for name in names) or (
             len(set(names)) < len(names) or self.branch == ()
@@ -54,6 +59,21 @@ class HostStep:
         if self.prediction not in (None, *PREDICTS):
             raise _wrong(f"prediction {self.prediction!r}", f"one of {', '.join(PREDICTS)}", "name what it returns")
 
+    def _expect_schedule(self, schedule: tuple[float, ...]) -> None:
+        shares = isinstance(schedule, tuple) and all(_is_number(value) and 0 <= value <= 1 for value in schedule)
+        if not shares or len(schedule) < 2 or any(after > before for before, after in pairwise(schedule)):
+            raise _wrong(
+                f"schedule {schedule!r}",
+                "a tuple of shares from 1 to 0 that never rise, one more than there are steps",
+                "leave it out where the sampler goes back",
+            )
+        if self.index is None or self.index >= len(schedule) - 1 or self.total not in (None, len(schedule) - 1):
+            raise _wrong(
+                f"a schedule of {len(schedule) - 1} steps with index {self.index} of total {self.total}",
+                "an index in it, and the same number of steps",
+                "pass index=",
+            )
+
     @property
     def branches(self) -> tuple[str, ...]:
         """The names of the branches in the batch; none if the host names none."""
@@ -62,8 +82,15 @@ class HostStep:
         return () if self.branch is None else (self.branch,)
 
     @property
+    def steps(self) -> int | None:
+        """The number of steps of the run."""
+        return self.total if self.schedule is None else len(self.schedule) - 1
+
+    @property
     def noises(self) -> tuple[float | None, float | None]:
         """The share of noise before and after the step."""
+        if self.noise is None and self.schedule is not None and self.index is not None:
+            return (self.schedule[self.index], self.schedule[self.index + 1])
         if isinstance(self.noise, (tuple, list)):
             if len(self.noise) != 2:
                 raise _wrong(f"noise {self.noise!r}", "two shares", "pass (before, after) the step")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bwcache.models.families import (
     cog,
+    comfyui,
     cosmos,
     flux,
     hunyuan,
@@ -47,6 +48,7 @@ ROWS: tuple[BlockSpec, ...] = tuple(
         sd3,
         lumina,
         others,
+        comfyui,
     )
     for row in family.ROWS
 )

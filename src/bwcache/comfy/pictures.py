@@ -1,0 +1,78 @@
+"""What a run did as a picture, and two videos side by side: as ComfyUI's images, `[N, H, W, 3]` in 0..1."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bwcache.core.trace import Trace
+from bwcache.errors import SettingError, complaint
+from bwcache.measure.quality import psnr, ssim
+
+SSIM_SIDE = 11
+"""Pixels that a picture must have each way for SSIM."""
+
+
+def drawn(trace: Trace) -> Tensor:
+    """Return which steps of a run were computed and why, `[1, H, W, 3]`.
+
+    Raises:
+        BWCacheError: matplotlib is missing.
+    """
+    from PIL import Image
+
+    from bwcache.report.plots import plot_similarity
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.png"
+        plot_similarity(trace, path, title=trace.meta.get("model", ""))
+        picture = np.asarray(Image.open(path).convert("RGB"))
+    return torch.from_numpy(picture.astype(np.float32) / 255)[None]
+
+
+def said(trace: Trace | None, note: str) -> str:
+    """Return a run in words: its line, its summary, each step with its reason; or why there is none."""
+    from bwcache.comfy.sampling import line
+
+    if trace is None:
+        return note or "nothing was sampled with this model yet"
+    rows = [f"step {event.step} {event.branch}: {event.action}, {event.reason}" for event in trace.events]
+    return "\n".join((line(trace), "", str(trace.summary()), "", *rows))
+
+
+def beside(uncached: Tensor, cached: Tensor, gain: int = 4) -> tuple[Tensor, str]:
+    """Return uncached, cached and the difference side by side, `[N, H, 3 W, 3]`, and how close they are, in words.
+
+    Args:
+        uncached, cached: `[N, H, W, 3]` in 0..1, of the same seed and size.
+        gain: by how much the difference is enlarged.
+
+    Raises:
+        SettingError: they are not of one size.
+    """
+    if uncached.shape != cached.shape:
+        found = f"images of {tuple(uncached.shape)} and {tuple(cached.shape)}"
+        action = "compare two samplings of the same size and length"
+        raise SettingError(complaint(found, "as many pictures of the same size", action))
+    one, other = (each.float().cpu().clamp(0, 1) for each in (uncached, cached))
+    difference = ((one - other).abs() * gain).clamp(0, 1)
+    return torch.cat([one, other, difference], 2), closeness(one, other)
+
+
+def closeness(one: Tensor, other: Tensor) -> str:
+    """Return PSNR and SSIM of two videos in words."""
+    if torch.equal(one, other):
+        return "identical, bit for bit"
+    frames: list[Any] = [np.asarray(each) for each in (one, other)]
+    words = f"PSNR {psnr(*frames):.2f} dB"
+    return words if min(one.shape[1:3]) < SSIM_SIDE else f"{words}, SSIM {ssim(*frames):.4f}"
+
+
+def empty() -> Tensor:
+    """Return a picture of nothing, `[1, H, W, 3]`: there is no run to draw."""
+    return torch.ones(1, 64, 256, 3)

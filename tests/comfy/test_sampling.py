@@ -1,0 +1,265 @@
+"""Around ComfyUI's sampling, by a look-alike of what it promises: which steps there are, whose features are whose."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import bwcache
+from bwcache.comfy.rehearsal import evaluations
+from bwcache.comfy.rows import row_of as row_of_module
+from bwcache.comfy.sampling import KEPT_RUNS, Settings, cached, line
+from bwcache.errors import BWCacheError
+from bwcache.policies.planned import plan
+from tests.comfy import look_alike
+from tests.comfy.look_alike import CLASSES, EDM, SIGMAS, Sampler, euler, heun, model, prompt, sampled, unforeseen
+
+BLOCKS, CLEAN = bwcache.FixedInterval(interval=3, warmup=1, tail=1), bwcache.Planned(0.1)
+POLICIES: dict[str, bwcache.Policy[Any]] = {"blocks": BLOCKS, "clean": CLEAN}
+APART = {"as one": lambda i: False, "apart": lambda i: True, "both": lambda i: i % 3 == 1}
+STEPS = len(SIGMAS) - 1
+
+
+def row_of(patcher: look_alike.Patcher) -> Any:
+    return row_of_module(patcher.model.diffusion_model)
+
+
+def computed(trace: bwcache.Trace) -> list[int]:
+    return sorted({event.step for event in trace.events if event.action == "compute"})
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_model_is_reused_and_left_as_it_was(name: str, policy: str) -> None:
+    patcher = model(name)
+    plain = sampled(patcher)
+    assert torch.equal(sampled(cached(patcher, Settings(bwcache.Planned(0)))[0]), plain)
+    clone, runs = cached(patcher, Settings(POLICIES[policy]))
+    made = sampled(clone)
+    (trace,) = runs.traces
+    assert torch.isfinite(made).all()
+    assert not torch.equal(made, plain)
+    assert 0 < len(computed(trace)) < trace.steps == STEPS
+    assert torch.equal(sampled(patcher), plain)
+    modules = [patcher.model.diffusion_model, *patcher.model.diffusion_model.modules()]
+    assert not any("_compiled_call_impl" in vars(module) for module in modules)
+
+
+@pytest.mark.parametrize(("sampler", "count"), [(euler, STEPS), (heun, 2 * STEPS - 1)])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_evaluations_are_steps_and_known_beforehand(sampler: Any, count: int, policy: str) -> None:
+    patcher = model()
+    before = torch.random.get_rng_state()
+    listed = evaluations(Sampler(sampler), patcher.model, SIGMAS, 5)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert len(listed) == count
+    clone, runs = cached(patcher, Settings(POLICIES[policy]))
+    sampled(clone, sampler)
+    trace = runs.traces[-1]
+    assert {event.total for event in trace.events} == {trace.steps} == {count}
+    assert [event.sigma for event in trace.events if event.branch == "cond"] == pytest.approx(listed)
+    assert line(trace).startswith(f"{STEPS} steps, {count} evaluations, {len(computed(trace))} computed")
+
+
+def test_a_plan_is_made_of_the_noise_levels_that_come() -> None:
+    clone, runs = cached(model(), Settings(CLEAN))
+    sampled(clone)
+    assert set(computed(runs.traces[-1])) == plan(tuple(SIGMAS.tolist()), CLEAN.tolerance)[0]
+
+
+def test_a_sampler_that_does_otherwise_than_in_its_rehearsal_is_computed_from_there_on() -> None:
+    patcher = model()
+    clone, runs = cached(patcher, Settings(BLOCKS))
+    with pytest.warns(bwcache.NeverReusedWarning, match="number of steps unknown"):
+        made = sampled(clone, unforeseen)
+    assert "had not made known" in runs.notes[-1]
+    assert computed(runs.traces[-1]) == [event.step for event in runs.traces[-1].events if event.branch == "cond"]
+    torch.testing.assert_close(made, sampled(patcher, unforeseen), atol=0.5, rtol=0.5)
+
+
+def test_a_sampler_that_cannot_be_rehearsed_is_computed() -> None:
+    class Strange(Sampler):
+        def __init__(self) -> None:
+            super().__init__(euler)
+            self.own, self.sampler_function = self.sampler_function, None
+
+        def sample(self, *args: Any, **kwargs: Any) -> Any:
+            sampler = Sampler(self.own)
+            return sampler.sample(*args, **kwargs)
+
+    patcher = model()
+    clone, runs = cached(patcher, Settings(BLOCKS))
+    guider = look_alike.Guider(clone, [prompt(1)], [prompt(2)], 3.0)
+    noise = torch.randn(1, 1, 2, 4, 4, generator=torch.Generator().manual_seed(4))
+    with torch.inference_mode(), pytest.warns(bwcache.NeverReusedWarning, match="number of steps unknown"):
+        made = guider.sample(noise, SIGMAS, Strange())
+    assert torch.equal(made, sampled(patcher))
+    assert "could not be told beforehand" in runs.notes[-1]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(
+    "apart", [lambda i: False, lambda i: True, lambda i: i % 3 == 1], ids=["as one", "apart", "both"]
+)
+def test_branches_keep_what_is_theirs_however_they_come(policy: str, apart: Any) -> None:
+    patcher = model()
+    clone, runs = cached(patcher, Settings(POLICIES[policy]))
+    made = sampled(clone, apart=apart)
+    assert {event.branch for event in runs.traces[-1].events} == {"cond", "uncond"}
+    torch.testing.assert_close(made, sampled(cached(patcher, Settings(POLICIES[policy]))[0]), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("apart", [lambda i: False, lambda i: True], ids=["as one", "apart"])
+def test_another_prompt_begins_with_nothing(policy: str, apart: Any) -> None:
+    seen: list[tuple[Any, bool]] = []
+    patcher = model()
+    ran = [False]
+    blocks: Any = patcher.model.diffusion_model.blocks
+    blocks[-1].register_forward_pre_hook(lambda *_: ran.__setitem__(0, True))
+
+    def see(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        ran[0] = False
+        made = executor(*args, **kwargs)
+        seen.append((args[5]["uuids"], ran[0]))
+        return made
+
+    patcher.add_wrapper_with_key("apply_model", "witness", see)
+    clone, runs = cached(patcher, Settings(POLICIES[policy]))
+    sampled(clone, positive=[prompt(5, end=0.4), prompt(6, start=0.4)], apart=apart)
+    known: set[Any] = set()
+    for ids, ran_here in seen:
+        assert ran_here or set(ids) <= known
+        known |= set(ids) if ran_here else set()
+    assert {event.branch for event in runs.traces[-1].events} == {"cond", "cond 2", "uncond"}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_control_net_that_comes_and_goes_begins_with_nothing(policy: str) -> None:
+    def control(sigma: float) -> Any:
+        return {"output": [torch.ones(1)]} if 0.3 < sigma < 0.8 else None
+
+    clone, runs = cached(model(), Settings(POLICIES[policy]))
+    sampled(clone, positive=[prompt(1, control=control)])
+    names = [event.branch for event in runs.traces[-1].events if event.branch.startswith("cond")]
+    assert list(dict.fromkeys(names)) == ["cond", "cond 2"]
+    first = next(event for event in runs.traces[-1].events if event.branch == "cond 2")
+    assert first.action == "compute"
+
+
+def test_hooks_that_change_the_weights_begin_with_nothing() -> None:
+    patcher = model()
+    clone, runs = cached(patcher, Settings(BLOCKS))
+
+    class Hook:
+        strength = 1.0
+
+    hook = Hook()
+    clone.current_hooks = type("Group", (), {"hooks": [hook]})()
+    sampled(clone, callback=lambda said: setattr(hook, "strength", 1.0 if said["i"] < 4 else 0.5))
+    names = dict.fromkeys(event.branch for event in runs.traces[-1].events)
+    assert list(names) == ["cond", "uncond", "cond 2", "uncond 2"]
+
+
+def test_cancelled_or_failed_leaves_nothing_on_the_model() -> None:
+    patcher = model()
+    plain = sampled(patcher)
+    clone, runs = cached(patcher, Settings(CLEAN))
+    undisturbed = sampled(clone)
+
+    def cancel(said: Any) -> None:
+        if said["i"] == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sampled(clone, callback=cancel)
+    assert runs.traces[-1].steps == 5
+    assert torch.equal(sampled(patcher), plain)
+    assert torch.equal(sampled(clone), undisturbed)
+
+
+def test_a_sampling_within_another_one_takes_its_place_and_gives_it_back() -> None:
+    patcher = model()
+    clone, runs = cached(patcher, Settings(BLOCKS))
+    other, inner_runs = cached(patcher, Settings(CLEAN))
+    alone = sampled(other)
+    inner: list[torch.Tensor] = []
+
+    def within(said: Any) -> None:
+        if said["i"] == 3:
+            inner.append(sampled(other))
+
+    made = sampled(clone, callback=within)
+    assert torch.isfinite(made).all()
+    assert torch.equal(inner[0], alone)
+    assert [computed(trace) for trace in inner_runs.traces] == 2 * [computed(inner_runs.traces[0])]
+    before, after = runs.traces
+    assert [event.step for event in before.events if event.branch == "cond"] == [0, 1, 2, 3]
+    assert computed(after)[0] == 4
+    assert after.reuse_rate > 0
+
+
+def test_a_session_of_somebody_else_is_left_alone() -> None:
+    patcher = model()
+    clone, runs = cached(patcher, Settings(CLEAN))
+    with bwcache.attach(patcher.model.diffusion_model, bwcache.NeverReuse(), steps=STEPS, spec=row_of(patcher)) as own:
+        made = sampled(clone)
+    assert torch.equal(made, sampled(patcher))
+    assert own.traces
+    assert "another session holds this model" in runs.notes[-1]
+
+
+def test_several_gpus_are_computed(caplog: pytest.LogCaptureFixture) -> None:
+    patcher = model()
+    clone, runs = cached(patcher, Settings(CLEAN))
+    clone.model_options["multigpu_clones"] = [object()]
+    assert torch.equal(sampled(clone), sampled(patcher))
+    assert "several GPUs" in runs.notes[-1]
+    assert not runs.traces
+
+
+def test_start_and_end_are_shares_of_the_run() -> None:
+    clone, runs = cached(model(), Settings(BLOCKS, start=0.3, end=0.8))
+    sampled(clone)
+    assert {0, 1, 2, 8, 9} <= set(computed(runs.traces[-1]))
+
+
+def test_the_last_node_counts_and_old_runs_are_let_go() -> None:
+    patcher = model()
+    first, runs = cached(patcher, Settings(CLEAN))
+    second, later = cached(first, Settings(BLOCKS))
+    for _ in range(KEPT_RUNS + 2):
+        sampled(second)
+    assert not runs.traces
+    assert len(later.traces) == KEPT_RUNS
+    assert not any(isinstance(value, torch.Tensor) for trace in later.traces for value in trace.meta.values())
+
+
+def test_what_a_model_cannot_carry_is_said_at_the_node() -> None:
+    with pytest.raises(BWCacheError, match="with EDM"):
+        cached(model(kind=EDM), Settings(CLEAN))
+    unknown = type("SomeNet", (torch.nn.Module,), {"forward": lambda self, x, timesteps, context=None, **kwargs: x})
+    patcher = look_alike.Patcher(look_alike.Base(unknown()))
+    with pytest.raises(BWCacheError, match="a method that keeps blocks, on a SomeNet"):
+        cached(patcher, Settings(BLOCKS))
+    with pytest.raises(BWCacheError, match="a method that keeps blocks, on a SomeNet"):
+        cached(patcher, Settings(bwcache.Foresight()))
+    assert cached(patcher, Settings(CLEAN))
+    strange = type("Sound", (torch.nn.Module,), {"forward": lambda self, audio: audio})
+    with pytest.raises(BWCacheError, match="whose forward takes audio"):
+        cached(look_alike.Patcher(look_alike.Base(strange())), Settings(CLEAN))
+
+
+def test_planned_memory_is_switched_off_while_it_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+    from types import SimpleNamespace
+
+    arguments = SimpleNamespace(disable_comfy_compiler=False)
+    monkeypatch.setitem(sys.modules, "comfy.cli_args", SimpleNamespace(args=arguments))
+    seen: list[bool] = []
+    clone, _ = cached(model(), Settings(CLEAN))
+    sampled(clone, callback=lambda said: seen.append(arguments.disable_comfy_compiler))
+    assert seen == [True] * STEPS
+    assert arguments.disable_comfy_compiler is False
