@@ -151,7 +151,7 @@ def test_each_method_of_the_catalogue_can_be_chosen(name: str) -> None:
         ("interval = 2\ninterval = 3", "line 2: 'interval = 3'; expected each field once"),
         ("= 3", "line 1"),
         ("interval = much", "interval"),
-        ("intervall = 3", "did you mean interval"),
+        ("intervals = 3", "did you mean interval"),
     ],
 )
 def test_settings_that_cannot_be_meant(settings: str, said: str) -> None:
