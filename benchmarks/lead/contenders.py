@@ -49,7 +49,7 @@ class Ours:
     guarded: Policies
 
 
-COMPUTED: Mapping[int, tuple[int, ...]] = {30: (5, 6, 7, 8, 9, 10, 12), 50: (6, 7, 8, 9, 10, 12, 14)}
+COMPUTED: Mapping[int, tuple[int, ...]] = {30: (5, 6, 7, 8, 9, 10), 50: (6, 7, 8, 9, 10, 12)}
 """Numbers of steps that plans are made for, by the steps of a run."""
 
 PLANNED = (0.012, 0.016, 0.02, 0.025, 0.03, 0.037, 0.04, 0.045, 0.06)

@@ -211,7 +211,7 @@ class Race:
         videos = tuple(Video(self.request(place).prompt, place) for place in places)
         study = Study(tuple(field), videos, self.request())
         with tqdm(total=len(study), desc=f"{self.model}, {self.regime}: {title}", mininterval=30) as bar:
-            cells = run_study(self.pipe, study, self.folder, on_cell=lambda cell: bar.update(), beside=len(field))
+            cells = run_study(self.pipe, study, self.folder, on_cell=lambda cell: bar.update(), beside=None)
         return results(cells)
 
     def leaders(self, behind: float) -> set[str]:

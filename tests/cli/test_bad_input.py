@@ -155,6 +155,43 @@ def test_bad_input(bwcache_command, around, written, arguments, said):
     assert written() == before
 
 
+BY_ITSELF = [
+    (["compare", "--steps", "0"], "--steps 0"),
+    (["compare", "--policy", "anycache"], "policy 'anycache'"),
+    (["generate", "--grade", "fest"], "grade 'fest'"),
+    (["generate", "--dtype", "int8"], "--dtype int8"),
+    (["sweep", "--grid", "thresold=1"], "thresold"),
+    (["sweep", "--fewer-steps", "30"], "--fewer-steps 30"),
+    (["bench", "--methods", "quux"], "quux"),
+    (["bench", "--warmup", "x"], "--warmup 'x'"),
+    (["profile", "--shares-on", "-1"], "--shares-on -1"),
+    (["tune", "--grade", "best"], "grade 'best'"),
+    (["tune", "--grade", "99x"], "grade 99x of 30 steps"),
+    (["tune", "--steps", "2"], "--steps 2"),
+    (["plan", "--grade", "fest", "--steps", "5"], "grade 'fest'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), BY_ITSELF)
+def test_what_is_wrong_by_itself_is_said_before_any_folder_is_looked_at(
+    bwcache_command, around, written, arguments, said
+):
+    before = written()
+    check(bwcache_command(*arguments, "--out", "thesis/nowhere/x.json"), said)
+    check(bwcache_command(*arguments, "--out", "good.txt"), said)
+    assert written() == before
+
+
+@pytest.mark.parametrize("word", ["tuned", "Tuned", "mine", "tuned.jsn"])
+def test_a_file_of_which_the_suffix_was_forgotten_is_pointed_to(bwcache_command, tmp_path, word):
+    file = "mine.json" if word == "mine" else "tuned.json"
+    (tmp_path / file).write_text("{}")
+    check(bwcache_command("compare", "--policy", word), f"{file} is there: name it so")
+    if word == "mine":
+        check(bwcache_command("generate", "--grade", word), f"{file} is there: name it so")
+        check(bwcache_command("plan", word), f"{file} is there: name it so")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there(bwcache_command, written):
     check(bwcache_command("compare", "--device", "cuda"), "device 'cuda'")

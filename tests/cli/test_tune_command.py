@@ -122,6 +122,9 @@ def test_an_interrupted_tuning_goes_on(
     ("options", "said"),
     [
         (("--grade", "best"), "found grade 'best'; expected near, balanced, fast"),
+        (("--grade", "9x"), "found grade 9x of 6 steps, which is less than one computed; expected 1.5x (4 computed)"),
+        (("--grade", "6x"), "found grade 6x of 6 steps, which is 1 computed; expected 1.5x (4 computed) to 3x (2)"),
+        (("--grade", "1.1x"), "found grade 1.1x of 6 steps, which is 5 computed; expected 1.5x (4 computed)"),
         (("--out", "tuned.txt"), "expected a name that ends with .json"),
         (("--out", "away/tuned.json"), "in a folder that is not there"),
         (("--verify", "1"), "found --verify 1; expected at least 2"),
@@ -140,6 +143,13 @@ def test_bad_input_ends_in_one_line_and_writes_nothing(
     assert written() == []
 
 
+def test_what_cannot_be_is_said_before_the_model_is_loaded(
+    bwcache_command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bwcache.cli.tune.load", lambda *_: pytest.fail("the model was loaded"))
+    assert bwcache_command(*words("--grade", "99x")).code == 2
+
+
 def test_one_prompt_is_too_few(bwcache_command: Any, written: Any) -> None:
     ended = bwcache_command("tune", "--model", saved("t2v"), *SMALL, "--prompt", "a ring")
     assert ended.code == 2
@@ -154,9 +164,6 @@ def test_a_wish_out_of_reach_is_refused_and_nothing_is_lost(bwcache_command: Any
     last = ended.lines[-1]
     assert "found 80 dB, which no plan reaches here; expected less (4 of 6 steps, 1.5x, come to" in last
     assert "tuned-parts" in "".join(path.name for path in tmp_path.iterdir())
-    ended = bwcache_command(*words("--grade", "9x"))
-    assert ended.code == 2
-    assert "found grade 9x of 6 steps; expected 1.5x to 3x" in ended.lines[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["tuned-parts"]
 
 

@@ -532,3 +532,13 @@ def test_what_is_no_policy_is_not_taken_up() -> None:
         with pytest.raises(bwcache.SettingError, match=r"the method of this name is bwcache\.FirstBlock"):
             session.use("FirstBlock")
         assert session.policy == FixedInterval(2)
+
+
+def test_two_steps_are_not_called_too_few_since_some_policies_reuse_the_second() -> None:
+    pipe = wan()
+    with bwcache.attach(pipe, bwcache.Planned(computed=1)) as session:
+        WAN.run(pipe, num_inference_steps=2)
+    assert session.trace.reused > 0
+    said = pytest.warns(bwcache.NeverReusedWarning, match=r"nothing was reused in 2 steps: planned \(2 of 2 rows")
+    with said, bwcache.attach(pipe, bwcache.Planned(computed=2)) as session:
+        WAN.run(pipe, num_inference_steps=2)

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bwcache import Last, Linear, Predictor, SettingError, Taylor
+from bwcache import Along, Bounded, Last, Linear, Predictor, SettingError, Taylor
+from bwcache.features import Extended
 from tests.steps import at as at_
 
 ALL = (Last(), Linear(), Taylor(0), Taylor(1), Taylor(2), Taylor(3))
@@ -41,6 +42,14 @@ def test_taylor_of_order_1_is_linear_and_of_order_0_is_last(at: list[float], som
         Taylor(1).predict(past, at_(at[4])), Linear().predict(past, at_(at[4])), rtol=1e-6, atol=1e-6
     )
     assert torch.equal(Taylor(0).predict(past, at_(at[4])), Last().predict(past, at_(at[4])))
+
+
+@pytest.mark.parametrize("kind", [Along, Bounded, Extended])
+@pytest.mark.parametrize("length", [1e300, -1e300, 101, float("nan"), "1", True])
+def test_no_line_goes_further_than_can_be_meant(kind: type[Predictor], length: object) -> None:
+    with pytest.raises(SettingError, match=r"found length .*; expected a number .*100; try"):
+        kind(length)  # type: ignore[call-arg]
+    kind(1.5)  # type: ignore[call-arg]
 
 
 def test_taylor_of_too_low_an_order_is_not_exact() -> None:

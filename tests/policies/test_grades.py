@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +33,14 @@ def test_a_pipeline_takes_the_word_and_another_one_later() -> None:
             assert session.trace.meta["policy"]["name"] == "Planned"
             counts.append(session.trace.reused)
     assert 0 < counts[0] < counts[1]
+
+
+def test_a_file_without_its_suffix_is_pointed_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tuned.json").write_text("{}")
+    attach: Any = bwcache.attach
+    with pytest.raises(SettingError, match=r"tuned\.json is there: name it so"):
+        attach(BY_NAME["wan"].build(), "tuned")
 
 
 @pytest.mark.parametrize(

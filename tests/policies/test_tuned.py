@@ -93,6 +93,7 @@ def test_carried_over_by_log_snr() -> None:
     [
         *(("steps", steps) for steps in ((), (1, 2), (0, 2, 2), (0, 4), (0, 1.5), "abc", 3)),
         *(("rows", rows) for rows in ((), ((1.0,),), ((1.0,), ()), ((1.0,), ("a",)), ((1.0,), (float("nan"),)))),
+        ("rows", ((1.0,), (1e300, -1e300))),
         *(("schedule", levels) for levels in ((), (1.0,), (1.0, 1.0, 0.5, 0.2, 0.0), (1.5, 1.0, 0.5, 0.2, 0.0))),
     ],
 )  # fmt: skip

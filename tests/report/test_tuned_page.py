@@ -36,8 +36,9 @@ def grey(level: float) -> bytes:
     return video_of(np.full((8, 32, 32, 3), level, np.float32), 8)
 
 
-def page_of(kept: bool = True) -> TunedPage:
-    quality = {"psnr": 38.1, "worst": 34.0, "interval": [35.2, 42.8], "ssim": 0.98, "videos": 4, "calibrated_on": 3}
+def page_of(kept: bool = True, videos: int = 4) -> TunedPage:
+    quality = {"psnr": 38.1, "worst": 34.0, "interval": [35.2, 42.8], "ssim": 0.98, "calibrated_on": 3}
+    quality |= {"videos": videos}
     made_for = {"model": "<b>tiny</b>", "denoiser": "Wan", "scheduler": {"class": "Euler"}, "request": {"steps": 12}}
     speed = {"computed": COUNTS[CHOSEN], "steps": STEPS, "expected": STEPS / COUNTS[CHOSEN]}
     file = TunedFile(policy(COUNTS[CHOSEN]), made_for, {**quality, "wanted": "balanced", "kept": kept}, speed)
@@ -74,6 +75,12 @@ def test_all_of_it_is_inside_and_known_again(page: Path, tmp_path: Path) -> None
     assert not is_page(tmp_path / "mine.html")
     assert "That is less than was asked for." in page_of(kept=False).answer
     assert "less than" not in page_of().answer
+
+
+def test_the_second_video_is_near_the_mean_only_where_there_is_a_choice() -> None:
+    assert page_of(videos=4).names == ("the worst", "nearest to the mean")
+    assert page_of(videos=2).names == ("the worst", "the other one")
+    assert "The other one:" in render(page_of(videos=2))
 
 
 def test_large_videos_are_made_smaller_by_a_whole_factor() -> None:

@@ -76,6 +76,18 @@ def test_runs_what_is_missing_and_nothing_twice(pipe, folder, called):
     assert called == {}
 
 
+def test_where_times_do_not_matter_a_kept_video_is_not_made_again(pipe, folder, called):
+    fixed, fewer, never = METHODS
+    run_study(pipe, Study((fewer,), VIDEOS, REQUEST), folder, beside=None)
+    assert called["uncached"] == 2
+    called.clear()
+    found = run_study(pipe, Study((fixed, never), VIDEOS, REQUEST), folder, beside=None)
+    assert called["uncached"] == 1  # of the first video, to count the work
+    assert [cell.compute for cell in found] == pytest.approx([3 / 5, 3 / 5, 1, 1])
+    assert [cell.identical for cell in found] == [False, False, True, True]
+    assert [cell.uncached_seconds is None for cell in found] == [False, True, False, True]
+
+
 def test_one_that_is_damaged_runs_again_alone(pipe, folder, called):
     first = run_study(pipe, FIELD, folder)
     path = next(path for path in (folder.path / "cells").iterdir() if "FixedInterval" in path.read_text())

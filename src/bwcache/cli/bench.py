@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from bwcache.cli.choices import Choices, choose
+from bwcache.cli.choices import Choices, check_options, choose, steps_of
 from bwcache.cli.loading import load
 from bwcache.cli.progress import Bars
 from bwcache.cli.settings import BenchSettings
@@ -22,18 +22,20 @@ WARMUP_SHARE = 0.2
 
 def run_bench(settings: BenchSettings) -> None:
     """Bench as the options say."""
-    out = check_study(settings.out)
-    choices = choose(settings)
-    check_twice(choices.prompts)
     from bwcache.study.folder import Folder
     from bwcache.study.peers import Guards
     from bwcache.study.peers.ladders import chosen
     from bwcache.study.study import Study, Video, identity
 
+    check_options(settings)
+    steps = steps_of(settings)
     methods = chosen(settings.methods)
-    guards = tuple(Guards(warmup, settings.tail) for warmup in warmups(settings.warmup, choices.steps))
+    guards = tuple(Guards(warmup, settings.tail) for warmup in warmups(settings.warmup, steps))
     for one in guards:
-        one.check(choices.steps)
+        one.check(steps)
+    out = check_study(settings.out)
+    choices = choose(settings)
+    check_twice(choices.prompts)
     with claimed_study(out), Bars() as bars:
         pipe, choices = load(settings, choices, bars)
         request = choices.requests()[0]

@@ -102,6 +102,16 @@ class Choices:
                 check_policy(self.skeleton, policy)
 
 
+def steps_of(settings: Asked) -> int:
+    """Return the number of steps of a run, also where the options leave it to the model."""
+    from bwcache import shapes
+    from bwcache.measure.load import SHAPES
+
+    if settings.steps is not None:
+        return settings.steps
+    return shapes.STEPS if settings.model == SHAPES else DEFAULT_STEPS
+
+
 def choose(settings: Asked) -> Choices:
     """Check the options against each other and against what the model's small files say, and fill in defaults.
 
@@ -167,7 +177,7 @@ def chosen(settings: Asked, kind: type[Any], device: str, prompts: tuple[str, ..
     fields = named_fields(settings, tuned, policy_settings(policy, shorthands(settings, policy), sets))
     choices = Choices(
         prompts=prompts,
-        steps=settings.steps if settings.steps is not None else shapes.STEPS if own else DEFAULT_STEPS,
+        steps=steps_of(settings),
         seed=settings.seed,
         guidance_scale=_first(settings.guidance_scale, shapes.GUIDANCE_SCALE if own else None),
         height=_first(settings.height, shapes.HEIGHT if own else None),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from bwcache.cli.choices import choose
+from bwcache.cli.choices import check_options, choose
 from bwcache.cli.loading import load
 from bwcache.cli.output import REPORT, absolute, check_target, command_line, results
 from bwcache.cli.progress import Bars
@@ -14,6 +14,7 @@ from bwcache.cli.settings import CompareSettings
 
 def run_compare(settings: CompareSettings) -> None:
     """Compare with and without caching as the options say."""
+    check_options(settings)
     check_target(absolute(settings.out), settings.overwrite)
     choices = choose(settings)
     from bwcache.measure import Comparison, Pair, Run, compare

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bwcache.cli.choices import Choices, choose
+from bwcache.cli.choices import Choices, check_options, choose
 from bwcache.cli.loading import load
 from bwcache.cli.output import Results, absolute, check_target, results
 from bwcache.cli.progress import Bars
@@ -18,6 +18,7 @@ def run_generate(settings: GenerateSettings) -> None:
 
         run_many(settings)
         return
+    check_options(settings)
     check_target(absolute(settings.out), settings.overwrite)
     choices = choose(settings)
     from bwcache.measure.environment import describe_pipeline, environment

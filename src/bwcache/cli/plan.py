@@ -32,8 +32,8 @@ LINE = (
 def run_plan(settings: PlanSettings) -> None:
     """Print the plan, and export it where it is asked for."""
     check_ranges(settings)
-    target = None if settings.out is None else check_file(settings.out, settings.overwrite, KIND)
     content = _of_file(settings) if settings.file is not None else _of_schedule(settings)
+    target = None if settings.out is None else check_file(settings.out, settings.overwrite, KIND)
     if target is not None:
         write_json(target, content)
     for line in lines(content):

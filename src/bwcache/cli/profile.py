@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from bwcache.cli.choices import choose
+from bwcache.cli.choices import check_options, choose
 from bwcache.cli.loading import load
 from bwcache.cli.progress import Bars
 from bwcache.cli.settings import ProfileSettings
@@ -19,9 +19,10 @@ def run_profile(settings: ProfileSettings) -> None:
     Raises:
         SettingError: options that cannot work, or a folder of something else.
     """
-    out = check_study(settings.out)
+    check_options(settings)
     if settings.shares_on < 0:
         raise SettingError(complaint(f"--shares-on {settings.shares_on}", "at least 0", "choose a larger one"))
+    out = check_study(settings.out)
     choices = choose(settings)
     from bwcache.report.profiles import write_profile
     from bwcache.study.folder import Folder

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bwcache.cli.choices import Choices, choose
+from bwcache.cli.choices import Choices, check_options, choose, policy_kind, steps_of
 from bwcache.cli.grids import combinations, default_grid, read_grid
 from bwcache.cli.loading import load
 from bwcache.cli.progress import Bars
@@ -55,9 +55,6 @@ def plan(settings: SweepSettings, choices: Choices) -> Plan:
         SettingError: for the first that cannot work.
     """
     policy = type(choices.policy)
-    if settings.grade is not None and settings.grid:
-        found = f"--grid {settings.grid[0]} beside --grade {settings.grade}"
-        raise _refused(found, "one of them", "leave one out, or name the method: --policy planned")
     grid = read_grid(policy, settings.grid) if settings.grid else default_grid(policy, choices.fields)
     both = next((name for name in grid if name in choices.fields), None)
     if both is not None:
@@ -68,8 +65,23 @@ def plan(settings: SweepSettings, choices: Choices) -> Plan:
     return made
 
 
+def check_grid(settings: SweepSettings) -> None:
+    """Check what is to be tried by itself, before anything on disk is looked at.
+
+    Raises:
+        SettingError: for the first that cannot work.
+    """
+    if settings.grade is not None and settings.grid:
+        found = f"--grid {settings.grid[0]} beside --grade {settings.grade}"
+        raise _refused(found, "one of them", "leave one out, or name the method: --policy planned")
+    read_grid(policy_kind(settings), settings.grid)
+    _counts(settings.fewer_steps, steps_of(settings))
+
+
 def run_sweep(settings: SweepSettings) -> None:
     """Sweep as the options say."""
+    check_options(settings)
+    check_grid(settings)
     out = check_study(settings.out)
     choices = choose(settings)
     planned = plan(settings, choices)

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bwcache.cli.choices import choose
+from bwcache.cli.choices import check_options, choose, steps_of
 from bwcache.cli.loading import load
 from bwcache.cli.output import check_file
 from bwcache.cli.progress import Bars
@@ -26,19 +26,16 @@ SHAPES_BUDGET = 24.0
 
 def run_tune(settings: TuneSettings) -> None:
     """Tune as the options say."""
-    out = _target(settings.out, settings.overwrite)
-    parts = check_study(out.with_name(f"{out.stem}-parts"))
+    from bwcache.policies.tuned_file import KIND
     from bwcache.study.tuning.recording import check_scheduler
     from bwcache.study.tuning.tuning import BUDGET, Tuner, check_budget, only_denoiser
     from bwcache.study.tuning.videos import Videos
-    from bwcache.study.tuning.wish import wish
 
-    wanted = wish(settings.grade)
+    wanted = wished(settings)
+    out = check_file(settings.out, settings.overwrite, KIND)
+    parts = check_study(out.with_name(f"{out.stem}-parts"))
     settings = _for_shapes(settings)
     choices = choose(settings)
-    if choices.steps < FEWEST_STEPS:
-        found = f"--steps {choices.steps}"
-        raise SettingError(complaint(found, f"at least {FEWEST_STEPS}: fewer leave nothing to choose", "try 30"))
     budget = BUDGET if settings.budget is None else settings.budget
     videos = Videos.of(choices.prompts, settings.calibrate, settings.verify, settings.seed)
     check_budget(budget, videos, choices.steps)
@@ -70,6 +67,30 @@ def run_tune(settings: TuneSettings) -> None:
         parts.rmdir()
     for line in summary(found, out, settings.page):
         print(line)
+
+
+def wished(settings: TuneSettings) -> Any:
+    """Return the `Wish`, once the options are checked by themselves, before anything on disk is looked at.
+
+    Raises:
+        SettingError: for the first that cannot be meant, or that no plan comes to.
+    """
+    from bwcache.policies.known import SUFFIX
+    from bwcache.study.tuning.tuning import check_speed
+    from bwcache.study.tuning.wish import wish
+
+    check_options(settings)
+    steps = steps_of(settings)
+    if steps < FEWEST_STEPS:
+        found = f"--steps {steps}"
+        raise SettingError(complaint(found, f"at least {FEWEST_STEPS}: fewer leave nothing to choose", "try 30"))
+    wanted = wish(settings.grade)
+    if wanted.speed is not None:
+        check_speed(wanted.speed, steps)
+    if settings.out.suffix.lower() != SUFFIX:
+        found = f"--out {str(settings.out)!r}"
+        raise SettingError(complaint(found, f"a name that ends with {SUFFIX}", "try --out tuned.json"))
+    return wanted
 
 
 def cost(tuner: Any, steps: int) -> list[str]:
@@ -215,20 +236,6 @@ def _for_shapes(settings: TuneSettings) -> TuneSettings:
     if settings.prompt or settings.prompts is not None:
         return settings
     return dataclasses.replace(settings, prompt=[*shapes.PROMPTS, *shapes.MORE_PROMPTS])
-
-
-def _target(out: Path, overwrite: bool) -> Path:
-    """Where the file goes.
-
-    Raises:
-        SettingError: it is no JSON file, something is there that must stay, or it lies in no folder.
-    """
-    from bwcache.policies.tuned_file import KIND, SUFFIX
-
-    if out.suffix.lower() != SUFFIX:
-        found = f"--out {str(out)!r}"
-        raise SettingError(complaint(found, "a name that ends with .json", "try --out tuned.json"))
-    return check_file(out, overwrite, KIND)
 
 
 def _minutes(minutes: float) -> str:

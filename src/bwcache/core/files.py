@@ -57,6 +57,15 @@ def write_json(path: Path, content: Any, indent: int = 1) -> None:
     write_text(path, json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def named_without_suffix(text: str, suffix: str) -> str | None:
+    """Return the file that is there under a name with this suffix, where the text lacks it or has another one."""
+    try:
+        places = (Path(text + suffix), Path(text).with_suffix(suffix))
+        return next((str(place) for place in places if place.is_file()), None)
+    except (OSError, ValueError):  # no name of a file
+        return None
+
+
 def read_json(path: Path) -> Any:
     """Return what a file of strict JSON holds. Raises `OSError`, and `ValueError` as `parse_json`."""
     return parse_json(path.read_text(encoding="utf-8"))

@@ -388,9 +388,6 @@ class Session:
         complete = bool(trace.events) and trace.steps == (trace.events[-1].total or trace.steps)
         if not self._policy.may_reuse or not complete or trace.steps < 2 or trace.reuse_rate > 0:
             return
-        if trace.steps == 2:
-            self.warn("nothing was reused in 2 steps: two are too few, since the first is always computed")
-            return
         later = [event for event in trace.events if event.step > 0]
         reason, count = Counter(event.reason.split(" (")[0] for event in later).most_common(1)[0]
         lowest = trace.summary().indicator_min

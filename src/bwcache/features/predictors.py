@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bwcache.core import Step
-from bwcache.core.kinds import is_number
+from bwcache.core.kinds import between
 from bwcache.core.words import shown
 from bwcache.errors import SettingError, complaint
 from bwcache.features.prediction_error import PredictionError
@@ -22,6 +22,10 @@ from bwcache.former_names import reads_former_fields, takes_former_methods
 
 MOST_ORDERS = 9
 """Beyond that a polynomial through computed features is rounding, and a hidden state more for each order."""
+
+LARGEST_FACTOR = 100.0
+"""So many times a feature, or the difference of two, is more than any sum that is meant to be near one has."""
+FACTOR = between(-LARGEST_FACTOR, LARGEST_FACTOR)
 
 Past = Sequence[tuple[Step, Tensor]]
 
@@ -135,6 +139,10 @@ class Along(Predictor):
 
     length: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not FACTOR.holds(self.length):
+            raise SettingError(complaint(f"length {shown(self.length)}", FACTOR.name, "try 1"))
+
     @property
     def history(self) -> int:
         """Two."""
@@ -152,8 +160,8 @@ class Extended(Predictor):
     length: float = 1.0
 
     def __post_init__(self) -> None:
-        if not is_number(self.length):
-            raise SettingError(complaint(f"length {shown(self.length)}", "a number", "try 1.2"))
+        if not FACTOR.holds(self.length):
+            raise SettingError(complaint(f"length {shown(self.length)}", FACTOR.name, "try 1.2"))
 
     @property
     def history(self) -> int:
@@ -185,8 +193,9 @@ class Bounded(Predictor):
 
     def __post_init__(self) -> None:
         for name, value in (("length", self.length), ("reach", self.reach)):
-            if not is_number(value) or value < 0:
-                raise SettingError(complaint(f"{name} {shown(value)}", "a number >= 0", "try 0.3 and 1.5"))
+            if not between(0, LARGEST_FACTOR).holds(value):
+                expected = between(0, LARGEST_FACTOR).name
+                raise SettingError(complaint(f"{name} {shown(value)}", expected, "try 0.3 and 1.5"))
 
     @property
     def history(self) -> int:

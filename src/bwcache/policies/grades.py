@@ -11,9 +11,10 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bwcache.core.files import named_without_suffix
 from bwcache.core.words import plain_name, shown
 from bwcache.errors import SettingError, complaint
-from bwcache.policies.known import known
+from bwcache.policies.known import SUFFIX, known
 from bwcache.policies.planned import Planned
 
 
@@ -51,6 +52,9 @@ def graded(word: str) -> Grade:
 
 def _instead(word: str) -> str:
     """What may be meant by another word."""
+    file = named_without_suffix(word, SUFFIX)
+    if file is not None:
+        return f"{file} is there: name it so, in place of a policy"
     near = difflib.get_close_matches(word.lower(), GRADES, 1)
     if near:
         return f"did you mean {near[0]}?"

@@ -10,9 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from bwcache.core import words
+from bwcache.core.files import named_without_suffix
 from bwcache.errors import SettingError, complaint
 from bwcache.former_names import POLICIES, current_field
 from bwcache.policies.base import Policy
+
+SUFFIX = ".json"
+"""Of a file in place of a policy."""
 
 
 def known() -> dict[str, type[Policy[Any]]]:
@@ -50,7 +54,8 @@ def named(name: str) -> type[Policy[Any]]:
     if not found:
         near = difflib.get_close_matches(wanted, {words.plain_name(other): other for other in known()}, 1)
         right = next((other for other in known() if near and words.plain_name(other) == near[0]), None)
-        action = f"did you mean {right}?" if right else "name one of them"
+        file = named_without_suffix(name, SUFFIX)
+        action = f"{file} is there: name it so" if file else f"did you mean {right}?" if right else "name one of them"
         raise _refused(f"policy {words.shown(name)}", " or ".join(known()), action)
     return next(iter(found.values()))
 
@@ -108,10 +113,11 @@ def made(kind: type[Policy[Any]], settings: Mapping[str, Any], base: Policy[Any]
         and field.name not in values
     ]
     if missing:
+        file = named_without_suffix(kind.__name__.lower(), SUFFIX)
         raise _refused(
             f"policy {kind.__name__}, of which {' and '.join(missing)} must be said",
             f"a value for {' and '.join(missing)}",
-            f"say it, such as {missing[0]}={_example(kind, missing[0])}",
+            f"{file} is there: name it so" if file else f"say it, such as {missing[0]}={_example(kind, missing[0])}",
         )
     return kind(**values)
 

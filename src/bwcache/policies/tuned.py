@@ -17,6 +17,7 @@ from bwcache.core import Decision, Step, compute, reuse
 from bwcache.core.kinds import is_number
 from bwcache.errors import SettingError, complaint
 from bwcache.features import Last
+from bwcache.features.predictors import FACTOR
 from bwcache.features.weighted import Weighted
 from bwcache.models import BlockStack, Site
 from bwcache.policies.base import Observation, Policy
@@ -70,7 +71,8 @@ class Tuned(Policy[None]):
         expected = f"ascending indices from 0, below {len(shares) - 1}"
         expect(rises, "steps", steps, expected, "(0, 1, 2, 5, 10)")
         fine = len(self.rows) == len(steps) and all(map(_is_row, self.rows))
-        expect(fine, "rows", self.rows, f"{len(steps)} lists of one or more numbers", "(1.0,) for each step")
+        expected = f"{len(steps)} lists, each of one or more weights, {FACTOR.name}"
+        expect(fine, "rows", self.rows, expected, "(1.0,) for each step")
         expect(isinstance(self.model, str), "model", self.model, "the name of a class", "leaving it out")
 
     @property
@@ -151,4 +153,4 @@ def _log_snr(share: float) -> float:
 
 
 def _is_row(row: object) -> bool:
-    return isinstance(row, tuple) and bool(row) and all(is_number(weight) for weight in row)
+    return isinstance(row, tuple) and bool(row) and all(map(FACTOR.holds, row))

@@ -7,17 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from bwcache.core.files import read_json
+from bwcache.core.files import named_without_suffix, read_json
 from bwcache.core.words import shown
 from bwcache.errors import SettingError, complaint
 from bwcache.models.weights import WeightSample
-from bwcache.policies.known import policy
+from bwcache.policies.known import SUFFIX, policy
 from bwcache.policies.tuned import Tuned
 
 KIND = "bwcache-tuned"
 FORMAT = f"{KIND}-1"
-SUFFIX = ".json"
-
 _AGAIN = "make one: bwcache tune --model … --out tuned.json"
 
 
@@ -59,7 +57,9 @@ def read_tuned(path: str | Path) -> TunedFile:
         content = read_json(Path(path).expanduser())
     except (OSError, RuntimeError) as error:
         found = f"a tuned file {name} that cannot be read ({getattr(error, 'strerror', None) or error})"
-        raise _refused(found, "one that bwcache tune wrote", "check the path, or " + _AGAIN) from error
+        meant = named_without_suffix(str(path), SUFFIX)
+        action = f"{meant} is there: name it so" if meant else "check the path, or " + _AGAIN
+        raise _refused(found, "one that bwcache tune wrote", action) from error
     except ValueError as error:
         found = f"a tuned file {name} that is damaged ({' '.join(str(error).split())})"
         raise _refused(found, "the JSON that bwcache tune wrote", _AGAIN) from error

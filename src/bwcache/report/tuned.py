@@ -29,8 +29,8 @@ GENERATOR = "bwcache tune"
 """By this a page is known again."""
 WIDEST = 480
 """Pixels of a video on the page: there are up to eighteen."""
-NAMES = ("the worst", "as good as the mean")
-"""Of the videos that are shown."""
+NAMES = ("the worst", "nearest to the mean")
+"""Of the videos that are shown, where there are more than these."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class TunedPage:
 
     Attributes:
         file: what was tuned.
-        shown: the videos that are shown: the worst of the proof, and one as good as its mean.
+        shown: the videos that are shown: the worst of the proof, and of the others the one nearest to its mean.
         uncached: MP4 of each of them.
         settings: by rising speed.
         count: videos that every setting was run on.
@@ -125,7 +125,8 @@ class TunedPage:
     @property
     def names(self) -> tuple[str, ...]:
         """What the shown videos are, in a word."""
-        return NAMES[: len(self.shown)]
+        names = NAMES if self.file.quality["videos"] > len(NAMES) else (NAMES[0], "the other one")
+        return names[: len(self.shown)]
 
     @property
     def answer(self) -> str:

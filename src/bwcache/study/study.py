@@ -119,7 +119,7 @@ def run_study(
     on_progress: OnProgress | None = None,
     on_cell: OnCell | None = None,
     on_found: OnCell | None = None,
-    beside: int = BESIDE,
+    beside: int | None = BESIDE,
 ) -> list[Cell]:
     """Runs what the folder does not hold yet; returns all cells, method after method.
 
@@ -130,13 +130,15 @@ def run_study(
         on_progress: called at every step.
         on_cell: called with each cell as it is finished, and with those that were found.
         on_found: called with these in its place.
-        beside: so many methods run between two uncached calls; where times do not matter, as many as there are.
+        beside: so many methods run between two uncached calls. None: times do not matter. Then no uncached call is made
+            of a video that is kept, but for one: all videos are as much work, as those of one size are.
 
     Raises:
         SettingError: the pipeline cannot make what is asked for.
     """
     cells: dict[tuple[str, Video], Cell] = {}
     work: BlockWork | None = None
+    full: int | None = None
     rehearsed: set[str] = set()
     for turn, video in enumerate(study.videos):
         missing = []
@@ -153,12 +155,14 @@ def run_study(
         work = work or _warm_up(pipe, study.asked(video), on_progress)
         rehearsed |= _rehearse(pipe, missing, study.asked(video), rehearsed, on_progress)
         start = turn * BESIDE % len(missing)
-        one = _OneVideo(pipe, study.asked(video), folder, work, f"video {turn + 1}/{len(study.videos)}", on_progress)
+        label = f"video {turn + 1}/{len(study.videos)}"
+        one = _OneVideo(pipe, study.asked(video), folder, work, label, on_progress, full)
         for method, cell in one.run(missing[start:] + missing[:start], beside):
             folder.keep(cell, *_key(method, video))
             cells[method.label, video] = cell
             if on_cell:
                 on_cell(cell)
+        full = one.full
     return [cells[method.label, video] for method in study.methods for video in study.videos]
 
 
@@ -174,22 +178,37 @@ def reference(
 
 
 class _OneVideo:
-    """The methods that are missing on one video."""
+    """The methods that are missing on one video.
+
+    Attributes:
+        full: operations inside the blocks of an uncached call; None where none was counted yet.
+    """
 
     def __init__(
-        self, pipe: Any, request: Request, folder: Folder, work: BlockWork, label: str, on_progress: OnProgress | None
+        self,
+        pipe: Any,
+        request: Request,
+        folder: Folder,
+        work: BlockWork,
+        label: str,
+        on_progress: OnProgress | None,
+        full: int | None,
     ) -> None:
         self._pipe, self._request, self._folder = pipe, request, folder
         self._work, self._label, self._on_progress = work, label, on_progress
-        self._uncached: Call
-        self._full: int
+        self.full = full
+        self._uncached: Call | None = None
         self._frames: Frames
         self._doubt: tuple[str, ...] = ()
 
-    def run(self, methods: Sequence[Method], beside: int) -> Any:
+    def run(self, methods: Sequence[Method], beside: int | None) -> Any:
         """Each method with its cell, as it is finished; an uncached call before every `beside` of them."""
+        kept = self._folder.reference(self._request.prompt, self._request.seed)
+        every = beside or len(methods)
+        if beside is None and kept is not None and self.full is not None:
+            self._frames, every = kept, 0
         for place, method in enumerate(methods):
-            if place % beside == 0:
+            if every and place % every == 0:
                 self._time_uncached()
             what = f"{self._label}, {method.label}"
             if self._on_progress:
@@ -198,14 +217,14 @@ class _OneVideo:
 
     def _time_uncached(self) -> None:
         with self._work.counted() as done:
-            self._uncached = call(self._pipe, self._request, f"{self._label}, uncached", self._on_progress)
-        self._full = done()
+            made = self._uncached = call(self._pipe, self._request, f"{self._label}, uncached", self._on_progress)
+        self.full = done()
         kept = self._folder.reference(self._request.prompt, self._request.seed)
         if kept is None:
-            self._folder.keep_reference(self._uncached.frames, self._request.prompt, self._request.seed)
-            kept = self._uncached.frames
+            self._folder.keep_reference(made.frames, self._request.prompt, self._request.seed)
+            kept = made.frames
         self._frames = kept
-        apart = psnr(kept, self._uncached.frames)
+        apart = psnr(kept, made.frames)
         if not math.isinf(apart):
             self._doubt = (f"two uncached calls from one seed are {apart:.1f} dB apart: the pipeline's own noise",)
 
@@ -234,14 +253,14 @@ class _OneVideo:
                 "nothing was reused, and yet the video differs: the pipeline's own noise, not the cache's doing",
             )
         return {
-            "compute": done / self._full if self._full else None,
+            "compute": done / self.full if self.full else None,
             "steps": trace.steps if trace else None,
             "computed": trace.computed if trace else None,
             "reuse_rate": trace.reuse_rate if trace else None,
             "seconds": made.seconds,
             "denoise_seconds": made.denoise_seconds,
-            "uncached_seconds": self._uncached.seconds,
-            "uncached_denoise_seconds": self._uncached.denoise_seconds,
+            "uncached_seconds": self._uncached.seconds if self._uncached else None,
+            "uncached_denoise_seconds": self._uncached.denoise_seconds if self._uncached else None,
             "quality": {name: value for name, value in measures(measured).items() if not _infinite(value)},
             "identical": measured.identical,
             "kept_bytes": seen.kept_bytes,

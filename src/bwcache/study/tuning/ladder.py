@@ -15,7 +15,7 @@ from bwcache.study.tuning.tuning import Outcome, Tuner
 SETTINGS = 8
 """On the ladder, where the budget goes so far."""
 PAIR = 2
-"""Videos that are shown: the worst, and one that is as good as the mean."""
+"""Videos that are shown: the worst, and of the others the one nearest to the mean."""
 
 
 @dataclass(frozen=True)

@@ -215,8 +215,8 @@ class Tuner:
     def _planned(self) -> None:
         """Make the uncached runs to calibrate on, and the plans."""
         self._full, self._fits = self._uncached_runs(), {}
-        most = max(2, math.floor(self._steps * MOST))
-        self._plans = {count: plan for count, plan in planned(self._full, most).items() if count > 1}
+        counts = possible(self._steps)
+        self._plans = {count: plan for count, plan in planned(self._full, counts[-1]).items() if count in counts}
 
     def _uncached_runs(self) -> list[Recording]:
         """The videos to calibrate on; fewer, where another one does not change the plan."""
@@ -242,11 +242,7 @@ class Tuner:
         return self._for_speed(wish.speed)
 
     def _for_speed(self, speed: float) -> Fit:
-        count = math.floor(self._steps / speed + 1e-9)
-        if count not in self._plans:
-            found = f"grade {speed:g}x of {self._steps} steps"
-            expected = f"{self._steps / max(self._plans):.2g}x to {self._steps / min(self._plans):g}x"
-            raise _refused(found, expected, "ask for one within")
+        count = check_speed(speed, self._steps)
         self._expect_affordable(count)
         return self._fitted(count)
 
@@ -392,6 +388,29 @@ def tune(
 def planned(recordings: Sequence[Recording], most: int) -> dict[int, List]:
     """Return for each number of computed steps, 1 to `most`, the list of least damage."""
     return {len(one.steps): one for one in islice(best_lists(damage(recordings)), most)}
+
+
+def possible(steps: int) -> range:
+    """Return the numbers of computed steps that plans are made for: of one alone no error could be told."""
+    return range(2, max(2, math.floor(steps * MOST)) + 1)
+
+
+def check_speed(speed: float, steps: int) -> int:
+    """Return how many steps a plan of such a speed computes.
+
+    Raises:
+        SettingError: there is no plan of so few, or so many.
+    """
+    counts, count = possible(steps), math.floor(steps / speed + 1e-9)
+    if count not in counts:
+        found = f"grade {speed:g}x of {steps} steps, which is {_computed(count)}"
+        expected = f"{steps / counts[-1]:.3g}x ({_computed(counts[-1])}) to {steps / counts[0]:g}x ({counts[0]})"
+        raise _refused(found, expected, "ask for one within")
+    return count
+
+
+def _computed(count: int) -> str:
+    return f"{count} computed" if count else "less than one computed"
 
 
 def only_denoiser(pipe: Any) -> tuple[str, BlockSpec]:
