@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from bwcache import shapes
 from bwcache.policies.lists import best_lists
-from bwcache.policies.planning import best, damages
+from bwcache.policies.planning import best, carried, damages
 from bwcache.study.tuning.recording import Recording
 from bwcache.study.tuning.tables import damage
 from experiments.common import captions
@@ -188,7 +189,14 @@ Fill = Callable[[Batch, int, int, Tensor, Past], Callable[[int], Tensor]]
 """Of a window from i to j, the latents at its first reused step and the past: the estimate by step."""
 
 
-def run(batch: Batch, listed: Sequence[int], fill: Fill, ahead: float = 0.0, true_point: bool = False) -> Tensor:
+def run(
+    batch: Batch,
+    listed: Sequence[int],
+    fill: Fill,
+    ahead: float = 0.0,
+    true_point: bool = False,
+    far: float = math.inf,
+) -> Tensor:
     """Make the videos with these steps computed; PSNR of each, dB.
 
     Args:
@@ -197,14 +205,17 @@ def run(batch: Batch, listed: Sequence[int], fill: Fill, ahead: float = 0.0, tru
         fill: what is done in the steps between.
         ahead: how far into a window the denoiser is evaluated, 0..1, at the point to which the last estimate leads.
         true_point: at the point where the uncached run is at that noise level instead, wherever a window follows.
+        far: damage, as foretold, that the way there may do; where it would be more the denoiser is evaluated in place.
     """
     scheduler, latents, sigmas = batch.regime.scheduler(), batch.latents[0], batch.sigmas
     past: Past = []
     for i, j in zip(listed, [*listed[1:], batch.steps], strict=True):
         at, there = sigmas[i], latents
         if ahead and past and j - i > 1:
-            at = within(sigmas, i, j, ahead)
-            there = latents * (at / sigmas[i]) + past[0][1] * (1 - at / sigmas[i])
+            inside = within(sigmas, i, j, ahead)
+            if carried(sigmas[i], inside, past[0][0]) <= far:
+                at = inside
+                there = latents * (at / sigmas[i]) + past[0][1] * (1 - at / sigmas[i])
         clean = batch.estimate(batch.at(at) if true_point and j - i > 1 else there, at)
         past = [(at, clean), *past[:2]]
         latents = stepped(scheduler, i, latents, clean, sigmas[i])

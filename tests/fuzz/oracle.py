@@ -373,7 +373,7 @@ def _brute_force(scenario: Scenario, attached: Stage, part: Attached) -> Iterato
         yield Finding("the trace says what happened", complaint)
     if brute.complaints:
         return
-    # what happens as a row is noted happens elsewhere where branches of one forward are run apart: other things are left
+    # what happens as a row is noted happens elsewhere where branches of one forward run apart: other things are left
     if not (brute.elsewhere and any(call.has("row") for call in scenario.calls)):
         for text in differences(replayed.left, attached.left):
             yield Finding("leaving restores everything", text)
