@@ -9,6 +9,9 @@ output     a folder that appears whole or not at all
 progress   bars for loading, sampling and decoding
 compare    ``bwcache compare``
 generate   ``bwcache generate``
+many       ``bwcache generate --prompts``
+rows       what a row of a prompt file asks for
+making     makes the rows, and says what becomes of them
 models     ``bwcache models``
 vbench     ``bwcache vbench``
 studies    what the commands share that can be stopped and go on

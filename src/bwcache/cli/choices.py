@@ -38,6 +38,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "budget": (1, 100_000),
     "guidance_scale": (-10_000, 10_000),
     "lease": (1, 10_000_000),
+    "gpus_per_video": (1, 1_024),
 }
 """Option -> least and most; what lies outside cannot be meant."""
 

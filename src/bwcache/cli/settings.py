@@ -320,6 +320,16 @@ class GenerateSettings(Settings):
         bool,
         _option("--resume/--no-resume", "Whether to go on with the videos of --prompts that are in --out.", MANY),
     ] = True
+    gpus_per_video: Annotated[
+        int,
+        _option(
+            "--gpus-per-video",
+            "Processes of torchrun that make each video of --prompts together, each on a GPU of its own.",
+            MANY,
+            whole_number,
+            metavar="N",
+        ),
+    ] = 1
     lease: Annotated[
         float,
         _option(
