@@ -1,10 +1,12 @@
 """Whole files or none, and JSON that can always be written and never holds what is no JSON."""
 
 import json
+import os
+import threading
 
 import pytest
 
-from bwcache.core.files import parse_json, read_json, remove_parts, whole_file, write_json, write_text
+from bwcache.core.files import parse_json, read_json, remove_parts, whole_file, write_json, write_once, write_text
 
 
 def test_a_file_is_whole_or_as_before(tmp_path):
@@ -25,6 +27,42 @@ def test_a_file_is_whole_or_as_before(tmp_path):
         assert path.read_text() == "before"
     assert path.read_text() == "after"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_many_who_write_once_one_does(tmp_path, monkeypatch, links):
+    def none(*names):
+        raise OSError(1, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", none)
+    path, barrier, said = tmp_path / "file.json", threading.Barrier(8), {}
+
+    def write(number):
+        barrier.wait()
+        said[number] = write_once(path, f"by {number}")
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = (number for number, won in said.items() if won)
+    assert path.read_text() == f"by {winner}"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_whose_answer_was_lost_is_ones_own(tmp_path, monkeypatch):
+    link = os.link
+
+    def asked_twice(*names):
+        link(*names)
+        link(*names)
+
+    monkeypatch.setattr(os, "link", asked_twice)
+    assert write_once(tmp_path / "file.json", "mine")
+    assert not write_once(tmp_path / "file.json", "not mine")
+    assert (tmp_path / "file.json").read_text() == "mine"
 
 
 def test_names_as_long_as_a_file_system_takes(tmp_path):

@@ -43,11 +43,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_once(path: Path, text: str) -> bool:
-    """Write UTF-8 where no file is yet, whole or not at all; return whether this call did, and no other one before."""
+    """Write UTF-8 where no file is yet, whole or not at all; return whether this call did, and no other one before.
+
+    On a file system without hard links the file may be seen half for a moment; it is written once there, too.
+    """
     part = _part(path)
     try:
         part.write_bytes(text.encode("utf-8", "backslashreplace"))
-        return _placed(part, path)
+        return _linked(part, path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -92,13 +95,22 @@ def _part(path: Path) -> Path:
     return path.with_name(f"{PART}{secrets.token_hex(4)}{path.suffix}")
 
 
-def _placed(part: Path, path: Path) -> bool:
+def _linked(part: Path, path: Path) -> bool:
     try:
         os.link(part, path)
     except FileExistsError:
+        return part.stat().st_nlink == 2  # done, and the answer was lost on the way: asked again, a server says no
+    except OSError:  # no links here
+        return _created(path, part.read_bytes())
+    return True
+
+
+def _created(path: Path, content: bytes) -> bool:
+    try:
+        with path.open("xb") as file:
+            file.write(content)
+    except FileExistsError:
         return False
-    except OSError:  # a file system without links: there, whoever comes last is the one
-        part.replace(path)
     return True
 
 

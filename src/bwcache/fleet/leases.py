@@ -23,7 +23,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from bwcache.core.files import PART, parse_json
+from bwcache.core.files import PART, parse_json, write_once
 
 SECONDS = 300.0
 """Without a sign from a worker until it counts as dead."""
@@ -49,13 +49,8 @@ class Leases:
         if last is not None and not self._is_over(self._file(name, last)):
             return None
         number = 0 if last is None else last + 1
-        try:
-            descriptor = os.open(self._file(name, number), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        except FileExistsError:
-            return None
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(json.dumps(this_process()))
-        return Lease(self, name, number)
+        mine = write_once(self._file(name, number), json.dumps(this_process()))
+        return Lease(self, name, number) if mine else None
 
     def holder(self, name: str) -> str | None:
         """Return who holds a row, in words; None where nobody does."""
@@ -73,7 +68,8 @@ class Leases:
 
     def names(self) -> set[str]:
         """Return the names of all rows with files here."""
-        return {path.stem for path in self.folder.iterdir() if path.suffix[1:].isdigit()}
+        files = (path for path in self.folder.iterdir() if not path.name.startswith(PART))
+        return {path.stem for path in files if path.suffix[1:].isdigit()}
 
     def now(self) -> float:
         """Return the file system's time, in seconds."""
