@@ -337,7 +337,8 @@ class Replay:
         for i, key in enumerate(keys):
             own = replace(kept, clean=kept.clean if len(keys) == 1 else now.layout.of(kept.clean, i))
             past = self.stored[key][0][1] if key in self.stored else ()
-            past = past if past and past[0].clean.shape == own.clean.shape else ()
+            usable = past and past[0].clean.shape == own.clean.shape and bool(past[0].clean.isfinite().all())
+            past = past if usable else ()
             self.stored[key] = (own.clean, (own, *past), pack), now.prompt
         return returned
 
@@ -362,7 +363,8 @@ class Replay:
             samples, branch = self.call.batch, lanes[0][0]
             expected = [(branch, i) for i in range(samples)]
             found = tuple(tuple(range(i, count, samples)) for i in range(samples))
-        if self.forward == len(self.rows) and self.call.breaks is not None and set(lanes) < set(expected):
+        ends_within = self.call.breaks is not None or any(do.what == "leave" for do in self.call.does)
+        if self.forward == len(self.rows) and ends_within and set(lanes) < set(expected):
             rows.missing = [lane for lane in expected if lane not in lanes]
         elif lanes != expected:
             self.complaints.append(f"lanes {lanes} in a batch of {expected}")
