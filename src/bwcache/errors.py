@@ -16,7 +16,7 @@ BWCacheError
 
 NeverReusedWarning             warning: a whole run passed and nothing was reused
 MuchKeptWarning                warning: more than 1 GiB will be kept, most of it only to compare blocks
-OtherWeightsWarning            warning: a tuned file was made for other weights of the same model
+OtherWeightsWarning            warning: a file was made for other weights of the same model
 
 Each message says what was found, what was expected and what to do next.
 """
@@ -91,7 +91,7 @@ class MuchKeptWarning(UserWarning):
 
 
 class OtherWeightsWarning(UserWarning):
-    """A tuned file was made for other weights of the same architecture: what it promises was not measured on these."""
+    """A file was made for other weights of the same architecture: what it promises was not measured on these."""
 
 
 if not TYPE_CHECKING:  # which is to miss no misspelled name

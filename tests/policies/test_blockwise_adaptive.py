@@ -209,7 +209,7 @@ def measured(request: Any) -> tuple[Host, list[Trace]]:
     host, made = HOSTS[request.param], []
     for seed in (0, 1):
         thing = host.build()
-        with host.attach(thing, BlockwiseAdaptiveCache.measuring(STEPS - 1)) as session:
+        with host.attach(thing, BlockwiseAdaptiveCache.measuring(STEPS)) as session:
             found = host.run(thing, seed, num_inference_steps=STEPS)
         assert torch.equal(found, host.run(host.build(), seed, num_inference_steps=STEPS))
         made += session.traces
@@ -334,7 +334,7 @@ def test_what_does_not_fit_is_refused(measured: tuple[Host, list[Trace]]) -> Non
         with pytest.raises(SettingError, match=r"traces of .*under BlockwiseAdaptiveCache.measuring"):
             BlockwiseAdaptiveCache.fitted(wrong)
     thing = host.build()
-    with host.attach(thing, BlockwiseAdaptiveCache.measuring(STEPS - 2)) as session:
+    with host.attach(thing, BlockwiseAdaptiveCache.measuring(STEPS - 1)) as session:
         host.run(thing, num_inference_steps=STEPS)
     with pytest.raises(SettingError, match="as many steps"):
         BlockwiseAdaptiveCache.fitted(session.traces)
@@ -354,6 +354,6 @@ def test_what_does_not_fit_is_refused(measured: tuple[Host, list[Trace]]) -> Non
 
 def test_blocks_without_parts_are_refused() -> None:
     row = BlockSpec("ActionDenoiser", (BlockList("decoder.layers", ("tgt",)),), ("tgt",), "tgt", latents="sample")
-    for policy in (BlockwiseAdaptiveCache.measuring(3), BlockwiseAdaptiveCache({"x": (0,)})):
+    for policy in (BlockwiseAdaptiveCache.measuring(4), BlockwiseAdaptiveCache({"x": (0,)})):
         with pytest.raises(AttachError, match="of whose blocks no parts are known; expected a row with parts"):
             bwcache.attach(seeded(ActionDenoiser), policy, spec=row, steps=4)

@@ -70,7 +70,12 @@ def test_what_is_kept_is_what_the_predictor_asks_for(kind: type[Policy[Any]]) ->
 @each_policy
 def test_what_has_a_table_says_how_it_is_made(kind: type[Policy[Any]]) -> None:
     has_table = kind.fitted.__func__ is not Policy.fitted.__func__  # type: ignore[attr-defined]
-    assert has_table == (f"`{kind.__name__}.fitted`" in entry_of(kind).calibration)
+    table = entry_of(kind).table
+    assert has_table == (table is not None)
+    if table is not None:
+        assert described(kind)["calibration"].endswith(f": `bwcache calibrate {kind.__name__}`")
+        assert {*table.fields} <= {field["name"] for field in fields_of(kind)}
+        assert bool(table.authors) == (kind.authors_table.__func__ is not Policy.authors_table.__func__)  # type: ignore[attr-defined]
 
 
 @each_policy

@@ -90,7 +90,7 @@ def traces() -> list[Trace]:
     made = []
     for seed in (0, 1):
         pipe = tiny.wan()
-        with bwcache.attach(pipe, MeanCache.measuring(STEPS - 1)) as session:
+        with bwcache.attach(pipe, MeanCache.measuring(STEPS)) as session:
             measured = tiny.WAN.run(pipe, seed, num_inference_steps=STEPS)
         assert torch.equal(measured, tiny.WAN.run(tiny.wan(), seed, num_inference_steps=STEPS))
         made.append(session.trace)
@@ -150,7 +150,7 @@ def test_what_cannot_be_fitted_is_refused(traces: list[Trace]) -> None:
         with pytest.raises(SettingError, match="traces of"):
             MeanCache.fitted(wrong)
     pipe = tiny.wan()
-    with bwcache.attach(pipe, MeanCache.measuring(3)) as session:
+    with bwcache.attach(pipe, MeanCache.measuring(4)) as session:
         tiny.WAN.run(pipe, num_inference_steps=STEPS)
     with pytest.raises(SettingError, match="as many steps"):
         MeanCache.fitted([session.trace])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch import Tensor
 
 import bwcache
 from bwcache import Observation, Readings, SenCache, SettingError, Step
+from bwcache.engine.plan import Plan
 from tests import tiny
 from tests.policies.plain import PlainStack, run
 from tests.tiny import BY_NAME
@@ -149,3 +152,76 @@ def test_tolerances_of_0_never_reuse_and_measure_nothing() -> None:
 def test_bad_settings(bad: dict[str, Any]) -> None:
     with pytest.raises(SettingError, match=next(iter(bad))):
         SenCache(**{"sensitivities": TABLE, **bad})
+
+
+def swapped_by_hand(case: Any, steps: int) -> list[tuple[float, float, float]]:
+    """Timestep, |J_x| and |J_t| of each step but the last, by calls of the denoiser's own forward: the first branch."""
+    pipe = case.build()
+    module = pipe.transformer
+    own, branches = module.forward, len(case.branches)
+    seen: list[tuple[Any, Any]] = []
+    calls: list[dict[str, Any]] = []
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        assert not args
+        found = own(**kwargs)
+        calls.append({**kwargs, "hidden_states": kwargs["hidden_states"].clone()})
+        seen.append((calls[-1], found[0].clone()))
+        return found
+
+    module.forward = forward
+    case.run(pipe, num_inference_steps=steps)
+    times = [float(time) for time in pipe.scheduler.timesteps]
+    rows = []
+    with torch.no_grad():
+        for i, ((call, f), (after, _)) in enumerate(pairwise(seen[::branches])):
+            x, later = call["hidden_states"].double(), after["hidden_states"].double()
+            by_latents = own(**{**call, "hidden_states": after["hidden_states"]})[0]
+            by_time = own(**{**after, "hidden_states": call["hidden_states"]})[0]
+            of_latents = float((by_latents.double() - f.double()).norm() / (later - x).norm())
+            of_time = float((by_time.double() - f.double()).square().mean().sqrt()) / abs(times[i] - times[i + 1])
+            rows.append((times[i], of_latents, of_time))
+    return rows
+
+
+@pytest.mark.parametrize("name", ["wan", "cogvideox", "ltx"])
+def test_its_sensitivities_are_those_of_the_definition(name: str) -> None:
+    case = BY_NAME[name]
+    expected = swapped_by_hand(case, 5)
+    plain = case.run(case.build(), num_inference_steps=5)
+    with bwcache.attach(pipe := case.build(), SenCache.measuring()) as session:
+        assert torch.equal(case.run(pipe, num_inference_steps=5), plain)
+        policy = SenCache.fitted([session.trace], threshold=9.0, longest=2)
+    assert (policy.threshold, policy.early, policy.longest) == (9.0, 0.005, 2)
+    assert len(policy.sensitivities) == 4
+    assert np.array(policy.sensitivities) == pytest.approx(np.array(expected), rel=2e-3)
+    assert (np.array(policy.sensitivities)[:, 1:] > 0).all()
+    with bwcache.attach(pipe := case.build(), policy) as session:
+        case.run(pipe, num_inference_steps=5)
+    assert session.trace.reused > 0
+
+
+def test_runs_of_another_kind_are_refused() -> None:
+    with bwcache.attach(pipe := tiny.wan(), bwcache.MagCache.measuring()) as session:
+        tiny.WAN.run(pipe, num_inference_steps=3)
+    for traces in ([], session.traces):
+        with pytest.raises(SettingError, match=r"traces of .*; expected runs .* under SenCache\.measuring\(\)"):
+            SenCache.fitted(traces)
+
+
+def test_a_cache_that_forwards_fill_would_be_filled_twice() -> None:
+    stack = bwcache.models.resolve("transformer", tiny.wan().transformer)
+    filling = dataclasses.replace(stack, cache_fill_flags=("flag",))  # type: ignore[arg-type]
+    with pytest.raises(bwcache.AttachError, match="whose forwards fill a cache"):
+        Plan.of(SenCache.measuring(), filling)
+    tap = dataclasses.replace(stack.tap(0), end="by time")
+    with pytest.raises(bwcache.AttachError, match=r"a tap 'by time' at blocks\.0; expected the root"):
+        Plan.of(tapping(tap), stack)
+
+
+def tapping(tap: bwcache.Tap) -> bwcache.Policy[None]:
+    class Tapping(bwcache.NeverReuse):
+        def taps(self, stack: bwcache.BlockStack) -> tuple[bwcache.Tap, ...]:
+            return (tap,)
+
+    return Tapping()

@@ -11,11 +11,11 @@ import torch
 import bwcache
 from bwcache import SettingError, Step, Tuned
 from bwcache.core.trace import reuse_line
-from bwcache.engine.tuned import tuned_for
+from bwcache.engine.made_for import file_policy
 from bwcache.models.weights import architecture, weight_sample
 from bwcache.policies.base import Observation
 from bwcache.policies.tuned import carried_over
-from bwcache.policies.tuned_file import FORMAT, TunedFile, read_tuned
+from bwcache.policies.tuned_file import TunedFile, read_tuned
 from tests import tiny
 
 STEPS = (0, 1, 3, 6)
@@ -136,7 +136,7 @@ def test_files_for_something_else_are_refused(tmp_path: Path) -> None:
     other = tiny.cogvideox()
     path = written(tmp_path / "other.json", Tuned(STEPS, ROWS, policy.schedule, type(other.transformer).__name__))
     with pytest.raises(SettingError, match=r"expected one that predicts flow"):
-        tuned_for(other, path)
+        file_policy(other, path)
 
 
 def made_for(pipe: Any) -> dict[str, Any]:
@@ -150,13 +150,13 @@ def test_other_weights_are_said(tmp_path: Path) -> None:
     path = written(tmp_path / "tuned.json", policy_for(pipe), made_for=made_for(pipe))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tuned_for(pipe, path)
-        tuned_for(pipe.transformer, path)
+        file_policy(pipe, path)
+        file_policy(pipe.transformer, path)
         pipe.transformer.to(torch.bfloat16)
-        tuned_for(pipe, path)
+        file_policy(pipe, path)
         pipe.transformer.to(torch.float16)  # what that leaves of single precision cannot be told
-        tuned_for(pipe, path)
-        tuned_for(pipe, written(tmp_path / "old.json", policy_for(pipe)))
+        file_policy(pipe, path)
+        file_policy(pipe, written(tmp_path / "old.json", policy_for(pipe)))
     other = tiny.wan()
     with torch.no_grad():
         other.transformer.blocks[1].attn1.to_q.weight.mul_(1.01)
@@ -192,13 +192,23 @@ def test_a_file_is_used_from_the_next_run_on(tmp_path: Path) -> None:
         ("{", "that is damaged"),
         ("[]", "found format list"),
         ("{}", "found format None"),
-        (json.dumps({"format": FORMAT}), "found parts that are missing"),
+        (json.dumps({"format": TunedFile.format()}), "found parts that are missing"),
         (
-            json.dumps({"format": FORMAT, "made_for": {}, "quality": {}, "speed": {}, "policy": {"name": "BWCache"}}),
+            json.dumps(
+                {
+                    "format": TunedFile.format(),
+                    "made_for": {},
+                    "quality": {},
+                    "speed": {},
+                    "policy": {"name": "BWCache"},
+                }
+            ),
             "found policy BWCache",
         ),
         (
-            json.dumps({"format": FORMAT, "made_for": {}, "quality": {}, "speed": {}, "policy": {"name": "Tuned"}}),
+            json.dumps(
+                {"format": TunedFile.format(), "made_for": {}, "quality": {}, "speed": {}, "policy": {"name": "Tuned"}}
+            ),
             "of which steps and rows and schedule must be said",
         ),
     ],
@@ -230,5 +240,5 @@ def test_a_file_that_is_not_there() -> None:
 def test_what_is_compared_must_be_readable(tmp_path: Path, part: str, value: Any) -> None:
     pipe = tiny.wan()
     path = written(tmp_path / "tuned.json", policy_for(pipe), made_for={**made_for(pipe), part: value})
-    with pytest.raises(SettingError, match=r"found \w+ .* in made_for of .*tuned.json"):
+    with pytest.raises(SettingError, match=r"found \w+ .* in made_for of '.*; expected "):
         read_tuned(path)

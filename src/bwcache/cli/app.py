@@ -15,6 +15,7 @@ import typer.main
 from bwcache.cli.output import called
 from bwcache.cli.settings import (
     BenchSettings,
+    CalibrateSettings,
     CompareSettings,
     GenerateSettings,
     MethodsSettings,
@@ -156,6 +157,17 @@ def _tune(settings: TuneSettings) -> None:
     run_tune(settings)
 
 
+def _calibrate(settings: CalibrateSettings) -> None:
+    """Measure the table that a method needs, such as MagCache's ratios, on a few uncached videos.
+
+    The file stands in place of a policy with any command: --policy calibrated.json.
+    """
+    need("diffusers")
+    from bwcache.cli.calibrate import run_calibrate
+
+    run_calibrate(settings)
+
+
 def _plan(settings: PlanSettings) -> None:
     """Print the list of steps of a tuned file and its weights, or export them for an engine that takes a list.
 
@@ -168,6 +180,7 @@ def _plan(settings: PlanSettings) -> None:
 
 
 app.command("bench")(command_from(BenchSettings, _bench))
+app.command("calibrate")(command_from(CalibrateSettings, _calibrate))
 app.command("compare")(command_from(CompareSettings, _compare))
 app.command("generate")(command_from(GenerateSettings, _generate))
 app.command("methods")(command_from(MethodsSettings, _methods))

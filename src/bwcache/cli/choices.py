@@ -52,7 +52,8 @@ class Choices:
         arguments: of the pipeline's call, beside prompt, steps, guidance and sizes.
         scheduler: class and settings of the one in place of the pipeline's own, or None.
         skeleton: the pipeline without its weights; None where it cannot be built without them.
-        tuned: the file that is named in place of a policy, or None.
+        file: that is named in place of a policy, or of its table, or None.
+        calibration: what is said of one, in words.
     """
 
     prompts: tuple[str, ...]
@@ -69,7 +70,8 @@ class Choices:
     arguments: dict[str, Any] = field(default_factory=dict)
     scheduler: tuple[type[Any], dict[str, Any]] | None = None
     skeleton: Any = None
-    tuned: Any = None
+    file: Any = None
+    calibration: dict[str, str] = field(default_factory=dict)
 
     def of(self, pipe: Any) -> Choices:
         """With the settings published for the model, where the options leave them open.
@@ -113,8 +115,12 @@ def steps_of(settings: Asked) -> int:
     return shapes.STEPS if settings.model == SHAPES else DEFAULT_STEPS
 
 
-def choose(settings: Asked) -> Choices:
+def choose(settings: Asked, calibration: Iterable[str] | None = None) -> Choices:
     """Check the options against each other and against what the model's small files say, and fill in defaults.
+
+    Args:
+        settings: of the command.
+        calibration: what ``--set`` may say of a calibration, for the command that makes one.
 
     Raises:
         SettingError: for the first that cannot work.
@@ -135,7 +141,7 @@ def choose(settings: Asked) -> Choices:
         folder = small_files(settings.model)
         kind = pipeline_kind(folder)
         check_known(folder, kind)
-        choices = chosen(settings, kind, device, _prompts_of(kind, prompts, settings))
+        choices = chosen(settings, kind, device, _prompts_of(kind, prompts, settings), calibration)
         pipe = skeleton(folder)
         return choices if pipe is None else replace(check_fits(pipe, choices), skeleton=pipe)
 
@@ -154,10 +160,16 @@ def check_options(settings: Asked) -> None:
     _one_of(OFFLOADS, offload=settings.offload)
     _one_of(("device", "offload"), memory=getattr(settings, "memory", None))
     shorthands(settings, policy_kind(settings))
-    tuned_file(settings)
+    policy_file(settings)
 
 
-def chosen(settings: Asked, kind: type[Any], device: str, prompts: tuple[str, ...]) -> Choices:
+def chosen(
+    settings: Asked,
+    kind: type[Any],
+    device: str,
+    prompts: tuple[str, ...],
+    calibration: Iterable[str] | None = None,
+) -> Choices:
     """Return what the options amount to with a pipeline of this class, every default filled in.
 
     Args:
@@ -165,6 +177,7 @@ def chosen(settings: Asked, kind: type[Any], device: str, prompts: tuple[str, ..
         kind: the pipeline's class.
         device: on which it is.
         prompts: what is made.
+        calibration: as of `choose`.
 
     Raises:
         SettingError: for the first that cannot work.
@@ -173,9 +186,10 @@ def chosen(settings: Asked, kind: type[Any], device: str, prompts: tuple[str, ..
     from bwcache.measure.load import SHAPES
 
     own = settings.model == SHAPES
-    policy, tuned = policy_kind(settings), tuned_file(settings)
-    sets = sort_sets(settings, policy, kind)
-    fields = named_fields(settings, tuned, policy_settings(policy, shorthands(settings, policy), sets))
+    policy, file = policy_kind(settings), policy_file(settings)
+    sets = sort_sets(settings, policy, kind, calibration)
+    said, sets = ({}, sets) if calibration is None else (sets.fields, Sets({}, sets.arguments))
+    fields = named_fields(settings, file, policy_settings(policy, shorthands(settings, policy), sets))
     choices = Choices(
         prompts=prompts,
         steps=steps_of(settings),
@@ -190,7 +204,8 @@ def chosen(settings: Asked, kind: type[Any], device: str, prompts: tuple[str, ..
         device=device,
         arguments=arguments_of(settings, kind, sets),
         scheduler=_scheduler(settings),
-        tuned=tuned,
+        file=file or table_file(policy, sets),
+        calibration=said,
     )
     choices.policy.check(choices.steps)
     check_arguments(kind, choices)
@@ -206,7 +221,7 @@ def check_fits(pipe: Any, choices: Choices) -> Choices:
         SettingError: it cannot.
         AttachError: it has no blocks that could be reused.
     """
-    from bwcache.engine.tuned import expect_fits
+    from bwcache.engine.made_for import expect_fits
     from bwcache.measure.inputs import check_inputs
     from bwcache.measure.schedulers import check_schedule, replaced
     from bwcache.measure.sizes import check_sizes
@@ -214,8 +229,8 @@ def check_fits(pipe: Any, choices: Choices) -> Choices:
     if choices.scheduler is not None:
         pipe.scheduler = replaced(pipe.scheduler, *choices.scheduler)
     choices = choices.of(pipe)
-    if choices.tuned is not None:
-        expect_fits(pipe, choices.tuned)
+    if choices.file is not None:
+        expect_fits(pipe, choices.file)
     check_policy(pipe, choices.policy)
     check_sizes(pipe, choices.height, choices.width, choices.frames, choices.arguments)
     sizes = {"height": choices.height, "width": choices.width}
@@ -266,14 +281,16 @@ def policy_kind(settings: Any) -> type[Any]:
     Raises:
         SettingError: there is none of that name, no such grade, or both are named.
     """
-    from bwcache.policies import BWCache, Tuned, named
-    from bwcache.policies.tuned_file import names_file
+    from bwcache.policies import BWCache, named
+    from bwcache.policies.policy_file import names_file
 
     name = getattr(settings, "policy", None)
     grade = grade_of(settings)
     if grade is not None:
         return type(grade.policy)
-    return BWCache if name is None else Tuned if names_file(name) else named(name)
+    if names_file(name):
+        return type(policy_file(settings).policy)
+    return BWCache if name is None else named(name)
 
 
 def grade_of(settings: Any) -> Any:
@@ -292,12 +309,12 @@ def grade_of(settings: Any) -> Any:
     return graded(settings.grade)
 
 
-def named_fields(settings: Any, tuned: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of the policy that do not stay as by default: all of a grade's and of a tuned file's.
+def named_fields(settings: Any, file: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of the policy that do not stay as by default: all of a grade's and of a file's.
 
     Args:
         settings: of the command.
-        tuned: the file in place of a policy, or None.
+        file: in place of a policy, or None.
         given: fields by options of their own and by ``--set``.
 
     Raises:
@@ -305,23 +322,32 @@ def named_fields(settings: Any, tuned: Any, given: dict[str, Any]) -> dict[str, 
     """
     grade = grade_of(settings)
     if grade is None:
-        return {**({} if tuned is None else fields_of(tuned.policy)), **given}
+        return {**({} if file is None else fields_of(file.policy)), **given}
     if given:
         found = f"{next(iter(given))} of the policy beside --grade {settings.grade}"
         raise _refused(found, "one of them", "leave one out, or name the method: --policy planned")
     return fields_of(grade.policy)
 
 
-def tuned_file(settings: Any) -> Any:
-    """Return the `TunedFile` that is named in place of a policy; None where none is.
+def policy_file(settings: Any) -> Any:
+    """Return the `PolicyFile` that is named in place of a policy; None where none is.
 
     Raises:
         SettingError: it cannot be read, or is none.
     """
-    from bwcache.policies.tuned_file import names_file, read_tuned
+    from bwcache.policies.calibrated_file import read_policy_file
+    from bwcache.policies.policy_file import names_file
 
     name = getattr(settings, "policy", None)
-    return read_tuned(name) if names_file(name) else None
+    return read_policy_file(name) if names_file(name) else None
+
+
+def table_file(policy: type[Any], sets: Sets) -> Any:
+    """Return the `CalibratedFile` that is named in place of the policy's table; None where none is."""
+    from bwcache.policies.table_file import names_table, table_fields
+
+    named = (text for name, text in sets.fields.items() if names_table(policy, name, text))
+    return next((table_fields(policy, text)[1] for text in named), None)
 
 
 def shorthands(settings: Any, policy: type[Any]) -> dict[str, Any]:
@@ -340,10 +366,13 @@ def shorthands(settings: Any, policy: type[Any]) -> dict[str, Any]:
     }
 
 
-def sort_sets(settings: Any, policy: type[Any], kind: type[Any]) -> Sets:
-    """Return what ``--set`` says of the policy, and what of the pipeline's call."""
+def sort_sets(settings: Any, policy: type[Any], kind: type[Any], calibration: Iterable[str] | None = None) -> Sets:
+    """Return what ``--set`` says of the policy, or of a method's calibration, and what of the pipeline's call."""
     from bwcache.measure.inputs import settable
 
+    if calibration is not None:
+        whose = f"a calibration of {settings.method}"
+        return sorted_out(settings.sets, calibration, settable(kind), whose, kind.__name__)
     has_policy = hasattr(settings, "policy")
     fields = tuple(field_types(policy)) if has_policy else ()
     name = policy.__name__ if has_policy else None
@@ -356,12 +385,12 @@ def policy_settings(policy: type[Any], short: Mapping[str, Any], sets: Sets) -> 
     Raises:
         SettingError: one is given by an option and by ``--set``, or a value does not fit.
     """
-    from bwcache.policies.known import value_of
+    from bwcache.policies.known import values_of
 
     both = next((name for name in sets.fields if name in short), None)
     if both is not None:
         raise _refused(f"--{both.replace('_', '-')} beside --set {both}", "one of them", "leave one out")
-    return {**short, **{name: value_of(policy, name, text, f"--set {name}") for name, text in sets.fields.items()}}
+    return {**short, **values_of(policy, sets.fields, "--set ")}
 
 
 def arguments_of(settings: Asked, kind: type[Any], sets: Sets) -> dict[str, Any]:

@@ -16,13 +16,13 @@ def load(settings: Asked, choices: Choices, bars: Bars) -> tuple[Any, Choices]:
         SettingError: it cannot be read, or cannot do what is asked.
         AttachError: it has no blocks that could be reused.
     """
-    from bwcache.engine.tuned import other_weights
+    from bwcache.engine.made_for import other_weights
     from bwcache.measure.call import pipeline_arguments
 
     pipe = read(settings, choices.device, bars)
     with bars.loading(settings.model), quiet_libraries():
         choices = check_fits(pipe, choices)
-        other = None if choices.tuned is None else other_weights(pipe, choices.tuned)
+        other = None if choices.file is None else other_weights(pipe, choices.file)
     if other is not None:
         bars.say(other)
     pipeline_arguments(pipe, choices.requests()[0])

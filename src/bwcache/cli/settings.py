@@ -202,7 +202,7 @@ class Caching(Asked):
         _option(
             "--policy",
             "The method: bwcache, adaptive, fixed-interval or another policy's name; module:Class for one of yours; or "
-            "a file that 'bwcache tune' wrote.",
+            "a file that 'bwcache tune' or 'bwcache calibrate' wrote.",
             CACHE,
             show_default="bwcache",
             metavar="NAME",
@@ -516,6 +516,32 @@ class TuneSettings(Asked):
     ] = True
     fps: FrameRate = None
     overwrite: Annotated[bool, _option("--overwrite", "Replace an earlier file and page.", OUTPUT)] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateSettings(Asked):
+    """Options of ``bwcache calibrate``."""
+
+    method: Annotated[
+        str,
+        typer.Argument(
+            metavar="METHOD",
+            help="The method whose table is made, such as magcache or smooth-cache.",
+            show_default=False,
+        ),
+    ]
+    sets: Annotated[
+        list[str],
+        _option(
+            "--set",
+            "What the calibration takes, such as threshold=0.18 (a wrong name shows all), or any other argument "
+            "of the pipeline's call; may be given several times.",
+            ELSE,
+            metavar="NAME=VALUE",
+        ),
+    ] = dataclasses.field(default_factory=list)
+    out: Annotated[Path, _option("--out", "The file.", OUTPUT)] = Path("calibrated.json")
+    overwrite: Annotated[bool, _option("--overwrite", "Replace an earlier file.", OUTPUT)] = False
 
 
 @dataclass(frozen=True)

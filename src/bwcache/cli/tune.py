@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
-import time
 from pathlib import Path
 from typing import Any
 
 from bwcache.cli.choices import check_options, choose, steps_of
+from bwcache.cli.costs import TIMED_STEPS, duration, timed
 from bwcache.cli.loading import load
 from bwcache.cli.output import check_file
 from bwcache.cli.progress import Bars
@@ -18,7 +17,6 @@ from bwcache.cli.studies import check_study, claimed_study, resumable
 from bwcache.core.files import write_json, write_text
 from bwcache.errors import SettingError, complaint
 
-TIMED_STEPS = 2
 FEWEST_STEPS = 3
 SHAPES_BUDGET = 24.0
 """The model in the box has time for the whole page."""
@@ -26,13 +24,14 @@ SHAPES_BUDGET = 24.0
 
 def run_tune(settings: TuneSettings) -> None:
     """Tune as the options say."""
-    from bwcache.policies.tuned_file import KIND
+    from bwcache.policies.tuned_file import TunedFile
+    from bwcache.study.made_for import only_denoiser
     from bwcache.study.tuning.recording import check_scheduler
-    from bwcache.study.tuning.tuning import BUDGET, Tuner, check_budget, only_denoiser
+    from bwcache.study.tuning.tuning import BUDGET, Tuner, check_budget
     from bwcache.study.tuning.videos import Videos
 
     wanted = wished(settings)
-    out = check_file(settings.out, settings.overwrite, KIND)
+    out = check_file(settings.out, settings.overwrite, TunedFile.KIND)
     parts = check_study(out.with_name(f"{out.stem}-parts"))
     settings = _for_shapes(settings)
     choices = choose(settings)
@@ -75,7 +74,7 @@ def wished(settings: TuneSettings) -> Any:
     Raises:
         SettingError: for the first that cannot be meant, or that no plan comes to.
     """
-    from bwcache.policies.known import SUFFIX
+    from bwcache.policies.policy_file import SUFFIX
     from bwcache.study.tuning.tuning import check_speed
     from bwcache.study.tuning.wish import wish
 
@@ -95,19 +94,12 @@ def wished(settings: TuneSettings) -> Any:
 
 def cost(tuner: Any, steps: int) -> list[str]:
     """Return what the tuning will take at most, in words: steps, minutes by a short timed call, memory."""
-    from bwcache.measure.call import call
     from bwcache.study.tuning.recording import ENTRIES
 
     video = tuner.videos.calibrate[0]
-    few = dataclasses.replace(tuner.request, prompt=video.prompt, seed=video.seed, steps=TIMED_STEPS)
     tuner.runs.count(2 * TIMED_STEPS, "timed")
-    call(tuner.pipe, few, "warm-up")
-    start = time.perf_counter()
-    done = call(tuner.pipe, few, "timed")
-    seconds = time.perf_counter() - start
-    step = (done.denoise_seconds or seconds) / TIMED_STEPS
-    rest = max(seconds - step * TIMED_STEPS, 0) * 3 * tuner.videos.first
-    minutes = (tuner.runs.allowed * step + rest) / 60
+    step, rest = timed(tuner.pipe, dataclasses.replace(tuner.request, prompt=video.prompt, seed=video.seed))
+    seconds = tuner.runs.allowed * step + rest * 3 * tuner.videos.first
     memory = 2 * ENTRIES * 4 * (2 * steps + 1) * len(tuner.videos.calibrate) / 2**20
     spare = len(tuner.videos.spare)
     kept = f"; {spare} more wait in case that it falls short" if spare else ""
@@ -115,40 +107,21 @@ def cost(tuner: Any, steps: int) -> list[str]:
         f"{len(tuner.videos.calibrate)} videos to calibrate on, {len(tuner.videos.verify)} of other prompts to verify "
         f"on{kept}",
         f"at most {tuner.runs.allowed} steps computed, the work of {tuner.budget:g} uncached videos: "
-        f"{_minutes(minutes)} here, and at most {memory:.0f} MiB of main memory for what is recorded",
+        f"{duration(seconds)} here, and at most {memory:.0f} MiB of main memory for what is recorded",
     ]
 
 
 def tuned_file(pipe: Any, identical: dict[str, Any], settings: TuneSettings, outcome: Any) -> Any:
     """Return the `TunedFile` of an outcome."""
-    from bwcache.engine.clock.level import predicted_by
-    from bwcache.models import denoisers
-    from bwcache.models.weights import architecture, weight_sample
     from bwcache.policies.tuned_file import TunedFile
+    from bwcache.study.made_for import made_for
 
-    scheduler = pipe.scheduler
-    module = next(iter(denoisers(pipe).values()))
-    sample = weight_sample(module)
     policy, proof = outcome.policy, outcome.proof
     steps = len(policy.schedule) - 1
     low, high = proof.interval()
     return TunedFile(
         policy,
-        {
-            "model": settings.model,
-            "pipeline": type(pipe).__name__,
-            "denoiser": policy.model,
-            "weights": identical["weights"],
-            "weight_sample": None if sample is None else sample.to_json(),
-            "architecture": architecture(module),
-            "scheduler": {
-                "class": type(scheduler).__name__,
-                "predicts": predicted_by(scheduler),
-                "settings": identical["model"]["schedule"],
-            },
-            "request": identical["request"],
-            "steps": steps,
-        },
+        made_for(pipe, identical, settings.model, steps),
         {
             "wanted": settings.grade,
             "kept": outcome.kept,
@@ -236,7 +209,3 @@ def _for_shapes(settings: TuneSettings) -> TuneSettings:
     if settings.prompt or settings.prompts is not None:
         return settings
     return dataclasses.replace(settings, prompt=[*shapes.PROMPTS, *shapes.MORE_PROMPTS])
-
-
-def _minutes(minutes: float) -> str:
-    return f"{math.ceil(minutes * 60)} s" if minutes < 2 else f"{math.ceil(minutes)} min"

@@ -42,7 +42,8 @@ def attach(
         target: a diffusers pipeline, or the denoiser alone.
         policy: what to reuse and when; if none is given, BWCache with the settings published for the model, or else
             with the paper's defaults. A mapping names one for each denoiser, such as "transformer_2"; one that it does
-            not name is always computed. A path is that of a file which `bwcache tune` wrote.
+            not name is always computed. A path is that of a file which `bwcache tune` or `bwcache calibrate`
+            wrote.
         steps: number of steps of each run of a bare module, where no pipeline announces it.
         timing: whether the trace carries the seconds of blocks and indicator.
         spec: the row of a model that is not in the table.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +20,7 @@ from bwcache.engine.guidance import expect_parts
 from bwcache.engine.idle import IdleCalls, IdleModules
 from bwcache.engine.plan import Plan, Spot
 from bwcache.engine.run import Run
+from bwcache.engine.swapped import Swapped
 from bwcache.errors import AttachError, RunStoppedError, complaint, warn
 from bwcache.models import BlockStack, uncompiled
 from bwcache.policies import Policy
@@ -215,8 +217,7 @@ class Denoiser:
                 if plan.root is None:
                     returned = inner(*call.args, **call.kwargs)
                 else:
-                    run_root = Elsewhere(forward, here.clock, inner) if plan.clean else inner
-                    returned = forward(plan.root, run_root, call.args, call.kwargs)
+                    returned = forward(plan.root, self._root(forward, inner), call.args, call.kwargs)
                 if idle is None or not idle.skipped or (forward.calls and not idle.was_read(returned)):
                     break
             except RunAgain:
@@ -233,6 +234,12 @@ class Denoiser:
         if idle is not None and idle.known is None and forward.computed:
             run.idle.setdefault(idle.inputs, idle.outlines)
         return returned
+
+    def _root(self, forward: Forward, inner: Callable[..., Any]) -> Callable[..., Any]:
+        """What is called as the denoiser: itself, at another noise level, or also with only half of it moved on."""
+        if self.plan.clean:
+            return Elsewhere(forward, self._session.here.clock, inner)
+        return Swapped(forward, inner, partial(self._plainly, inner)) if self.plan.swaps else inner
 
     def _plainly(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A forward that is no step: everything runs, nothing is taken note of."""

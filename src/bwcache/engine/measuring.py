@@ -91,14 +91,17 @@ class Measuring:
     def _look(self, number: int, place: Place, feature: Tensor) -> None:
         feature, rows = own_part(feature), rows_at(place, self.rows)
         cut = len(rows) > 1 and feature.shape[rows.axis] == rows.count
-        if not self.seen:
-            self.seen = [{} for _ in self.lanes]
         for j, lane in enumerate(self.lanes):
             if lane.looks is None:
                 lane.looks = self.plan.new_looks()
-            found = lane.looks[number].take(rows.of(feature, j) if cut else feature, self.steps[j])
-            if found is not None:
-                self.seen[j][number] = found
+            self.note(j, number, lane.looks[number].take(rows.of(feature, j) if cut else feature, self.steps[j]))
+
+    def note(self, j: int, number: int, found: Tensor | None) -> None:
+        """Take note of what a look saw in a lane, `[2, lags]`; None: nothing."""
+        if not self.seen:
+            self.seen = [{} for _ in self.lanes]
+        if found is not None:
+            self.seen[j][number] = found
 
     def now(self, j: int) -> Readings:
         """Return what was measured so far in a lane; waits."""

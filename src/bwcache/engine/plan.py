@@ -78,6 +78,7 @@ class Plan:
         predictor, probes, needs_total, needs_errors: the policy's; `history`: the predictor's.
         where: how events name each site: with its denoiser.
         clean: whether a site keeps clean latents, so that the noise level is asked for.
+        swaps: whether a tap has the denoiser evaluated once more.
         beside: whether a site keeps the difference to another branch, so that branches are told apart in a batch.
     """
 
@@ -102,6 +103,7 @@ class Plan:
     needs_errors: bool = field(init=False)
     where: dict[str, str] = field(init=False)
     clean: bool = field(init=False)
+    swaps: bool = field(init=False)
     beside: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -115,6 +117,7 @@ class Plan:
             "needs_errors": policy.needs_errors,
             "where": {site.name: f"{self.stack.name}/{site.name}" for site in self.sites},
             "clean": self.keeps and any(site.keeps == "clean" for site in self.sites),
+            "swaps": any(tap.is_swapped for tap in self.taps),
             "beside": self.keeps and any(site.keeps == "beside" for site in self.sites),
         }
         for name, value in facts.items():
@@ -162,6 +165,7 @@ class Plan:
         taps = policy.taps(stack)
         for tap in taps:
             _expect_residual(tap)
+            _expect_swapped(stack, tap)
         samples = tuple(i for i, tap in enumerate(taps) if not policy.probes and _is_sample(tap))
         looks = tuple(i for i in range(len(taps)) if i not in samples)
         by_place = {id(spot.place): spot for spot in _spots(stack, sites, taps, samples, looks)}
@@ -200,7 +204,7 @@ def _spots(
         own = tuple(site for site, span in zip(sites, spans, strict=True) if _has(site, span, place))
         since = tuple(site for site in sites if site.since is place and site.first is not place)
         looked = [(number, taps[tap]) for number, tap in enumerate(looks) if taps[tap].place is place]
-        leaves = tuple(number for number, one in looked if one.end != "in")
+        leaves = tuple(number for number, one in looked if one.end != "in" and not one.is_swapped)
         before = tuple(number for number, tap in enumerate(looks) if taps[tap].since is place)
         bare = len(place.streams) == 1 and place.index is None and place.kind != "root"
         alone = bare and len(sampled) == 1 and not leaves and not place.outlined
@@ -332,6 +336,17 @@ def _expect_residual(tap: Tap) -> None:
     found = f"a tap of the {tap.end} of {tap.stream!r} at {tap.place.name} since {tap.since.name}"
     expected = f"the residual of a block since another one, of {' or '.join(enters) or 'what enters it'}"
     raise AttachError(complaint(found, expected, "tap the place alone"))
+
+
+def _expect_swapped(stack: BlockStack, tap: Tap) -> None:
+    """The denoiser alone can be evaluated once more, and only where a forward leaves nothing behind."""
+    if not tap.is_swapped:
+        return
+    if tap.place.kind != "root":
+        raise AttachError(complaint(f"a tap {tap.end!r} at {tap.place.name}", "the root", "tap that"))
+    if stack.cache_fill_flags or stack.fillings:
+        found = f"a tap {tap.end!r} of {stack.spec.model}, whose forwards fill a cache"
+        raise AttachError(complaint(found, "a denoiser that can be evaluated once more", "measure another model"))
 
 
 def _expect_kept(stack: BlockStack, site: Site) -> None:

@@ -90,6 +90,7 @@ class Run:
         stopped: whether it is to stop.
         forgotten: how often all that is kept was forgotten.
         pending: the computed rows whose numbers are wanted when the next decision is due.
+        evaluated: the last call of a denoiser, by its lanes, where it is evaluated once more.
         errors: how close the predictor came at the last computed step, over all branches: by sample, and by site as
             events name it.
     """
@@ -105,6 +106,7 @@ class Run:
     ) -> None:
         self.policy = policy
         self.trace = Trace(meta)
+        self.evaluated: dict[str, Any] = {}
         self.ranks = ranks
         self.together = None if ranks is None else Together(ranks, f"{meta.get('policy')} {meta.get('total')}")
         self.held = Held(Offload() if memory.offload else None)

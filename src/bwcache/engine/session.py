@@ -18,10 +18,10 @@ from bwcache.engine import bars, hooks, ranks
 from bwcache.engine.clock import Clock, HostStep
 from bwcache.engine.denoiser import Denoiser
 from bwcache.engine.forward import Forward
+from bwcache.engine.made_for import file_policy
 from bwcache.engine.memory import DEFAULT, Memory
 from bwcache.engine.ranks import Ranks
 from bwcache.engine.run import Run
-from bwcache.engine.tuned import tuned_for
 from bwcache.errors import (
     AlreadyAttachedError,
     AttachError,
@@ -35,8 +35,8 @@ from bwcache.models import BlockSpec, denoisers, resolve, uncompiled
 from bwcache.models.provenance import expect_still_free
 from bwcache.policies import PerDenoiser, Policy
 from bwcache.policies.grades import graded
+from bwcache.policies.policy_file import names_file
 from bwcache.policies.presets import source
-from bwcache.policies.tuned_file import names_file
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -49,7 +49,7 @@ AGAIN = 3
 
 
 def policy_of(policy: object, target: Any = None) -> Policy[Any]:
-    """Return the policy that is meant: itself, one for each denoiser by its name, of a grade, or of a tuned file.
+    """Return the policy that is meant: itself, one for each denoiser by its name, of a grade, or of a file.
 
     Args:
         policy: any of these; a file by its path.
@@ -59,7 +59,7 @@ def policy_of(policy: object, target: Any = None) -> Policy[Any]:
         SettingError: it is none of these.
     """
     if names_file(policy):
-        return tuned_for(target, policy)
+        return file_policy(target, policy)
     if isinstance(policy, str):
         return graded(policy).policy
     if isinstance(policy, Mapping):

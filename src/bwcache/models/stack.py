@@ -80,7 +80,9 @@ class Tap:
     Attributes:
         place: where.
         stream: which of its streams.
-        end: what is looked at: what goes "in", what comes "out", or the difference, the "residual".
+        end: what is looked at: what goes "in", what comes "out", or the difference, the "residual". Of the root also
+            what would have come out in the step before with the latents of now ("by latents"), or at the time of now
+            ("by time"), against what did: each of these costs a forward.
         since: of a residual: the block from whose input on it is taken; None: the place itself.
         view: what of it is kept; None: the policy's share of the entries.
         indicator: how a change is measured; None: the relative L1 distance.
@@ -92,13 +94,18 @@ class Tap:
 
     place: Place
     stream: str
-    end: Literal["in", "out", "residual"] = "out"
+    end: Literal["in", "out", "residual", "by latents", "by time"] = "out"
     view: View | None = None
     indicator: Indicator | None = None
     against: Literal["computed", "step"] = "computed"
     lags: tuple[int, ...] = (1,)
     channel: int = 0
     since: Place | None = None
+
+    @property
+    def is_swapped(self) -> bool:
+        """Whether the denoiser is evaluated once more for it."""
+        return self.end in ("by latents", "by time")
 
 
 class NoBlocks(tuple[Place, ...]):

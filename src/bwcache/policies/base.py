@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from operator import add
+from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from bwcache.core import Decision, Step, Trace
@@ -31,6 +32,7 @@ from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.entry import Entry
 
 State = TypeVar("State")
+Own = TypeVar("Own", bound="Policy[Any]")
 
 
 @dataclass(frozen=True)
@@ -201,6 +203,8 @@ class Policy(ABC, Generic[State]):
     def measuring(cls, *args: Any, **settings: Any) -> Policy[Any]:
         """Return the policy under which uncached runs record what `fitted` makes a table of.
 
+        A parameter `steps` is the number of steps of these runs.
+
         Raises:
             SettingError: this one has no table.
         """
@@ -214,6 +218,26 @@ class Policy(ABC, Generic[State]):
             SettingError: this one has no table, or the runs are of no use for it.
         """
         raise _no_table(cls)
+
+    @classmethod
+    def authors_table(cls, content: Any) -> dict[str, Any] | None:
+        """Return the fields that a table means as the method's authors publish it, read from JSON; None: it is none."""
+        return None
+
+    @classmethod
+    def load(cls: type[Own], path: str | Path, **settings: Any) -> Own:
+        """Return the policy with the table of a file.
+
+        Args:
+            path: what `bwcache calibrate` wrote, or a table as the method's authors publish it.
+            settings: fields that shall be otherwise.
+
+        Raises:
+            SettingError: it cannot be read, is none of this method, or this one has no table.
+        """
+        from bwcache.policies.table_file import loaded
+
+        return loaded(cls, path, settings)
 
     def citation(self) -> str:
         """Return the BibTeX entry of its paper, or those of the policies inside; empty where there is none."""

@@ -26,7 +26,7 @@ from bwcache.features import All
 from bwcache.models import BlockStack, Place, Site, Tap
 from bwcache.policies.checks import expect, number
 from bwcache.policies.easycache import newer_divides
-from bwcache.policies.entry import Entry, Paper
+from bwcache.policies.entry import Entry, Paper, Table
 from bwcache.policies.layer_lists import LayerLists, Lists
 from bwcache.policies.measuring import Measuring, settings_of, steps_of, unfit
 
@@ -51,7 +51,8 @@ class BlockCaching(LayerLists):
         keeps="1 for each spatial transformer",
         reads="nothing",
         verified="a second implementation by plain hooks: table, lists and replay",
-        calibration="the computed steps of each transformer: `BlockCaching.fitted`",
+        calibration="the computed steps of each transformer",
+        table=Table(("computed", "steps"), "runs"),
         paper=Paper(
             title="Cache Me if You Can: Accelerating Diffusion Models through Block Caching",
             authors="Wimbauer, Wu, Schoenfeld, Dai, Hou, He, Sanakoyeu, Zhang, Tsai, Kohler, Rupprecht, "

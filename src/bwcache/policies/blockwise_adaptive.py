@@ -30,7 +30,7 @@ from bwcache.errors import AttachError, complaint
 from bwcache.features import All, absolute, cosine_distance
 from bwcache.models import BlockStack, Place, Site, Tap
 from bwcache.policies.checks import expect, whole
-from bwcache.policies.entry import Entry, Paper
+from bwcache.policies.entry import Entry, Paper, Table
 from bwcache.policies.layer_lists import LayerLists, Lists
 from bwcache.policies.measuring import Measuring, settings_of, unfit
 
@@ -55,7 +55,8 @@ class BlockwiseAdaptiveCache(LayerLists):
         keeps="1 for each attention and feed-forward net",
         reads="nothing",
         verified="a second implementation by plain hooks: lists, union and replay, on an action denoiser too",
-        calibration="the computed steps of each sublayer: `BlockwiseAdaptiveCache.fitted`",
+        calibration="the computed steps of each sublayer",
+        table=Table(("updates", "steps"), "runs"),
         paper=Paper(
             title="Block-wise Adaptive Caching for Accelerating Diffusion Policy",
             authors="Ji, Meng, Cui, Li, Hua, Chen, Wang",
@@ -87,9 +88,10 @@ class BlockwiseAdaptiveCache(LayerLists):
         return tuple(stack.site(part) for name, part in there.items() if name in self.updates)
 
     @classmethod
-    def measuring(cls, longest: int = 99) -> MeasuringSublayers:
-        """Return what records S and the errors of runs of up to `longest` + 1 steps."""
-        return MeasuringSublayers(longest)
+    def measuring(cls, steps: int = 100) -> MeasuringSublayers:
+        """Return what records S and the errors of runs of up to so many steps, >= 2."""
+        expect(whole(steps, 2), "steps", steps, "a whole number >= 2", "100")
+        return MeasuringSublayers(steps - 1)
 
     @classmethod
     def fitted(cls, traces: Sequence[Trace], count: int = 10, union: int = 3) -> BlockwiseAdaptiveCache:

@@ -29,13 +29,21 @@ def described(kind: type[Policy[Any]]) -> dict[str, Any]:
         "origin": entry.origin if entry else "",
         "keeps": entry.keeps if entry else "",
         "reads": entry.reads if entry else "",
-        "calibration": entry.calibration if entry else "",
+        "calibration": calibration_of(kind),
         "verified": entry.verified if entry else "",
         "rule": inspect.getdoc(sys.modules[kind.__module__]) or "",
         "fields": fields_of(kind),
         "published": published_for(kind),
         "bibtex": paper.bibtex if paper else "",
     }
+
+
+def calibration_of(kind: type[Policy[Any]]) -> str:
+    """Return what must be found beforehand, with the command that finds it; empty: nothing."""
+    entry = kind.entry
+    if entry is None or entry.table is None:
+        return entry.calibration if entry else ""
+    return f"{entry.calibration}: `bwcache calibrate {kind.__name__}`"
 
 
 def fields_of(kind: type[Policy[Any]]) -> list[dict[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,27 @@ class Paper:
 
 
 @dataclass(frozen=True)
+class Table:
+    """What of a policy is found beforehand, by `Policy.measuring` and `Policy.fitted`: `bwcache calibrate`.
+
+    Attributes:
+        fields: that are found; the first one holds the table.
+        holds_for: the "model" it was made on; that model on its "schedule" of noise, in any number of steps; or only
+            "runs" of that schedule in as many steps.
+        authors: what a file of the method's authors holds, in words; empty: they publish none that could be read.
+        forwards: how often the denoiser is evaluated in each step that is measured.
+        smallest: a value of the first field with which other settings are checked before anything is measured, where
+            it has no default.
+    """
+
+    fields: tuple[str, ...]
+    holds_for: Literal["model", "schedule", "runs"]
+    authors: str = ""
+    forwards: int = 1
+    smallest: object = None
+
+
+@dataclass(frozen=True)
 class Entry:
     """The facts of a policy that its code does not say by itself.
 
@@ -56,7 +78,8 @@ class Entry:
             latents where it says so.
         reads: what it looks at to decide.
         verified: what its decisions and results are held against in its test.
-        calibration: what must be found beforehand, and how; empty: nothing.
+        calibration: what must be found beforehand; empty: nothing.
+        table: of that, what `bwcache calibrate` finds; None: nothing.
         origin: where a method without a paper comes from.
         paper: None for methods without one.
     """
@@ -65,5 +88,6 @@ class Entry:
     reads: str
     verified: str
     calibration: str = ""
+    table: Table | None = None
     origin: str = ""
     paper: Paper | None = None

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from bwcache.core.files import named_without_suffix
 from bwcache.core.words import plain_name, shown
 from bwcache.errors import SettingError, complaint
-from bwcache.policies.known import SUFFIX, known
+from bwcache.policies.known import known
 from bwcache.policies.planned import Planned
+from bwcache.policies.policy_file import SUFFIX
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from bwcache.core import words
@@ -14,9 +15,7 @@ from bwcache.core.files import named_without_suffix
 from bwcache.errors import SettingError, complaint
 from bwcache.former_names import POLICIES, current_field
 from bwcache.policies.base import Policy
-
-SUFFIX = ".json"
-"""Of a file in place of a policy."""
+from bwcache.policies.policy_file import SUFFIX, names_file
 
 
 def known() -> dict[str, type[Policy[Any]]]:
@@ -60,16 +59,23 @@ def named(name: str) -> type[Policy[Any]]:
     return next(iter(found.values()))
 
 
-def policy(described: Mapping[str, Any]) -> Policy[Any]:
+def policy(described: Mapping[str, Any] | str | Path) -> Policy[Any]:
     """Return the policy that a description means: the inverse of `Policy.describe`, also after a way through JSON.
 
     Args:
         described: `name`, and the fields that are not as by default; a predictor as its words ("taylor:2" or
-            "Taylor(order=2)"), a policy inside as its own description.
+            "Taylor(order=2)"), a policy inside as its own description, a table also by the path of its file. Or the
+            path of a file that `bwcache tune` or `bwcache calibrate` wrote, which is then held against no model:
+            `bwcache.attach` does that.
 
     Raises:
-        SettingError: no policy of this name, no such field, a field that must be given, or a value that cannot be.
+        SettingError: no policy of this name, no such field, a field that must be given, a value that cannot be, or a
+            file that cannot be read.
     """
+    from bwcache.policies.calibrated_file import read_policy_file
+
+    if names_file(described):
+        return read_policy_file(described).policy
     if not isinstance(described, Mapping) or not all(isinstance(name, str) for name in described):
         found = f"{words.shown(described)}, which describes no policy"
         raise _refused(found, "a dictionary of a policy's name and fields", _described_so(described))
@@ -101,7 +107,7 @@ def made(kind: type[Policy[Any]], settings: Mapping[str, Any], base: Policy[Any]
     Raises:
         SettingError: as `policy`.
     """
-    values = {current_field(kind, name): value_of(kind, name, value) for name, value in settings.items()}
+    values = values_of(kind, settings)
     if base is not None:
         return dataclasses.replace(base, **values)
     missing = [
@@ -120,6 +126,30 @@ def made(kind: type[Policy[Any]], settings: Mapping[str, Any], base: Policy[Any]
             f"{file} is there: name it so" if file else f"say it, such as {missing[0]}={_example(kind, missing[0])}",
         )
     return kind(**values)
+
+
+def values_of(kind: type[Policy[Any]], settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of a policy's fields from words, or from what JSON has; of a table also from its file.
+
+    Args:
+        kind: the policy's class.
+        settings: field -> value; fields may have former names.
+        prefix: what complaints say before a field's name, such as "--set ".
+
+    Raises:
+        SettingError: as `value_of`, or the file holds no such table.
+    """
+    from bwcache.policies.table_file import names_table, table_fields
+
+    tables: dict[str, Any] = {}
+    others: dict[str, Any] = {}
+    for said, value in settings.items():
+        field = current_field(kind, said)
+        if names_table(kind, field, value):
+            tables |= table_fields(kind, value)[0]
+        else:
+            others[field] = value_of(kind, said, value, f"{prefix}{said}")
+    return tables | others
 
 
 def value_of(kind: type[Policy[Any]], field: str, value: Any, what: str | None = None) -> Any:

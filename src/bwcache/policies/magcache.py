@@ -32,7 +32,7 @@ from bwcache.features import All, magnitude_ratio
 from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
-from bwcache.policies.entry import Entry, Paper
+from bwcache.policies.entry import Entry, Paper, Table
 from bwcache.policies.measuring import Measuring, settings_of, steps_of, unfit
 from bwcache.policies.sites import added_by_all
 
@@ -78,7 +78,13 @@ class MagCache(Policy[Lanes]):
         keeps="1",
         reads="nothing",
         verified="diffusers' hook, bit for bit",
-        calibration="the ratios of the model: `MagCache.fitted`",
+        calibration="the ratios of the model",
+        table=Table(
+            ("ratios",),
+            "schedule",
+            "a list of ratios, 1 first; 1 twice, where two branches take turns",
+            smallest=(1.0,),
+        ),
         paper=Paper(
             title="MagCache: Fast Video Generation with Magnitude-Aware Cache",
             authors="Ma, Wei, Wang, Zhang, Tian",
@@ -121,7 +127,7 @@ class MagCache(Policy[Lanes]):
         skipped = state.pop(_lane(observation), Skipped())
         retained = int(self.retention * total + 0.5)
         if step.index < retained:
-            return compute(f"warm-up (the first {retained} steps)")
+            return compute(f"warm-up (the first {retained} steps{self._stretched(total)})")
         skipped.steps += 1
         skipped.ratio *= self.ratio(step.index, total)
         skipped.error += abs(1 - skipped.ratio)
@@ -130,7 +136,13 @@ class MagCache(Policy[Lanes]):
         if not skipped.error <= self.threshold:
             return compute(f"errors foretold add up ({skipped.error:.4f} > {self.threshold:g})", skipped.error)
         state[_lane(observation)] = skipped
-        return reuse(f"little error foretold ({skipped.error:.4f} <= {self.threshold:g})", skipped.error)
+        figures = f"{skipped.error:.4f} <= {self.threshold:g}{self._stretched(total)}"
+        return reuse(f"little error foretold ({figures})", skipped.error)
+
+    def _stretched(self, total: int) -> str:
+        """What to say where the table is of another number of steps."""
+        count = len(self.ratios)
+        return "" if count in (1, total) else f"; by the ratios of {count} steps, stretched"
 
     def refresh(self, observation: Observation, state: Lanes) -> None:
         """What is computed, for whatever reason, begins the count anew."""
@@ -142,6 +154,19 @@ class MagCache(Policy[Lanes]):
             return self.ratios[min(index, total - 1)]
         at = len(self.ratios) - 1 if total <= 1 else round(index * (len(self.ratios) - 1) / (total - 1))
         return self.ratios[min(at, len(self.ratios) - 1)]
+
+    @classmethod
+    def authors_table(cls, content: Any) -> dict[str, Any] | None:
+        """Return the ratios of a list such as the paper's code has: with the ones that it puts before what it measured.
+
+        One 1 begins the list of a single branch. Two begin one in which two branches take turns: there the mean of both
+        is taken, since here one table holds for all.
+        """
+        if not isinstance(content, list) or not content or not all(map(is_number, content)) or content[0] != 1:
+            return None
+        if len(content) > 3 and len(content) % 2 == 0 and content[1] == 1:
+            return {"ratios": tuple((a + b) / 2 for a, b in zip(content[::2], content[1::2], strict=True))}
+        return {"ratios": tuple(content)}
 
     @classmethod
     def measuring(cls) -> MeasuringMagnitude:

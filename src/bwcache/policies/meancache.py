@@ -37,7 +37,7 @@ from bwcache.features.mean_velocity import MeanVelocity, velocities
 from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
-from bwcache.policies.entry import Entry, Paper
+from bwcache.policies.entry import Entry, Paper, Table
 from bwcache.policies.measuring import Measuring, settings_of, unfit
 
 PUBLISHED = {
@@ -68,7 +68,8 @@ class MeanCache(Policy[None]):
         keeps="10 of the size of the latents: the computed velocities",
         reads="nothing",
         verified="a second implementation of the authors' rule in numpy",
-        calibration="computed steps and lags: `MeanCache.fitted`",
+        calibration="computed steps and lags",
+        table=Table(("computed", "lags", "steps"), "runs"),
         paper=Paper(
             title="MeanCache: From Instantaneous to Average Velocity for Accelerating Flow Matching Inference",
             authors="Gao, Chen, Shi, Wu, Li, Hui, You, Lu, Tan, Zhao, Liu, Zhao, Wang, Lian",
@@ -129,9 +130,10 @@ class MeanCache(Policy[None]):
             raise SettingError(complaint(f"a list for {self.steps} steps", f"for {total}", "calibrate on as many"))
 
     @classmethod
-    def measuring(cls, longest: int = 49) -> MeasuringVelocities:
-        """Return what records how far apart the velocities of steps up to `longest` apart lie: all steps but one."""
-        return MeasuringVelocities(longest)
+    def measuring(cls, steps: int = 50) -> MeasuringVelocities:
+        """Return what records how far apart the velocities of runs of up to so many steps lie, >= 2."""
+        expect(whole(steps, 2), "steps", steps, "a whole number >= 2", "50")
+        return MeasuringVelocities(steps - 1)
 
     @classmethod
     def fitted(cls, traces: Sequence[Trace], computed: int = 12, power: float = 4.0, most: int = 6) -> MeanCache:

@@ -17,22 +17,30 @@ Readings: the published code's, where paper and code differ; there epsilon comes
 of video. Here changes are root mean squares over the entries, so that epsilon means the same in all sizes: J_t is in
 units of output for each unit of the timestep. The table is asked for the entry nearest to the time of r.
 
-Deviation: with guidance in one forward the latents of all branches, which are the same, are looked at.
+Deviation: with guidance in one forward the latents of all branches, which are the same, are looked at. The
+sensitivities are measured on the way of the model's own videos, by the first branch, where the authors add noise to
+real ones; the last step has none of its own. Of the authors' tables J_t is a norm over the latents: `load` reads them
+if they say of how many entries, beside `timesteps`, `J_x_norm` and `J_t_norm`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Literal
 
-from bwcache.core import Decision, compute, reuse
+from bwcache.core import Decision, Event, Trace, compute, reuse
 from bwcache.core.kinds import is_number
+from bwcache.errors import SettingError, complaint
 from bwcache.features import All, squared
 from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
-from bwcache.policies.entry import Entry, Paper
+from bwcache.policies.entry import Entry, Paper, Table
 from bwcache.policies.guarded import guard
+from bwcache.policies.measuring import Measuring, settings_of, steps_of, unfit
 from bwcache.policies.sites import added_by_all
 
 Sensitivities = tuple[tuple[float, float, float], ...]
@@ -69,7 +77,14 @@ class SenCache(Policy[State]):
         keeps="1",
         reads="the latents and the time, in each step",
         verified="a second implementation, bit for bit",
-        calibration="the sensitivities of the model, a table",
+        calibration="the sensitivities of the model",
+        table=Table(
+            ("sensitivities",),
+            "model",
+            "timesteps, J_x_norm and J_t_norm, as lists or arrays of numpy, and the entries of its latents",
+            forwards=3,
+            smallest=((0.0, 0.0, 0.0),),
+        ),
         paper=Paper(
             title="SenCache: Accelerating Diffusion Model Inference via Sensitivity-Aware Caching",
             authors="Haghighi, Alahi",
@@ -149,10 +164,88 @@ class SenCache(Policy[State]):
             return reuse(f"output hardly changes ({change:.4f} < {most:g})", change)
         return compute(f"output changes ({change:.4f} >= {most:g})", change)
 
+    @classmethod
+    def authors_table(cls, content: Any) -> dict[str, Any] | None:
+        """Return the sensitivities of the lists `timesteps`, `J_x_norm` and `J_t_norm`.
+
+        Raises:
+            SettingError: it is not said of how many `entries` the latents were on which they were measured.
+        """
+        names = ("timesteps", "J_x_norm", "J_t_norm")
+        lists: list[Any] = [content.get(name) for name in names] if isinstance(content, dict) else []
+        if not lists or not all(isinstance(one, list) and one and all(map(is_number, one)) for one in lists):
+            return None
+        if len({len(one) for one in lists}) != 1:
+            return None
+        entries = content.get("entries")
+        if not whole(entries, 1):
+            found = "J_t_norm without the number of entries of the latents that it is a norm over"
+            raise SettingError(complaint(found, "entries", "add it, such as 16 * 21 * 60 * 104 for 81 frames of Wan"))
+        size = math.sqrt(entries)
+        rows = zip(*lists, strict=True)
+        return {"sensitivities": tuple((time, by_latents, by_time / size) for time, by_latents, by_time in rows)}
+
+    @classmethod
+    def measuring(cls) -> MeasuringSensitivities:
+        """Return what records how far the output moves with the latents and with the time."""
+        return MeasuringSensitivities()
+
+    @classmethod
+    def fitted(
+        cls, traces: Sequence[Trace], threshold: float = 0.07, early: float = 0.005, longest: int = 3
+    ) -> SenCache:
+        """Return the policy with the sensitivities of these runs, the mean over them, of the branch that comes first.
+
+        Raises:
+            SettingError: runs of another kind, or of different numbers of steps, or of times that are not known.
+        """
+        found: dict[float, list[tuple[float, float]]] = {}
+        for trace in traces:
+            for before, event in _steps(trace):
+                rates = _rates(before, event)
+                if rates is not None and before.timestep is not None:
+                    found.setdefault(before.timestep, []).append(rates)
+        if steps_of(traces) is None or settings_of(traces, MeasuringSensitivities) is None or not found:
+            raise unfit(traces, "runs of one number of steps under SenCache.measuring(), whose times are known")
+        means = {time: [sum(some) / len(some) for some in zip(*each, strict=True)] for time, each in found.items()}
+        return cls(tuple((time, mean[0], mean[1]) for time, mean in means.items()), threshold, early, longest)
+
     def at(self, timestep: float) -> tuple[float, float]:
         """Return |J_x| and |J_t| of the time in the table that is nearest; of two the first."""
         _, to_latents, to_time = min(self.sensitivities, key=lambda row: abs(row[0] - timestep))
         return to_latents, to_time
+
+
+@dataclass(frozen=True)
+class MeasuringSensitivities(Measuring):
+    """Computes everything, and evaluates the denoiser twice more in each step but the first; see `SenCache`."""
+
+    def sites(self, stack: BlockStack) -> tuple[Site, ...]:
+        """The denoiser itself."""
+        return (stack.site(stack.root),)
+
+    def taps(self, stack: BlockStack) -> tuple[Tap, ...]:
+        """How far the latents moved, what that makes of the output, and what the time makes of it: mean squares."""
+        ends: tuple[Literal["in", "by latents", "by time"], ...] = ("in", "by latents", "by time")
+        return tuple(stack.tap(stack.root, end=end, view=All(), indicator=squared) for end in ends)
+
+
+def _steps(trace: Trace) -> Iterator[tuple[Event, Event]]:
+    """Each two steps one after the other of the branch that comes first, sample by sample."""
+    first = [event for event in trace.events if event.branch == trace.events[0].branch]
+    for sample in dict.fromkeys(event.sample for event in first):
+        yield from pairwise(event for event in first if event.sample == sample)
+
+
+def _rates(before: Event, event: Event) -> tuple[float, float] | None:
+    """|J_x| and |J_t| of the step before, as measured in the next one; None where that says nothing."""
+    measured = event.distances or ()
+    if len(measured) != 3 or not all(math.isfinite(each) and each >= 0 for each in measured):
+        return None
+    moved, by_latents, by_time = map(math.sqrt, measured)
+    if before.timestep is None or event.timestep is None or not moved or before.timestep == event.timestep:
+        return None
+    return by_latents / moved, by_time / abs(event.timestep - before.timestep)
 
 
 def _is_row(row: object) -> bool:

@@ -14,6 +14,7 @@ Readings: guidance branches count as runs of their own. The newer output is belo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +24,7 @@ from bwcache.features import All
 from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.checks import expect, number, whole
 from bwcache.policies.easycache import newer_divides
-from bwcache.policies.entry import Entry, Paper
+from bwcache.policies.entry import Entry, Paper, Table
 from bwcache.policies.layer_lists import LayerLists, Lists
 from bwcache.policies.measuring import Measuring, settings_of, steps_of, unfit
 
@@ -48,7 +49,8 @@ class SmoothCache(LayerLists):
         keeps="1 for each layer",
         reads="nothing",
         verified="a second implementation by plain hooks: table, lists and replay",
-        calibration="the computed steps of each kind of layer: `SmoothCache.fitted`",
+        calibration="the computed steps of each kind of layer",
+        table=Table(("computed", "steps"), "runs", "by kind of layer a list of 1 and 0, one for each step"),
         paper=Paper(
             title="SmoothCache: A Universal Inference Acceleration Technique for Diffusion Transformers",
             authors="Liu, Geddes, Guo, Jiang, Nandwana",
@@ -80,6 +82,16 @@ class SmoothCache(LayerLists):
         """
         self.expect_there(stack, "layers", (layer_of(part.name) for part in stack.parts()))
         return tuple(stack.site(part) for part in stack.parts() if layer_of(part.name) in self.computed)
+
+    @classmethod
+    def authors_table(cls, content: Any) -> dict[str, Any] | None:
+        """Return the steps at which lists of 1 and 0 have a 1, of lists of one length that are of kinds of layers."""
+        lists = list(content.values()) if isinstance(content, dict) else []
+        fine = bool(lists) and all(isinstance(one, list) and one[:1] == [1] and {*one} <= {0, 1} for one in lists)
+        if not fine or len({*map(len, lists)}) != 1 or any(re.search(r"-\d+$", kind) for kind in content):
+            return None
+        computed = {kind: tuple(i for i, each in enumerate(one) if each) for kind, one in content.items()}
+        return {"computed": computed, "steps": len(lists[0])}
 
     @classmethod
     def measuring(cls, longest: int = 3, kinds: tuple[str, ...] = ()) -> MeasuringLayers:

@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -37,7 +37,7 @@ from bwcache.features import All
 from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, one_of, whole
-from bwcache.policies.entry import Entry, Paper
+from bwcache.policies.entry import Entry, Paper, Table
 from bwcache.policies.guarded import guard
 from bwcache.policies.measuring import Measuring, settings_of
 from bwcache.policies.sites import added_by_all
@@ -126,7 +126,8 @@ class TeaCache(Policy[Sums]):
         keeps="1",
         reads="what the time makes of the input, in each forward",
         verified="a second implementation, bit for bit; its fit against numpy's",
-        calibration="the polynomial of the model: `TeaCache.published` or `TeaCache.fitted`",
+        calibration="the polynomial of the model, where none is published",
+        table=Table(("coefficients", "input"), "model", "a list of coefficients, the highest power first"),
         paper=Paper(
             title="Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model",
             authors="Liu, Zhang, Wang, Wei, Qiu, Zhao, Zhang, Ye, Wan",
@@ -227,6 +228,12 @@ class TeaCache(Policy[Sums]):
         for coefficient in self.coefficients:
             value = value * change + coefficient
         return value
+
+    @classmethod
+    def authors_table(cls, content: Any) -> dict[str, Any] | None:
+        """Return the coefficients of a list, the highest power first; what F is, the authors' files do not say."""
+        fine = isinstance(content, list) and len(content) > 1 and all(map(number, content))
+        return {"coefficients": tuple(content)} if fine else None
 
     @classmethod
     def measuring(cls, input: Input = "modulated") -> MeasuringInput:

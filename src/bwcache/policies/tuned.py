@@ -46,7 +46,7 @@ class Tuned(Policy[None]):
         keeps="the last estimates that a row weighs, of the size of the latents",
         reads="nothing",
         verified="a loop by hand",
-        calibration="steps and weights: `bwcache tune`",
+        calibration="steps and weights, by `bwcache tune`",
         origin="this project",
     )
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bwcache.engine.made_for import scheduler_settings
 from bwcache.errors import BWCacheError
 from bwcache.former_names import takes_former_fields
 from bwcache.measure.call import Call, OnProgress, Progress, Request, call
@@ -84,17 +85,8 @@ def identity(pipe: Any, request: Request, name: str | None = None) -> dict[str, 
 
 
 def schedule_of(pipe: Any) -> dict[str, Any]:
-    """Return the scheduler's settings: another shift makes other videos, also one that was set afterwards."""
-    scheduler: Any = getattr(pipe, "scheduler", None)
-    settings = dict(getattr(scheduler, "config", {}))
-    if hasattr(type(scheduler), "shift"):  # of an instance it would be looked up in the settings, with a warning
-        settings["shift"] = scheduler.shift
-    plain = (str, int, bool, type(None))
-    return {
-        name: value if isinstance(value, plain) else repr(value)
-        for name, value in settings.items()
-        if not name.startswith("_")
-    }
+    """Return the settings of a pipeline's scheduler."""
+    return scheduler_settings(getattr(pipe, "scheduler", None))
 
 
 def count_finished(study: Study, folder: Folder) -> int:

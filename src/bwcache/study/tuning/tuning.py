@@ -19,11 +19,10 @@ import numpy as np
 
 from bwcache.errors import SettingError, complaint
 from bwcache.measure.call import OnProgress, Request
-from bwcache.models import BlockSpec, denoisers
-from bwcache.models.table import row_of
 from bwcache.policies.lists import List, best_lists
 from bwcache.policies.tuned import Tuned
 from bwcache.study.folder import Folder
+from bwcache.study.made_for import only_denoiser
 from bwcache.study.study import Video
 from bwcache.study.tuning.fitting import Rows, fitted
 from bwcache.study.tuning.recording import Recording, check_scheduler
@@ -411,24 +410,6 @@ def check_speed(speed: float, steps: int) -> int:
 
 def _computed(count: int) -> str:
     return f"{count} computed" if count else "less than one computed"
-
-
-def only_denoiser(pipe: Any) -> tuple[str, BlockSpec]:
-    """Return the class of a pipeline's one denoiser, and its row.
-
-    Raises:
-        SettingError: there are several, or there is no row.
-    """
-    modules = denoisers(pipe)
-    if len(modules) != 1:
-        found = f"{len(modules)} denoisers ({', '.join(modules)}) in {type(pipe).__name__}"
-        raise _refused(found, "one", "tune a pipeline with a single one")
-    module = next(iter(modules.values()))
-    spec = row_of(type(module))
-    if spec is None:
-        found = f"{type(module).__name__}, which has no row in the table of models"
-        raise _refused(found, "a model that is known", "see them: bwcache models")
-    return type(module).__name__, spec
 
 
 def check_budget(budget: float, videos: Videos, steps: int) -> None:
