@@ -15,13 +15,14 @@ from bwcache.engine.clock import Call
 from bwcache.engine.compiled import CompiledDenoiser, is_within
 from bwcache.engine.decide import Group, decide
 from bwcache.engine.elsewhere import Elsewhere
+from bwcache.engine.fitting import refused
 from bwcache.engine.forward import Forward, RunAgain
 from bwcache.engine.guidance import expect_parts
 from bwcache.engine.idle import IdleCalls, IdleModules
 from bwcache.engine.plan import Plan, Spot
 from bwcache.engine.run import Run
 from bwcache.engine.swapped import Swapped
-from bwcache.errors import AttachError, RunStoppedError, complaint, warn
+from bwcache.errors import AttachError, RunStoppedError, SettingError, SpecMismatchError, complaint, warn
 from bwcache.models import BlockStack, uncompiled
 from bwcache.policies import Policy
 
@@ -64,8 +65,17 @@ class Denoiser:
         """Return the plan of a policy.
 
         Raises:
-            AttachError: it does not fit the denoiser, or it acts within what is compiled as one.
+            AttachError: it does not fit the denoiser, or it acts within what is compiled as one; who would is said.
+            SettingError: the denoiser lacks what it names; who needs nothing of it is said.
         """
+        try:
+            return self._plan(policy)
+        except (AttachError, SettingError) as error:
+            if isinstance(error, SpecMismatchError):  # of the row, not of the policy
+                raise
+            raise refused(error, self._plan) from error
+
+    def _plan(self, policy: Policy[Any]) -> Plan:
         plan = Plan.of(policy.of_denoiser(self.stack.name), self.stack, self._session.timing)
         parts = (spot.place for spot in plan.spots if spot.place.kind not in ("block", "named"))
         hidden = next((part for part in parts if is_within(self.stack.module, part.name)), None)

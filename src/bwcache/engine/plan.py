@@ -154,7 +154,8 @@ class Plan:
             timing: whether the time inside of the blocks is taken.
 
         Raises:
-            AttachError: sites that cross or share a name, or a residual of a stream that does not enter.
+            AttachError: sites that cross or share a name, a residual of a stream that does not enter, or one guidance
+                branch where one is to be made of another.
         """
         sites = _ordered(policy.sites(stack))
         if not sites and policy.may_reuse and isinstance(stack.blocks, NoBlocks):
@@ -162,6 +163,7 @@ class Plan:
         for site in sites:
             _expect_outlines(stack, site)
             _expect_kept(stack, site)
+        _expect_branches(stack, sites)
         taps = policy.taps(stack)
         for tap in taps:
             _expect_residual(tap)
@@ -321,9 +323,16 @@ def _expect_outlines(stack: BlockStack, site: Site) -> None:
         complaint(
             f"a site from {site.first.name} to {site.last.name} of {stack.spec.model} that keeps its {site.keeps}",
             "the output of a site that ends at a block with one stream: others return what they do not take in",
-            "choose a policy that reuses the whole stack or the denoiser, such as bwcache.BWCache()",
+            "choose a policy that reuses the whole stack or the denoiser",
         )
     )
+
+
+def _expect_branches(stack: BlockStack, sites: tuple[Site, ...]) -> None:
+    """Where there is one branch, nothing can be made of another one."""
+    if stack.spec.guidance == "none" and sites and all(site.keeps == "beside" for site in sites):
+        found = f"one guidance branch of {stack.spec.model} in its row, and a policy that makes one of another"
+        raise AttachError(complaint(found, "two branches", "choose another policy"))
 
 
 def _expect_residual(tap: Tap) -> None:

@@ -242,7 +242,7 @@ class BlockStack:
                     complaint(
                         f"parts of kind {kind!r} of {self.spec.model}" + (f" ({why})" if why else ""),
                         f"one of {', '.join(there)}" if there else "blocks as a whole: it has no parts in its row",
-                        "name one of these" if there else "use the blocks",
+                        "name one of these" if there else "choose another policy",
                     )
                 )
         return tuple(place for place in self._parts if not kinds or place.kind in kinds)

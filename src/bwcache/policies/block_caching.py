@@ -124,7 +124,7 @@ def transformers(stack: BlockStack) -> tuple[Place, ...]:
     """
     if KIND not in stack.kinds:
         found = f"{stack.spec.model}, in whose blocks stand no spatial transformers"
-        raise AttachError(complaint(found, "a U-Net with some", "choose SmoothCache, which caches layers of any model"))
+        raise AttachError(complaint(found, "a U-Net with some", "choose another policy"))
     return stack.parts(KIND)
 
 

@@ -163,7 +163,7 @@ def sublayers(stack: BlockStack) -> tuple[Place, ...]:
     found = stack.parts()
     if not found:
         what = f"{stack.spec.model}, of whose blocks no parts are known"
-        raise AttachError(complaint(what, "a row with parts", "name them in its row, or choose a policy for blocks"))
+        raise AttachError(complaint(what, "a row with parts", "name them in its row, or choose another policy"))
     return found
 
 

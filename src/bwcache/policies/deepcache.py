@@ -79,7 +79,7 @@ class DeepCache(Policy[None]):
         depth, layer = divmod(self.branch, LAYERS)
         levels = lists.count("down_blocks")
         if levels == 0 or levels != lists.count("up_blocks"):
-            found, action = f"{stack.spec.model}, which is no U-Net", "choose another policy, such as FixedInterval"
+            found, action = f"{stack.spec.model}, which is no U-Net", "choose another policy"
             raise AttachError(complaint(found, "one with down_blocks and as many up_blocks", action))
         if depth >= levels:
             found = f"branch {self.branch} of {stack.spec.model}"

@@ -66,7 +66,7 @@ class FirstBlock(Policy[None]):
         """
         if len(stack.blocks) < 2:
             raise AttachError(
-                complaint(f"one block in {stack.spec.model}", "at least two", "choose another policy, such as Adaptive")
+                complaint(f"one block in {stack.spec.model}", "at least two", "choose another policy")
             )
         second, last = stack.blocks[1], stack.blocks[-1]
         entering = {stream.name for stream in second.streams if stream.position is not None}

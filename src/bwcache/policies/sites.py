@@ -30,7 +30,7 @@ def added_by_all(stack: BlockStack, seen: Place | None = None) -> Site:
             complaint(
                 f"one block in {stack.spec.model}, which must run in every step",
                 "at least two",
-                "choose a policy that looks at blocks as they are, such as Adaptive",
+                "choose another policy",
             )
         )
     return stack.site(stack.blocks[1], last, keeps="residual", since=None if apart else first)

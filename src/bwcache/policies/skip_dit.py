@@ -79,7 +79,7 @@ class SkipDiT(Policy[Computed]):
             )
         if len(stack.blocks) < 3:
             found = f"{len(stack.blocks)} blocks in {stack.spec.model}"
-            raise AttachError(complaint(found, "at least three", "choose another policy, such as FixedInterval"))
+            raise AttachError(complaint(found, "at least three", "choose another policy"))
         return (stack.site(stack.blocks[1], stack.blocks[-2]),)
 
     def init(self) -> Computed:

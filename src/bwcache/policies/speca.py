@@ -118,7 +118,7 @@ class SpeCa(Policy[Windows]):
             AttachError: there is but one block, or none has parts and it is not `lite`.
         """
         if len(stack.blocks) < 2:
-            found, action = f"one block in {stack.spec.model}", "choose another policy, such as TaylorSeer"
+            found, action = f"one block in {stack.spec.model}", "choose another policy"
             raise AttachError(complaint(found, "at least two: one to check the others by", action))
         last = stack.blocks[-1]
         if self.lite:
