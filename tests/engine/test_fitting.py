@@ -1,4 +1,4 @@
-"""A policy that a denoiser has no places for is refused with the reason and with all those that fit, on real tiny models."""
+"""A policy that a denoiser has no places for is refused with the reason and all those that fit; real tiny models."""
 
 from __future__ import annotations
 

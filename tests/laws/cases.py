@@ -250,6 +250,9 @@ POLICIES: dict[str, Bold] = {
         crosses=False,
         replays=False,
     ),
+    "FlowCache": Bold(
+        lambda p, _: bwcache.FlowCache(2.0, 1, 0), lambda _: bwcache.FlowCache(0), predicts=False, on_unets=False
+    ),
     "MixCache": Bold(
         lambda p, _: bwcache.MixCache(1, 3, 3),
         lambda _: bwcache.MixCache(interval=1, longest=1),

@@ -22,6 +22,7 @@ POLICIES: dict[type[bwcache.Policy], dict[str, object]] = {
     bwcache.EasyCache: {},
     bwcache.FasterCache: {},
     bwcache.MixCache: {},
+    bwcache.FlowCache: {},
     bwcache.Sortblock: {},
     bwcache.SkipDiT: {},
     bwcache.DeepCache: {},

@@ -65,9 +65,7 @@ class FirstBlock(Policy[None]):
             AttachError: there is but one block.
         """
         if len(stack.blocks) < 2:
-            raise AttachError(
-                complaint(f"one block in {stack.spec.model}", "at least two", "choose another policy")
-            )
+            raise AttachError(complaint(f"one block in {stack.spec.model}", "at least two", "choose another policy"))
         second, last = stack.blocks[1], stack.blocks[-1]
         entering = {stream.name for stream in second.streams if stream.position is not None}
         streams = tuple(stream.name for stream in last.streams if stream.name in entering)
