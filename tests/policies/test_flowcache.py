@@ -120,9 +120,16 @@ def test_frames_in_turn_in_one_forward_are_computed() -> None:
     case = EVERY["SkyReelsV2DiffusionForcingPipeline in turn"]
     pipe = case.build()
     plain = latents_of(pipe, case.call)
-    with bwcache.attach(pipe, FlowCache(1e9, 1, 1)) as session:
+    with (
+        pytest.warns(bwcache.NeverReusedWarning, match="number of steps unknown"),
+        bwcache.attach(pipe, FlowCache(1e9, 1, 1)) as session,
+    ):
         assert torch.equal(latents_of(pipe, case.call), plain)
     assert session.trace.reused == 0
+    with bwcache.attach(pipe, FlowCache(1e9, 1, 0)) as session:
+        latents_of(pipe, case.call)
+    said = [event.action for event in session.trace.events]
+    assert {"reuse"} == set(said[said.index("reuse") :])
 
 
 def test_the_modulation_of_skyreels() -> None:

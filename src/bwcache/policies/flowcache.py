@@ -13,8 +13,8 @@ epsilon the threshold, m the number of steps of a chunk before anything of it is
 
 Where it runs. Helios and AnyFlow FAR denoise one chunk after the other, each over the whole schedule: there a run of
 this library is a chunk, and rule 1 holds by itself. SkyReels-V2 with diffusion forcing and `ar_step` puts all chunks
-that are under way into one forward, each at a time of its own: there everything is computed. In its synchronous mode
-all frames are one chunk.
+that are under way into one forward, each at a time of its own: there a forward is reused or computed as a whole, and
+only with `tail=0` or a known number of steps. In its synchronous mode all frames are one chunk.
 
 To leave out single chunks of a forward, `hidden_states`, `timestep_proj`, `rotary_emb` and `causal_mask` would have to
 be cut before each call in `for block in self.blocks` of `SkyReelsV2Transformer3DModel.forward`, and its attention
