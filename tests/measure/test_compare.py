@@ -123,6 +123,18 @@ def test_quality_is_that_of_the_two_videos(pipe, strong_output):
     assert total.identical_runs == 0
 
 
+def test_vmaf_stands_beside_them(pipe, strong_output):
+    from bwcache.measure import ffmpeg
+    from bwcache.measure.vmaf import vmaf
+
+    if (why := ffmpeg.problem("libvmaf")) is not None:
+        pytest.skip(why)
+    comparison, pairs = measured(pipe, bwcache.BWCache(threshold=10.0, reuse_interval=3))
+    for run, pair in zip(comparison.runs, pairs, strict=True):
+        assert run.vmaf == pytest.approx(vmaf(pair.uncached, pair.cached))
+    assert comparison.total.worst_vmaf == min(run.vmaf for run in comparison.runs)
+
+
 def test_what_cannot_be_measured_is_none_with_a_reason_and_not_averaged_away(pipe):
     comparison, _ = measured(pipe, bwcache.BWCache(threshold=10.0))
     row = json.loads(json.dumps(comparison.to_json(), allow_nan=False))
@@ -130,12 +142,15 @@ def test_what_cannot_be_measured_is_none_with_a_reason_and_not_averaged_away(pip
     assert row["runs"][0]["lpips_backbone"] == "alex"
     assert "32 x 32 pixels" in row["runs"][0]["unmeasured"][0]
     runs = [
-        dataclasses.replace(run, ms_ssim=value, lpips=1 - value)
-        for run, value in zip(comparison.runs, (0.8, 0.9), strict=True)
+        dataclasses.replace(run, ms_ssim=value, lpips=1 - value, vmaf=100 * value, xpsnr=xpsnr)
+        for run, value, xpsnr in zip(comparison.runs, (0.8, 0.9), (30.0, math.inf), strict=True)
     ]
     total = dataclasses.replace(comparison, runs=tuple(runs)).total
     assert (total.ms_ssim, total.worst_ms_ssim) == pytest.approx((0.85, 0.8))
     assert (total.lpips, total.worst_lpips) == pytest.approx((0.15, 0.2))
+    assert (total.vmaf, total.worst_vmaf) == pytest.approx((85, 80))
+    assert (total.xpsnr, total.worst_xpsnr) == (30, 30)  # of the video whose luma differs
+    assert runs[1].to_json()["xpsnr"] is None
     runs[0] = dataclasses.replace(runs[0], lpips=None)
     total = dataclasses.replace(comparison, runs=tuple(runs)).total
     assert total.lpips is None

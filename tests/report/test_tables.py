@@ -102,6 +102,18 @@ def test_lpips_and_ms_ssim_have_a_mean_and_the_worst_where_they_were_measured():
     ]
 
 
+def test_vmaf_and_xpsnr_have_rows_where_they_were_measured():
+    some = comparison(run(vmaf=91.04, xpsnr=33.0), run(vmaf=85.0, xpsnr=31.0))
+    found = rows(printed(comparison_table(some)))
+    at = [name for name, _ in found].index("VMAF")
+    assert found[at : at + 4] == [
+        ("VMAF", ["91.0", "85.0", "88.0"]),
+        ("worst", ["", "", "85.0"]),
+        ("XPSNR", ["33.0 dB", "31.0 dB", "32.0 dB"]),
+        ("worst", ["", "", "31.0 dB"]),
+    ]
+
+
 def test_one_run_without_lpips_leaves_no_mean():
     some = comparison(run(lpips=0.042, lpips_backbone="alex"), run())
     assert ("LPIPS (alex)", ["0.0420", "-", "-"]) in rows(printed(comparison_table(some)))

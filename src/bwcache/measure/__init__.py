@@ -5,8 +5,10 @@ call      which arguments a pipeline takes, and one measured call of it
 seeding   what a call draws at random, from its seed
 sizes     which heights, widths and lengths a pipeline can make
 latency   seconds spent in the denoiser
-quality   PSNR, SSIM, MS-SSIM and LPIPS of two videos
+quality   PSNR, SSIM, MS-SSIM, LPIPS, VMAF and XPSNR of two videos
 lpips     the network of LPIPS, where its weights are on this disk
+vmaf      VMAF, XPSNR and VMAF's motion
+ffmpeg    the filters of ffmpeg that measure videos
 motion    how much a video moves, and which of several are calm
 flops     operations of each block of a denoiser
 vbench    videos laid out for VBench, its command and its results

@@ -195,6 +195,8 @@ def compare_one(
         lpips=measured.lpips,
         lpips_backbone=measured.backbone,
         unmeasured=measured.notes,
+        vmaf=measured.vmaf,
+        xpsnr=measured.xpsnr,
         uncached_parts=_middle(_parts(one, _share(one.denoise_seconds, block_share)) for one in uncached),
         cached_parts=_middle(
             _parts(one, add(e.seconds for e in seen.events), add(e.indicator_seconds for e in seen.events))

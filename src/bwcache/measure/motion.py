@@ -1,4 +1,4 @@
-"""How much a video moves, by two stated measures, and which of several videos are calm and which lively.
+"""How much a video moves, by three stated measures, and which of several videos are calm and which lively.
 
 Difference: the mean absolute difference between a frame and the next one, over all pixels and colours, then over the
 pairs of frames; 0 for a still, at most 1. It grows with contrast and with the size of what moves, and counts flicker.
@@ -7,6 +7,9 @@ Flow: the mean length of the optical flow between a frame and the next one, in p
 over the pairs. Dense flow of Farnebäck (2003) by OpenCV on grey frames of 8 bits, three levels of a pyramid, windows
 of 15 pixels. It grows with resolution, and hardly with contrast, until texture is faint: then it falls short (a pattern
 at half its contrast by 1 %, at a quarter by 11 %, at a tenth by 70 %). Where there is no texture there is no flow.
+
+VMAF's motion: the mean absolute difference between the blurred luma of a frame and of the next one, 0..255 of 8 bits,
+by ffmpeg (`bwcache.measure.vmaf`). It counts less flicker than the plain difference.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import numpy as np
 
 from bwcache.errors import SettingError, complaint
 from bwcache.measure.frames import Frames
+from bwcache.measure.vmaf import frame_motion
 
 FARNEBACK = {
     "pyr_scale": 0.5,
@@ -41,11 +45,13 @@ class Motion:
         difference: mean absolute difference between neighbouring frames, 0..1.
         flow: mean optical flow between them, pixels per frame; None without OpenCV.
         notes: why a measure is None.
+        vmafmotion: mean difference of blurred luma, 0..255; None where ffmpeg cannot tell.
     """
 
     difference: float
     flow: float | None
     notes: tuple[str, ...] = ()
+    vmafmotion: float | None = None
 
 
 @dataclass(frozen=True)
@@ -66,11 +72,21 @@ class Split:
 
 
 def motion(video: Frames) -> Motion:
-    """Both measures of a video, float [F, H, W, 3] in 0..1."""
-    problem = opencv_problem()
-    if problem is not None:
-        return Motion(difference(video), None, (f"flow: {problem}",))
-    return Motion(difference(video), flow(video))
+    """All measures of a video, float [F, H, W, 3] in 0..1.
+
+    Raises:
+        SettingError: there are fewer than two frames.
+    """
+    _check_length(video)
+    notes: list[str] = []
+    found: dict[str, float | None] = {}
+    for name, measure in (("flow", flow), ("vmafmotion", vmafmotion)):
+        try:
+            found[name] = measure(video)
+        except SettingError as error:
+            found[name] = None
+            notes.append(f"{name}: {error}")
+    return Motion(difference(video), found["flow"], tuple(notes), found["vmafmotion"])
 
 
 def difference(video: Frames) -> float:
@@ -92,6 +108,19 @@ def flow(video: Frames) -> float:
         SettingError: there are fewer than two frames, or no OpenCV.
     """
     return float(frame_flow(video).mean())
+
+
+def vmafmotion(video: Frames) -> float:
+    """Mean difference of blurred luma between neighbouring frames, 0..255.
+
+    Args:
+        video: float [F, H, W, 3] in 0..1.
+
+    Raises:
+        SettingError: there are fewer than two frames, they are too small, or ffmpeg lacks it.
+    """
+    _check_length(video)
+    return float(frame_motion(video).mean())
 
 
 def frame_difference(video: Frames) -> np.ndarray:
@@ -119,7 +148,7 @@ def split(videos: Sequence[Frames], measure: Callable[[Frames], float] = differe
 
     Args:
         videos: float [F, H, W, 3] in 0..1 each.
-        measure: `difference` or `flow`.
+        measure: `difference`, `flow` or `vmafmotion`.
 
     Raises:
         SettingError: there is no video, or one that cannot be measured.

@@ -1,4 +1,4 @@
-"""How close a video is to its reference: PSNR, SSIM, MS-SSIM and LPIPS, all by torchmetrics.
+"""How close a video is to its reference: PSNR, SSIM, MS-SSIM and LPIPS by torchmetrics, VMAF and XPSNR by ffmpeg.
 
 Protocol: decoded float frames in 0..1, before any video compression; the measure of each frame on its own (all pixels
 and the three colours together), then the mean over the frames of the video. Over several videos: the mean of the
@@ -7,7 +7,8 @@ videos' values (`Total`), with the worst one beside it.
 PSNR: frames without any difference have no finite one; they are left out of its mean, which can only lower it; two
 videos without any difference have PSNR infinity. SSIM: torchmetrics' defaults (Gaussian window of 11 pixels, sigma 1.5,
 k1 = .01, k2 = .03, frames mirrored at their edges). MS-SSIM: the same window on five scales, each half as large, with
-the weights of its paper (Wang et al. 2003); negative terms count as 0. LPIPS: see `bwcache.measure.lpips`.
+the weights of its paper (Wang et al. 2003); negative terms count as 0. LPIPS: see `bwcache.measure.lpips`. VMAF
+and XPSNR: see `bwcache.measure.vmaf`.
 
 What cannot be measured is None, and a note says why. Nothing stands in for it.
 """
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 
 from bwcache.errors import SettingError, complaint
+from bwcache.measure import vmaf
 from bwcache.measure.frames import Frames
 from bwcache.measure.lpips import BACKBONES, DEFAULT_BACKBONE, check_backbone, measures, network
 
@@ -42,6 +44,8 @@ class Quality:
         lpips: 0 and up, lower is closer, mean over the frames; None where it cannot be measured.
         backbone: whose features LPIPS compares; None where it was not asked for.
         notes: why a measure is None.
+        vmaf: 0..100, mean over the frames; about 97 to 100 for identical videos; None where it cannot be measured.
+        xpsnr: dB, mean over the frames; infinity for equal luma; None where it cannot be measured.
     """
 
     psnr: float
@@ -50,6 +54,8 @@ class Quality:
     lpips: float | None = None
     backbone: str | None = None
     notes: tuple[str, ...] = ()
+    vmaf: float | None = None
+    xpsnr: float | None = None
 
     @property
     def identical(self) -> bool:
@@ -87,7 +93,21 @@ def quality(
     if backbone is not None:
         check_backbone(backbone)
         found_lpips = try_measure(f"LPIPS ({backbone})", lambda: lpips(reference, candidate, backbone, device))
-    return Quality(found_psnr, found_ssim, found_ms_ssim, found_lpips, backbone, tuple(notes))
+    by_ffmpeg = _by_ffmpeg(reference, candidate, notes)
+    return Quality(found_psnr, found_ssim, found_ms_ssim, found_lpips, backbone, tuple(notes), **by_ffmpeg)
+
+
+def _by_ffmpeg(reference: Frames, candidate: Frames, notes: list[str]) -> dict[str, float | None]:
+    """VMAF and XPSNR as far as they can be measured here; why one cannot is added to the notes."""
+    problems = {name: vmaf.problem(name, reference) for name in vmaf.FILTERS}
+    able = [name for name, why in problems.items() if why is None]
+    try:
+        frames = vmaf.frame_measures(reference, candidate, able) if able else {}
+    except SettingError as error:
+        frames, problems = {}, problems | dict.fromkeys(able, str(error))
+    notes += [f"{name.upper()}: {why}" for name, why in problems.items() if why is not None]
+    found: dict[str, float | None] = {"vmaf": float(frames["vmaf"].mean()) if "vmaf" in frames else None}
+    return found | {"xpsnr": vmaf.mean_of_differing(frames["xpsnr"]) if "xpsnr" in frames else None}
 
 
 def psnr(reference: Frames, candidate: Frames, device: Device = "cpu") -> float:

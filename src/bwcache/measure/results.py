@@ -63,6 +63,8 @@ class Run:
         uncached_parts: where the uncached call's time went, seconds by the names of `TIME_PARTS`; None where that is
             unknown.
         cached_parts: where the cached call's time went.
+        vmaf: against the uncached video, 0..100; None where it cannot be measured.
+        xpsnr: dB against the uncached video; infinity for equal luma; None where it cannot be measured.
     """
 
     prompt: str
@@ -90,6 +92,8 @@ class Run:
     unmeasured: tuple[str, ...] = ()
     uncached_parts: dict[str, float] | None = None
     cached_parts: dict[str, float] | None = None
+    vmaf: float | None = None
+    xpsnr: float | None = None
 
     @property
     def speedup(self) -> float:
@@ -113,9 +117,10 @@ class Run:
         return ratio(self.extra_memory_bytes, self.hidden_bytes * branches)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; PSNR is null for identical videos."""
+        """Plain values; PSNR is null for identical videos, XPSNR for equal luma."""
         row = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "trace"}
         row["psnr"] = _finite(self.psnr)
+        row["xpsnr"] = None if self.xpsnr is None else _finite(self.xpsnr)
         row["notes"], row["unmeasured"] = list(self.notes), list(self.unmeasured)
         return row | {
             "identical": self.identical,
@@ -132,8 +137,8 @@ class Run:
 class Total:
     """All prompts together: times added, rates and quality averaged, memory at its highest.
 
-    ``psnr`` is the mean over the runs that differ from their reference (None when none does), in dB. ``ms_ssim`` and
-    ``lpips`` are None when one of the runs lacks them.
+    ``psnr`` is the mean over the runs that differ from their reference (None when none does), in dB, and so is
+    ``xpsnr``. ``ms_ssim``, ``lpips``, ``vmaf`` and ``xpsnr`` are None when one of the runs lacks them.
     """
 
     speedup: float
@@ -156,6 +161,10 @@ class Total:
     worst_ms_ssim: float | None = None
     lpips: float | None = None
     worst_lpips: float | None = None
+    vmaf: float | None = None
+    worst_vmaf: float | None = None
+    xpsnr: float | None = None
+    worst_xpsnr: float | None = None
 
 
 @dataclass(frozen=True)
@@ -186,6 +195,8 @@ class Comparison:
         denoise, ideal = ratio(uncached, cached), _ideal(runs)
         measured = [run.indicator_share for run in runs if run.indicator_share is not None]
         scales, distances = _all_known(run.ms_ssim for run in runs), _all_known(run.lpips for run in runs)
+        seen = _all_known(run.vmaf for run in runs)
+        weighed = [value for value in _all_known(run.xpsnr for run in runs) if math.isfinite(value)]
         return Total(
             speedup=sum(run.uncached_seconds for run in runs) / sum(run.cached_seconds for run in runs),
             denoise_speedup=denoise,
@@ -207,6 +218,10 @@ class Comparison:
             worst_ms_ssim=min(scales, default=None),
             lpips=statistics.fmean(distances) if distances else None,
             worst_lpips=max(distances, default=None),
+            vmaf=statistics.fmean(seen) if seen else None,
+            worst_vmaf=min(seen, default=None),
+            xpsnr=statistics.fmean(weighed) if weighed else None,
+            worst_xpsnr=min(weighed, default=None),
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from bwcache.former_names import current_description
 from bwcache.measure.results import TIME_PARTS
 from bwcache.report.files import read_summary, run_folder
 from bwcache.report.sections import SECTIONS, Section
-from bwcache.report.tables import decibels, percent, psnr_words, times
+from bwcache.report.studies import BESIDE, MEASURES
+from bwcache.report.tables import decibels, measured_words, percent, psnr_words, times
 from bwcache.report.timeline import reasons
 from bwcache.report.timeline_svg import Curve, Heatmap, Mark, branches, columns, curve, heatmap, step_ticks
 from bwcache.report.verdict import NOISE, Verdict, is_too_fast, own_noise_shows
@@ -182,12 +183,16 @@ class Report:
         ]
         if worst is not None and len(self.runs) > 1:
             rows.insert(5, ("PSNR of the worst", decibels(worst["psnr"]), worst["prompt"]))
-        for name, label in (("ms_ssim", "MS-SSIM"), ("lpips", "LPIPS")):
+        for name in BESIDE:
+            label = MEASURES[name]
             value = total.get(name)
-            why = next((note for run in self.runs for note in run.get("unmeasured", ()) if label in note), "")
+            notes = (note for run in self.runs for note in run.get("unmeasured", ()))
+            why = next((note for note in notes if note.startswith(label)), "")
             worst_value = total.get(f"worst_{name}")
-            told = why if value is None else "" if worst_value is None else f"worst {worst_value:.3f}"
-            rows.append((label, "not measured" if value is None else f"{value:.3f}", told))
+            told = (
+                why if value is None else "" if worst_value is None else f"worst {measured_words(name, worst_value, 3)}"
+            )
+            rows.append((label, "not measured" if value is None else measured_words(name, value, 3), told))
         rows.append(("Extra memory", size(total["extra_memory_bytes"]), "kept between steps"))
         rows.append(("Indicator", percent(total["indicator_share"]), "share of the cached denoising time"))
         return rows

@@ -11,14 +11,23 @@ from typing import Any
 from bwcache.core.amounts import size
 from bwcache.core.files import whole_file, write_json
 from bwcache.extras import need
-from bwcache.report.tables import decibels, percent, times
+from bwcache.report.tables import decibels, measured_words, percent, times
 from bwcache.study.folder import Cell
 from bwcache.study.results import Axis, Result, front, speedup_at, speedup_interval
 
 LEVELS = (25.0, 30.0, 35.0, 40.0)
 """PSNR in dB at which families are compared."""
 
-MEASURES = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "ms_ssim": "MS-SSIM"}
+MEASURES = {
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "lpips": "LPIPS",
+    "ms_ssim": "MS-SSIM",
+    "vmaf": "VMAF",
+    "xpsnr": "XPSNR",
+}
+BESIDE = ("ms_ssim", "lpips", "vmaf", "xpsnr")
+"""That have a column where anything has them."""
 FRONTS = ("psnr", "ssim", "lpips")
 
 
@@ -65,7 +74,7 @@ def rows_table(rows: Sequence[Result]) -> Any:
     from rich.text import Text
 
     on = fronts(rows)
-    shown = [name for name in ("ms_ssim", "lpips") if any(row.mean(name) is not None for row in rows)]
+    shown = [name for name in BESIDE if any(row.mean(name) is not None for row in rows)]
     table = Table(header_style="bold", pad_edge=False, title_justify="left")
     table.add_column("front", style="bold green", no_wrap=True)
     table.add_column("settings", min_width=22)
@@ -80,7 +89,11 @@ def rows_table(rows: Sequence[Result]) -> Any:
 
 
 def _cells(row: Result, shown: Sequence[str]) -> list[str]:
-    measured = [_number(row.mean("ssim")), _number(row.worst("ssim")), *(_number(row.mean(name)) for name in shown)]
+    measured = [
+        _number(row.mean("ssim")),
+        _number(row.worst("ssim")),
+        *(measured_words(name, row.mean(name), 3) for name in shown),
+    ]
     return [
         "-" if row.computed is None else f"{row.computed:.3g}",
         percent(row.saved, 0),

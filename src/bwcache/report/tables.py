@@ -103,16 +103,16 @@ def groups(runs: Sequence[Run]) -> tuple[tuple[Row, ...], ...]:
 
 
 def _where_measured(runs: Sequence[Run]) -> tuple[Row, ...]:
-    """MS-SSIM and LPIPS, if any run has them; a mean is there only where all runs have."""
+    """MS-SSIM, LPIPS, VMAF and XPSNR, if any run has them; a mean is there only where all runs have."""
     backbone = next((run.lpips_backbone for run in runs if run.lpips_backbone), None)
-    names = {"ms_ssim": "MS-SSIM", "lpips": f"LPIPS ({backbone})"}
+    names = {"ms_ssim": "MS-SSIM", "lpips": f"LPIPS ({backbone})", "vmaf": "VMAF", "xpsnr": "XPSNR"}
     measured = {field: name for field, name in names.items() if any(getattr(run, field) is not None for run in runs)}
     return tuple(
         row
         for field, name in measured.items()
         for row in (
-            (name, _four_digits(field), _four_digits(field)),
-            ("  worst", lambda run: "", _four_digits(f"worst_{field}")),
+            (name, _told(field, field), _told(field, field)),
+            ("  worst", lambda run: "", _told(field, f"worst_{field}")),
         )
     )
 
@@ -181,10 +181,16 @@ def _seconds(field: str) -> Callable[[Any], str]:
     return cell
 
 
-def _four_digits(field: str) -> Callable[[Any], str]:
+def measured_words(measure: str, value: float | None, digits: int = 4) -> str:
+    """A value of a measure; VMAF and XPSNR, which run to 100 and more, with one digit."""
+    if value is None:
+        return "-"
+    return {"vmaf": f"{value:.1f}", "xpsnr": f"{value:.1f} dB"}.get(measure, f"{value:.{digits}f}")
+
+
+def _told(measure: str, field: str) -> Callable[[Any], str]:
     def cell(row: Run | Total) -> str:
-        value = getattr(row, field)
-        return "-" if value is None else f"{value:.4f}"
+        return measured_words(measure, getattr(row, field))
 
     return cell
 

@@ -28,7 +28,7 @@ MORE_THAN_POSSIBLE = 1.1
 MORE_BY_PARTS = 1.5
 """The same for a cache that skips parts of blocks: operations of attention take longer than those of other layers."""
 
-HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "ms_ssim": True, "lpips": False}
+HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "ms_ssim": True, "lpips": False, "vmaf": True, "xpsnr": True}
 
 Axis = Literal["compute", "time"]
 """What a speedup is counted in: the blocks' operations, which do not vary, or the denoising time."""
