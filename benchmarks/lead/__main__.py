@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 
-from benchmarks.lead import contenders
-from benchmarks.lead.races import MODELS, REGIMES, Lengths, Race
-from bwcache.core.files import write_text
-from bwcache.measure.environment import environment
+from benchmarks.lead.contenders import CONTENDERS, GUARDS, MODELS
+from benchmarks.race import command
+from benchmarks.race.command import STAGES, chosen
+from benchmarks.race.race import FLOW, Lengths, Race
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RUNS = ROOT / "experiments" / "runs" / "lead"
 RESULTS = ROOT / "benchmarks" / "results" / "lead.json"
-STAGES = ("coarse", "final")
 
 
 def main(
@@ -32,12 +30,12 @@ def main(
 ) -> None:
     """Fill the table: our methods against the best of all others."""
     torch.set_num_threads(1)  # so that the same video is the same bits
-    asked = {"stage": (stage, STAGES), "model": (model, MODELS), "regime": (regime, REGIMES)}
+    asked = {"stage": (stage, STAGES), "model": (model, MODELS), "regime": (regime, FLOW)}
     wanted = {name: chosen(name, *pair) for name, pair in asked.items()}
-    names = chosen("method", method, contenders.NAMES)
+    names = chosen("method", method, CONTENDERS)
     for one in wanted["model"]:
         for where in wanted["regime"]:
-            race = Race(one, where, out)
+            race = Race(one, where, out, CONTENDERS, GUARDS)
             if "coarse" in wanted["stage"]:
                 race.coarse(names)
             for name in names if "final" in wanted["stage"] else ():
@@ -47,32 +45,9 @@ def main(
 
 
 def write(out: Path, results: Path, lengths: Lengths | None = None) -> None:
-    """Write what all races in a folder found so far, as one file; what is there of other contenders and races stays."""
-    found: dict[str, Any] = {"environments": {}, "races": {}}
-    for model in MODELS:
-        for regime in REGIMES:
-            if not (out / model / regime).is_dir():
-                continue
-            race = Race(model, regime, out, lengths)
-            found["environments"][model] = environment(race.pipe)
-            found["races"].setdefault(model, {})[regime] = {stage: race.rows(stage) for stage in STAGES}
-    found = merged(json.loads(results.read_text(encoding="utf-8")), found) if results.is_file() else found
-    write_text(results, json.dumps(found, separators=(",", ":")).replace('{"family"', '\n{"family"') + "\n")
-
-
-def merged(there: Any, new: Any) -> Any:
-    """Return one object of both, level by level; where both have a list or a value, the new one."""
-    if not isinstance(there, dict) or not isinstance(new, dict):
-        return new
-    return {**there, **{name: merged(there[name], one) if name in there else one for name, one in new.items()}}
-
-
-def chosen(option: str, given: list[str] | None, there: Any) -> list[str]:
-    """Return what was asked for, or all there is, in the order in which it runs."""
-    for one in given or ():
-        if one not in there:
-            raise typer.BadParameter(f"found {one!r}; expected one of {', '.join(there)}", param_hint=f"--{option}")
-    return [one for one in there if not given or one in given]
+    """Write what all races in a folder found so far, as one file."""
+    races = [(model, regime) for model in MODELS for regime in FLOW]
+    command.write(races, lambda model, regime: Race(model, regime, out, CONTENDERS, GUARDS, lengths), out, results)
 
 
 if __name__ == "__main__":

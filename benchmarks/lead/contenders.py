@@ -9,10 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import diffusers
+from tqdm import tqdm
 
+from benchmarks.lead.plans import plans
+from benchmarks.race.contender import Contender, Plain, Witnessed, once
+from benchmarks.race.race import Race
 from bwcache.features import Last, Linear, Predictor
 from bwcache.measure.schedulers import replaced
 from bwcache.policies import Adaptive, BWCache, EasyCache, FixedInterval, Foresight, Guarded, Planned, Policy, Tuned
+from bwcache.study import Folder
 from bwcache.study.methods import FewerSteps, Method
 from bwcache.study.peers import (
     DBCache,
@@ -26,9 +31,12 @@ from bwcache.study.peers import (
     TaylorSeer,
     TaylorSeerLite,
 )
-from bwcache.study.peers.ladders import BWCACHE, TOLERANCES, Called, Field, Terms
+from bwcache.study.peers.ladders import BWCACHE, TOLERANCES, Field, Terms
 from bwcache.study.solvers import compute_range
 from bwcache.study.solvers import fewer_steps as shorter
+
+MODELS = ("shapes", "joint")
+"""That our methods are compared on."""
 
 Policies = Callable[[Terms], Sequence[Policy[Any]]]
 
@@ -71,37 +79,6 @@ OURS: Mapping[str, Ours] = {
 
 
 @dataclass(frozen=True)
-class Plain(Called):
-    """A policy whose label says all of its settings in a few words."""
-
-    @property
-    def label(self) -> str:
-        """Name and settings, those of a policy inside too."""
-        return f"{self.name} ({', '.join(words(self.policy.describe()))})"
-
-
-@dataclass(frozen=True)
-class Witnessed(Plain):
-    """One of ours. Its runs count as long as it makes the same video of one caption as when they were made.
-
-    So what is kept outlives changes of the code that change nothing, and no others.
-
-    Args:
-        witness: of the video, from `races.Race.witness`.
-    """
-
-    witness: str = ""
-
-    @property
-    def former(self) -> None:
-        """Nothing that was run before is taken for it."""
-
-    def settings(self) -> dict[str, Any]:
-        """With the witness."""
-        return {**super().settings(), "witness": self.witness}
-
-
-@dataclass(frozen=True)
 class WithPlan(Witnessed):
     """A plan that was made for the model in its regime. Its label says how many steps it computes.
 
@@ -120,17 +97,6 @@ class WithPlan(Witnessed):
     def settings(self) -> dict[str, Any]:
         """With what is expected."""
         return {**super().settings(), "expected": self.expected}
-
-
-def words(described: Mapping[str, Any]) -> list[str]:
-    """Return the settings of a policy as words, without its name."""
-    found = []
-    for name, value in described.items():
-        if isinstance(value, Mapping):
-            found += words(value)
-        elif name != "name":
-            found.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
-    return found
 
 
 GUARDS: Mapping[int, tuple[Guards, ...]] = {
@@ -230,8 +196,6 @@ FAR_BEHIND = ("pab", "foresight", "fastercache")
 SHORTER: Mapping[str, Field] = {"fewer-steps": fewer_steps, "multistep": multistep}
 """By the name for --method: no cache at all."""
 
-NAMES = (*SHORTER, *PEERS, *OURS)
-
 
 def settings(name: str, terms: Sequence[Terms]) -> list[Method]:
     """Return all settings of a contender that is not ours, each once, under terms that differ in their guards."""
@@ -246,6 +210,31 @@ def policies(name: str, terms: Sequence[Terms]) -> list[Policy[Any]]:
     return list({json.dumps(policy.describe(), sort_keys=True): policy for policy in every}.values())
 
 
-def once(methods: Any) -> list[Method]:
-    """Return the methods without those that another one has the settings of."""
-    return list({(one.family, json.dumps(one.settings(), sort_keys=True)): one for one in methods}.values())
+def witnessed(name: str, race: Race) -> list[Method]:
+    """Return all settings of a method of ours in a race."""
+    own = policies(name, race.terms)
+    return [Witnessed(one, (), name, witness=race.witness(one)) for one in tqdm(own, f"{name}, witness")]
+
+
+def with_plans(race: Race) -> list[Method]:
+    """Return a plan for each number of computed steps, made for a race's model in its regime."""
+    folder = Folder(race.folder.path / "tuning", race.folder.identity)
+    made = plans(race.pipe, race.request, race.lengths.computed or COMPUTED[race.steps], folder)
+    return [WithPlan(one.policy, (), TUNED, "", race.witness(one.policy), one.expected) for one in made]
+
+
+def contender(name: str) -> Contender:
+    """Return one by its name. Ours run with one number alone at all its values, and plans at all, whatever came out."""
+    if name == TUNED:
+        return Contender("ours", with_plans, always=lambda methods: methods)
+    if name in OURS:
+        alone = len(OURS[name].alone)
+        return Contender("ours", functools.partial(witnessed, name), always=lambda methods: methods[:alone])
+    kind = "peer" if name in PEERS else "fewer steps"
+    return Contender(kind, lambda race: settings(name, race.terms), may_fall_behind=name in PEERS)
+
+
+CONTENDERS: Mapping[str, Contender] = {name: contender(name) for name in (*SHORTER, *PEERS, *OURS)}
+"""By the name for --method."""
+
+KINDS = {name: one.kind for name, one in CONTENDERS.items()}

@@ -12,23 +12,34 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import numpy as np
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from benchmarks.lead.choice import LEVELS, decibels
-from benchmarks.lead.contenders import OURS, TUNED
-from benchmarks.lead.figures import MIDDLE, Speed, Standing, behind, best, deviation, factors, one_number, standings
-from benchmarks.lead.plans import MADE_OF
-from benchmarks.lead.races import MODELS, REGIMES, Lengths
-from bwcache.study import front
+from benchmarks.lead.contenders import KINDS, MODELS, OURS, TUNED
+from benchmarks.lead.plans import MADE_OF, wished
+from benchmarks.race import plot
+from benchmarks.race.choice import LEVELS, decibels
+from benchmarks.race.figures import (
+    MIDDLE,
+    Speed,
+    Standing,
+    behind,
+    best,
+    by_label,
+    deviation,
+    factors,
+    one_number,
+    standings,
+)
+from benchmarks.race.plot import GREY, Style
+from benchmarks.race.race import FLOW, Lengths
+from benchmarks.race.race import REGIMES as EVERY
+from benchmarks.race.words import between, times
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "lead.json"
 DOCS = HERE.parent.parent / "docs"
+
+REGIMES = {regime: EVERY[regime] for regime in FLOW}
 
 Fields = Mapping[str, Mapping[str, Sequence[Standing]]]
 """Model -> regime -> who stands how."""
@@ -55,7 +66,7 @@ def read(path: Path = RESULTS) -> dict[str, Any]:
 def fields(found: Mapping[str, Any]) -> Fields:
     """Return who stands how in each race that anyone ran in, in the order of `REGIMES`."""
     every = {
-        model: {regime: standings(races[regime]) for regime in REGIMES if any(races.get(regime, {}).values())}
+        model: {regime: standings(races[regime], KINDS) for regime in REGIMES if any(races.get(regime, {}).values())}
         for model, races in found["races"].items()
     }
     return {model: races for model, races in every.items() if races}
@@ -104,7 +115,8 @@ def verdict(races: Mapping[str, Sequence[Standing]], family: str) -> list[tuple[
         most = max(behind(row) for row in middles)
         text = f"the worst video below the mean, at settings near {MIDDLE:g} dB"
         lines.append((text, f"<= {AIM_BEHIND:g} dB", f"{most:.1f} dB", most <= AIM_BEHIND))
-    number = one_number([final[regime] for regime in own], family) if len(own) > 1 else None
+    named = wished if family == TUNED else by_label
+    number = one_number([final[regime] for regime in own], family, named) if len(own) > 1 else None
     if number:
         spread = statistics.pstdev(number[1])
         text = f"one number, one quality: {number[0]}, standard deviation over {len(own)} regimes"
@@ -125,41 +137,26 @@ def reaches(one: Speed, aim: float) -> bool:
     return one.value is not None and one.bound in ("", ">=") and one.value >= aim
 
 
-def times(one: Speed) -> str:
-    """A speed or a factor, with what bounds it."""
-    return "–" if one.value is None else f"{one.bound}{one.value:.2f}x"
-
-
 def slashed(some: Sequence[Any]) -> str:
     """Three figures in a row."""
     return " / ".join(times(one) if isinstance(one, Speed) else f"{one:g}x" for one in some)
 
 
-def between(one: Speed) -> str:
-    """The interval behind a speed, if it is known."""
-    return f" ({one.between[0]:.2f}–{one.between[1]:.2f})" if one.between else ""
+def styles() -> Style:
+    """Ours bold, peers thin, fewer steps grey."""
+
+    def style(one: Standing) -> Mapping[str, Any]:
+        if one.kind == "ours":
+            return {"lw": 2.4, "color": BOLD[one.family], "ls": "-" if one.stage == "final" else ":"}
+        return {} if one.kind == "peer" else GREY
+
+    return style
 
 
 def draw(every: Fields, regime: str, target: Path) -> None:
-    """The fronts of one regime, a panel per model: ours bold, peers thin, fewer steps grey."""
-    models = [model for model, races in every.items() if regime in races]
-    figure, panels = plt.subplots(1, len(models), figsize=(8.5 * len(models), 4.6), layout="constrained", squeeze=False)
-    for axes, model in zip(panels[0], models, strict=True):
-        for one in every[model][regime]:
-            points = [(row.compute_speedup, decibels(row)) for row in front(one.rows, axis="compute")]
-            style: dict[str, Any] = {"lw": 1, "marker": ".", "ls": "-" if one.stage == "final" else ":"}
-            if one.kind != "peer":
-                ours = one.kind == "ours"
-                style |= {"lw": 2.4, "color": BOLD[one.family]} if ours else {"color": "#888888", "ls": "--"}
-            note = "" if one.stage == "final" else f" ({one.videos} videos)"
-            axes.plot(*np.array(points).T, label=f"{one.family}{note}", **style)
-        axes.set(xlabel="blocks' work, uncached over done", ylabel="mean PSNR, dB", ylim=(22, 50), xlim=(1, None))
-        axes.set_title(f"{model}: {REGIMES[regime].title}", fontsize=10)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=7, ncols=2)
-    figure.savefig(target, dpi=130)
-    plt.close(figure)
+    """The fronts of one regime, a panel per model."""
+    titled = {f"{model}: {REGIMES[regime].title}": races[regime] for model, races in every.items() if regime in races}
+    plot.draw(titled, styles, target)
 
 
 def main() -> None:

@@ -11,9 +11,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from benchmarks.race.choice import LEVELS
 from bwcache import Tuned
 from bwcache.measure.call import Request
-from bwcache.study import Folder, Video
+from bwcache.study import Folder, Result, Video
 from bwcache.study.tuning import BUDGET, Tuner, Videos
 
 MADE_OF, UNUSED = range(64, 70), range(70, 72)
@@ -47,3 +48,13 @@ def plans(pipe: Any, request: Callable[[int], Request], counts: Sequence[int], f
     budget = BUDGET * len(counts)  # each number may take a tuning's work
     tuner = Tuner(pipe, request(MADE_OF[0]), Videos(made_of, unused), folder, budget, say=tqdm.write)
     return [Plan(tuner.policy(fit.count), round(fit.mean, 2)) for fit in tuner.fits(counts)]
+
+
+def wished(rows: Sequence[Result]) -> dict[str, Result]:
+    """Return plans by what is asked for: the fastest one that is expected to be as good as each of `LEVELS`."""
+    found = {}
+    for level in LEVELS:
+        fine = [row for row in rows if row.settings["expected"] >= level]
+        if fine:
+            found[f"tuned for {level:g} dB"] = min(fine, key=lambda row: row.compute or 0.0)
+    return found

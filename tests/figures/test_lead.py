@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 
 from benchmarks.lead import __main__ as command
-from benchmarks.lead import choice, contenders, figures, page, plans, races
-from benchmarks.lead.figures import Speed
+from benchmarks.lead import contenders, page, plans
+from benchmarks.race import choice, contender, figures
+from benchmarks.race import race as races
+from benchmarks.race.figures import Speed
+from benchmarks.race.race import MODELS, Lengths, Race
+from benchmarks.race.rows import result_of, row_of
 from bwcache.features import Last
 from bwcache.policies import Adaptive, BWCache, Guarded
 from bwcache.study import Result
@@ -19,7 +23,7 @@ from bwcache.study.peers import Guards
 from bwcache.study.peers.ladders import Terms
 
 OURS, OTHER, SHORT = "Adaptive", "magcache", "multistep"
-FEW = races.Lengths(range(88, 89), range(104, 105), ((1, 1.0, 0.03, 1.2),), 4, (Guards(1, 1),))
+FEW = Lengths(range(88, 89), range(104, 105), rounds=((1, 1.0, 0.03, 1.2),), steps=4, guards=(Guards(1, 1),))
 
 
 def row(family: str, work: float, *decibels: float | None, label: str = "", first: int = 0) -> dict[str, Any]:
@@ -37,7 +41,11 @@ def row(family: str, work: float, *decibels: float | None, label: str = "", firs
 
 
 def results(family: str, *points: tuple[float, float]) -> list[Result]:
-    return [races.result_of(row(family, work, decibels)) for work, decibels in points]
+    return [result_of(row(family, work, decibels)) for work, decibels in points]
+
+
+def stand(race: Any) -> list[figures.Standing]:
+    return figures.standings(race, contenders.KINDS)
 
 
 def labels(rows: list[Result]) -> list[float | None]:
@@ -45,8 +53,8 @@ def labels(rows: list[Result]) -> list[float | None]:
 
 
 def test_a_row_is_read_as_it_was_written() -> None:
-    found = races.result_of(row("a", 0.25, 30.0, None))
-    assert races.row_of(found) == row("a", 0.25, 30.0, None)
+    found = result_of(row("a", 0.25, 30.0, None))
+    assert row_of(found) == row("a", 0.25, 30.0, None)
     assert found.compute_speedup == 4
     assert found.identical == 1
     assert figures.video_decibels(found) == [30, 100]
@@ -121,7 +129,7 @@ RACE = {
 
 
 def test_standings_are_those_of_the_last_stage_and_interpolated() -> None:
-    field = {one.family: one for one in figures.standings(RACE)}
+    field = {one.family: one for one in stand(RACE)}
     speeds = {family: [one.value for one in standing.speeds] for family, standing in field.items()}
     assert speeds["MagCache"] == pytest.approx([2.0, 1.625, 1.25])
     assert speeds["SeaCache"] == pytest.approx([2.0, 2 - 0.75 * 4 / 11, 2 - 0.75 * 9 / 11])
@@ -134,7 +142,7 @@ def test_standings_are_those_of_the_last_stage_and_interpolated() -> None:
 
 
 def test_factors_are_over_the_fastest_at_each_level() -> None:
-    field = figures.standings(RACE)
+    field = stand(RACE)
     own = next(one for one in field if one.family == OURS)
     assert [name for name, _ in figures.best(own, field, "peer")] == ["MagCache"] * 3  # SeaCache made other videos
     over = figures.factors(own, field, "fewer steps")
@@ -145,7 +153,7 @@ def test_factors_are_over_the_fastest_at_each_level() -> None:
 def test_one_number_is_judged_where_it_ran_in_all_regimes() -> None:
     def race(**means: float) -> list[figures.Standing]:
         rows = [row(OURS, 0.3, value, label=name) for name, value in means.items()]
-        return figures.standings({"final": {OURS: rows}})
+        return stand({"final": {OURS: rows}})
 
     found = figures.one_number([race(a=30, b=34, only=35), race(a=32, b=38)], OURS)
     assert found == ("b", [34, 38])
@@ -158,30 +166,30 @@ def plan(work: float, decibels: float, expected: float) -> dict[str, Any]:
 
 def test_plans_are_one_number_by_what_was_asked_for() -> None:
     rows = [plan(0.1, 28, 29), plan(0.2, 33, 36), plan(0.25, 36, 37), plan(0.3, 41, 40)]
-    found = figures.wished([races.result_of(one) for one in rows])
+    found = plans.wished([result_of(one) for one in rows])
     assert {name: one.compute for name, one in found.items()} == {
         "tuned for 30 dB": 0.2,
         "tuned for 35 dB": 0.2,
         "tuned for 40 dB": 0.3,
     }
-    field = [figures.standings({"final": {contenders.TUNED: some}}) for some in (rows, rows[:1] + rows[2:3])]
-    assert figures.one_number(field, contenders.TUNED) == ("tuned for 30 dB", [33, 36])
+    field = [stand({"final": {contenders.TUNED: some}}) for some in (rows, rows[:1] + rows[2:3])]
+    assert figures.one_number(field, contenders.TUNED, plans.wished) == ("tuned for 30 dB", [33, 36])
 
 
 def test_more_is_wanted_of_what_has_a_plan() -> None:
     race = {"final": {OTHER: RACE["final"][OTHER], contenders.TUNED: [plan(0.3, 30, 30), plan(0.4, 40, 40)]}}
     race["final"][OTHER] = [one | {"videos": one["videos"][:1]} for one in race["final"][OTHER]]
-    lines = page.verdict({"euler-1-30": figures.standings(race)}, contenders.TUNED)
+    lines = page.verdict({"euler-1-30": stand(race)}, contenders.TUNED)
     assert lines[0][1:3] == ("1.75x / 1.75x / 1.6x", "<=1.67x / 1.79x / 2.00x")
     assert lines[0][-1] is False
 
 
 def test_the_verdict_says_what_is_not_reached() -> None:
-    lines = page.verdict({"euler-1-30": figures.standings(RACE)}, OURS)
+    lines = page.verdict({"euler-1-30": stand(RACE)}, OURS)
     assert [line[-1] for line in lines] == [False, True, True]
     assert lines[1][2] == ">=2.50x / 2.25x / >=2.10x"
-    assert page.verdict({"euler-1-30": figures.standings({"coarse": RACE["final"]})}, OURS) == []
-    alone = page.verdict({"euler-1-30": figures.standings({"final": {OURS: RACE["final"][OURS]}})}, OURS)
+    assert page.verdict({"euler-1-30": stand({"coarse": RACE["final"]})}, OURS) == []
+    alone = page.verdict({"euler-1-30": stand({"final": {OURS: RACE["final"][OURS]}})}, OURS)
     assert [line[-1] for line in alone] == [None, None, True]  # beside nobody
     assert not page.reaches(Speed(9.0, "<="), 1.5)
     assert page.lowest([Speed(2.0), Speed(None)]).value is None
@@ -190,7 +198,7 @@ def test_the_verdict_says_what_is_not_reached() -> None:
 
 
 def test_ladders_name_each_setting_once_and_labels_tell_them_apart() -> None:
-    scheduler = races.MODELS["shapes"]().scheduler
+    scheduler = MODELS["shapes"].load().scheduler
     for steps, guards in contenders.GUARDS.items():
         terms = [Terms(steps, one, scheduler, (1.0,) * steps) for one in guards]
         for name in (*contenders.PEERS, *contenders.SHORTER):
@@ -198,15 +206,15 @@ def test_ladders_name_each_setting_once_and_labels_tell_them_apart() -> None:
             assert len(found) == len(set(found)) > 1, name
         for name in contenders.OURS.keys() - {contenders.TUNED}:
             own = contenders.policies(name, terms)
-            said = [contenders.Witnessed(one, (), name).label for one in own]
+            said = [contender.Witnessed(one, (), name).label for one in own]
             assert len(said) == len(set(said)) > 1, name
 
 
 def test_runs_of_ours_are_told_apart_by_what_the_code_makes() -> None:
-    one, other = (contenders.Witnessed(Adaptive(), (), "Adaptive", witness=word) for word in ("a", "b"))
+    one, other = (contender.Witnessed(Adaptive(), (), "Adaptive", witness=word) for word in ("a", "b"))
     assert one.settings() != other.settings()
     assert one.label == other.label
-    assert contenders.words(Guarded(BWCache(0.15, predictor=Last()), 2).describe())[0] == "threshold 0.15"
+    assert contender.words(Guarded(BWCache(0.15, predictor=Last()), 2).describe())[0] == "threshold 0.15"
 
 
 @pytest.fixture(scope="module")
@@ -216,21 +224,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         [Adaptive(0.5), Adaptive(9.0)], lambda terms: [Adaptive(9.0, terms.guards.warmup / terms.steps)]
     )
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(contenders, "OURS", {OURS: few})
-        patched.setattr(contenders, "NAMES", ("fewer-steps", OURS))
-        run(out)
+        patched.setitem(contenders.OURS, OURS, few)
+        patched.setattr(contenders, "CONTENDERS", {name: contenders.contender(name) for name in ("fewer-steps", OURS)})
+        race = tiny_race(out)
+        race.coarse(["fewer-steps", OURS])
+        for name in ("fewer-steps", OURS):
+            race.final(name)
         yield out
 
 
-def run(out: Path) -> None:
-    race = races.Race("shapes", "euler-3-30", out, FEW)
-    race.coarse(["fewer-steps", OURS])
-    for name in ("fewer-steps", OURS):
-        race.final(name)
+def tiny_race(out: Path, lengths: Lengths = FEW) -> Race:
+    return Race("shapes", "euler-3-30", out, contenders.CONTENDERS, contenders.GUARDS, lengths)
 
 
 def test_a_tiny_race_from_end_to_end(folder: Path) -> None:
-    race = races.Race("shapes", "euler-3-30", folder, FEW)
+    race = tiny_race(folder)
     assert race.pipe.scheduler.config.shift == 3
     found = race.rows("final")
     assert {place for name in found for one in found[name] for place, *_ in one["videos"]} == {104}
@@ -244,13 +252,13 @@ def test_a_tiny_race_from_end_to_end(folder: Path) -> None:
 
 
 def test_a_ladder_goes_on_until_it_reaches_all_levels(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    race = races.Race("shapes", "euler-3-30", folder, FEW)
+    race = tiny_race(folder)
     pool = race.methods("fewer-steps")
     ran: list[str] = []
 
     def rows(field: Any, share: float) -> list[Result]:
         found = [row("fewer steps", one.steps / 4, share * one.steps, label=one.label) for one in field]
-        return [races.result_of(one) for one in found]
+        return [result_of(one) for one in found]
 
     def run(field: Any, places: Any, title: str) -> list[Result]:
         ran.extend(method.label for method in field)
@@ -263,8 +271,8 @@ def test_a_ladder_goes_on_until_it_reaches_all_levels(folder: Path, monkeypatch:
 
 def test_plans_are_made_of_other_videos_and_run_on_the_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plans, "MADE_OF", range(64, 66))
-    few = races.Lengths((), range(104, 105), FEW.rounds, 5, (Guards(1, 1),), (2, 3))
-    race = races.Race("shapes", "euler-3-30", tmp_path, few)
+    few = Lengths((), range(104, 105), rounds=FEW.rounds, steps=5, guards=(Guards(1, 1),), computed=(2, 3))
+    race = tiny_race(tmp_path, few)
     race.final(contenders.TUNED)
     found = race.rows("final")[contenders.TUNED]
     assert [len(one["settings"]["steps"]) for one in found] == [2, 3]
@@ -274,7 +282,7 @@ def test_plans_are_made_of_other_videos_and_run_on_the_many(tmp_path: Path, monk
     tuning = race.folder.path / "tuning"
     assert len([*tuning.glob("references/*")]) == 2
     kept = {path: path.stat().st_mtime_ns for path in tuning.rglob("*.npz")}
-    again = races.Race("shapes", "euler-3-30", tmp_path, few).methods(contenders.TUNED)
+    again = tiny_race(tmp_path, few).methods(contenders.TUNED)
     assert [one.label for one in again] == [one["label"] for one in found]
     assert {path: path.stat().st_mtime_ns for path in tuning.rglob("*.npz")} == kept
 
@@ -291,7 +299,7 @@ def test_results_of_others_stay(folder: Path) -> None:
 
 
 def test_what_is_there_is_not_run_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    race = races.Race("shapes", "euler-3-30", folder, FEW)
+    race = tiny_race(folder)
     monkeypatch.setattr("bwcache.study.study.call", lambda *_, **__: pytest.fail("a finished run is made again"))
     before = race.rows("coarse")
     race.coarse(["fewer-steps", OURS])
@@ -320,7 +328,7 @@ def test_the_results_hold_no_video_of_the_first_stage_among_those_of_the_last() 
 
 def test_the_page_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "OURS", [OURS, "BWCache as published"])
-    lines = page.missing({"shapes": {"euler-1-30": figures.standings(RACE)}})
+    lines = page.missing({"shapes": {"euler-1-30": stand(RACE)}})
     assert "shapes, Euler, shift 1, 30 steps: not BWCache as published" in lines
     assert "joint, Euler, shift 1, 30 steps: nothing" in lines
 

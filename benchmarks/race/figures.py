@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.lead.choice import LEVELS, decibels
-from benchmarks.lead.contenders import OURS, PEERS, SHORTER, TUNED
-from benchmarks.lead.races import by_family, longest, result_of
+from benchmarks.race.choice import LEVELS, decibels
+from benchmarks.race.rows import by_family, longest, result_of
 from bwcache.study import Result, front, speedup_at
 from bwcache.study.results import CEILING, speedup_interval
 
-KINDS = {**dict.fromkeys(OURS, "ours"), **dict.fromkeys(PEERS, "peer"), **dict.fromkeys(SHORTER, "fewer steps")}
 DRAWS = 300
 """Of the videos, for an interval."""
 
@@ -49,10 +47,10 @@ class Standing:
     """A family in one race.
 
     Attributes:
-        family, kind: name, and one of "ours", "peer", "fewer steps".
+        family, kind: name, and what its contender's kind is.
         rows: its settings.
         stage: "final", or "coarse" where it went no further.
-        speeds: at each of `LEVELS`.
+        speeds: at each of the levels.
     """
 
     family: str
@@ -77,18 +75,24 @@ class Standing:
         return min(front(self.rows, axis="compute"), key=lambda row: abs(decibels(row) - MIDDLE))
 
 
-def standings(race: Mapping[str, Mapping[str, Sequence[dict[str, Any]]]]) -> list[Standing]:
+def standings(
+    race: Mapping[str, Mapping[str, Sequence[dict[str, Any]]]],
+    kinds: Mapping[str, str],
+    levels: Sequence[float] = LEVELS,
+) -> list[Standing]:
     """Return every family of a race, by its last stage; those of the final first, and of each the fastest.
 
     Args:
-        race: stage -> contender -> rows, as `races.Race.rows`.
+        race: what it found.
+        kinds: of each contender.
+        levels: in dB.
     """
     found: dict[str, Standing] = {}
     for stage in ("coarse", "final"):
         for name, plain in race.get(stage, {}).items():
             for family, rows in by_family([result_of(row) for row in plain if row["videos"]]).items():
                 own = tuple(longest(rows))
-                found[family] = Standing(family, KINDS[name], own, stage, tuple(speed(own, level) for level in LEVELS))
+                found[family] = Standing(family, kinds[name], own, stage, tuple(speed(own, level) for level in levels))
     return sorted(
         found.values(), key=lambda one: (one.stage != "final", -sum(speed.value or 0.0 for speed in one.speeds))
     )
@@ -102,6 +106,17 @@ def speed(rows: Sequence[Result], level: float) -> Speed:
     return Speed(value, bound, speedup_interval(rows, level, draws=DRAWS))
 
 
+def worst_speeds(rows: Sequence[Result], levels: Sequence[float]) -> tuple[Speed, ...]:
+    """Return how fast a family is at each level by its worst video: as `speed`, with its PSNR in place of the mean."""
+    return tuple(speed([by_worst(row) for row in rows], level) for level in levels)
+
+
+def by_worst(row: Result) -> Result:
+    """Return a setting all of whose videos have the PSNR of the worst one."""
+    worst = {"psnr": min(video_decibels(row))}
+    return replace(row, cells=tuple(replace(cell, quality=worst, identical=False) for cell in row.cells))
+
+
 def best(one: Standing, field: Sequence[Standing], kind: str) -> tuple[tuple[str, Speed], ...]:
     """Return, at each level, the fastest family of a kind among those on the same videos, and its speed.
 
@@ -109,7 +124,7 @@ def best(one: Standing, field: Sequence[Standing], kind: str) -> tuple[tuple[str
     """
     rivals = [other for other in field if other.kind == kind and other.places == one.places]
     found = []
-    for place in range(len(LEVELS)):
+    for place in range(len(one.speeds)):
         known = [(other.family, other.speeds[place]) for other in rivals if other.speeds[place].value]
         found.append(max(known, key=lambda pair: pair[1].value or 0.0, default=("", Speed(None))))
     return tuple(found)
@@ -140,22 +155,18 @@ def by_label(rows: Sequence[Result]) -> dict[str, Result]:
     return {row.label: row for row in rows}
 
 
-def wished(rows: Sequence[Result]) -> dict[str, Result]:
-    """Return plans by what is asked for: the fastest one that is expected to be as good as each of `LEVELS`."""
-    found = {}
-    for level in LEVELS:
-        fine = [row for row in rows if row.settings["expected"] >= level]
-        if fine:
-            found[f"tuned for {level:g} dB"] = min(fine, key=lambda row: row.compute or 0.0)
-    return found
-
-
-def one_number(races: Sequence[Sequence[Standing]], family: str) -> tuple[str, list[float]] | None:
+def one_number(
+    races: Sequence[Sequence[Standing]], family: str, named: Callable[[Sequence[Result]], dict[str, Result]] = by_label
+) -> tuple[str, list[float]] | None:
     """Return the setting of a family that ran in all races with a mean nearest to `MIDDLE`, and its mean PSNR in each.
 
-    Of plans: what was asked for. None where no setting ran in all of them.
+    None where no setting ran in all of them.
+
+    Args:
+        races: who stands how in each.
+        family: its name.
+        named: what settings of different races are one and the same by.
     """
-    named = wished if family == TUNED else by_label
     means: list[dict[str, float]] = [
         {name: decibels(row) for one in field if one.family == family for name, row in named(one.rows).items()}
         for field in races

@@ -18,13 +18,14 @@ def decibels(row: Result) -> float:
     return float(np.mean([min(cell.quality.get("psnr") or CEILING, CEILING) for cell in row.cells]))
 
 
-def near(rows: Sequence[Result], apart: float, slower: float) -> list[Result]:
+def near(rows: Sequence[Result], apart: float, slower: float, levels: Sequence[float] = LEVELS) -> list[Result]:
     """Return those near the front of their own family, and no further from the levels than the front's next ones.
 
     Args:
         rows: of one family; those without results are left out.
         apart: so many dB below the front may a row lie,
         slower: or do so much more work than the front does for the same, as a share of it.
+        levels: in dB, ascending.
     """
     known = [row for row in rows if row.cells and row.compute is not None]
     if not known:
@@ -32,8 +33,8 @@ def near(rows: Sequence[Result], apart: float, slower: float) -> list[Result]:
     points = sorted((row.compute or 0.0, decibels(row)) for row in known)
     work = np.array([share for share, _ in points])
     best = np.maximum.accumulate([height for _, height in points])
-    low = max((height for height in best if height <= LEVELS[0]), default=best.min())
-    high = min((height for height in best if height >= LEVELS[-1]), default=best.max())
+    low = max((height for height in best if height <= levels[0]), default=best.min())
+    high = min((height for height in best if height >= levels[-1]), default=best.max())
 
     def fine(row: Result) -> bool:
         share, height = row.compute or 0.0, decibels(row)
@@ -45,12 +46,13 @@ def near(rows: Sequence[Result], apart: float, slower: float) -> list[Result]:
     return [row for row in known if fine(row)]
 
 
-def further(rows: Sequence[Result], known: Sequence[Result]) -> list[Result]:
+def further(rows: Sequence[Result], known: Sequence[Result], levels: Sequence[float] = LEVELS) -> list[Result]:
     """Return what is still to be run so that a family reaches from below the lowest level to above the highest one.
 
     Args:
         rows: of one family, on these videos.
         known: all of its settings, on fewer videos.
+        levels: in dB, ascending.
 
     Returns:
         Of `known` the next more careful one, the next bolder one, both or neither.
@@ -64,18 +66,18 @@ def further(rows: Sequence[Result], known: Sequence[Result]) -> list[Result]:
     best, fastest = max(ran, key=decibels), min(ran, key=_work)
     careful = [row for row in left if decibels(row) > decibels(best) and _work(row) > _work(best)]
     bold = [row for row in left if _work(row) < _work(fastest)]
-    found = [min(careful, key=_work)] if careful and max(heights) < LEVELS[-1] else []
-    return [*found, max(bold, key=_work)] if bold and min(heights) > LEVELS[0] else found
+    found = [min(careful, key=_work)] if careful and max(heights) < levels[-1] else []
+    return [*found, max(bold, key=_work)] if bold and min(heights) > levels[0] else found
 
 
 def _work(row: Result) -> float:
     return row.compute or 0.0
 
 
-def leading(families: dict[str, list[Result]], behind: float) -> set[str]:
+def leading(families: dict[str, list[Result]], behind: float, levels: Sequence[float] = LEVELS) -> set[str]:
     """Return the families that are at most so many times slower than the fastest one at some level."""
     found = set()
-    for level in LEVELS:
+    for level in levels:
         speeds = {name: speedup_at(rows, level)[0] or 0.0 for name, rows in families.items()}
         best = max(speeds.values(), default=0.0)
         found |= {name for name, speed in speeds.items() if speed and speed * behind >= best}

@@ -1,0 +1,10 @@
+"""All caching methods against each other, natively and by other libraries: `python -m benchmarks.league`.
+
+ladders     every policy's ladder of settings, from the published ones, each with its source
+contenders  who takes part: the ladders between guards, the other libraries' own implementations, fewer steps
+facts       of a method, that no run tells: lines of code, when it waits
+words       what the results say, in sentences
+page        docs/league.md and its plots, from benchmarks/results/league.json
+
+How a race is run, and what its results amount to, is `benchmarks.race`.
+"""

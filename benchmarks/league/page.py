@@ -1,0 +1,126 @@
+"""Writes docs/league.md and its plots from benchmarks/results/league.json: `python -m benchmarks.league.page`.
+
+So the page says what was measured, and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from benchmarks.league.contenders import KINDS, LEVELS, MODELS, NATIVE, SETTINGS
+from benchmarks.league.ladders import LEFT_OUT
+from benchmarks.league.words import CLAIMS, EXCHANGES, SAME, claim_stands, led, ratios, verdict
+from benchmarks.race import plot
+from benchmarks.race.choice import decibels
+from benchmarks.race.figures import Standing, behind, standings, worst_speeds
+from benchmarks.race.plot import GREY, Style
+from benchmarks.race.race import MODELS as EVERY
+from benchmarks.race.race import REGIMES
+from benchmarks.race.words import between, times
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parent / "results" / "league.json"
+DOCS = HERE.parent.parent / "docs"
+
+Fields = Mapping[str, Mapping[str, Sequence[Standing]]]
+"""Model -> regime -> who stands how."""
+
+COLOURS = ("#2a6fbb", "#c0392b", "#6a51a3", "#2f8f83", "#e08a2e")
+"""Of the first five."""
+
+
+def read(path: Path = RESULTS) -> dict[str, Any]:
+    """Return what `python -m benchmarks.league` wrote."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def fields(found: Mapping[str, Any]) -> Fields:
+    """Return who stands how in each race in which anything was made, in the order of the regimes."""
+    every = {
+        model: {regime: standings(races[regime], KINDS, LEVELS) for regime in REGIMES if regime in races}
+        for model, races in found["races"].items()
+    }
+    some = {model: {regime: field for regime, field in races.items() if field} for model, races in every.items()}
+    return {model: races for model, races in some.items() if races}
+
+
+def unable(found: Mapping[str, Any], model: str, regime: str) -> dict[str, str]:
+    """Return who cannot take part in a race, and why."""
+    stages = found["races"][model][regime]
+    rows = [row for stage in stages.values() for own in stage.values() for row in own]
+    failed = {row["family"]: row["failed"] for row in rows if row["failed"]}
+    return {
+        family: why for family, why in failed.items() if not any(r["videos"] for r in rows if r["family"] == family)
+    }
+
+
+def missing(found: Mapping[str, Any], every: Fields) -> list[str]:
+    """Return, in words, in which races nothing was made, and who in the others did not run, or on few videos alone."""
+    lines = []
+    for model in MODELS:
+        for regime in EVERY[model].regimes:
+            title, field = f"{model}, {REGIMES[regime].title}", every.get(model, {}).get(regime)
+            if not field:
+                lines.append(f"{title}: nothing")
+                continue
+            there = {one.family: one.stage for one in field} | dict.fromkeys(unable(found, model, regime), "final")
+            unrun = [family for family in NATIVE if family not in there]
+            few = [family for family, stage in there.items() if stage != "final"]
+            lines += [f"{title}: not {', '.join(unrun)}"] if unrun else []
+            lines += [f"{title}: on few videos alone {', '.join(few)}"] if few else []
+    return lines
+
+
+def styles() -> Style:
+    """The first five of a panel bold, the other caches thin, fewer steps grey."""
+    colours = iter(COLOURS)
+
+    def style(one: Standing) -> Mapping[str, Any]:
+        if one.kind == "fewer steps":
+            return GREY
+        colour = next(colours, None) if one.kind == "native" else None
+        return {"lw": 2.2, "color": colour} if colour else {"lw": 0.8, "color": "#bbbbbb"}
+
+    return style
+
+
+def draw(title: str, field: Sequence[Standing], target: Path) -> None:
+    """The fronts of one race."""
+    plot.draw({title: field}, styles, target)
+
+
+def main() -> None:
+    """Write the page."""
+    found = read()
+    every = fields(found)
+    images = DOCS / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    for model, races in every.items():
+        for regime, field in races.items():
+            draw(f"{model}: {REGIMES[regime].title}", field, images / f"league-{model}-{regime}.png")
+    jinja = Environment(loader=FileSystemLoader(HERE), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    jinja.filters |= {"times": times, "between": between, "decibels": decibels, "behind": behind, "worst": worst_speeds}
+    shown = {
+        "levels": LEVELS,
+        "regimes": REGIMES,
+        "lengths": SETTINGS,
+        "left_out": LEFT_OUT,
+        "methods": found["methods"],
+    }
+    said = {"claims": CLAIMS, "exchanges": EXCHANGES, "same": SAME, "missing": missing(found, every)}
+    how = {"claim_stands": claim_stands, "led": led, "ratios": ratios, "verdict": verdict}
+    unable_in = {(model, regime): unable(found, model, regime) for model, races in every.items() for regime in races}
+    template = jinja.get_template("league.md.jinja")
+    environments = found["environments"]
+    page = template.render(**shown, **said, **how, models=every, unable=unable_in, environments=environments)
+    (DOCS / "league.md").write_text(page.rstrip() + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,257 @@
+"""All methods against each other: ladders, what results say in words, a tiny league from end to end, and the page."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import bwcache.policies
+from benchmarks.league import __main__ as command
+from benchmarks.league import contenders, page, words
+from benchmarks.league.facts import facts, lines_of_code, reads
+from benchmarks.league.ladders import LADDERS, LEFT_OUT
+from benchmarks.race import figures
+from benchmarks.race.contender import Contender
+from benchmarks.race.figures import Speed
+from benchmarks.race.race import Lengths, Race
+from benchmarks.race.rows import result_of, row_of
+from bwcache.errors import AttachError
+from bwcache.policies import BWCache, FixedInterval, MagCache, Policy, SpeCa
+from bwcache.study import Cell, Result
+from bwcache.study.methods import FewerSteps
+from bwcache.study.peers import Guards
+
+FEW = Lengths(
+    range(88, 89),
+    range(104, 105),
+    range(96, 97),
+    ((1, 9.0, 0.5, 9.0),),
+    contenders.LEVELS,
+    4,
+    (Guards(1, 1), Guards(2, 1)),
+)
+"""Four steps, a video for each stage."""
+
+NAMES = ("fewer-steps", "fixed interval", "MagCache", "DeepCache", "first-block by diffusers")
+
+
+def row(family: str, *points: tuple[float, float]) -> list[dict[str, Any]]:
+    """Settings of a family, each by its share of the work and its PSNR on two videos that are 4 dB apart."""
+    return [
+        {"family": family, "label": f"{family} ({work})", "settings": {}, "kept_bytes": 1024, "failed": None,
+         "videos": [[place, work, decibels + side, 0.9, 90.0] for place, side in ((104, 2), (105, -2))]}
+        for work, decibels in points
+    ]  # fmt: skip
+
+
+def stand(**families: list[tuple[float, float]]) -> list[figures.Standing]:
+    names = {name.replace("_", " "): points for name, points in families.items()}
+    race = {"final": {name: row(name, *points) for name, points in names.items()}}
+    return figures.standings(race, dict.fromkeys(names, "native"), contenders.LEVELS)
+
+
+FAST, SLOW = [(0.2, 24.0), (0.25, 31.0), (0.4, 41.0)], [(0.4, 24.0), (0.5, 31.0), (0.8, 41.0)]
+
+
+def test_every_policy_has_a_ladder_or_a_reason() -> None:
+    made = {name for name, one in vars(bwcache.policies).items() if inspect.isclass(one) and issubclass(one, Policy)}
+    on_ladders = {one.kind.__name__ for one in LADDERS}
+    assert not on_ladders & set(LEFT_OUT)
+    assert on_ladders | set(LEFT_OUT) == made - {"Policy"}
+    assert all(one.source for one in LADDERS)
+    assert len({one.family for one in LADDERS}) == len(LADDERS)
+
+
+@pytest.mark.parametrize("steps", [30, 50])
+def test_settings_of_a_ladder_have_names_of_their_own(steps: int) -> None:
+    def refused(*_: Any) -> Any:
+        raise AttachError("no runs here")
+
+    race: Any = SimpleNamespace(
+        steps=steps, guards=contenders.GUARDS[steps], traces=refused, witness=lambda policy: "w"
+    )
+    for ladder in LADDERS:
+        made = contenders.native(ladder, race)
+        if isinstance(made[0], contenders.Unable):  # it needs the runs
+            continue
+        assert {one.family for one in made} == {ladder.family}
+        labels, settings = [one.label for one in made], [str(one.settings()) for one in made]
+        assert len(set(labels)) == len(set(settings)) == len(made) >= 4, ladder.family
+        assert all(isinstance(one, contenders.Rung) and isinstance(one.policy, Policy) for one in made)
+        alike = {contenders.but_for_guards(one) for one in made}
+        assert len(made) == len(alike) * (2 if ladder.guarded else 1)
+
+
+def test_ours_and_theirs_have_different_names() -> None:
+    assert set(words.SAME) <= {one.family for one in LADDERS}
+    assert not set(words.SAME) & set(words.SAME.values())
+    theirs = contenders.From(FewerSteps(3), "diffusers")
+    assert (theirs.family, theirs.label) == ("fewer steps (diffusers)", "fewer steps (3), diffusers")
+    assert {*contenders.KINDS.values()} == {"native", "library", "fewer steps"}
+
+
+def test_what_is_told_of_a_method() -> None:
+    text = '"""Doc."""\n\nimport a  # said\n\n\ndef f():\n    """More.\n\n    Text.\n    """\n'
+    text += "    # a word\n    return (\n        1\n    )\n"
+    assert lines_of_code(text) == 5
+    assert [reads(kind) for kind in (FixedInterval, BWCache, SpeCa)] == ["never", "computed steps", "checked steps"]
+    assert reads(bwcache.policies.TeaCache) == "each forward"
+    assert facts()["HiCache"]["lines"] < facts()["BWCache"]["lines"]
+
+
+def test_two_methods_are_compared_on_the_same_videos_alone() -> None:
+    field = stand(fast=FAST, slow=SLOW)
+    found = words.ratios("fast", "slow", field)
+    assert found is not None
+    assert [one.value for one in found] == pytest.approx([2.0] * 4)
+    assert words.ratios("slow", "nobody", field) is None
+    assert words.verdict(found) == "faster"
+    assert words.verdict(words.ratios("slow", "fast", field) or ()) == "slower"
+    elsewhere = {"final": {"slow": [one | {"videos": one["videos"][:1]} for one in row("slow", *SLOW)]}}
+    others = [*field[:1], *figures.standings(elsewhere, {"slow": "native"}, contenders.LEVELS)]
+    assert words.ratios("fast", "slow", others) is None
+
+
+def test_a_verdict_says_no_more_than_is_known() -> None:
+    assert words.verdict([Speed(1.01), Speed(0.99)]) == "level"
+    assert words.verdict([Speed(1.5), Speed(0.8)]) == "mixed"
+    assert words.verdict([Speed(1.5), Speed(1.0)]) == "faster"
+    assert words.verdict([Speed(1.5, "<="), Speed(None), Speed(0.5, ">="), Speed(2.0, "~")]) == "open"
+    assert words.verdict([Speed(1.5, ">="), Speed(1.0, "<=")]) == "faster"
+    assert words.verdict([]) == "open"
+
+
+def test_a_published_order_holds_or_not() -> None:
+    claim = words.Claim("fast", "slow", "somebody's table")
+    assert words.claim_stands(claim, stand(fast=FAST, slow=SLOW)) == "holds"
+    assert words.claim_stands(claim, stand(fast=SLOW, slow=FAST)) == "does not hold"
+    assert words.claim_stands(claim, stand(fast=FAST)) == "open"
+    families = {one.family for one in LADDERS}
+    assert {name for one in words.CLAIMS for name in (one.ahead, one.behind)} <= families
+    exchanged = {name for pairs in words.EXCHANGES.values() for one in pairs for name in (one.one, one.other)}
+    assert exchanged <= families
+
+
+def test_who_leads() -> None:
+    field = stand(fast=FAST, slow=SLOW)
+    assert words.led(field, 1) == "fast 4.12x, slow 2.06x"
+    high = stand(fast=FAST[:2], slow=SLOW)
+    assert words.led(high, 3).startswith("slow ")  # the other one never gets there
+    assert words.led([], 0) == ""
+
+
+def test_the_worst_video_has_speeds_of_its_own() -> None:
+    rows = [result_of(one) for one in row("fast", (0.25, 32.0), (0.5, 42.0))]
+    assert [one.value for one in figures.worst_speeds(rows, (30.0, 40.0))] == pytest.approx([4.0, 2.0])
+
+
+def test_rows_keep_vmaf_and_read_what_was_written_before() -> None:
+    cells = tuple(
+        Cell(
+            "a", "a (1)", {"witness": "w", "x": 1}, "p", place, compute=0.5, quality={"psnr": 30.0, "ssim": 0.9} | more
+        )
+        for place, more in ((104, {"vmaf": 91.25}), (105, {}))
+    )
+    written = row_of(Result("a", "a (1)", {"witness": "w", "x": 1}, cells))
+    assert written["videos"] == [[104, 0.5, 30.0, 0.9, 91.25], [105, 0.5, 30.0, 0.9]]
+    assert written["settings"] == {"x": 1}
+    assert result_of(written).mean("vmaf") == 91.25
+    assert result_of(written).mean("xpsnr") is None
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("league")
+    race = tiny(out)
+    race.coarse(NAMES)
+    for name in NAMES:
+        race.final(name)
+    return out
+
+
+def tiny(out: Path) -> Race:
+    few = {name: contenders.CONTENDERS[name] for name in NAMES}
+    return Race("shapes", "euler-3-30", out, few, contenders.GUARDS, FEW)
+
+
+def test_a_tiny_league_from_end_to_end(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = tiny(folder).rows("final")
+    assert {one["family"] for one in found["fixed interval"]} == {"fixed interval"}
+    assert {video[0] for own in found.values() for one in own for video in one["videos"]} == {104}
+    measured = found["fixed interval"][0]["videos"][0]
+    assert len(measured) == 5  # with VMAF; XPSNR is not measured on frames of 32 x 32
+    assert 0 < measured[4] <= 100
+    command.write(folder, tmp_path / "league.json", FEW)
+    results = page.read(tmp_path / "league.json")
+    every = page.fields(results)
+    field = {one.family: one for one in every["shapes"]["euler-3-30"]}
+    assert {"fixed interval", "MagCache", "fewer steps"} <= field.keys()
+    assert any("diffusers" in family for family in field)
+    why = page.unable(results, "shapes", "euler-3-30")
+    assert list(why) == ["DeepCache"]
+    assert any(
+        line.startswith("shapes, Euler, shift 3, 30 steps: not BWCache,") for line in page.missing(results, every)
+    )
+    monkeypatch.setattr(page, "RESULTS", tmp_path / "league.json")
+    monkeypatch.setattr(page, "read", lambda: results)
+    monkeypatch.setattr(page, "DOCS", tmp_path)
+    page.main()
+    text = (tmp_path / "league.md").read_text(encoding="utf-8")
+    assert "| **fixed interval** |" in text
+    assert f"- DeepCache: {why['DeepCache']}" in text
+    assert (tmp_path / "images" / "league-shapes-euler-3-30.png").stat().st_size > 10_000
+
+
+def test_tables_are_measured_once_and_on_other_videos(folder: Path) -> None:
+    race = tiny(folder)
+    traces = race.traces(MagCache.measuring())
+    assert traces is race.traces(MagCache.measuring())
+    assert len(traces) == len(FEW.calibration)
+    lengths = contenders.SETTINGS.lengths
+    places = [set(some) for some in (lengths.calibration, lengths.coarse, lengths.final)]
+    assert len(set.union(*places)) == sum(map(len, places))
+    assert len(lengths.final) >= 16
+
+
+def test_the_long_warm_up_is_tried_where_the_short_one_was_good(folder: Path) -> None:
+    race = tiny(folder)
+    pool = race.methods("fixed interval")
+    first = race._first_of_each("fixed interval", pool)
+    assert [one.label for one in first] == [one.label for one in pool[: len(pool) // 2]]
+    chosen, done = {first[1].label}, {one.label for one in first}
+    assert [one.label for one in race._with_alike("fixed interval", pool, chosen, done)] == [
+        "fixed interval (3, warm-up 1, tail 1)",
+        "fixed interval (3, warm-up 2, tail 1)",
+    ]
+
+
+def test_runs_count_as_long_as_the_video_is_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    race = tiny(folder)
+    monkeypatch.setattr("bwcache.study.study.call", lambda *_, **__: pytest.fail("a finished run is made again"))
+    before = race.rows("coarse")
+    race.coarse(["fixed interval"])
+    assert race.rows("coarse")["fixed interval"] == before["fixed interval"]
+    monkeypatch.setattr("benchmarks.common.code", lambda: "other code")
+    assert race.witness(FixedInterval(2)) == tiny(folder).witness(FixedInterval(2))
+    assert race.witness(FixedInterval(2)) != race.witness(FixedInterval(3))
+
+
+def test_who_is_asked_for_must_be_there() -> None:
+    from benchmarks.race.command import chosen
+
+    assert chosen("method", ["MagCache"], contenders.CONTENDERS) == ["MagCache"]
+    with pytest.raises(Exception, match="expected one of"):
+        chosen("method", ["Magic"], contenders.CONTENDERS)
+    assert isinstance(contenders.CONTENDERS["MagCache"], Contender)
+
+
+def test_the_page_is_what_the_results_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    published = (page.DOCS / "league.md").read_text(encoding="utf-8")
+    monkeypatch.setattr(page, "DOCS", tmp_path)
+    monkeypatch.setattr(page, "draw", lambda *_: None)
+    page.main()
+    assert (tmp_path / "league.md").read_text(encoding="utf-8") == published, "run python -m benchmarks.league.page"
