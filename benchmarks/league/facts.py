@@ -25,7 +25,7 @@ def facts() -> dict[str, dict[str, Any]]:
 def reads(kind: type[Policy[Any]]) -> str:
     """Return when a policy's decisions wait for the device: in each forward, in computed or checked steps, or never."""
     what = kind.entry.reads if kind.entry else ""
-    if kind.probes is True:
+    if vars(kind).get("probes") is True:
         return "each forward"
     if what.startswith("nothing"):
         return "never"

@@ -84,7 +84,7 @@ def by_steps(make: Callable[..., Policy[Any]], short: Sequence[Any], long: Seque
     return lambda race: each(make, *(short if race.steps <= 30 else long))(race)
 
 
-def fitted(kind: type[Policy[Any]], make: Callable[[Sequence[Trace], Any], Policy[Any]], *rungs: Any) -> Rungs:
+def fitted(kind: type[Policy[Any]], make: Callable[..., Policy[Any]], *rungs: Any) -> Rungs:
     """Return a ladder of a policy with a table, from the race's runs for calibration."""
     return lambda race: each(partial(make, race.traces(kind.measuring())), *rungs)(race)
 

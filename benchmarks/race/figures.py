@@ -113,7 +113,7 @@ def worst_speeds(rows: Sequence[Result], levels: Sequence[float]) -> tuple[Speed
 
 def by_worst(row: Result) -> Result:
     """Return a setting all of whose videos have the PSNR of the worst one."""
-    worst = {"psnr": min(video_decibels(row))}
+    worst: dict[str, float | None] = {"psnr": min(video_decibels(row))}
     return replace(row, cells=tuple(replace(cell, quality=worst, identical=False) for cell in row.cells))
 
 

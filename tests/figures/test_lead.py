@@ -271,6 +271,8 @@ def test_a_ladder_goes_on_until_it_reaches_all_levels(folder: Path, monkeypatch:
 
 def test_plans_are_made_of_other_videos_and_run_on_the_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plans, "MADE_OF", range(64, 66))
+    tuned = {contenders.TUNED: contenders.contender(contenders.TUNED)}
+    monkeypatch.setattr(contenders, "CONTENDERS", tuned)
     few = Lengths((), range(104, 105), rounds=FEW.rounds, steps=5, guards=(Guards(1, 1),), computed=(2, 3))
     race = tiny_race(tmp_path, few)
     race.final(contenders.TUNED)

@@ -138,7 +138,7 @@ def test_a_published_order_holds_or_not() -> None:
 
 def test_who_leads() -> None:
     field = stand(fast=FAST, slow=SLOW)
-    assert words.led(field, 1) == "fast 4.12x, slow 2.06x"
+    assert words.led(field, 1) == "fast 4.14x, slow 2.07x"
     high = stand(fast=FAST[:2], slow=SLOW)
     assert words.led(high, 3).startswith("slow ")  # the other one never gets there
     assert words.led([], 0) == ""
