@@ -323,13 +323,6 @@ LADDERS: tuple[Ladder, ...] = (
         guarded=False,
     ),
     Ladder(
-        "BlockwiseAdaptiveCache",
-        BlockwiseAdaptiveCache,
-        counted(BlockwiseAdaptiveCache),
-        "the paper's union of 3, by the number of updates",
-        guarded=False,
-    ),
-    Ladder(
         "MixCache",
         MixCache,
         each(
@@ -361,6 +354,13 @@ LADDERS: tuple[Ladder, ...] = (
     planned(Planned().predictor, "Planned", "this project"),
     planned(Last(), "Planned, replay", "this project's lists, with replay for the forecast"),
     planned(Linear(), "Planned, linear", "this project's lists, with a line for the forecast"),
+    Ladder(
+        "BlockwiseAdaptiveCache",
+        BlockwiseAdaptiveCache,
+        counted(BlockwiseAdaptiveCache),
+        "the paper's union of 3, by the number of updates",
+        guarded=False,
+    ),
 )
 """In the order in which they run."""
 

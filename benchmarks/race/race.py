@@ -165,13 +165,16 @@ class Race:
         Settings that are far from the front of their method, and methods that are far behind others of those that may
         be, make no more videos after each round.
         """
-        pools = {name: self.methods(name) for name in names}
-        fields = {name: self._first_of_each(name, pool) for name, pool in pools.items()}
+        pools: dict[str, list[Method]] = {}
+        fields: dict[str, list[Method]] = {}
         found: dict[str, dict[str, Result]] = {name: {} for name in names}
         for count, apart, slower, behind in self.lengths.rounds:
-            for name, field in fields.items():
-                places = self.lengths.coarse[:count]
-                rows = self._run_on(field, pools[name], [*found[name].values()], places, f"{name}, {count} videos")
+            for name in names:
+                if name not in pools:
+                    pools[name] = self.methods(name)
+                    fields[name] = self._first_of_each(name, pools[name])
+                known, places = [*found[name].values()], self.lengths.coarse[:count]
+                rows = self._run_on(fields[name], pools[name], known, places, f"{name}, {count} videos")
                 found[name] |= {row.label: row for row in rows}
                 families = by_family(rows).values()
                 chosen = {row.label for own in families for row in near(own, apart, slower, self.lengths.levels)}
