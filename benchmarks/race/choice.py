@@ -75,10 +75,13 @@ def _work(row: Result) -> float:
 
 
 def leading(families: dict[str, list[Result]], behind: float, levels: Sequence[float] = LEVELS) -> set[str]:
-    """Return the families that are at most so many times slower than the fastest one at some level."""
+    """Return the families that are at most so many times slower than the fastest one at some level.
+
+    All of them where nobody reaches any level.
+    """
     found = set()
     for level in levels:
         speeds = {name: speedup_at(rows, level)[0] or 0.0 for name, rows in families.items()}
         best = max(speeds.values(), default=0.0)
         found |= {name for name, speed in speeds.items() if speed and speed * behind >= best}
-    return found
+    return found or set(families)

@@ -94,6 +94,7 @@ def test_who_leads_at_one_level_leads() -> None:
     families = {"early": early, "late": late, "slow": slow, "never": results("never", (0.2, 20))}
     assert choice.leading(families, 1.1) == {"early", "late"}
     assert choice.leading(families, 3.0) == {"early", "late", "slow"}
+    assert choice.leading({"never": families["never"]}, 1.1) == {"never"}  # nobody is ahead of it
 
 
 def test_a_factor_knows_what_is_known_of_both_sides() -> None:
