@@ -3,6 +3,7 @@
 ladders     every policy's ladder of settings, from the published ones, each with its source
 contenders  who takes part: the ladders between guards, the other libraries' own implementations, fewer steps
 facts       of a method, that no run tells: lines of code, when it waits
+taken_over  what the page of ours and peers has of the same videos
 words       what the results say, in sentences
 page        docs/league.md and its plots, from benchmarks/results/league.json
 

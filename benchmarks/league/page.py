@@ -14,9 +14,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.league.contenders import KINDS, LEVELS, MODELS, NATIVE, SETTINGS
 from benchmarks.league.ladders import LEFT_OUT
-from benchmarks.league.words import CLAIMS, EXCHANGES, SAME, claim_stands, led, ratios, verdict
+from benchmarks.league.taken_over import taken_over
+from benchmarks.league.words import CLAIMS, EXCHANGES, SAME, claim_stands, compared, led, ran, ratios, verdict
 from benchmarks.race import plot
 from benchmarks.race.choice import decibels
+from benchmarks.race.command import STAGES
 from benchmarks.race.figures import Standing, behind, standings, worst_speeds
 from benchmarks.race.plot import GREY, Style
 from benchmarks.race.race import MODELS as EVERY
@@ -25,6 +27,7 @@ from benchmarks.race.words import between, times
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "league.json"
+LEAD = HERE.parent / "results" / "lead.json"
 DOCS = HERE.parent.parent / "docs"
 
 Fields = Mapping[str, Mapping[str, Sequence[Standing]]]
@@ -62,19 +65,20 @@ def unable(found: Mapping[str, Any], model: str, regime: str) -> dict[str, str]:
 
 def missing(found: Mapping[str, Any], every: Fields) -> list[str]:
     """Return, in words, in which races nothing was made, and who in the others did not run, or on few videos alone."""
-    lines = []
+    lines: dict[str, list[str]] = {}
     for model in MODELS:
         for regime in EVERY[model].regimes:
             title, field = f"{model}, {REGIMES[regime].title}", every.get(model, {}).get(regime)
             if not field:
-                lines.append(f"{title}: nothing")
+                lines.setdefault("nothing", []).append(title)
                 continue
             there = {one.family: one.stage for one in field} | dict.fromkeys(unable(found, model, regime), "final")
             unrun = [family for family in NATIVE if family not in there]
             few = [family for family, stage in there.items() if stage != "final"]
-            lines += [f"{title}: not {', '.join(unrun)}"] if unrun else []
-            lines += [f"{title}: on few videos alone {', '.join(few)}"] if few else []
-    return lines
+            for what, names in ((f"not {'; '.join(unrun)}", unrun), (f"on few videos alone {'; '.join(few)}", few)):
+                if names:
+                    lines.setdefault(what, []).append(title)
+    return [f"{'; '.join(titles)}: {what}" for what, titles in lines.items()]
 
 
 def styles() -> Style:
@@ -98,6 +102,10 @@ def draw(title: str, field: Sequence[Standing], target: Path) -> None:
 def main() -> None:
     """Write the page."""
     found = read()
+    for model in MODELS:
+        for regime in EVERY[model].regimes:
+            found["races"].setdefault(model, {}).setdefault(regime, {stage: {} for stage in STAGES})
+    over = taken_over(found, read(LEAD), SETTINGS.lengths.final)
     every = fields(found)
     images = DOCS / "images"
     images.mkdir(parents=True, exist_ok=True)
@@ -113,11 +121,18 @@ def main() -> None:
         "left_out": LEFT_OUT,
         "methods": found["methods"],
     }
-    said = {"claims": CLAIMS, "exchanges": EXCHANGES, "same": SAME, "missing": missing(found, every)}
-    how = {"claim_stands": claim_stands, "led": led, "ratios": ratios, "verdict": verdict}
+    said = {"claims": CLAIMS, "exchanges": EXCHANGES, "same": SAME, "missing": missing(found, every), "over": over}
+    how = {
+        "claim_stands": claim_stands,
+        "led": led,
+        "ratios": ratios,
+        "verdict": verdict,
+        "compared": compared,
+        "ran": ran,
+    }
     unable_in = {(model, regime): unable(found, model, regime) for model, races in every.items() for regime in races}
     template = jinja.get_template("league.md.jinja")
-    environments = found["environments"]
+    environments = found["environments"] or read(LEAD)["environments"]
     page = template.render(**shown, **said, **how, models=every, unable=unable_in, environments=environments)
     (DOCS / "league.md").write_text(page.rstrip() + "\n", encoding="utf-8")
 

@@ -32,6 +32,7 @@ EXCHANGES: Mapping[str, tuple[Exchange, ...]] = {
         Exchange("fixed interval, linear", "fixed interval", "a line through two computed steps, for replay"),
         Exchange("Planned, linear", "Planned, replay", "the same on planned lists"),
         Exchange("Planned", "Planned, linear", "a line that is cut short, for the whole one"),
+        Exchange("TaylorSeer, lite", "fixed interval", "differences of computed steps, for replay"),
         Exchange("HiCache, lite", "TaylorSeer, lite", "Hermite polynomials, for powers"),
         Exchange("Spectrum, half a line", "Spectrum", "half a line mixed into the curve"),
         Exchange("AdaCache, MoReg", "AdaCache", "motion, in how long a window may be"),
@@ -40,6 +41,11 @@ EXCHANGES: Mapping[str, tuple[Exchange, ...]] = {
         Exchange("Planned, replay", "fixed interval", "a list planned from the noise levels, for equal gaps; replay"),
         Exchange("Planned, linear", "fixed interval, linear", "the same with a line"),
         Exchange("SpeCa, lite", "TaylorSeer, lite", "drafts that are checked, for equal gaps"),
+    ),
+    "Timetable and forecast": (
+        Exchange("Planned", "fixed interval", "a planned list and a line that is cut short, for equal gaps and replay"),
+        Exchange("MeanCache", "fixed interval", "a fitted list and mean velocities"),
+        Exchange("Spectrum, half a line", "fixed interval", "growing windows, and a curve through all computed steps"),
     ),
     "Indicator": (
         Exchange("TeaCache", "fixed interval", "the time's embedding, for equal gaps; replay of all blocks"),
@@ -100,12 +106,23 @@ SAME: Mapping[str, str] = {
 """Of a family, another library's implementation of the same method."""
 
 
+def ran(family: str, field: Field) -> str:
+    """Return the name under which a method ran on the many videos: natively, else another library's; empty: neither."""
+    there = {standing.family for standing in field if standing.stage == "final"}
+    return next((name for name in (family, SAME.get(family, "")) if name in there), "")
+
+
 def ratios(one: str, other: str, field: Field) -> tuple[Speed, ...] | None:
-    """Return at each level how many times faster a family is than another one; None unless on the same videos."""
-    found = {standing.family: standing for standing in field}
+    """Return at each level how many times faster a family is than another one; None unless on the same many videos."""
+    found = {standing.family: standing for standing in field if standing.stage == "final"}
     if one not in found or other not in found or found[one].places != found[other].places:
         return None
     return tuple(own.over(rival) for own, rival in zip(found[one].speeds, found[other].speeds, strict=True))
+
+
+def compared(one: str, other: str, field: Field) -> tuple[Speed, ...] | None:
+    """Return the ratios of two methods as they ran, natively or by another library."""
+    return ratios(ran(one, field), ran(other, field), field)
 
 
 def verdict(found: Sequence[Speed]) -> str:
@@ -130,7 +147,7 @@ def _side(one: Speed) -> str:
 
 def claim_stands(claim: Claim, field: Field) -> str:
     """Return whether a published order holds in a race: "holds", "does not hold", "level", "mixed" or "open"."""
-    found = ratios(claim.ahead, claim.behind, field)
+    found = compared(claim.ahead, claim.behind, field)
     if found is None:
         return "open"
     return {"faster": "holds", "slower": "does not hold"}.get(verdict(found), verdict(found))

@@ -14,6 +14,7 @@ from benchmarks.league import __main__ as command
 from benchmarks.league import contenders, page, words
 from benchmarks.league.facts import facts, lines_of_code, reads
 from benchmarks.league.ladders import LADDERS, LEFT_OUT
+from benchmarks.league.taken_over import taken_over
 from benchmarks.race import figures
 from benchmarks.race.contender import Contender
 from benchmarks.race.figures import Speed
@@ -238,6 +239,20 @@ def test_runs_count_as_long_as_the_video_is_the_same(folder: Path, monkeypatch: 
     monkeypatch.setattr("benchmarks.common.code", lambda: "other code")
     assert race.witness(FixedInterval(2)) == tiny(folder).witness(FixedInterval(2))
     assert race.witness(FixedInterval(2)) != race.witness(FixedInterval(3))
+
+
+def test_what_the_other_page_has_of_the_same_videos_is_taken_over() -> None:
+    made = row("MagCache", *FAST)
+    more = [one | {"videos": [*one["videos"], [127, 0.1, 99.0, 0.9]]} for one in made]
+    lead: Any = {
+        "races": {"shapes": {"euler-1-30": {"final": {"magcache": more, "fixed": row("fixed interval", *SLOW)}}}}
+    }
+    found: Any = {"races": {"shapes": {"euler-1-30": {"coarse": {}, "final": {"fixed interval": made}}}}}
+    assert taken_over(found, lead, (104, 105)) == {"shapes/euler-1-30": ["MagCache (diffusers)"]}
+    final = found["races"]["shapes"]["euler-1-30"]["final"]
+    assert final["fixed interval"] == made  # it ran here
+    assert final["magcache by diffusers"] == [one | {"family": "MagCache (diffusers)"} for one in made]
+    assert taken_over(found, lead, (104, 105, 106)) == {}
 
 
 def test_who_is_asked_for_must_be_there() -> None:
