@@ -27,17 +27,11 @@ from bwcache.study.methods import FewerSteps
 from bwcache.study.peers import Guards
 
 FEW = Lengths(
-    range(88, 89),
-    range(104, 105),
-    range(96, 97),
-    ((1, 9.0, 0.5, 9.0),),
-    contenders.LEVELS,
-    4,
-    (Guards(1, 1), Guards(2, 1)),
+    range(88, 89), range(104, 105), range(96, 97), ((1, 2.0, 0.02, 9.0),), (0.0, 1.0), 4, (Guards(1, 1), Guards(2, 1))
 )
-"""Four steps, a video for each stage."""
+"""Four steps, a video for each stage, and levels that anything reaches."""
 
-NAMES = ("fewer-steps", "fixed interval", "MagCache", "DeepCache", "first-block by diffusers")
+NAMES = ("fixed interval", "DeepCache", "first-block by diffusers")
 
 
 def row(family: str, *points: tuple[float, float]) -> list[dict[str, Any]]:
@@ -202,13 +196,14 @@ def test_a_tiny_league_from_end_to_end(folder: Path, monkeypatch: pytest.MonkeyP
     results = page.read(tmp_path / "league.json")
     every = page.fields(results)
     field = {one.family: one for one in every["shapes"]["euler-3-30"]}
-    assert {"fixed interval", "MagCache", "fewer steps"} <= field.keys()
+    assert "fixed interval" in field
     assert any("diffusers" in family for family in field)
     why = page.unable(results, "shapes", "euler-3-30")
     assert list(why) == ["DeepCache"]
     assert any(line.startswith("shapes, Euler, shift 3, 30 steps: not ") for line in page.missing(results, every))
-    monkeypatch.setattr(page, "RESULTS", tmp_path / "league.json")
-    monkeypatch.setattr(page, "read", lambda: results)
+    monkeypatch.setattr(figures, "DRAWS", 20)
+    monkeypatch.setattr(page, "taken_over", lambda *_: {})
+    monkeypatch.setattr(page, "read", lambda *_: results)
     monkeypatch.setattr(page, "DOCS", tmp_path)
     page.main()
     text = (tmp_path / "league.md").read_text(encoding="utf-8")
