@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import bwcache
+from bwcache.models import resolve
 from tests.beside.attached import CAREFREE, LINE, cached, expect_it_works, lines, plain, same
+from tests.laws.cases import POLICIES, One
 from tests.tiny import WAN, wan
 
 
@@ -82,3 +84,42 @@ def test_torchao_int8_weights_that_are_offloaded() -> None:
     offloaded, alone = expect_it_works(switch_on), expect_it_works(by_torchao)
     same(offloaded[0], alone[0])
     same(offloaded[1], alone[1])
+
+
+WEIGHTS = {"by hand": by_hand, "torchao": by_torchao}
+ON_WAN = [name for name, bold in POLICIES.items() if bold.on_transformers]
+
+
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("policy", ON_WAN)
+def test_every_policy_beside_weights_of_8_bits(policy: str, weights: str) -> None:
+    """Settings that never reuse change no bit of it, bold ones reuse, twice the same, and lists of steps stay lists."""
+    one = One(policy, "wan", "Last", "guided")
+    float32 = one.case.build().to(torch.float32)
+    pipe = one.case.build()
+    WEIGHTS[weights](pipe)
+    plain = one.case.run(pipe)
+    assert not torch.equal(plain, one.case.run(float32)), "nothing was rounded: the test shows nothing"
+    with bwcache.attach(pipe, one.never, spec=one.spec):
+        same(one.case.run(pipe), plain)
+    with bwcache.attach(pipe, one.bold, spec=one.spec) as session:
+        made = one.case.run(pipe)
+        same(one.case.run(pipe), made)
+    first, second = (said(trace) for trace in session.traces)
+    assert first == second
+    assert ("reuse" in {action for *_, action in first}) == (policy != "NeverReuse")
+    if not one.bold.taps(stack_of(pipe, one)) and not one.bold.needs_errors:
+        with bwcache.attach(float32, one.bold, spec=one.spec) as session:
+            one.case.run(float32)
+        assert said(session.trace) == first
+    same(one.case.run(pipe), plain)
+
+
+def said(trace: bwcache.Trace) -> list[tuple[Any, ...]]:
+    """What was decided, row by row."""
+    return [(event.step, event.branch, event.site, event.action) for event in trace.events]
+
+
+def stack_of(pipe: Any, one: One) -> Any:
+    return resolve("transformer", pipe.transformer, one.spec)

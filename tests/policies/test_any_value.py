@@ -23,6 +23,7 @@ POLICIES: dict[type[bwcache.Policy], dict[str, object]] = {
     bwcache.FasterCache: {},
     bwcache.MixCache: {},
     bwcache.FlowCache: {},
+    bwcache.FlashBlock: {},
     bwcache.Sortblock: {},
     bwcache.SkipDiT: {},
     bwcache.DeepCache: {},

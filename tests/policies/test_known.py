@@ -52,6 +52,7 @@ EVERY: list[Policy[Any]] = [
     bwcache.SkipDiT(3, 900, 100),
     bwcache.Sortblock(4, 0.2, 900, 20, (0.001, 0.2)),
     bwcache.FasterCache(3, weight=0.3, guidance=6, low_window=(0, 900.5)),
+    bwcache.FlashBlock(3, 100, 0.1),
     bwcache.FlowCache(0.02, 4, 0, "modulated", (1.5, 0.1)),
     bwcache.MixCache(2, 4, 6, impact=(1.0, 0.5, 2.0), penalty=3.0),
     bwcache.HiCache(5, 3, sigma=0.4),

@@ -99,6 +99,7 @@ class Denoiser:
             undo, self.stack.module, places, [self._at(plan, spot) for spot in plan.spots]
         )
         self._idle = self._idle_modules(plan)
+        undo.enter_context(policy.of_denoiser(self.stack.name).at_work(self.stack))
         self._overrides = [*overrides, *hooks.intercept_all(undo, self._idle.modules, self._at_idle)]
         self._compiled.interceptors = overrides
 

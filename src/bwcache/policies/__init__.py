@@ -17,6 +17,7 @@ from bwcache.policies.easycache import EasyCache
 from bwcache.policies.fastercache import FasterCache
 from bwcache.policies.first_block import FirstBlock
 from bwcache.policies.fixed_interval import FixedInterval
+from bwcache.policies.flash_block import FlashBlock
 from bwcache.policies.flowcache import FlowCache
 from bwcache.policies.foresight import Foresight
 from bwcache.policies.guarded import Guarded
@@ -57,6 +58,7 @@ __all__ = [
     "FasterCache",
     "FirstBlock",
     "FixedInterval",
+    "FlashBlock",
     "FlowCache",
     "Foresight",
     "Guarded",

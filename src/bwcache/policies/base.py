@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from operator import add
@@ -247,6 +248,10 @@ class Policy(ABC, Generic[State]):
         """Return name and settings, ready for JSON; `bwcache.policy` makes the policy of them again."""
         settings = {field.name: _described(getattr(self, field.name)) for field in fields(self) if field.init}
         return {"name": type(self).__name__} | settings
+
+    def at_work(self, stack: BlockStack) -> AbstractContextManager[None]:
+        """Return what stands in the denoiser while the policy is attached; by default nothing does."""
+        return nullcontext()
 
     def check(self, total: int) -> None:
         """Raises `SettingError` where the settings cannot work on a run of `total` steps."""

@@ -6,6 +6,7 @@ own worth. Here they go around any policy, so that methods can be held against e
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -80,6 +81,10 @@ class Guarded(Policy[State]):
     def of_denoiser(self, name: str) -> Policy[Any]:
         """The same guards around what acts on this denoiser."""
         return replace(self, policy=self.policy.of_denoiser(name))
+
+    def at_work(self, stack: BlockStack) -> AbstractContextManager[None]:
+        """As the policy inside."""
+        return self.policy.at_work(stack)
 
     def citation(self) -> str:
         """As the policy inside."""
