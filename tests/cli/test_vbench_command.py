@@ -116,6 +116,21 @@ def test_what_generate_leaves(bwcache_command, tmp_path, environment):
     assert found["scores"]["video"]["aesthetic_quality"]["mean"] == pytest.approx(0.5)
 
 
+def test_what_generate_leaves_of_a_prompt_file(bwcache_command, tmp_path, environment):
+    from bwcache.fleet.folder import VideoFolder
+
+    folder = VideoFolder(tmp_path / "many", {})
+    for prompt in PROMPTS:
+        with folder.adding(folder.name(prompt, len(list(tmp_path.glob("many/videos/*/*"))))) as part:
+            part.mkdir()
+            (part / "video.mp4").write_bytes(bytes(500))
+            (part / "video.json").write_text(json.dumps({"prompt": prompt}))
+    ended = bwcache_command("vbench", "many", "--python", environment.python, "--dimension", "aesthetic_quality")
+    assert ended.code == 0, ended.err
+    found = json.loads((tmp_path / "many-vbench" / "vbench.json").read_text())
+    assert len(found["scores"]["video"]["aesthetic_quality"]["videos"]) == len(PROMPTS)
+
+
 def test_scores_of_other_videos_are_refused(bwcache_command, made, environment):
     call = ["vbench", "made", "--python", environment.python, "--dimension", "subject_consistency"]
     bwcache_command(*call)

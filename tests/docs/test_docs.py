@@ -93,6 +93,9 @@ def test_other_commands_exist(line: str) -> None:
     elif words[:2] == ["python", "-m"]:
         module = ROOT / words[2].replace(".", "/")
         assert module.with_suffix(".py").is_file() or (module / "__main__.py").is_file()
+    elif words[0] == "torchrun":
+        options = words[words.index("-m") + 1 :]
+        test_commands_in_the_documentation_are_understood(shlex.join(options))
     else:
         assert words[:2] == ["pip", "install"]
 

@@ -47,7 +47,7 @@ def rank(number: int, count: int, meet: Path, seconds: float, work: Callable[...
     work(*arguments)
 
 
-def ended(process: Any, seconds: float = 300) -> int:
+def ended(process: Any, seconds: float = 1200) -> int:
     """Return the exit code of a process that ends by itself."""
     process.join(seconds)
     if process.exitcode is None:

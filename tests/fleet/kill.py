@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bwcache.core.files import PART
 from bwcache.fleet import leases
 from bwcache.fleet.folder import VideoFolder
 from bwcache.fleet.worker import Made, Row, Worker
@@ -83,10 +84,10 @@ def play(begin: Callable[[], Any], out: Path, kills: int, workers: int, seed: in
     return found
 
 
-def rest(out: Path, seconds: float) -> list[str]:
-    """What is left in a folder that should not be, once all leases are over."""
-    time.sleep(seconds)
-    return [str(path.relative_to(out)) for name in ("leases", "failed") for path in (out / name).iterdir()]
+def rest(out: Path) -> list[str]:
+    """What is left in a folder that should not be; half files of the dead go when they are older than a lease."""
+    left = [path for name in ("leases", "failed") for path in (out / name).iterdir()]
+    return [str(path.relative_to(out)) for path in left if not path.name.startswith(PART)]
 
 
 def quick(folder: Path, rows: int, blind: bool, seconds: float) -> None:
@@ -149,15 +150,15 @@ def play_quick(folder: Path, kills: int, blind: bool, seed: int, rows: int = 60)
     seconds = 1.0 if blind else 1e6  # then no lease is ever over
     begin = lambda: start(quick, folder, rows, blind, seconds)  # noqa: E731
     found = play(begin, folder / "out", kills, 3, seed, 0.15)
-    found.faults += quick_faults(folder / "out", rows) + rest(folder / "out", 0)
+    found.faults += quick_faults(folder / "out", rows) + rest(folder / "out")
     return found
 
 
-def play_videos(folder: Path, kills: int, seed: int, rows: int) -> Found:
+def play_videos(folder: Path, kills: int, seed: int, rows: int, longest: float = 6.0) -> Found:
     """Kill workers of the command."""
     options = videos(folder, rows)
-    found = play(lambda: start(command, folder, *options), folder / "out", kills, 2, seed, 6.0)
-    found.faults += video_faults(folder / "out", rows) + rest(folder / "out", 0)
+    found = play(lambda: start(command, folder, *options), folder / "out", kills, 2, seed, longest)
+    found.faults += video_faults(folder / "out", rows) + rest(folder / "out")
     return found
 
 
@@ -165,6 +166,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--rows", type=int, default=30)
+    parser.add_argument("--longest", type=float, default=6.0, help="seconds between two kills of real videos, at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--blind", action="store_true")
@@ -173,6 +175,6 @@ if __name__ == "__main__":
         if asked.quick:
             outcome = play_quick(Path(name), asked.kills, asked.blind, asked.seed)
         else:
-            outcome = play_videos(Path(name), asked.kills, asked.seed, asked.rows)
+            outcome = play_videos(Path(name), asked.kills, asked.seed, asked.rows, asked.longest)
     print(f"{outcome.kills} killed, {len(outcome.cells)} videos", *outcome.faults or ["no fault"], sep="\n")
     raise SystemExit(bool(outcome.faults))

@@ -96,6 +96,15 @@ def test_more_held_rows_than_are_remembered(tmp_path: Path, monkeypatch: pytest.
     assert finished(where) == [*range(1, 10)]
 
 
+def test_who_waits_says_for_whom_and_once(tmp_path: Path) -> None:
+    where, said = folder(tmp_path, seconds=1), []
+    file = where.path / "leases" / f"{where.name(1)}.0"
+    file.write_text(json.dumps({"host": "far", "process": 7, "machine": "another boot", "started": "1"}))
+    Worker(where, rows(where, 2), made, on_wait=said.append).run()
+    assert said == ["waiting for line 1, which is held by process 7 on far"]
+    assert finished(where) == [1, 2]
+
+
 def test_who_comes_second_finds_it_there(tmp_path: Path) -> None:
     """A worker that was taken for dead finishes after the one that took its row over."""
     where = folder(tmp_path, seconds=0.05)

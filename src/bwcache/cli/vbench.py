@@ -110,9 +110,14 @@ def gather(folder: Path) -> dict[str, list[Sample]]:
     Raises:
         SettingError: it holds no results, or results without videos.
     """
+    from bwcache.fleet.folder import RECORD, cells
     from bwcache.measure.vbench import Sample
     from bwcache.report.files import listed_prompts, run_folder
 
+    if (folder / RECORD).is_file():
+        many = [Sample(figures["prompt"], place / "video.mp4") for place, figures in cells(folder)]
+        if many:
+            return {"video": many}
     try:
         prompts = listed_prompts(read_json(folder / "summary.json"))
     except (OSError, ValueError) as error:

@@ -138,6 +138,14 @@ class VideoFolder:
                     part.unlink(missing_ok=True)
 
 
+def cells(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the place of each video in a folder, and what is said of it; sorted by name."""
+    for place in sorted(path.glob("videos/*/*")):
+        figures = _read(place / VIDEO)
+        if figures is not None:
+            yield place, figures
+
+
 def check_target(path: Path) -> dict[str, Any] | None:
     """Return what the videos in a folder have in common; None where there are none yet. Makes nothing.
 

@@ -64,7 +64,7 @@ class Worker:
         make: makes the video of a row; raises `FailedRowError` where this row cannot be made.
         on_row: told of each row that is found made, was made, or failed: the row, its figures if this worker made it,
             and the reason if it failed.
-        on_wait: told who holds a row while there is nothing else to do.
+        on_wait: told who holds a row while there is nothing else to do; once for each.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class Worker:
         self._folder, self._rows, self._make = folder, rows, make
         self._on_row, self._on_wait = on_row, on_wait
         self._began = folder.leases.now()
+        self._said = ""
 
     def run(self) -> None:
         """Return when every row is made or has failed since this worker began."""
@@ -146,6 +147,8 @@ class Worker:
 
     def _wait(self, row: Row) -> None:
         who = self._folder.leases.holder(row.name)
-        if who is not None and self._on_wait is not None:
-            self._on_wait(f"line {row.number} is held by {who}")
+        said = f"waiting for line {row.number}, which is held by {who}"
+        if who is not None and self._on_wait is not None and said != self._said:
+            self._on_wait(said)
+            self._said = said
         time.sleep(min(NAP, self._folder.leases.seconds / 10))
