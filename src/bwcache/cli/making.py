@@ -72,7 +72,7 @@ class Maker:
         """
         import torch
 
-        from bwcache.engine.tuned import other_weights
+        from bwcache.engine.made_for import other_weights
         from bwcache.measure.call import call
         from bwcache.measure.compare import call_cached
         from bwcache.report.files import write_generated
@@ -97,7 +97,7 @@ class Maker:
             raise FailedRowError(" ".join(str(error).split())) from error
         policy = choices.policy if settings.cache else None
         threshold = getattr(policy, "threshold", None)
-        other = None if choices.tuned is None else other_weights(self._pipe, choices.tuned)
+        other = None if choices.file is None else other_weights(self._pipe, choices.file)
         notes = notes if other is None else (*notes, other)
         found = figures(request, policy, done, trace, notes) | {"device": self._device}
 
