@@ -55,12 +55,11 @@ class Plain(PlainStack):
             change = mean_change(self.now, self.before[branch]) / planned
             if self.how == "hlc":
                 change *= moves
-            elif self.how == "moreg" and 0.1 <= (self.step + 1) / STEPS <= 0.9:
-                scaled = (moves / 0.385) ** 8
-                gradient = 10 * (scaled - (self.motion[branch] / 0.385) ** 8) / planned if branch in self.motion else 0
-                change *= scaled + abs(gradient)
+            elif self.how == "moreg":
+                scaled = (moves / 0.385) ** 8 if 0.1 <= (self.step + 1) / STEPS <= 0.9 else 1.0
+                change *= scaled + abs(10 * (scaled - self.motion.get(branch, 1.0)) / planned)
+                self.motion[branch] = scaled
             rate = self.book[1][int(np.searchsorted(self.book[0], change, side="right"))]
-            self.motion[branch] = moves  # of the first step there is nothing to compare with
         self.before[branch], self.rates[branch], self.planned[branch] = self.now, rate, self.step + rate
         self.all_rates.add(rate)
 
@@ -129,6 +128,14 @@ def test_motion_shortens_what_change_allows() -> None:
     policy = AdaCache((0.08, 0.16), (3, 2, 1), moreg=True)
     assert told(policy, measured, 12) == "ccrrcrrccccc"
     assert told(AdaCache((0.08, 0.16), (3, 2, 1)), measured, 12) == "ccrrcrrcrrcc"
+
+
+def test_motion_counts_as_one_before_it_counts() -> None:
+    """m = .308 is .168 on its scale: 1 before it, so mg = -8.3 where motion first counts, and 0 where it stays."""
+    policy = AdaCache((0.08, 0.16), (3, 2, 1), moreg=True)
+    measured = {1: (0.05, 0.308), 2: (0.02, 0.308), 3: (0.05, 0.308)}
+    assert told(policy, measured, 20) == "cccrr" + 15 * "c"
+    assert told(policy, {1: (0.3, 0.0), 2: (0.1, 0.308)}, 40)[:6] == "cccrcc"  # neither counts yet: as without
 
 
 def test_hlc_multiplies_both() -> None:

@@ -9,15 +9,15 @@ moves between frames, mg its gradient.
 2. A codebook makes of c the next tau: that of the first threshold above it, or the last one (Sec. 3.2). The next tau -
    1 steps are reused: every block adds what it added at t.
 3. With `moreg` c is multiplied by m + |mg| before (Motion Regularization, Sec. 3.3): m = sum|x[f+1] - x[f]| over
-   sum|x[f+1]| + |x[f]| between frames f, put on a scale by (m / .385) ** 8, and mg = 10 * (m - m') / tau. It holds
-   between a tenth and nine tenths of the steps.
+   sum|x[f+1]| + |x[f]| between frames f, put on a scale by (m / .385) ** 8, and mg = 10 * (m - m') / tau. m is 1
+   before a tenth and after nine tenths of the steps, as the older one too.
 4. The first two steps and the last `tail` are computed.
 
 What all blocks add one after the other is what the stack adds: so one hidden state is kept for each branch, where the
 paper's code keeps two for each block; sites and taps are two things. Nothing is waited for in the forward.
 
 Readings: the attention is the temporal one where there is one, and of the blocks that have it that before the middle
-(13 of 28, as published). Where m' is not known, mg is 0. The scale's divisor, 1 in the code, is left out.
+(13 of 28, as published). Where m' is not known it is 1. The scale's divisor, 1 in the code, is left out.
 
 Deviations: p is taken before its gate. x, of which the motion is told, is what the denoiser returns, where frames lie
 apart, and not p, whose tokens carry no count of frames.
@@ -55,7 +55,7 @@ class AdaCache(Codebook):
     entry = Entry(
         keeps="1",
         reads="one attention in the middle, once per computed step",
-        verified="a second implementation, bit for bit",
+        verified="a second implementation, bit for bit, and one in numpy",
         paper=Paper(
             title="Adaptive Caching for Faster Video Generation with Diffusion Transformers",
             authors="Kahatapitiya, Liu, He, Liu, Jia, Zhang, Ryoo, Xie",
@@ -88,18 +88,15 @@ class AdaCache(Codebook):
 
     def planned(self, observation: Observation, change: float, motion: float | None, before: Computed) -> int:
         """Return the codebook's rate at c, with motion where it counts."""
-        if self.moreg and motion is not None and _is_regularized(observation):
-            gradient = 0.0 if before.motion is None else 10 * (_scaled(motion) - _scaled(before.motion)) / before.rate
-            change *= _scaled(motion) + abs(gradient)
+        if self.moreg and motion is not None:
+            step = observation.step
+            now, older = _scaled(motion, step.index, step.total), _scaled(before.motion, before.step, step.total)
+            change *= now + abs(10 * (now - older) / before.rate)
         return self.rate_of(change)
 
 
-def _is_regularized(observation: Observation) -> bool:
-    total = observation.step.total or 0
-    share = (observation.step.index + 1) / total if total else 0.0
-    return REGULARIZED[0] <= share <= REGULARIZED[1]
-
-
-def _scaled(motion: float) -> float:
-    """m on the scale on which 1 is much."""
+def _scaled(motion: float | None, index: int, total: int | None) -> float:
+    """m on the scale on which 1 is much; 1 where it is not known or does not count."""
+    if motion is None or not total or not REGULARIZED[0] <= (index + 1) / total <= REGULARIZED[1]:
+        return 1.0
     return (motion / 0.385) ** 8
