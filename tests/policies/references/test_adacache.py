@@ -1,7 +1,7 @@
 """AdaCache (2411.02397) written twice: the change of one block's attention per step looks up when to compute next.
 
-The block is the one before the middle (13 of 28 as published, counted from 0). A reused step replays every block's parts, which is the residual
-of the whole stack: nothing stands between them. With MoReg the motion between latent frames scales the change, in the
+The block is the one before the middle (13 of 28 as published, counted from 0). A reused step replays what every block
+adds, which is the residual of the whole stack. With MoReg the motion between latent frames scales the change in the
 10th to the 90th of 100 steps; outside of these, and before the first comparison, it counts as 1, as the older one of
 its gradient too (the authors' code). Motion is told of what the denoiser returns, as the policy says that it deviates.
 """

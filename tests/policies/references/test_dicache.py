@@ -78,4 +78,4 @@ def test_policy_and_reference_decide_and_make_the_same(case: tuple[int, float, i
     for branch in toy.BRANCHES:
         assert toy.mixed(reference.lanes[branch].letters)
         assert toy.decisions(trace, branch) == reference.lanes[branch].letters
-    assert toy.close(played, expected, 1e-6)  # the share along is read in float32
+    assert toy.close(played, expected, 1e-5)  # the share along is read in float32, and the video carries it on

@@ -46,10 +46,7 @@ class Reference:
         return False
 
     def denoise(self, latents: Array, step: int, branch: str) -> Array:
-        if branch == "cond":
-            reuses = self._reuses(latents, step)
-        else:
-            reuses = self.letters["cond"][-1] == "r"
+        reuses = self._reuses(latents, step) if branch == "cond" else self.letters["cond"][-1] == "r"
         self.letters[branch] += "r" if reuses else "C"
         if reuses:
             return latents + self.difference[branch]

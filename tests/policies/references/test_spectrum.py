@@ -52,7 +52,9 @@ class Reference:
         features = np.stack([feature.ravel() for _, feature in past])
         basis = chebyshev.chebvander(2 * known / self.steps - 1, self.degree)
         fitted = np.linalg.solve(basis.T @ basis + self.ridge * np.eye(self.degree + 1), basis.T @ features)
-        curve = (chebyshev.chebvander(np.array([2 * step / self.steps - 1]), self.degree) @ fitted).reshape(past[0][1].shape)
+        curve = (chebyshev.chebvander(np.array([2 * step / self.steps - 1]), self.degree) @ fitted).reshape(
+            past[0][1].shape
+        )
         (before, older), (last, newer) = past[-2:]
         line = newer + (step - last) / (last - before) * (newer - older)
         mixed: Array = self.share * curve + (1 - self.share) * line

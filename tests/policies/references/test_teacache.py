@@ -1,4 +1,4 @@
-"""TeaCache (2411.19108) written twice: the polynomial of the change since the previous step, summed up to a threshold."""
+"""TeaCache (2411.19108) written twice: a polynomial of the change since the previous step, summed up."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("case", SETTINGS.values(), ids=SETTINGS)
-def test_policy_and_reference_decide_and_make_the_same(case: tuple[int, float, tuple[float, ...], str, int, int]) -> None:
+def test_policy_and_reference_decide_and_make_the_same(
+    case: tuple[int, float, tuple[float, ...], str, int, int],
+) -> None:
     steps, threshold, coefficients, reads, warmup, tail = case
     reference = Reference(*case)
     expected = toy.sampled(reference.denoise, steps)
