@@ -37,6 +37,7 @@ from bwcache.policies import (
     Policy,
     PyramidAttentionBroadcast,
     SeaCache,
+    SenCache,
     SmoothCache,
     Sortblock,
     SpeCa,
@@ -138,6 +139,11 @@ def magcache(traces: Sequence[Trace], delta: float, longest: int) -> MagCache:
     return MagCache.fitted(traces, delta, longest, retention=0.0)
 
 
+def sencache(traces: Sequence[Trace], epsilon: float, longest: int) -> SenCache:
+    """A tenth of epsilon at the beginning."""
+    return SenCache.fitted(traces, epsilon, epsilon / 10, longest)
+
+
 LADDERS: tuple[Ladder, ...] = (
     Ladder("fixed interval", FixedInterval, each(lambda n: FixedInterval(n, 1, 0), *INTERVALS), "the plain baseline"),
     Ladder(
@@ -184,6 +190,12 @@ LADDERS: tuple[Ladder, ...] = (
             *((0.15, 2), (0.25, 2), (0.35, 3), (0.5, 4), (0.8, 6), (1.2, 8)),
         ),
         "diffusers' .25 with 2 skipped steps",
+    ),
+    Ladder(
+        "SenCache",
+        SenCache,
+        fitted(SenCache, sencache, (0.03, 2), (0.07, 3), (0.15, 3), (0.3, 4), (0.6, 6), (1.2, 10)),
+        "the authors' .1 and .2 for Wan 2.1 with 2 and 3 skipped steps, a tenth in the first fifth of the run",
     ),
     Ladder("FirstBlock", FirstBlock, each(FirstBlock, *CHANGES), "diffusers' .05; .06 to .12 in ParaAttention"),
     Ladder(
@@ -371,6 +383,6 @@ LEFT_OUT: Mapping[str, str] = {
     "Guarded": "is around the others",
     "Tuned": "is fitted to one model by its own command",
     "SkipDiT": "needs a model that was trained with long skips",
-    "SenCache": "needs a table of sensitivities, which nothing here measures yet",
+    "FlowCache": "is for video that is made chunk by chunk",
 }
 """Policies without a ladder, and why."""

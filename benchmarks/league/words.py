@@ -86,6 +86,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("BWCache", "TeaCache", "BWCache's paper: Open-Sora 27.1 dB at 1.61x against 22.4 at 1.50x"),
     Claim("BWCache", "FasterCache", "BWCache's paper: Open-Sora 27.1 dB at 1.61x against 24.0 at 1.35x"),
     Claim("MagCache", "TeaCache", "SenCache's paper: Wan 2.1 28.4 dB at 2.4x against 25.1 at 2.0x"),
+    Claim("SenCache", "MagCache", "SenCache's paper: Wan 2.1 29.1 dB against 28.4, both at 2.4x"),
     Claim("EasyCache", "TeaCache", "VDE's paper: Wan 2.1 25.2 dB at 2.54x against 22.6 at 2.0x"),
     Claim("SeaCache", "TeaCache", "SeaCache's paper: HunyuanVideo 26.5 dB at 3.0x against 20.4 at 2.7x"),
     Claim("MeanCache", "TeaCache", "MeanCache's paper: HunyuanVideo 24.0 dB at 3.21x against 18.0 at 3.11x"),
