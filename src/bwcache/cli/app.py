@@ -67,6 +67,8 @@ def _root(
 def _compare(settings: CompareSettings) -> None:
     """Make each video twice, without and with caching: how much faster, how close, which steps were reused and why.
 
+    How close: PSNR, SSIM, VMAF, and MS-SSIM, LPIPS and XPSNR where they can be measured.
+
     Without options: the small model in the box on its own prompts, less than two minutes on a laptop.
     """
     need("diffusers", "metrics", "plots")
