@@ -1,4 +1,7 @@
-"""Processes that are copies of this one, so that nothing is imported again: workers, and ranks that share a folder."""
+"""Processes that are copies of one that has imported all: workers, and ranks that share a folder.
+
+They are copies of a server that has no threads, and not of the process that tests run in, which may have some.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-FORK = multiprocessing.get_context("fork")
+FORK = multiprocessing.get_context("forkserver")
+FORK.set_forkserver_preload(["tests.fleet.imported"])
 
 
 def start(work: Callable[..., None], *arguments: Any) -> Any:

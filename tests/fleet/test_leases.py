@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -18,6 +17,7 @@ import pytest
 
 from bwcache.fleet import leases as module
 from bwcache.fleet.leases import Lease, Leases, is_gone, this_process
+from tests.fleet.forked import FORK, start
 
 
 def elsewhere(folder: Path, name: str = "row", number: int = 0, age: float = 0.0) -> Path:
@@ -143,11 +143,8 @@ def _hold(folder: Path, told: Any) -> None:
 
 
 def test_a_killed_process_of_this_machine_is_seen_at_once(tmp_path: Path) -> None:
-    forked = multiprocessing.get_context("fork")
-    told = forked.Event()
-    process = forked.Process(target=_hold, args=(tmp_path, told))
-    process.start()
-    assert told.wait(60)
+    process = start(_hold, tmp_path, told := FORK.Event())
+    assert told.wait(120)
     leases = Leases(tmp_path, seconds=1e6)
     assert leases.take("row") is None
     os.kill(process.pid, signal.SIGKILL)
