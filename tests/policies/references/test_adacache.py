@@ -80,7 +80,7 @@ class Reference:
 SETTINGS = {
     "the paper's codebook": (20, (0.08, 0.16, 0.24, 0.32, 0.4), (6, 5, 4, 3, 2, 1), False),
     "another one": (20, (0.1, 0.2), (4, 3, 1), False),
-    "with motion": (20, (0.08, 0.16, 0.24, 0.32, 0.4), (6, 5, 4, 3, 2, 1), True),
+    "with motion": (20, (0.6, 1.5, 4.0), (5, 4, 2, 1), True),
     "with motion, another codebook": (30, (0.3, 1.0, 3.0), (4, 3, 2, 1), True),
 }
 

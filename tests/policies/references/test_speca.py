@@ -92,7 +92,7 @@ class Reference:
         return toy.predicted(real)
 
 
-SETTINGS = {"first order": (20, 3.0, 0.5, 0.01, 1, 5, 1, 3), "second order": (24, 1.5, 0.9, 0.1, 2, 6, 2, 4)}
+SETTINGS = {"first order": (20, 0.5, 0.5, 0.01, 1, 5, 1, 3), "second order": (24, 0.33, 0.9, 0.1, 2, 6, 2, 4)}
 
 
 @pytest.mark.parametrize("case", SETTINGS.values(), ids=SETTINGS)

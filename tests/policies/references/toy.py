@@ -19,7 +19,7 @@ Array: TypeAlias = NDArray[np.float64]
 Denoise: TypeAlias = Callable[[Array, int, str], Array]
 """Latents `[1, C, F, H, W]`, step and branch to the prediction, of the same shape."""
 
-BLOCKS, WIDTH, HIDDEN, CHANNELS = 4, 8, 12, 4
+BLOCKS, WIDTH, HIDDEN, CHANNELS = 4, 16, 12, 4
 FRAMES, SIDE = 3, 2
 SHAPE = (1, CHANNELS, FRAMES, SIDE, SIDE)
 TOKENS = FRAMES * SIDE * SIDE
@@ -113,7 +113,7 @@ def sampled(denoise: Denoise, steps: int) -> list[Array]:
 
 class _Linear(nn.Linear):
     def __init__(self, weight: Array) -> None:
-        super().__init__(*weight.shape, bias=False)
+        super().__init__(weight.shape[0], weight.shape[1], bias=False)
         self.weight.data = torch.from_numpy(weight.T.copy())
 
 
@@ -208,8 +208,8 @@ def _attached(policy: Policy[Any], steps: int) -> Iterator[tuple[Denoise, Any]]:
         schedule = [sigma(step, steps) for step in range(steps + 1)]
 
         def denoise(latents: Array, step: int, branch: str) -> Array:
-            at = {"sigma": schedule[step], "noise": (schedule[step], schedule[step + 1]), "schedule": schedule}
-            with torch.no_grad(), session.step(step, steps, branch, prediction="flow", **at):
+            now, after = schedule[step], schedule[step + 1]
+            with torch.no_grad(), session.step(step, steps, branch, now, (now, after), "flow", schedule):
                 time = torch.tensor([1000 * schedule[step]], dtype=torch.float64)
                 output: Array = model(torch.from_numpy(latents), time, torch.from_numpy(TEXT[branch])).numpy()
                 return output
