@@ -1,8 +1,9 @@
 """Sortblock (2508.00412) written twice: the blocks whose residual is least like its forecast are computed off cycle.
 
 The share is that of the step behind a full one, which still goes by the list before; from then on the new one holds.
-The official code asks for the likeness in that step too, where blocks on the list keep a forecast of the cycle before; the
-facts call that a quirk. Here, as in the policy, a full step's residual is laid beside its own forecast of one step on.
+The official code asks for the likeness in that step too, where blocks on the list keep a forecast of the cycle before;
+the facts call that a quirk. Here, as in the policy, a full step's residual is laid beside its own forecast of one step
+on.
 """
 
 from __future__ import annotations
