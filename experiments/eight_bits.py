@@ -1,4 +1,4 @@
-"""Experiment 28: caches on weights of 8 bits. Do the work saved and the errors of the two go together?
+"""Experiment 29: caches on weights of 8 bits. Do the work saved and the errors of the two go together?
 
 Needs torchao (`pip install torchao`), which nothing else does.
 """
