@@ -7,6 +7,7 @@ leave open from where the interval counts; here, as in the policy, from the last
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ class Reference:
     letters: str = ""
 
     def _block(self, i: int, entering: Array, timestep: float, skip: Array | None = None) -> Array:
-        block = self.model.blocks[i]
+        block: Any = self.model.blocks[i]
         entering = entering if skip is None else fused(block.fuse, entering, skip)
         text = TEXT.numpy().mean(1, keepdims=True)
         return entering + np.tanh(linear(block.mix, entering) + text) * (1 + timestep / 1000)
