@@ -384,5 +384,6 @@ LEFT_OUT: Mapping[str, str] = {
     "Tuned": "is fitted to one model by its own command",
     "SkipDiT": "needs a model that was trained with long skips",
     "FlowCache": "is for video that is made chunk by chunk",
+    "FlashBlock": "is for video that is made chunk by chunk",
 }
 """Policies without a ladder, and why."""

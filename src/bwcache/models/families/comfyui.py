@@ -8,8 +8,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bwcache.models.families.layouts import X, blocks
+from bwcache.models.families.layouts import X
 from bwcache.models.spec import BlockList, BlockSpec
+
+UNSEEN = "nobody looked at what ComfyUI's blocks call inside"
+
+
+def blocks(path: str = "blocks", *returns: str) -> BlockList:
+    """Return a list of blocks; no name: they return `x`."""
+    return BlockList(path, returns or X, parts_missing=UNSEEN)
+
 
 WAN = BlockSpec(
     "WanModel",
@@ -22,7 +30,10 @@ WAN = BlockSpec(
     module_prefix="comfy.ldm.wan",
     sources="ComfyUI 0.3.64, 0.18.2",
 )
-DOUBLE_SINGLE = (BlockList("double_blocks", ("img", "txt"), measured="img"), blocks("single_blocks"))
+DOUBLE_SINGLE = (
+    BlockList("double_blocks", ("img", "txt"), measured="img", parts_missing=UNSEEN),
+    blocks("single_blocks"),
+)
 FLUX = replace(WAN, model="Flux", lists=DOUBLE_SINGLE, layout="bchw", module_prefix="comfy.ldm.flux")
 
 ROWS = (
