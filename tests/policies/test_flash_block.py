@@ -47,8 +47,8 @@ def test_the_weight_is_the_log_sum_exp_and_zeros_count() -> None:
     scores = np.einsum("bhqd,bhkd->bhqk", query.numpy(), key.numpy()) * 0.3
     found = partial_attention(query, key, value, 0.3, zeros=7)
     np.testing.assert_allclose(found.weight.numpy(), np.log(np.exp(scores).sum(-1) + 7), rtol=1e-5, atol=1e-5)
-    padded = [torch.cat((x, torch.zeros(2, 3, 7, 8)), 2) for x in (key, value)]
-    full = torch.nn.functional.scaled_dot_product_attention(query, *padded, scale=0.3)
+    padded, filling = (torch.cat((x, torch.zeros(2, 3, 7, 8)), 2) for x in (key, value))
+    full = torch.nn.functional.scaled_dot_product_attention(query, padded, filling, scale=0.3)
     torch.testing.assert_close(found.output, full, rtol=1e-5, atol=1e-5)
 
 
