@@ -77,6 +77,7 @@ def test_the_pack_is_what_the_registry_takes() -> None:
     said = tomllib.loads((PACK / "pyproject.toml").read_text(encoding="utf-8"))
     own = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert said["project"]["version"] == own["project"]["version"]
+    assert said["project"]["urls"]["Repository"] == own["project"]["urls"]["Repository"]
     assert "comfyui" not in said["project"]["name"].lower()
     assert said["tool"]["comfy"]["requires-comfyui"] == ">=0.3.64"
     needs = (PACK / "requirements.txt").read_text(encoding="utf-8").split()
