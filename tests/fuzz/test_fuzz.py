@@ -18,7 +18,7 @@ from bwcache.features.weighted import Weighted
 from tests import tiny
 from tests.fuzz import oracle, replay
 from tests.fuzz import scenario as scenarios
-from tests.fuzz.oracle import check, quietly
+from tests.fuzz.oracle import Finding, check, quietly
 from tests.fuzz.policies import Chosen
 from tests.fuzz.reduce import as_test, reduced
 from tests.fuzz.scenario import DIMENSIONS, KNOWN, Call, Copy, Do, Enter, Hook, Leave, Says, Scenario, draw, source
@@ -28,7 +28,7 @@ CHUNK = 10
 REPLAYING = Chosen("StepList", (("steps", "(0, 2)"),))
 
 
-def alone(seed: int) -> list[Any]:
+def alone(seed: int) -> list[Finding]:
     """What is found in a seed's scenario, with nothing of those before it left in memory."""
     gc.collect()
     return check(draw(seed))
