@@ -18,7 +18,7 @@ from bwcache.features.weighted import Weighted
 from tests import tiny
 from tests.fuzz import oracle, replay
 from tests.fuzz import scenario as scenarios
-from tests.fuzz.oracle import Finding, check, quietly
+from tests.fuzz.oracle import check, quietly
 from tests.fuzz.policies import Chosen
 from tests.fuzz.reduce import as_test, reduced
 from tests.fuzz.scenario import DIMENSIONS, KNOWN, Call, Copy, Do, Enter, Hook, Leave, Says, Scenario, draw, source
@@ -28,17 +28,11 @@ CHUNK = 10
 REPLAYING = Chosen("StepList", (("steps", "(0, 2)"),))
 
 
-def alone(seed: int) -> list[Finding]:
-    """What is found in a seed's scenario, with nothing of those before it left in memory."""
-    gc.collect()
-    return check(draw(seed))
-
-
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
 def test_scenarios_keep_every_law(first: int) -> None:
     """One that does not is made small by `python -m tests.fuzz --n 1 --seed N`."""
     with quietly():
-        found = {seed: alone(seed) for seed in range(first, first + CHUNK)}
+        found = {seed: check(draw(seed)) for seed in range(first, first + CHUNK)}
     assert {seed: findings for seed, findings in found.items() if findings} == {}
 
 
