@@ -542,3 +542,34 @@ def test_two_steps_are_not_called_too_few_since_some_policies_reuse_the_second()
     said = pytest.warns(bwcache.NeverReusedWarning, match=r"nothing was reused in 2 steps: planned \(2 of 2 rows")
     with said, bwcache.attach(pipe, bwcache.Planned(computed=2)) as session:
         WAN.run(pipe, num_inference_steps=2)
+
+
+@pytest.mark.parametrize("broke_off", [False, True], ids=["went through", "broke off"])
+def test_a_bar_that_is_collected_as_garbage_ends_no_later_run(broke_off: bool) -> None:
+    """tqdm closes a bar again as it goes, which may be in the middle of a run and within an exception's handling."""
+    pipe = wan()
+    bars: list[Any] = []
+    own = pipe.progress_bar
+    pipe.progress_bar = lambda *args, **kwargs: bars.append(own(*args, **kwargs)) or bars[-1]
+
+    def halt(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    def collected(_pipe: Any, step: int, _time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if step == 2:
+            try:
+                raise ValueError
+            except ValueError:
+                bars[0].__del__()
+        return tensors
+
+    with bwcache.attach(pipe, FixedInterval(interval=3)) as session:
+        if broke_off:
+            with pytest.raises(KeyboardInterrupt):
+                WAN.run(pipe, num_inference_steps=6, callback_on_step_end=halt)
+        else:
+            WAN.run(pipe, num_inference_steps=6)
+        WAN.run(pipe, num_inference_steps=6, callback_on_step_end=collected)
+    assert len(session.traces) == 2
+    assert session.trace.steps == 6
+    assert session.trace.computed < 6

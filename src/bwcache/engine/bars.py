@@ -53,13 +53,22 @@ def _noting(pipeline: Any, session: Session, inner: Callable[..., Any]) -> Calla
 
 
 def _listen(bar: Any, pipeline: Any, session: Session) -> None:
-    """Frees what is kept as soon as a loop breaks off: by an exception, Ctrl-C or an interrupt."""
+    """Frees what is kept as soon as a loop breaks off: by an exception, Ctrl-C or an interrupt.
+
+    A bar speaks once, in its own thread, and only until its pipeline shows another: tqdm closes bars again as they are
+    collected as garbage, which may be in the middle of any later run and while any exception is being handled.
+    """
     close = getattr(bar, "close", None)
     if close is None or not hasattr(bar, "__dict__") or "close" in vars(bar):
         return
+    token = session.here.bars[id(pipeline)] = object()
 
     def closing() -> None:
         close()
+        shown = session.here.bars
+        if shown.get(id(pipeline)) is not token:
+            return
+        del shown[id(pipeline)]
         if sys.exc_info()[0] is not None or getattr(pipeline, "_interrupt", False):
             session.end_run()
 

@@ -79,6 +79,7 @@ class Sampling(threading.local):
         forward: the forward that is open, or None.
         plain: whether a forward is open that is no step.
         cache_fills: the forwards of this run that were no step, by their sign.
+        bars: a token for the bar that each pipeline, by its id, shows at present.
     """
 
     def __init__(self, new_clock: Callable[[], Clock]) -> None:
@@ -88,6 +89,7 @@ class Sampling(threading.local):
         self.forward: Forward | None = None
         self.plain = False
         self.cache_fills: Counter[str] = Counter()
+        self.bars: dict[int, object] = {}
 
 
 class Session:
