@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACK = ROOT / "comfyui"
 IDS = {
     "BWCache": (["model", "grade", "method", "memory", "start", "end"], ["cached_model", "run"]),
-    "BWCacheMethod": (["name", "settings"], ["method"]),
+    "BWCacheMethod": (["name", "settings"], ["method", "fields"]),
     "BWCacheReport": (["run", "samples"], ["same_samples", "picture", "text"]),
     "BWCacheCompare": (["uncached", "cached", "run"], ["images", "text"]),
     "BWCacheSaveTrace": (["run", "samples", "name"], []),
@@ -141,6 +141,7 @@ def test_each_method_of_the_catalogue_can_be_chosen(name: str) -> None:
             words.of_method(name, "")
         return
     policy = words.of_method(name, "")
+    assert words.of_method(name, words.defaults(name)) == policy
     assert type(policy) is known()[name]
     assert all(field in words.defaults(name) for field in policy.describe() if field != "name")
 

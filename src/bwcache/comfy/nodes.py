@@ -109,18 +109,16 @@ class BWCacheMethod(io.ComfyNode):
                     "settings",
                     default="",
                     multiline=True,
-                    tooltip="One field = value a line, such as threshold = 0.2. Empty: the paper's own. The fields of "
-                    "the method are on this node once it has run.",
+                    tooltip="One field = value a line, such as threshold = 0.2. Empty: the paper's own. All fields "
+                    "with their values come out of this node as a text.",
                 ),
             ],
-            outputs=[METHOD.Output("method", display_name="method")],
-            is_output_node=False,
+            outputs=[METHOD.Output("method", display_name="method"), io.String.Output("fields", display_name="fields")],
         )
 
     @classmethod
     def execute(cls, name: str, settings: str) -> io.NodeOutput:
-        policy = words.of_method(name, settings)
-        return io.NodeOutput(policy, ui=ui.PreviewText(words.defaults(name)))
+        return io.NodeOutput(words.of_method(name, settings), words.defaults(name))
 
 
 class BWCacheReport(io.ComfyNode):

@@ -8,8 +8,9 @@ noise level, which rows are of which prompt) is said by the host and never guess
 from __future__ import annotations
 
 import logging
+import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -310,8 +311,7 @@ def _stand_inside(options: Any) -> None:
 @contextmanager
 def _no_planned_memory() -> Iterator[None]:
     """Switch ComfyUI's allocation of whole forwards off, where it has that: it gives out again what is kept."""
-    found: Callable[[], Any] = _arguments
-    arguments = found()
+    arguments: Any = getattr(sys.modules.get("comfy.cli_args"), "args", None)  # ComfyUI's command line
     before = getattr(arguments, "disable_comfy_compiler", None)
     if before is None:
         yield
@@ -321,10 +321,3 @@ def _no_planned_memory() -> Iterator[None]:
         yield
     finally:
         arguments.disable_comfy_compiler = before
-
-
-def _arguments() -> Any:
-    """ComfyUI's command line, as it stands; None outside of it."""
-    import sys
-
-    return getattr(sys.modules.get("comfy.cli_args"), "args", None)

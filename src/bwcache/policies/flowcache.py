@@ -27,25 +27,21 @@ last, so that `tail` holds in each of them. Each guidance branch of its own forw
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial
 from typing import Any, Literal
 
-from bwcache.core import Decision, compute, reuse
+from bwcache.core import Decision
 from bwcache.features import All
 from bwcache.models import BlockStack, Place, Site, Tap
 from bwcache.policies.base import Observation, Policy
+from bwcache.policies.budget import Sums, begin_anew, decided, polynomial
 from bwcache.policies.checks import expect, number, one_of, whole
 from bwcache.policies.entry import Entry, Paper
-from bwcache.policies.guarded import guard
 from bwcache.policies.sites import added_by_all
 
 Input = Literal["latents", "modulated"]
-
-Sums = dict[tuple[str, str], float]
-"""What was added up since the last computed step, by denoiser and lane; a run is a chunk."""
 
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "MAGI-1 slow": {"threshold": 0.01, "warmup": 5},
@@ -143,28 +139,12 @@ class FlowCache(Policy[Sums]):
 
     def decide(self, observation: Observation, state: Sums) -> Decision:
         """Rules 3 and 4."""
-        lane, guarded = _lane(observation), guard(observation.step, self.warmup, self.tail)
-        spent = state.pop(lane, 0.0)
-        if guarded is not None:
-            return guarded
-        change = observation.now[0]
-        if change is None:
-            return compute("nothing to compare with yet")
-        spent += reduce(lambda value, coefficient: value * change + coefficient, self.coefficients, 0.0)
-        if not math.isfinite(spent):
-            return compute("indicator is not finite", spent)
-        if spent < self.threshold:
-            state[lane] = spent
-            return reuse(f"within the budget ({spent:.4f} < {self.threshold:g})", spent)
-        return compute(f"budget spent ({spent:.4f} >= {self.threshold:g})", spent)
+        cost = partial(polynomial, self.coefficients)
+        return decided(observation, state, self.threshold, (self.warmup, self.tail), cost)
 
     def refresh(self, observation: Observation, state: Sums) -> None:
         """What is computed, for whatever reason, begins the sum anew."""
-        state.pop(_lane(observation), None)
+        begin_anew(observation, state)
 
     def _seen(self, stack: BlockStack) -> Place:
         return stack.root if self.input == "latents" else stack.named("modulated")
-
-
-def _lane(observation: Observation) -> tuple[str, str]:
-    return (observation.denoiser, observation.step.lane)

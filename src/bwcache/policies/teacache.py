@@ -30,20 +30,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bwcache.core import Decision, Trace, compute, reuse
+from bwcache.core import Decision, Trace
 from bwcache.core.words import shown
 from bwcache.errors import SettingError, complaint
 from bwcache.features import All
 from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.base import Observation, Policy
+from bwcache.policies.budget import Sums, begin_anew, decided, polynomial
 from bwcache.policies.checks import expect, number, one_of, whole
 from bwcache.policies.entry import Entry, Paper, Table
-from bwcache.policies.guarded import guard
 from bwcache.policies.measuring import Measuring, settings_of
 from bwcache.policies.sites import added_by_all
 
 Input = Literal["modulated", "time"]
-Sums = dict[tuple[str, str], float]
 
 ORDER = 4
 """Of the polynomial that is fitted, as in the paper."""
@@ -203,31 +202,15 @@ class TeaCache(Policy[Sums]):
 
     def decide(self, observation: Observation, state: Sums) -> Decision:
         """Eq. 7 between the first and the last steps."""
-        lane, guarded = _lane(observation), guard(observation.step, self.warmup, self.tail)
-        spent = state.pop(lane, 0.0)
-        if guarded is not None:
-            return guarded
-        change = observation.now[0]
-        if change is None:
-            return compute("nothing to compare with yet")
-        spent += self.rescaled(change)
-        if not math.isfinite(spent):
-            return compute("indicator is not finite", spent)
-        if spent < self.threshold:
-            state[lane] = spent
-            return reuse(f"within the budget ({spent:.4f} < {self.threshold:g})", spent)
-        return compute(f"budget spent ({spent:.4f} >= {self.threshold:g})", spent)
+        return decided(observation, state, self.threshold, (self.warmup, self.tail), self.rescaled)
 
     def refresh(self, observation: Observation, state: Sums) -> None:
         """What is computed, for whatever reason, begins the sum anew."""
-        state.pop(_lane(observation), None)
+        begin_anew(observation, state)
 
     def rescaled(self, change: float) -> float:
         """Return f of a change (dimensionless)."""
-        value = 0.0
-        for coefficient in self.coefficients:
-            value = value * change + coefficient
-        return value
+        return polynomial(self.coefficients, change)
 
     @classmethod
     def authors_table(cls, content: Any) -> dict[str, Any] | None:
@@ -276,7 +259,3 @@ class MeasuringInput(Measuring):
     def taps(self, stack: BlockStack) -> tuple[Tap, ...]:
         """F, and what the denoiser returns."""
         return (stack.tap(stack.named(self.input), view=All()), stack.tap(stack.root, view=All()))
-
-
-def _lane(observation: Observation) -> tuple[str, str]:
-    return (observation.denoiser, observation.step.lane)
