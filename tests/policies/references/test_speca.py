@@ -1,5 +1,5 @@
-"""SpeCa (2509.11628) written twice, the lite kind: a Taylor draft, checked by the last block, of which the next step
-hears.
+"""SpeCa (2509.11628) written twice: a Taylor draft of every layer, or of all as one (`lite`), checked by the last block,
+of which the next step hears.
 
 The facts leave open whether what a checked step returns is the draft or what the check computed: here the latter. In
 the first `warmup` steps no two drafts follow each other, as the official run begins (full, draft, full, draft, …).
@@ -9,8 +9,10 @@ entries' relative errors; progress is that of the step which the check decides a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import factorial
+from typing import TypeAlias
 
 import numpy as np
 import pytest
@@ -19,6 +21,9 @@ from bwcache import SpeCa
 from tests.policies.references import toy
 from tests.policies.references.measures import relative_l1
 from tests.policies.references.toy import Array
+
+Layer: TypeAlias = Callable[[Array, Array, str, int], Array]
+"""Tokens, the time's embedding, branch and block to what the layer adds."""
 
 
 @dataclass
@@ -41,11 +46,23 @@ class Series:
         return np.sum(terms, axis=0)
 
 
+LAYERS: list[tuple[int, Layer]] = [
+    (block, layer)
+    for block in range(toy.BLOCKS - 1)
+    for layer in (
+        lambda tokens, time, branch, block: toy.attention(toy.modulated(tokens, time, block), block),
+        lambda tokens, time, branch, block: toy.cross(tokens, toy.TEXT[branch], block),
+        lambda tokens, time, branch, block: toy.feed_forward(tokens, block),
+    )
+]
+"""What is added to the tokens before the last block, in order."""
+
+
 @dataclass
 class Lane:
-    """A branch: the two sites' series, how many drafts since a full step, whether the last check failed."""
+    """A branch: the series of all that is drafted, how many drafts since a full step, whether the last check failed."""
 
-    entering: Series
+    layers: list[Series]
     leaving: Series
     drafts: int = 0
     failed: bool = False
@@ -62,22 +79,42 @@ class Reference:
     longest: int
     order: int
     warmup: int
+    lite: bool
 
     def __post_init__(self) -> None:
-        self.lanes = {branch: Lane(Series(self.order), Series(self.order)) for branch in toy.BRANCHES}
+        count = 1 if self.lite else len(LAYERS)
+        self.lanes = {
+            branch: Lane([Series(self.order) for _ in range(count)], Series(self.order)) for branch in toy.BRANCHES
+        }
 
     def _is_full(self, lane: Lane, step: int) -> bool:
         longest = 1 if step < self.warmup else self.longest
         return step == 0 or lane.failed or lane.drafts >= longest
+
+    def _learn(self, lane: Lane, tokens: Array, time: Array, step: int, branch: str) -> Array:
+        """What enters the last block, computed; what all layers before it returned is kept."""
+        if self.lite:
+            tokens = toy.blocks(tokens, time, branch, last=toy.BLOCKS - 1)
+            lane.layers[0].learn(tokens, step)
+            return tokens
+        for (block, layer), series in zip(LAYERS, lane.layers, strict=True):
+            added = layer(tokens, time, branch, block)
+            series.learn(added, step)
+            tokens = tokens + added
+        return tokens
+
+    def _drafted(self, lane: Lane, tokens: Array, step: int) -> Array:
+        """What enters the last block, by the forecasts."""
+        foretold = [series.foretold(step) for series in lane.layers]
+        return foretold[0] if self.lite else tokens + np.sum(foretold, axis=0)
 
     def denoise(self, latents: Array, step: int, branch: str) -> Array:
         lane, time, last = self.lanes[branch], toy.timed(step, self.steps), toy.BLOCKS - 1
         if self._is_full(lane, step):
             lane.drafts, lane.failed = 0, False
             lane.letters += "C"
-            entering = toy.blocks(toy.embedded(latents), time, branch, last=last)
+            entering = self._learn(lane, toy.embedded(latents), time, step, branch)
             leaving = toy.blocks(entering, time, branch, first=last)
-            lane.entering.learn(entering, step)
             lane.leaving.learn(leaving, step)
             return toy.predicted(leaving)
         lane.drafts += 1
@@ -86,7 +123,7 @@ class Reference:
             lane.letters += "r"
             return toy.predicted(draft)
         lane.letters += "v"
-        real = toy.blocks(lane.entering.foretold(step), time, branch, first=last)
+        real = toy.blocks(self._drafted(lane, toy.embedded(latents), step), time, branch, first=last)
         allowed = self.threshold * self.decay ** ((step + 2) / self.steps)
         lane.failed = relative_l1(draft, real) > max(allowed, self.floor)
         return toy.predicted(real)
@@ -95,18 +132,21 @@ class Reference:
 SETTINGS = {"first order": (20, 0.5, 0.5, 0.01, 1, 5, 1, 3), "second order": (24, 0.33, 0.9, 0.1, 2, 6, 2, 4)}
 
 
+@pytest.mark.parametrize("lite", [True, False], ids=["as one", "by layer"])
 @pytest.mark.parametrize("case", SETTINGS.values(), ids=SETTINGS)
 def test_policy_and_reference_decide_and_make_the_same(
-    case: tuple[int, float, float, float, int, int, int, int],
+    case: tuple[int, float, float, float, int, int, int, int], lite: bool
 ) -> None:
     steps = case[0]
-    reference = Reference(*case)
+    reference = Reference(*case, lite=lite)
     expected = toy.sampled(reference.denoise, steps)
-    trace, played = toy.by_policy(SpeCa(*case[1:], lite=True), steps)
-    draft, check = dict.fromkeys(event.site for event in trace.events)
+    trace, played = toy.by_policy(SpeCa(*case[1:], lite=lite), steps)
+    *drafts, check = dict.fromkeys(event.site for event in trace.events)
+    assert len(drafts) == (1 if lite else len(LAYERS))
     for branch in toy.BRANCHES:
         letters = reference.lanes[branch].letters
         assert {"C", "r", "v"} == set(letters)
         assert toy.decisions(trace, branch, check) == letters
-        assert toy.decisions(trace, branch, draft) == letters.replace("v", "r")
+        for draft in drafts:
+            assert toy.decisions(trace, branch, draft) == letters.replace("v", "r")
     assert toy.close(played, expected, 1e-6)
