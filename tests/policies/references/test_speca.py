@@ -1,5 +1,5 @@
-"""SpeCa (2509.11628) written twice: a Taylor draft of every layer, or of all as one (`lite`), checked by the last block,
-of which the next step hears.
+"""SpeCa (2509.11628) written twice: a Taylor draft of every layer, or of all as one (`lite`), which the last block
+checks, and of which the next step hears.
 
 The facts leave open whether what a checked step returns is the draft or what the check computed: here the latter. In
 the first `warmup` steps no two drafts follow each other, as the official run begins (full, draft, full, draft, …).
