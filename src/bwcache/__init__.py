@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bwcache.core import Decision, Event, Step, Summary, Trace, check, compute, reuse
-    from bwcache.engine import Session, attach, disable, discover, enable
+    from bwcache.engine import Ranks, Session, attach, disable, discover, enable
     from bwcache.errors import (
         AlreadyAttachedError,
         AttachError,
@@ -149,6 +149,7 @@ __all__ = [
     "PredictionError",
     "Predictor",
     "PyramidAttentionBroadcast",
+    "Ranks",
     "RanksDifferError",
     "Readings",
     "RunStoppedError",
@@ -188,7 +189,7 @@ __all__ = [
 
 _HOMES = {
     "core": ("Decision", "Event", "Step", "Summary", "Trace", "check", "compute", "reuse"),
-    "engine": ("Session", "attach", "disable", "discover", "enable"),
+    "engine": ("Ranks", "Session", "attach", "disable", "discover", "enable"),
     "features": (
         "Along",
         "Bounded",

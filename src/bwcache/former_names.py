@@ -9,8 +9,8 @@ import dataclasses
 import functools
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar, cast
 
 GOES_IN = "0.2.0"
 
@@ -56,6 +56,9 @@ ADDED: Mapping[str, Mapping[str, Any]] = {"BWCache": {"retrigger": True}}
 METHODS: Mapping[str, Mapping[str, str]] = {"Predictor": {"given": "adapted_to"}}
 """Class -> its methods, of which classes that derive from it may have their own."""
 
+ARGUMENTS: Mapping[str, str] = {"group": "ranks"}
+"""Of `attach` and `enable`; None there was the default of now."""
+
 META: Mapping[str, str] = {"aside": "cache_fills"}
 """Of a trace."""
 
@@ -63,6 +66,7 @@ OPTIONS: Mapping[str, str] = {"--token-sample": "--sample"}
 """Of the command line."""
 
 Class = TypeVar("Class")
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def exported(module: str, name: str) -> Any:
@@ -97,6 +101,23 @@ def reads_former_fields(kind: type[Class]) -> type[Class]:
     for old, new in names.items():
         setattr(kind, old, _FormerField(old, new))
     return kind
+
+
+def takes_former_arguments(function: Function) -> Function:
+    """Function decorator: former keyword arguments are taken."""
+
+    @functools.wraps(function)
+    def taking(*values: Any, **by_name: Any) -> Any:
+        for old in ARGUMENTS.keys() & by_name.keys():
+            new, value = ARGUMENTS[old], by_name.pop(old)
+            if new in by_name:
+                raise TypeError(f"{function.__name__} got {old} and {new}, which are one: leave {old} out")
+            if value is not None:
+                by_name[new] = value
+            _warn(f"{function.__name__}({old}=)", f"{function.__name__}({new}=)", depth=3)
+        return function(*values, **by_name)
+
+    return cast(Function, taking)
 
 
 def takes_former_methods(kind: type, base: str) -> None:

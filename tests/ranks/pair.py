@@ -1,7 +1,9 @@
-"""Two processes that run the same cases, and what each of them reports."""
+"""A few processes that run the same cases, and what each of them reports."""
 
 from __future__ import annotations
 
+import os
+import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -9,37 +11,50 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 import bwcache
-from bwcache import BWCacheError
+from bwcache import BWCache, BWCacheError
 from bwcache.core.trace import reuse_line
+from tests.fleet.forked import ended, start
 from tests.tiny import noise
 
 STEPS = 8
+POLICY = BWCache(threshold=0.3, reuse_interval=2)
 Cases = Callable[[int], dict[str, Callable[[], Any]]]
 """(rank) -> the cases by name; each returns what `torch.save` can take. All ranks run them in the same order."""
 
 
-def _work(rank: int, cases: Cases, folder: str) -> None:
+def _work(rank: int, count: int, cases: Cases, folder: str) -> None:
     torch.set_num_threads(1)
-    timeout = timedelta(seconds=90)
-    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2, timeout=timeout)
+    torch.accelerator.device_count = lambda: 1  # diffusers divides by it, and on a CPU it is 0
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    timeout = timedelta(seconds=120)
+    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=count, timeout=timeout)
     said: dict[str, Any] = {}
     for name, case in cases(rank).items():
         try:
             said[name] = case()
         except BWCacheError as error:
             said[name] = (type(error).__name__, str(error))
+        except BaseException:
+            (Path(folder) / f"{rank}.txt").write_text(f"rank {rank} in the case {name!r}: {traceback.format_exc()}")
+            raise
     torch.save(said, Path(folder) / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
 
+def several_ranks(count: int, cases: Cases, folder: Path) -> list[dict[str, Any]]:
+    """What each of so many ranks reports; one that hangs raises after its time-out."""
+    processes = [start(_work, rank, count, cases, str(folder)) for rank in range(count)]
+    codes = [ended(process) for process in processes]
+    assert codes == [0] * count, "\n".join(path.read_text() for path in sorted(folder.glob("*.txt")))
+    return [torch.load(folder / f"{rank}.pt") for rank in range(count)]
+
+
 def two_ranks(cases: Cases, folder: Path) -> list[dict[str, Any]]:
-    """What each of two ranks reports; one that hangs raises after its time-out."""
-    mp.spawn(_work, args=(cases, str(folder)), nprocs=2)  # type: ignore[attr-defined]
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    """What each of two ranks reports."""
+    return several_ranks(2, cases, folder)
 
 
 def video(module: Any, seed: int = 0, steps: int = STEPS, prompt: int = 1, pace: float = 0.05) -> list[torch.Tensor]:
@@ -60,7 +75,7 @@ def video(module: Any, seed: int = 0, steps: int = STEPS, prompt: int = 1, pace:
 
 def cached(module: Any, policy: Any, **how: Any) -> dict[str, Any]:
     """A video under a session: what was made, and what the trace says."""
-    settings = {name: how.pop(name) for name in ("group", "max_memory", "memory", "per_sample") if name in how}
+    settings = {name: how.pop(name) for name in ("ranks", "max_memory", "memory", "per_sample") if name in how}
     with bwcache.attach(module, policy, steps=STEPS, **settings) as session, session.run(STEPS):
         made = video(module, **how)
     trace = session.trace
@@ -77,3 +92,8 @@ def cached(module: Any, policy: Any, **how: Any) -> dict[str, Any]:
 def measured(said: dict[str, Any]) -> list[float]:
     """The indicators of a trace, -1 where there is none."""
     return [-1.0 if value is None else value for value in said["indicators"]]
+
+
+def same(made: list[torch.Tensor], wanted: list[torch.Tensor]) -> bool:
+    """Whether two videos are one, but for the order in which is added up."""
+    return all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(made, wanted, strict=True))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,10 +23,9 @@ import bwcache
 from bwcache import Adaptive, BlockList, BlockSpec, BWCache, Linear
 from bwcache.core.trace import reuse_line
 from bwcache.models import BlockStack, Site
-from tests.ranks.pair import cached, measured, two_ranks
+from tests.ranks.pair import POLICY, cached, measured, same, two_ranks
 from tests.tiny import Scripted, noise, seeded, wan_transformer
 
-POLICY = BWCache(threshold=0.3, reuse_interval=2)
 REUSED = frozenset({2, 3, 5})
 SPEC = BlockSpec("Spread", (BlockList("blocks", ("hidden_states",)),), ("hidden_states",), timestep="time")
 STEPS = 8
@@ -124,18 +126,71 @@ class Talking(nn.Module):
 Talking.__module__ = "yunchang.attention"
 
 
-def unclear(group: Any = None) -> Any:
+def unclear(ranks: Any = "auto") -> Any:
     module = wan_transformer()
     module.blocks[1].attn1.processor = Talking()
-    with bwcache.attach(module, POLICY, group=group) as session:
-        return str(session.ranks)
+    with bwcache.attach(module, POLICY, ranks=ranks) as session:
+        return session.ranks
+
+
+def served(**sizes: int) -> Any:
+    """As if a runtime were loaded that knows its groups: of each kind one of so many ranks."""
+    own = [dist.new_group([0]), dist.new_group([1])][dist.get_rank()]
+    state: Any = ModuleType("xfuser.core.distributed.parallel_state")
+    for kind in ("sp", "cfg", "pp"):
+        size = sizes.get(kind, 1)
+        group = SimpleNamespace(world_size=size, device_group=dist.group.WORLD if size > 1 else own)
+        setattr(state, f"get_{kind}_group", lambda group=group: group)
+    sys.modules[state.__name__] = state
+    try:
+        with bwcache.attach(wan_transformer(), POLICY) as session:
+            return session.ranks
+    finally:
+        del sys.modules[state.__name__]
+
+
+def not_served() -> Any:
+    """A runtime that was loaded and that nobody has started."""
+    state: Any = ModuleType("xfuser.core.distributed.parallel_state")
+
+    def nothing() -> None:
+        raise AssertionError("not initialized")
+
+    state.get_sp_group = state.get_cfg_group = nothing
+    sys.modules[state.__name__] = state
+    try:
+        with bwcache.attach(wan_transformer(), POLICY) as session:
+            return session.ranks
+    finally:
+        del sys.modules[state.__name__]
+
+
+def not_of_it(rank: int) -> Any:
+    """A group that only the first rank is a member of."""
+    with bwcache.attach(wan_transformer(), POLICY, ranks=dist.new_group([0])) as session:
+        return session.ranks
+
+
+def former_name() -> Any:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with bwcache.attach(wan_transformer(), POLICY, group=dist.group.WORLD) as session:  # type: ignore[call-arg]
+            said = session.ranks
+        with bwcache.enable(wan_transformer(), POLICY, group=None) as session:
+            return said, session.ranks, [str(one.message) for one in caught], [one.filename for one in caught]
 
 
 def two_axes() -> Any:
     module, mesh = wan_transformer(), init_device_mesh("cpu", (1, 2), mesh_dim_names=("replicate", "shard"))
     for block in module.blocks:
         fully_shard(block, mesh=mesh)
-    with bwcache.attach(module, POLICY):
+    with bwcache.attach(module, POLICY) as session:
+        return session.ranks
+
+
+def mesh_of_two_axes() -> Any:
+    mesh = init_device_mesh("cpu", (1, 2), mesh_dim_names=("replicate", "shard"))
+    with bwcache.attach(wan_transformer(), POLICY, ranks=mesh):
         return "attached"
 
 
@@ -156,15 +211,22 @@ def cases(rank: int) -> dict[str, Callable[[], Any]]:
     found["batch side by side"] = lambda: denoised(spread(), POLICIES["sampled"], 2)
     found["batch side by side, alone"] = lambda: denoised(spread(plain=True), POLICIES["sampled"], 2)
     found["nobody says"] = lambda: denoised(spread(weights=False), POLICIES["sampled"])
-    found["somebody says"] = lambda: denoised(spread(weights=False), POLICIES["sampled"], group=dist.group.WORLD)
+    found["somebody says"] = lambda: denoised(spread(weights=False), POLICIES["sampled"], ranks=dist.group.WORLD)
     found["summands"] = lambda: denoised(spread(Partial(), weights=False), POLICIES["sampled"])
     found["wan alone"] = lambda: cached(wan_transformer(), POLICY)
     found["tensor parallel"] = lambda: cached(tensor_parallel(), POLICY)
     found["fully sharded"] = lambda: cached(sharded(), POLICY)
-    found["fully sharded, two videos"] = lambda: cached(sharded(), POLICY, seed=rank, prompt=rank)
     found["unclear"] = unclear
     found["unclear, named"] = lambda: unclear(dist.group.WORLD)
     found["two axes"] = two_axes
+    found["served"] = lambda: served(sp=2)
+    found["served, guidance"] = lambda: served(cfg=2)
+    found["served, stages"] = lambda: served(pp=2)
+    found["served, alone"] = served
+    found["not served"] = not_served
+    found["not of it"] = lambda: not_of_it(rank)
+    found["former name"] = former_name
+    found["a mesh of two axes"] = mesh_of_two_axes
     found["each for itself"] = lambda: cached(wan_transformer(), POLICY, seed=rank)
     return found
 
@@ -174,10 +236,6 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return two_ranks(cases, tmp_path_factory.mktemp("spread"))
 
 
-def same(made: list[Tensor], wanted: list[Tensor]) -> bool:
-    return all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(made, wanted, strict=True))
-
-
 @pytest.mark.parametrize("name", POLICIES)
 def test_dtensors_between_the_blocks_are_measured_kept_and_replayed(said: list[dict[str, Any]], name: str) -> None:
     """Each rank keeps half, and the video is that of one rank."""
@@ -185,7 +243,7 @@ def test_dtensors_between_the_blocks_are_measured_kept_and_replayed(said: list[d
     assert {"C", "r"} <= set(alone["line"])
     for rank in range(2):
         together = said[rank][name]
-        assert together["ranks"] == "2 ranks decide together (distributed parameters of model)"
+        assert together["ranks"] == "2 of 2 ranks have parts of this video (distributed parameters of model)"
         assert together["line"] == alone["line"]
         assert measured(together) == pytest.approx(measured(alone), rel=1e-4)
         assert together["peak"] == alone["peak"] / 2
@@ -220,10 +278,10 @@ def test_samples_decide_for_themselves_where_each_rank_has_a_part_of_each(
     ("case", "what"),
     [
         ("batch apart", r"2 samples of blocks\.3 that lie on 2 ranks .*; pass per_sample=False"),
-        ("nobody says", r"a feature of blocks\.3 that lies on 2 ranks .*; pass group="),
+        ("nobody says", r"a feature of blocks\.3 that lies on 2 ranks .*; pass ranks="),
         ("summands", r".* of which each rank has a summand .*; redistribute it"),
-        ("unclear", r"Talking of yunchang\.attention in model, which speaks to other ranks, .*; pass group="),
-        ("two axes", r"a mesh of 2 dimensions \(replicate, shard\) at model.*; pass group="),
+        ("unclear", r"Talking of yunchang\.attention in model, which speaks to other ranks, .*; pass ranks="),
+        ("a mesh of two axes", r"a mesh of 2 dimensions \(replicate, shard\) at ranks=.*; pass ranks="),
     ],
 )
 def test_what_cannot_be_known_or_kept_is_one_line_on_all_ranks(
@@ -237,29 +295,66 @@ def test_what_cannot_be_known_or_kept_is_one_line_on_all_ranks(
 
 
 @pytest.mark.parametrize(
-    ("case", "how"), [("tensor parallel", "distributed parameters"), ("fully sharded", "fully_shard")]
+    ("case", "how"),
+    [
+        ("tensor parallel", "have parts of this video (distributed parameters of model)"),
+        ("fully sharded", "compute in the same steps (fully_shard of model)"),
+    ],
 )
 def test_weights_that_lie_on_several_ranks(said: list[dict[str, Any]], case: str, how: str) -> None:
     for rank in range(2):
         found = said[rank][case]
-        assert found["ranks"] == f"2 ranks decide together ({how} of model)"
+        assert found["ranks"] == f"2 of 2 ranks {how}"
         assert found["line"] == said[0]["wan alone"]["line"]
         assert same(found["made"], said[0]["wan alone"]["made"])
 
 
-def test_ranks_that_share_weights_and_make_videos_of_their_own_do_not_wait_in_vain(said: list[dict[str, Any]]) -> None:
-    first, second = (said[rank]["fully sharded, two videos"] for rank in range(2))
-    assert first["line"] == second["line"]
-    assert "r" in first["line"]
-    assert first["indicators"] == second["indicators"]
-    assert not same(first["made"], second["made"])
+def test_weights_that_are_replicated_as_well_are_waited_for_along_one_axis(said: list[dict[str, Any]]) -> None:
+    assert said[0]["two axes"] == said[1]["two axes"] == "2 of 2 ranks compute in the same steps (fully_shard of model)"
 
 
 def test_a_group_that_is_named_settles_it(said: list[dict[str, Any]]) -> None:
-    assert said[0]["unclear, named"] == "2 ranks decide together (group=)"
+    assert said[0]["unclear, named"] == "2 of 2 ranks have parts of this video (ranks=)"
+
+
+@pytest.mark.parametrize(
+    ("case", "what"),
+    [
+        ("served", "2 of 2 ranks have parts of this video (sequence parallelism of xfuser)"),
+        ("served, guidance", "2 of 2 ranks have parts of this video (guidance parallelism of xfuser)"),
+        ("served, alone", "alone (nothing in model speaks to the other ranks)"),
+        ("not served", "alone (nothing in model speaks to the other ranks)"),
+    ],
+)
+def test_whoever_serves_the_model_knows_its_ranks(said: list[dict[str, Any]], case: str, what: str) -> None:
+    assert said[0][case] == said[1][case] == what
+
+
+def test_a_pipeline_of_stages_is_refused(said: list[dict[str, Any]]) -> None:
+    kind, text = said[0]["served, stages"]
+    assert kind == "AttachError"
+    assert text.startswith("found 2 stages of a pipeline (xfuser), each with a stretch of the blocks; expected")
+
+
+def test_a_group_without_this_rank_is_refused(said: list[dict[str, Any]]) -> None:
+    assert said[0]["not of it"] == "alone (as said by ranks=)"
+    kind, text = said[1]["not of it"]
+    assert kind == "SettingError"
+    assert text.startswith("found a group without this rank as ranks=; expected one that it is a member of")
+
+
+def test_the_former_name_is_understood(said: list[dict[str, Any]]) -> None:
+    named, default, texts, files = said[0]["former name"]
+    assert named == "2 of 2 ranks have parts of this video (ranks=)"
+    assert default == "alone (nothing in model speaks to the other ranks)"
+    assert [text.partition(";")[0] for text in texts] == [
+        "attach(group=) is called attach(ranks=) now",
+        "enable(group=) is called enable(ranks=) now",
+    ]
+    assert set(files) == {__file__}
 
 
 def test_ranks_that_share_nothing_decide_alone(said: list[dict[str, Any]]) -> None:
     first, second = (said[rank]["each for itself"] for rank in range(2))
-    assert first["ranks"] is second["ranks"] is None
+    assert first["ranks"] == second["ranks"] == "alone (nothing in model speaks to the other ranks)"
     assert first["indicators"] != second["indicators"]

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from bwcache.core import Trace
 from bwcache.engine import hooks
 from bwcache.engine.memory import Memory
+from bwcache.engine.ranks import AUTO, asked
 from bwcache.engine.session import KEEP_TRACES, Session, policy_of
 from bwcache.errors import AttachError, SettingError, complaint
+from bwcache.former_names import takes_former_arguments
 from bwcache.models import BlockSpec, uncompiled
 from bwcache.policies import BWCache, Policy
 from bwcache.policies.presets import preset
 
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
 
-
+@takes_former_arguments
 def attach(
     target: Any,
     policy: Policy[Any] | Mapping[str, Policy[Any]] | str | Path | None = None,
@@ -28,7 +28,7 @@ def attach(
     steps: int | None = None,
     timing: bool = False,
     spec: BlockSpec | None = None,
-    group: ProcessGroup | None = None,
+    ranks: Any = AUTO,
     per_sample: bool = True,
     memory: str = "device",
     max_memory: int | str | None = None,
@@ -47,8 +47,9 @@ def attach(
         steps: number of steps of each run of a bare module, where no pipeline announces it.
         timing: whether the trace carries the seconds of blocks and indicator.
         spec: the row of a model that is not in the table.
-        group: process group (or device mesh of one dimension) of the ranks that work on one video together; by default
-            they are found where the model shows them.
+        ranks: who decides together with this rank. "auto": as the model shows it, and never the world; a process group,
+            or a device mesh of one dimension: those have parts of one video; `Ranks(parts=, lockstep=)`: see there;
+            None: alone, whatever is found. `session.ranks` says in words what came of it.
         per_sample: whether each sample of a batch decides for itself, so that its video is what it is when made alone:
             where they differ, the denoiser runs twice, on those that compute and on those that reuse. Without effect on
             policies that look inside a forward and on models whose row says so.
@@ -67,9 +68,11 @@ def attach(
         NoBlocksFoundError: nothing in the target is known.
         SpecMismatchError: the module is not as its row says.
         AlreadyAttachedError: another session holds it.
-        SettingError: no such place, no amount of memory, no policy, or a file that was made for another model.
+        SettingError: no such place, no amount of memory, no policy, no ranks, or a file that was made for another
+            model.
+        AttachError: ranks speak to each other inside of the model, and which ones cannot be known.
     """
-    kept = Memory.of(memory, max_memory)
+    kept, others = Memory.of(memory, max_memory), asked(ranks)
     if policy is None:
         policy = BWCache() if spec else preset(target)
     policy = policy_of(policy, target)
@@ -86,7 +89,7 @@ def attach(
         steps=steps,
         timing=timing,
         spec=spec,
-        group=group,
+        ranks=others,
         per_sample=per_sample,
         memory=kept,
         keep_traces=keep_traces,
@@ -94,6 +97,7 @@ def attach(
     )
 
 
+@takes_former_arguments
 def enable(
     target: Any, policy: Policy[Any] | Mapping[str, Policy[Any]] | str | Path | None = None, **settings: Any
 ) -> Session:

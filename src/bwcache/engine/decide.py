@@ -56,10 +56,14 @@ def decide(run: Run, plan: Plan, step: Step, rows: BatchLayout, call: Call) -> l
         if run.together is not None:
             run.together.hear()
     if plan.probes:
+        if run.votes is not None:
+            run.votes.agree(plan, [])
         return [Group(steps, tuple(lanes), None)]
     decided = []
     for own, lane in zip(steps, lanes, strict=True):
         decided.append(_decisions(run, plan, own, lane, call))
+    if run.votes is not None:
+        return [Group(steps, tuple(lanes), run.votes.agree(plan, decided), tuple(range(len(lanes))))]
     if len(lanes) == 1:
         return [Group(steps, tuple(lanes), decided)]
     alike: dict[tuple[str, ...], list[int]] = {}
@@ -138,4 +142,6 @@ def _doubt(run: Run, plan: Plan, step: Step, lane: Lane, site: Site, call: Call)
     slot = lane.slots.get(site.name)
     if slot is None or not slot.past:
         return lane.nothing_kept(site.name, step, plan.stack.name)
+    if run.votes is not None and lane.shapes != call.shapes:
+        return reasons.ANOTHER_SHAPE  # what enters a site is seen too late for a vote
     return reasons.ANOTHER_SHAPE if lane.latents != call.kind else None

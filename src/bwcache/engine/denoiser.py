@@ -106,7 +106,7 @@ class Denoiser:
     def _idle_modules(self, plan: Plan) -> IdleModules:
         """The modules that can be skipped in a replay of this plan."""
         stack = self.stack
-        surprising = plan.alone is None or stack.spec.entry != "call" or self._session.ranks is not None
+        surprising = plan.alone is None or stack.spec.entry != "call" or self._session.related.lockstep is not None
         if surprising or not plan.keeps:
             return IdleModules({})
         return IdleModules({path: part for path, part in stack.idle.items() if not is_within(stack.module, path)})
@@ -184,7 +184,7 @@ class Denoiser:
             if run.together is not None:
                 run.together.begin(call)
             groups = decide(run, self.plan, step, rows, call)
-            if run.together is not None and run.together.stops:
+            if run.is_told_to_stop:
                 session.stop_now()
             if len(groups) == 1:
                 return self._run(run, groups[0], rows, call, inner)
@@ -220,7 +220,7 @@ class Denoiser:
 
     def _run(self, run: Run, group: Group, rows: BatchLayout, call: Call, inner: Callable[..., Any]) -> Any:
         """One forward of some samples; again, with all modules, where it turned out that it needed one it skipped."""
-        plan, here = self.plan, self._session.here
+        plan, here, session = self.plan, self._session.here, self._session
         first = self._idle_calls(run, group, call) if self._idle.modules else None
         for idle in (first, None):
             forward = here.forward = Forward(plan, run, group, rows, call, self._session.timing, idle)
@@ -229,7 +229,7 @@ class Denoiser:
                     returned = inner(*call.args, **call.kwargs)
                 else:
                     returned = forward(plan.root, self._root(forward, inner), call.args, call.kwargs)
-                if idle is None or not idle.skipped or (forward.calls and not idle.was_read(returned)):
+                if idle is None or not idle.skipped or (forward.calls and not idle.was_read(returned, session.agree)):
                     break
             except RunAgain:
                 pass

@@ -18,6 +18,7 @@ from bwcache.engine.clock import Call
 from bwcache.engine.decide import Group, decision
 from bwcache.engine.idle import IdleCalls
 from bwcache.engine.lane import Lane
+from bwcache.engine.lockstep import COMPUTED_ELSEWHERE
 from bwcache.engine.measuring import Measuring, rows_at
 from bwcache.engine.memory import need
 from bwcache.engine.numbers import Numbers
@@ -225,6 +226,10 @@ class Forward:
         action = decisions[0].action
         for each in decisions:
             action = action if each.action == action else "compute"
+        votes = self.run.votes
+        if votes is not None and (self.plan.probes or site.beside) and votes.any(action != "reuse"):
+            decisions = [COMPUTED_ELSEWHERE if each.reuses else each for each in decisions]
+            action = "compute" if action == "reuse" else action
         if self.idle is not None and self.idle.skipped and action != "reuse":
             raise RunAgain
         if site.keeps == "residual" and self.plan.keeps:
@@ -435,6 +440,7 @@ class Forward:
             self.run.note_bytes(self.lanes, self.hidden)
             for lane in self.lanes:
                 lane.latents, lane.inputs = self.begun.kind, self.begun.inputs
+                lane.shapes = self.begun.shapes if self.run.votes is not None else None
         is_last = self.steps[0].total is not None and self.steps[0].index >= self.steps[0].total - 1
         if is_last or self.run.forgotten != self.forgotten:
             beside = {site.beside for site in self.plan.sites}

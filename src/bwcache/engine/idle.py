@@ -79,14 +79,19 @@ class IdleCalls:
         self.skipped = True
         return known[key].filled(value=0.0 if self.inputs in self.idle.proven else float("nan"))
 
-    def was_read(self, output: object) -> bool:
-        """Whether what a replay returned shows that somebody read them; looks at the first of its kind alone."""
+    def was_read(self, output: object, agree: Callable[[bool], bool] = bool) -> bool:
+        """Whether what a replay returned shows that somebody read them; looks at the first of its kind alone.
+
+        Args:
+            output: what was returned: of several ranks with parts of one video, perhaps only this one's part.
+            agree: makes of what this rank sees what all see.
+        """
         if not self.skipped or self.inputs in self.idle.proven:
             return False
-        if is_finite(output):
-            self.idle.proven.add(self.inputs)
-        else:
+        if agree(not is_finite(output)):
             self.idle.read = True
+        else:
+            self.idle.proven.add(self.inputs)
         return self.idle.read
 
 

@@ -29,6 +29,7 @@ class Lane:
         not_finite: the sites whose last computed feature was not finite.
         routes: by site, the blocks that ran when it was last computed.
         latents: shape, dtype and device of the denoiser's latents when anything was last computed.
+        shapes: of all tensors that the denoiser was given then.
         inputs: all that is told of the arguments with which it was last computed; None: not enough.
         outlines: what blocks returned that return something else than they take in, by the block's ordinal.
         returned: what the denoiser returned, without its tensors.
@@ -49,6 +50,7 @@ class Lane:
     not_finite: set[str] = field(default_factory=set)
     routes: dict[str, list[int]] = field(default_factory=dict)
     latents: object = None
+    shapes: object = None
     inputs: object = None
     outlines: dict[int, Outline] = field(default_factory=dict)
     returned: Any = None

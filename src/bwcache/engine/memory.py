@@ -20,7 +20,8 @@ from bwcache.features import Sample, prediction_error, taps
 from bwcache.policies import Policy
 
 if TYPE_CHECKING:
-    from bwcache.engine.ranks import Ranks
+    from bwcache.engine.lockstep import Votes
+    from bwcache.engine.ranks import Parts
 
 MUCH = 2**30
 """Bytes on the device from which on taps that weigh more than the features are worth a warning."""
@@ -110,15 +111,23 @@ class MemoryPlan:
         memory: the settings.
         trace: where the plan is written down.
         policy: for advice.
-        ranks: those that decide together: what one of them has no room for, all refuse.
+        ranks: those that have parts of one video: what one of them has no room for, all refuse.
+        votes: those of ranks that compute together: they hear of a refusal, and then all refuse.
 
     Attributes:
         needs: of each lane and denoiser that is counted.
         limited: whether there is a limit to what may be held.
     """
 
-    def __init__(self, memory: Memory, trace: Trace, policy: Policy[Any], ranks: Ranks | None = None) -> None:
-        self._memory, self._trace, self._policy, self._ranks = memory, trace, policy, ranks
+    def __init__(
+        self,
+        memory: Memory,
+        trace: Trace,
+        policy: Policy[Any],
+        ranks: Parts | None = None,
+        votes: Votes | None = None,
+    ) -> None:
+        self._memory, self._trace, self._policy, self._ranks, self._votes = memory, trace, policy, ranks, votes
         self.limited = memory.limit is not None
         self.needs: dict[tuple[str, str], MemoryNeed] = {}
 
@@ -130,10 +139,12 @@ class MemoryPlan:
             run: whether to refuse the whole run instead.
 
         Raises:
-            OverBudgetError: the run is refused.
+            OverBudgetError: the run is refused; with votes, on all ranks at the next one.
         """
-        if run:
+        if run and self._votes is None:
             raise self._over_budget(total)
+        if run and self._votes is not None:
+            self._votes.refusal = self._over_budget(total)
         over = f"{reasons.OVER_MEMORY} ({size(self._on_device(total))}, {size(self._memory.limit or 0)} allowed)"
         for lane in lanes:
             lane.refused = over

@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from bwcache.engine.ranks import Ranks
+    from bwcache.engine.ranks import Parts
 
 
 class Numbers:
     """The numbers of one forward, float32.
 
     Args:
-        ranks: those that decide together: what each measured on its part is added up, before anybody divides. All of
-            them have the same parts, absent or not, so their vectors are of one length. None: a single process.
+        ranks: those that have parts of one video: what each measured on its part is added up, before anybody divides.
+            All of them have the same parts, absent or not, so their vectors are of one length. None: a single process.
     """
 
-    def __init__(self, ranks: Ranks | None = None) -> None:
+    def __init__(self, ranks: Parts | None = None) -> None:
         self._ranks = ranks
         self._parts: list[Tensor] = []
         self._there: list[float] = []

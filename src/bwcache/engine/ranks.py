@@ -1,64 +1,111 @@
-"""Which ranks decide together: those that are named, or those that the model itself shows to work on one video.
+"""Which ranks decide together: those with parts of one video, and those that have to compute at the same time.
+
+Several groups are the axes of a grid: what is done along one after the other is done among all.
 
 A rank that skipped its blocks while another one waits for it inside them would hang, or make another video. So all that
-is local to a rank is added up before anybody decides by it, and no rank refuses, stops or goes on alone.
+is local to a rank is told to the others before anybody decides by it, and no rank refuses, stops or goes on alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from bwcache.engine.alike import SETTINGS
-from bwcache.errors import AttachError, RanksDifferError, complaint, warn
+from bwcache.errors import RanksDifferError, SettingError, complaint, warn
 
-NAMED = "group="
+if TYPE_CHECKING:
+    Groups = tuple[dist.ProcessGroup, ...]
+
+NAMED = "ranks="
 """How ranks were found that somebody named."""
 
-_TALKING = ("xfuser", "yunchang", "wan.distributed", "para_attn.context_parallel", "vllm_omni", "sglang")
-"""Packages whose attention speaks to other ranks."""
+AUTO = "auto"
+
+ONE_PROCESS = "one process"
+"""Why there is nobody to agree with, where there is no other rank at all."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The ranks that decide together.
+    """Who decides together with this rank: each a process group, a device mesh, or None.
 
     Attributes:
-        group: their process group.
-        found: where it was found, in words.
+        parts: those that have parts of one video: tokens, or guidance branches. What they measure is added up.
+        lockstep: those that make videos of their own and speak to each other inside of the blocks, as where they share
+            the weights. If one of them computes, all do.
+    """
+
+    parts: Any = None
+    lockstep: Any = None
+
+    def __post_init__(self) -> None:
+        for name, one in (("parts", self.parts), ("lockstep", self.lockstep)):
+            _expect_ranks(f"Ranks({name}=)", one)
+
+
+def asked(ranks: object) -> Ranks | None:
+    """Return the ranks that `attach` was given; None: they are to be found.
+
+    Raises:
+        SettingError: it is none of what can be given, or a group without this rank.
+    """
+    if isinstance(ranks, str) and ranks == AUTO:
+        return None
+    if isinstance(ranks, Ranks):
+        return ranks
+    _expect_ranks(NAMED, ranks)
+    return Ranks(parts=ranks)
+
+
+def _expect_ranks(where: str, given: Any) -> None:
+    expected = f'"{AUTO}", a process group, a device mesh, bwcache.Ranks(…) or None'
+    if given is None:
+        return
+    if dist.is_available() and given is dist.GroupMember.NON_GROUP_MEMBER:
+        action = "give each rank a group that it is a member of, or None"
+        raise SettingError(complaint(f"a group without this rank as {where}", "one that it is a member of", action))
+    is_group = dist.is_available() and isinstance(given, dist.ProcessGroup)
+    if not (is_group or hasattr(given, "get_group")):
+        raise SettingError(complaint(f"{given!r} as {where}", expected, "pass one of these"))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Ranks that have parts of one video.
+
+    Attributes:
+        groups: their process groups.
+        found: where they were found, in words.
         alike: whether all of them are given the same latents and prompts, as far as the model is known.
     """
 
-    group: dist.ProcessGroup
+    groups: Groups
     found: str
     alike: bool = False
 
     @property
     def count(self) -> int:
         """How many they are."""
-        return dist.get_world_size(self.group)
+        return count(self.groups)
 
     @property
     def device(self) -> torch.device:
-        """Where what they exchange has to lie."""
-        if "nccl" in str(dist.get_backend(self.group)):
-            return torch.device("cuda", torch.cuda.current_device())
-        return torch.device("cpu")
+        """Where what they measured has to lie."""
+        return _devices(self.groups)[-1]
 
     def add_up(self, vector: torch.Tensor) -> None:
         """Replace a vector by the sum of those of all ranks."""
-        dist.all_reduce(vector, op=dist.ReduceOp.SUM, group=self.group)
+        for group in self.groups:
+            dist.all_reduce(vector, op=dist.ReduceOp.SUM, group=group)
 
     def any(self, here: bool) -> bool:
         """Return whether it holds on any rank; waits for all."""
-        flag = torch.tensor(float(here), device=self.device)
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self.group)
-        return bool(flag)
+        return bool(largest([int(here)], self.groups)[0])
 
     def expect_same(self, differing: Sequence[str]) -> None:
         """Raise where ranks were not given the same; the sums by which it shows are the same on all of them.
@@ -80,94 +127,90 @@ class Ranks:
         if self.found == NAMED and len(differing) > 1:
             warn(
                 f"found {found}; expected parts of one video, with the same prompts or the same latents; for "
-                "videos of their own pass each rank a group of its own",
+                "videos of their own pass each rank a group of its own, or bwcache.Ranks(lockstep=…)",
                 RuntimeWarning,
             )
 
+
+@dataclass(frozen=True)
+class Lockstep:
+    """Ranks that compute at the same time, whatever each of them makes.
+
+    Attributes:
+        groups: their process groups.
+        found: where they were found, in words.
+    """
+
+    groups: Groups
+    found: str
+
+    @property
+    def count(self) -> int:
+        """How many they are."""
+        return count(self.groups)
+
+
+@dataclass(frozen=True)
+class Related:
+    """The ranks that decide together with this one, and what is said of them; neither: it is alone."""
+
+    parts: Parts | None = None
+    lockstep: Lockstep | None = None
+    why: str = ONE_PROCESS
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is nobody to agree with."""
+        return self.parts is None and self.lockstep is None
+
+    @property
+    def voters(self) -> Groups:
+        """Those among whom is voted: all that compute at the same time, each with all that have parts of its video."""
+        if self.lockstep is None:
+            return ()
+        within = self.parts is None or members(self.parts.groups) <= members(self.lockstep.groups)
+        return self.lockstep.groups if within or self.parts is None else (*self.lockstep.groups, *self.parts.groups)
+
     def __str__(self) -> str:
-        return f"{self.count} ranks decide together ({self.found})"
+        if self.alone:
+            return f"alone ({self.why})"
+        world, said = dist.get_world_size(), []
+        if self.parts is not None:
+            said.append(f"{self.parts.count} of {world} ranks have parts of this video ({self.parts.found})")
+        if self.lockstep is not None:
+            said.append(f"{self.lockstep.count} of {world} ranks compute in the same steps ({self.lockstep.found})")
+        return "; ".join(said)
 
 
-def named(group: Any, modules: dict[str, nn.Module]) -> Ranks:
-    """Return the ranks of a process group, or of a device mesh of one dimension, that somebody names.
-
-    Raises:
-        AttachError: it is a mesh of more.
-    """
-    if hasattr(group, "get_group"):
-        group = _group_of_mesh(group, NAMED)
-    alike = any(_context_mesh(module) is not None for module in modules.values())
-    return Ranks(group, NAMED, alike)
+def members(groups: Groups) -> set[int]:
+    """Return the ranks of the world that are in the groups: of one group all of them, of a grid those on its axes."""
+    return {rank for group in groups for rank in dist.get_process_group_ranks(group)}
 
 
-def found(modules: dict[str, nn.Module]) -> Ranks | None:
-    """Return the ranks that work on one video, as far as the modules show it; None: this one works alone.
-
-    Raises:
-        AttachError: there are such ranks, and which they are cannot be known.
-    """
-    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
-        return None
-    each = {name: _found_at(name, module) for name, module in modules.items()}
-    some = [ranks for ranks in each.values() if ranks is not None]
-    if any(ranks.group is not some[0].group for ranks in some):
-        raise _unclear(f"{' and '.join(each)} on different groups of ranks")
-    some = [ranks for ranks in some if ranks.count > 1]
-    return some[0] if some else None
+def count(groups: Groups) -> int:
+    """Return how many ranks a grid with these axes has."""
+    found = 1
+    for group in groups:
+        found *= dist.get_world_size(group)
+    return found
 
 
-def _found_at(name: str, module: nn.Module) -> Ranks | None:
-    mesh = _context_mesh(module)
-    if mesh is not None:
-        return Ranks(_group_of_mesh(mesh, name), f"context parallelism of {name}", alike=True)
-    sharded = next((part for part in module.modules() if _is_fully_sharded(part)), None)
-    group = None if sharded is None else getattr(sharded, "process_group", None)
-    if group is not None:
-        return Ranks(group, f"FullyShardedDataParallel parameters of {name}")
-    mesh = next((weight.device_mesh for weight in module.parameters() if hasattr(weight, "device_mesh")), None)
-    if mesh is not None and mesh.size() > 1:
-        how = "fully_shard" if sharded is not None else "distributed parameters"
-        return Ranks(_group_of_mesh(mesh, name), f"{how} of {name}", alike=sharded is None)
-    talking = next(_talking(module), None)
-    if talking is not None:
-        raise _unclear(f"{talking} in {name}, which speaks to other ranks")
-    return None
+def largest(numbers: Sequence[int], groups: Groups) -> list[int]:
+    """Return of each number the largest that any rank has; waits for all."""
+    vector = torch.tensor(numbers, dtype=torch.int64, device=_devices(groups)[0])
+    for group in groups:
+        dist.all_reduce(vector, op=dist.ReduceOp.MAX, group=group)
+    found: list[int] = vector.tolist()
+    return found
 
 
-def _context_mesh(module: nn.Module) -> Any:
-    """The mesh over which diffusers splits the tokens of a model, or None."""
-    config = getattr(module, "_parallel_config", None)
-    return getattr(getattr(config, "context_parallel_config", None), "_flattened_mesh", None)
-
-
-def _is_fully_sharded(part: nn.Module) -> bool:
-    return any(kind.__name__ in ("FSDPModule", "FullyShardedDataParallel") for kind in type(part).__mro__)
-
-
-def _group_of_mesh(mesh: Any, where: str) -> dist.ProcessGroup:
-    if mesh.ndim != 1:
-        names = ", ".join(mesh.mesh_dim_names or map(str, range(mesh.ndim)))
-        raise _unclear(f"a mesh of {mesh.ndim} dimensions ({names}) at {where}")
-    group: dist.ProcessGroup = mesh.get_group()
-    return group
-
-
-def _talking(module: nn.Module) -> Iterator[str]:
-    """Yield what in a module is known to speak to other ranks."""
-    for part in module.modules():
-        forward = vars(part).get("forward")
-        function = getattr(forward, "__func__", getattr(forward, "func", forward))
-        for each in (type(part), type(getattr(part, "processor", None)), function):
-            package = getattr(each, "__module__", None) or ""
-            if f"{package}.".startswith(tuple(f"{name}." for name in _TALKING)):
-                yield f"{getattr(each, '__qualname__', each)} of {package}"
-
-
-def _unclear(what: str) -> AttachError:
-    return AttachError(
-        complaint(
-            f"{what}, and {dist.get_world_size()} ranks",
-            "to know which of them work on one video and decide together",
-            "pass group=, the process group of those (of this rank alone, if it works alone)",
-        )
+def _devices(groups: Groups) -> list[torch.device]:
+    """Where the groups can exchange anything, the host first where it is one of them."""
+    kinds = {kind for group in groups for kind in dist.get_backend_config(group).split(",")}
+    on_host = not any("nccl" in kind for kind in kinds) or all(
+        "cpu:gloo" in dist.get_backend_config(group) for group in groups
     )
+    found = [torch.device("cpu")] if on_host else []
+    if any("nccl" in kind for kind in kinds):
+        found.append(torch.device("cuda", torch.cuda.current_device()))
+    return found

@@ -17,6 +17,7 @@ from bwcache.engine.clock.call import Inputs
 from bwcache.engine.guidance import Layouts
 from bwcache.engine.idle import Outlines
 from bwcache.engine.lane import Lane
+from bwcache.engine.lockstep import Votes
 from bwcache.engine.memory import DEFAULT, Memory, MemoryNeed, MemoryPlan
 from bwcache.engine.numbers import Numbers, arrive
 from bwcache.engine.plan import Plan
@@ -29,7 +30,7 @@ from bwcache.models import Site
 from bwcache.policies import Observation, Policy, Readings
 
 if TYPE_CHECKING:
-    from bwcache.engine.ranks import Ranks
+    from bwcache.engine.ranks import Related
 
 Intervals = list[tuple[timing.Mark, timing.Mark]]
 
@@ -80,7 +81,7 @@ class Run:
     Args:
         policy: the settings.
         meta: what is known of the run, for its trace.
-        ranks: those that decide together, or None.
+        related: the ranks that decide together.
         memory: where features wait.
         guided: whether the pipeline says that it guides.
         on_event: what is told of each row as it is noted.
@@ -89,6 +90,8 @@ class Run:
         thread: in which it goes on.
         stopped: whether it is to stop.
         forgotten: how often all that is kept was forgotten.
+        ranks: those that have parts of this video, or None; `together`: what they tell each other.
+        votes: of the ranks that compute at the same time, or None.
         pending: the computed rows whose numbers are wanted when the next decision is due.
         evaluated: the last call of a denoiser, by its lanes, where it is evaluated once more.
         errors: how close the predictor came at the last computed step, over all branches: by sample, and by site as
@@ -99,7 +102,7 @@ class Run:
         self,
         policy: Policy[Any],
         meta: dict[str, Any],
-        ranks: Ranks | None = None,
+        related: Related | None = None,
         memory: Memory = DEFAULT,
         guided: bool = False,
         on_event: Sequence[Callable[[Event], object]] = (),
@@ -107,10 +110,11 @@ class Run:
         self.policy = policy
         self.trace = Trace(meta)
         self.evaluated: dict[str, Any] = {}
-        self.ranks = ranks
+        self.ranks = ranks = None if related is None else related.parts
         self.together = None if ranks is None else Together(ranks, f"{meta.get('policy')} {meta.get('total')}")
+        self.votes = Votes(related.voters) if related is not None and related.lockstep is not None else None
         self.held = Held(Offload() if memory.offload else None)
-        self.memory = MemoryPlan(memory, self.trace, policy, ranks)
+        self.memory = MemoryPlan(memory, self.trace, policy, ranks, self.votes)
         self.guided = guided
         self.thread = threading.current_thread()
         self.stopped = False
@@ -237,6 +241,17 @@ class Run:
             self.memory.refuse(lanes, held, self.in_first_step and self.ranks is None)
             for lane in lanes:
                 lane.forget()
+
+    @property
+    def is_told_to_stop(self) -> bool:
+        """Whether a rank was told to stop, as all know that decide together."""
+        return any(said is not None and said.stops for said in (self.together, self.votes))
+
+    def tell_to_stop(self) -> None:
+        """Let all that decide together hear that they are to stop."""
+        said = self.votes or self.together
+        if said is not None:
+            said.wants_stop = True
 
     @property
     def in_first_step(self) -> bool:

@@ -9,19 +9,20 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from bwcache.core import Event, Step, Trace
-from bwcache.engine import bars, hooks, ranks
+from bwcache.engine import bars, hooks
 from bwcache.engine.clock import Clock, HostStep
 from bwcache.engine.denoiser import Denoiser
 from bwcache.engine.forward import Forward
 from bwcache.engine.made_for import file_policy
 from bwcache.engine.memory import DEFAULT, Memory
-from bwcache.engine.ranks import Ranks
+from bwcache.engine.ranks import ONE_PROCESS, Ranks, Related
 from bwcache.engine.run import Run
+from bwcache.engine.spread import related
 from bwcache.errors import (
     AlreadyAttachedError,
     AttachError,
@@ -37,9 +38,6 @@ from bwcache.policies import PerDenoiser, Policy
 from bwcache.policies.grades import graded
 from bwcache.policies.policy_file import names_file
 from bwcache.policies.presets import source
-
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
 
 KEEP_TRACES = 1000
 """So many finished traces a session holds, if it is not told otherwise."""
@@ -103,7 +101,7 @@ class Session:
         steps: int | None = None,
         timing: bool = False,
         spec: BlockSpec | None = None,
-        group: ProcessGroup | None = None,
+        ranks: Ranks | None = None,
         per_sample: bool = True,
         memory: Memory = DEFAULT,
         keep_traces: int | None = KEEP_TRACES,
@@ -111,9 +109,9 @@ class Session:
     ) -> None:
         self.name = type(uncompiled(target)).__name__
         self.timing, self.per_sample = timing, per_sample
-        self._group = group
-        self.ranks: Ranks | None = None
-        self.here = Sampling(lambda: Clock(lambda: getattr(target, "scheduler", None), steps, self._agree))
+        self._ranks = ranks
+        self.related = Related()
+        self.here = Sampling(lambda: Clock(lambda: getattr(target, "scheduler", None), steps, self.agree))
         self._policy, self._next = policy, policy
         self._memory = memory
         self._target: Any = target
@@ -127,7 +125,7 @@ class Session:
             self.denoisers: dict[str, Denoiser] = {}
             modules = denoisers(target, spec)
             _expect_named(policy, modules)
-            self.ranks = self._ranks_of(modules)
+            self.related = related(ranks, modules)
             for name, module in modules.items():
                 _refuse_unless_free(name, module)
                 stack = resolve(name, module, spec)
@@ -177,6 +175,11 @@ class Session:
     def traces(self) -> list[Trace]:
         """The traces of all runs that are held, in order, those in progress last."""
         return [*self._finished, *(run.as_it_stands() for run in list(self._runs))]
+
+    @property
+    def ranks(self) -> str:
+        """Who decides together with this rank, how they were found and where, in words."""
+        return str(self.related)
 
     def clear_traces(self) -> None:
         """Let go of the traces of the runs that are over."""
@@ -256,11 +259,10 @@ class Session:
         The next run is not affected. Of ranks that decide together it is enough to tell one: all of them stop, after
         the next step that computes.
         """
-        if self.ranks is None:
+        if self.related.alone:
             self.stop_now()
         for run in list(self._runs):
-            if run.together is not None:
-                run.together.wants_stop = True
+            run.tell_to_stop()
 
     def stop_now(self) -> None:
         """Stop this rank's run."""
@@ -326,11 +328,11 @@ class Session:
             "memory": "offload" if self._memory.offload else "device",
             "max_memory": self._memory.limit,
         }
-        if self.ranks is not None:
-            meta["ranks"] = str(self.ranks)
+        if self.related.why != ONE_PROCESS:
+            meta["ranks"] = self.ranks
         if here.clock.repeats == AGAIN:
             self._warn_of_one_name(step.branch)
-        run = Run(self._policy, meta, self.ranks, self._memory, self._guides(module), self._on_step)
+        run = Run(self._policy, meta, self.related, self._memory, self._guides(module), self._on_step)
         here.run_index, here.run = step.run, run
         self._runs.append(run)
         return run
@@ -339,20 +341,17 @@ class Session:
         """Return whether the pipeline that is calling says that it guides."""
         return bool(self.here.clock.caller.says(module, "do_classifier_free_guidance"))
 
-    def _ranks_of(self, modules: dict[str, nn.Module]) -> Ranks | None:
-        return ranks.found(modules) if self._group is None else ranks.named(self._group, modules)
-
     def _look_for_ranks(self) -> None:
         """A model may have been spread over ranks since the session was attached."""
-        found = self._ranks_of({name: denoiser.stack.module for name, denoiser in self.denoisers.items()})
-        if found != self.ranks:
-            self.ranks = found
+        found = related(self._ranks, {name: denoiser.stack.module for name, denoiser in self.denoisers.items()})
+        if found != self.related:
+            self.related = found
             for denoiser in self.denoisers.values():
                 denoiser.plan_for(self._policy)
 
-    def _agree(self, here: bool) -> bool:
-        """Return whether something that each rank sees of its own holds on any of those that decide together."""
-        return here if self.ranks is None else self.ranks.any(here)
+    def agree(self, here: bool) -> bool:
+        """Return whether something that each rank sees of its own holds on any that has a part of this video."""
+        return here if self.related.parts is None else self.related.parts.any(here)
 
     def end_run(self) -> None:
         """The run of this thread is over: the next forward begins another."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from bwcache.engine.alike import SIZE, checksums, differing
 from bwcache.engine.clock.call import Call
 from bwcache.engine.numbers import Numbers
-from bwcache.engine.ranks import Ranks
+from bwcache.engine.ranks import Parts
 
 
 class Together:
@@ -21,7 +21,7 @@ class Together:
         stops: whether any was, as all know by now.
     """
 
-    def __init__(self, ranks: Ranks, setting: str) -> None:
+    def __init__(self, ranks: Parts, setting: str) -> None:
         """`setting`: what they have to be set to alike, in words."""
         self._ranks, self._setting = ranks, setting
         self.wants_stop = False

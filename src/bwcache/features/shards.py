@@ -81,7 +81,7 @@ class Sharding:
                 complaint(
                     f"a feature of {where} that lies on {self.mesh.size()} ranks (a DTensor)",
                     "to know which ranks decide together",
-                    "pass group=, such as mesh.get_group()",
+                    "pass ranks=, such as the mesh",
                 )
             )
         if samples > 1 and self.cuts(axis):

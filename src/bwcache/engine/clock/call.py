@@ -130,6 +130,11 @@ class Call:
         return self.inputs
 
     @cached_property
+    def shapes(self) -> object:
+        """Of all tensors that it is given, by name."""
+        return {name: value.shape for name, value in self.given.items() if isinstance(value, Tensor)}
+
+    @cached_property
     def sample(self) -> LatentsSample | None:
         """A few entries of its latents."""
         return (

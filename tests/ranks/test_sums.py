@@ -1,20 +1,18 @@
 """Ranks that work on one video decide together; ranks that do not, do not wait for each other."""
 
-import socket
-from datetime import timedelta
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 import bwcache
 from bwcache import BWCache, FixedInterval, Policy
 from bwcache.core.trace import reuse_line
-from bwcache.engine import ranks
 from bwcache.engine.numbers import Numbers
+from bwcache.engine.ranks import Parts
+from tests.ranks.pair import two_ranks
 from tests.tiny import noise, wan_transformer
 
 STEPS = 16
@@ -46,7 +44,7 @@ def line(
     seed: int, pace: float, group: Any, spoilt: bool = False, policy: Policy[Any] = POLICY
 ) -> tuple[str, list[float | None], list[str]]:
     module = wan_transformer()
-    with bwcache.attach(module, policy, steps=STEPS, group=group) as session:
+    with bwcache.attach(module, policy, steps=STEPS, ranks=group) as session:
         denoise(module, seed, pace, spoilt)
     events = session.trace.events
     return reuse_line(events), [event.indicator for event in events], [event.reason for event in events]
@@ -54,42 +52,33 @@ def line(
 
 def summed(rank: int, group: Any) -> list[list[float] | None]:
     """What ranks read of parts that all have, that one of them lacks, and that none has."""
-    numbers = Numbers(ranks.named(group, {}))
+    numbers = Numbers(Parts((group,), "here"))
     own = torch.full((2, 3), float(rank + 1))
     places = [numbers.add(part, 6) for part in (own, own if rank else None, None, own)]
     numbers.set_out()
     return [numbers.read(place) for place in places]
 
 
-def work(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=timedelta(seconds=60))
+def cases(rank: int) -> dict[str, Callable[[], Any]]:
     both = dist.group.WORLD
     own = [dist.new_group([0]), dist.new_group([1])][rank]
     pace = (0.005, 0.3)[rank]  # alone, the one would reuse often and the other never
-    said = {
-        "alone": line(rank, pace, None),
-        "own": line(rank, pace, own),
-        "together": line(rank, pace, both),
-        "one_spoilt": line(rank, 0.005, both, rank == 1, EVERY_THIRD),
-        "summed": summed(rank, both),
+    found: dict[str, Callable[[], Any]] = {
+        "alone": lambda: line(rank, pace, None),
+        "own": lambda: line(rank, pace, own),
+        "together": lambda: line(rank, pace, both),
+        "one_spoilt": lambda: line(rank, 0.005, both, rank == 1, EVERY_THIRD),
+        "summed": lambda: summed(rank, both),
     }
     if rank == 0:  # the other rank is not asked: it must not be waited for
-        said["more"] = line(7, pace, own)
-    torch.save(said, Path(folder) / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+        found["more"] = lambda: line(7, pace, own)
+    return found
 
 
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two ranks reports."""
-    folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(work, args=(port, str(folder)), nprocs=2)  # type: ignore[attr-defined]
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    return two_ranks(cases, tmp_path_factory.mktemp("ranks"))
 
 
 def test_ranks_with_different_data_decide_the_same(said: list[dict[str, Any]]) -> None:
