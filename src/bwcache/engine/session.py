@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -89,6 +89,14 @@ class Sampling(threading.local):
         self.cache_fills: Counter[str] = Counter()
         self.bars: dict[int, object] = {}
 
+    def exchange(self, other: dict[str, Any]) -> dict[str, Any]:
+        """Put something else in the place of what goes on in this thread; return what went on."""
+        mine: dict[str, Any] = vars(self)
+        before = dict(mine)
+        mine.clear()
+        mine.update(other)
+        return before
+
 
 class Session:
     """A policy at work on the denoisers of one pipeline or on one bare module. Made by `attach`."""
@@ -111,7 +119,11 @@ class Session:
         self.timing, self.per_sample = timing, per_sample
         self._ranks = ranks
         self.related = Related()
-        self.here = Sampling(lambda: Clock(lambda: getattr(target, "scheduler", None), steps, self.agree))
+        self._new_clock: Callable[[], Clock] = lambda: Clock(
+            lambda: getattr(target, "scheduler", None), steps, self.agree
+        )
+        self.here = Sampling(self._new_clock)
+        self._requests: dict[Hashable, dict[str, Any]] = {}
         self._policy, self._next = policy, policy
         self._memory = memory
         self._target: Any = target
@@ -245,6 +257,53 @@ class Session:
             denoiser.checked_plan(policy)
         self._next = policy
 
+    @contextmanager
+    def request(self, name: Hashable, policy: Policy[Any] | str | None = None) -> Iterator[None]:
+        """What lies within belongs to one of several requests that take turns: each has a clock and a run of its own.
+
+        So a server makes one step of this video and then one of that. What a request keeps stays until `drop`, and it
+        may come back in another thread.
+
+        Args:
+            name: of the request.
+            policy: of its runs, the same each time that it comes; by default the session's.
+
+        Raises:
+            SettingError: it is no policy.
+            AttachError: it does not fit the model.
+        """
+        before = self._policy, self._next
+        self._take_up(*before if policy is None else 2 * (policy_of(policy, self._target),))
+        others = self.here.exchange(self._requests.pop(name, None) or vars(Sampling(self._new_clock)).copy())
+        if self.here.run is not None:
+            self.here.run.thread = threading.current_thread()
+        try:
+            yield
+        finally:
+            mine = self.here.exchange(others)
+            if self._target is not None:  # else the session was closed within
+                self._requests[name] = mine
+                self._take_up(*before)
+
+    def drop(self, name: Hashable) -> None:
+        """A request is over, or given up: its trace is handed on, and what it kept is freed. Another name: nothing."""
+        if name not in self._requests:
+            return
+        try:
+            with self.request(name):
+                self.end_run()
+        finally:
+            self._requests.pop(name, None)
+
+    def _take_up(self, policy: Policy[Any], later: Policy[Any]) -> None:
+        """Use a policy for the forwards that come now, and another one from the next run on."""
+        if policy is not self._policy:
+            for denoiser in self.denoisers.values():
+                denoiser.checked_plan(policy)
+            for denoiser in self.denoisers.values():
+                denoiser.plan_for(policy)
+        self._policy, self._next = policy, later
+
     def invalidate(self) -> None:
         """Forget all that is kept: call it where a callback changes prompts or weights in the middle of a run.
 
@@ -290,6 +349,7 @@ class Session:
         """Detach: every module is again as it was found. Traces stay."""
         self._undo.close()
         fills = dict(self.here.cache_fills)
+        self._requests.clear()
         with ExitStack() as last:
             last.callback(self._let_go)
             for run in list(self._runs):
@@ -374,7 +434,7 @@ class Session:
         self._runs.remove(run)
         run.close()
         self._finished.append(run.trace)
-        self._warn_if_never_reused(run.trace)
+        self._warn_if_never_reused(run)
         if self._on_trace is not None:
             self._on_trace(run.trace)
 
@@ -385,9 +445,10 @@ class Session:
             "forwards of one name, name them apart by session.step(index=, branch=)"
         )
 
-    def _warn_if_never_reused(self, trace: Trace) -> None:
+    def _warn_if_never_reused(self, run: Run) -> None:
+        trace = run.trace
         complete = bool(trace.events) and trace.steps == (trace.events[-1].total or trace.steps)
-        if not self._policy.may_reuse or not complete or trace.steps < 2 or trace.reuse_rate > 0:
+        if not run.policy.may_reuse or not complete or trace.steps < 2 or trace.reuse_rate > 0:
             return
         later = [event for event in trace.events if event.step > 0]
         reason, count = Counter(event.reason.split(" (")[0] for event in later).most_common(1)[0]
