@@ -274,7 +274,7 @@ class Session:
         """
         before = self._policy, self._next
         self._take_up(*before if policy is None else 2 * (policy_of(policy, self._target),))
-        others = self.here.exchange(self._requests.pop(name, None) or vars(Sampling(self._new_clock)).copy())
+        others = self.here.exchange(self._requests.pop(name, {}) or vars(Sampling(self._new_clock)).copy())
         if self.here.run is not None:
             self.here.run.thread = threading.current_thread()
         try:
