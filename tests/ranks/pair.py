@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from diffusers import ContextParallelConfig
 
 import bwcache
 from bwcache import BWCache, BWCacheError
 from bwcache.core.trace import reuse_line
 from tests.fleet.forked import ended, start
-from tests.tiny import noise
+from tests.tiny import noise, wan_transformer
 
 STEPS = 8
 POLICY = BWCache(threshold=0.3, reuse_interval=2)
@@ -97,3 +100,29 @@ def measured(said: dict[str, Any]) -> list[float]:
 def same(made: list[torch.Tensor], wanted: list[torch.Tensor]) -> bool:
     """Whether two videos are one, but for the order in which is added up."""
     return all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(made, wanted, strict=True))
+
+
+def identical(made: list[torch.Tensor], wanted: list[torch.Tensor]) -> bool:
+    """Whether two videos are one, to the last bit."""
+    return all(torch.equal(a, b) for a, b in zip(made, wanted, strict=True))
+
+
+def split() -> Any:
+    """A denoiser whose tokens are split among the ranks."""
+    module = wan_transformer()
+    module.enable_parallelism(config=ContextParallelConfig(ulysses_degree=dist.get_world_size()))
+    return module
+
+
+def several_calls(module: Any, paths: list[str]) -> Counter[str]:
+    """What counts the calls of some modules within another; their forwards are wrapped, not hooked."""
+    found: Counter[str] = Counter()
+    for path in paths:
+        part = module.get_submodule(path)
+        part.forward = partial(_counted, found, path, part.forward)
+    return found
+
+
+def _counted(found: Counter[str], path: str, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    found[path] += 1
+    return inner(*args, **kwargs)

@@ -15,7 +15,7 @@ from bwcache import Adaptive, BWCache, EasyCache, FirstBlock, Foresight, RunStop
 from bwcache.core.trace import reuse_line
 from bwcache.engine.run import Run
 from bwcache.models import BlockStack, Site
-from tests.ranks.pair import STEPS, cached, measured, same, two_ranks, video
+from tests.ranks.pair import STEPS, cached, measured, same, split, two_ranks, video
 from tests.tiny import Scripted, wan_transformer
 
 
@@ -37,13 +37,6 @@ POLICIES: dict[str, bwcache.Policy[Any]] = {
     "Foresight": Foresight(50.0, 1, 0.3),
     "Adaptive": Adaptive(0.5, 0.0),
 }
-
-
-def split() -> Any:
-    """A denoiser whose tokens are split among the ranks."""
-    module = wan_transformer()
-    module.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2))
-    return module
 
 
 def other_seeds(rank: int) -> Any:

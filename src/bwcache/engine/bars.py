@@ -53,7 +53,7 @@ def _noting(pipeline: Any, session: Session, inner: Callable[..., Any]) -> Calla
 
 
 def _listen(bar: Any, pipeline: Any, session: Session) -> None:
-    """Frees what is kept as soon as a loop breaks off: by an exception, Ctrl-C or an interrupt.
+    """Frees what is kept as soon as a loop breaks off: by an exception, Ctrl-C or an interrupt; hears of an interrupt.
 
     A bar speaks once, in its own thread, and only until its pipeline shows another: tqdm closes bars again as they are
     collected as garbage, which may be in the middle of any later run and while any exception is being handled.
@@ -73,6 +73,17 @@ def _listen(bar: Any, pipeline: Any, session: Session) -> None:
             session.end_run()
 
     bar.close = closing
+    update = getattr(bar, "update", None)
+    if update is None:
+        return
+
+    def updating(*args: Any, **kwargs: Any) -> Any:
+        found = update(*args, **kwargs)
+        if session.here.bars.get(id(pipeline)) is token:
+            session.hear_interrupt(pipeline)
+        return found
+
+    bar.update = updating
 
 
 def _warn_if_replaced(pipeline: Any, session: Session) -> None:

@@ -331,6 +331,14 @@ class Session:
         for run in list(self._runs):
             run.stopped = True
 
+    def hear_interrupt(self, pipeline: Any) -> None:
+        """Take an interrupt of this rank's pipeline back until all know of it that decide together: then all stop."""
+        run = self.here.run
+        if run is None or self.related.alone or run.is_told_to_stop or not getattr(pipeline, "_interrupt", False):
+            return
+        pipeline._interrupt = False
+        run.tell_to_stop()
+
     def on_step(self, call: Callable[[Event], object]) -> Callable[[], None]:
         """Call `call(event)` at each row of the trace, as soon as it stands; return what ends that.
 
