@@ -22,6 +22,7 @@ from tests.fleet.forked import ended, start
 from tests.tiny import noise, wan_transformer
 
 STEPS = 8
+SIZE = (1, 4, 2, 4, 4)
 POLICY = BWCache(threshold=0.3, reuse_interval=2)
 Cases = Callable[[int], dict[str, Callable[[], Any]]]
 """(rank) -> the cases by name; each returns what `torch.save` can take. All ranks run them in the same order."""
@@ -60,9 +61,11 @@ def two_ranks(cases: Cases, folder: Path) -> list[dict[str, Any]]:
     return several_ranks(2, cases, folder)
 
 
-def video(module: Any, seed: int = 0, steps: int = STEPS, prompt: int = 1, pace: float = 0.05) -> list[torch.Tensor]:
+def video(
+    module: Any, seed: int = 0, steps: int = STEPS, prompt: int = 1, pace: float = 0.05, size: Any = SIZE
+) -> list[torch.Tensor]:
     """The outputs of a loop over a denoiser of Wan's kind, each laid upon the latents, as a sampler does."""
-    latents, made = noise(1, 4, 2, 4, 4, seed=seed), []
+    latents, made = noise(*size, seed=seed), []
     for i in range(steps):
         with torch.no_grad():
             output = module(

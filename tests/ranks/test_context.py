@@ -15,7 +15,7 @@ from bwcache import Adaptive, BWCache, EasyCache, FirstBlock, Foresight, RunStop
 from bwcache.core.trace import reuse_line
 from bwcache.engine.run import Run
 from bwcache.models import BlockStack, Site
-from tests.ranks.pair import STEPS, cached, measured, same, split, two_ranks, video
+from tests.ranks.pair import STEPS, cached, identical, measured, split, two_ranks, video
 from tests.tiny import Scripted, wan_transformer
 
 
@@ -132,7 +132,7 @@ def test_the_video_is_that_of_one_rank(said: list[dict[str, Any]], name: str) ->
         assert together["ranks"] == "2 of 2 ranks have parts of this video (context parallelism of model)"
         assert together["line"] == alone["line"]
         assert measured(together) == pytest.approx(measured(alone), rel=1e-4)
-        assert same(together["made"], alone["made"])
+        assert identical(together["made"], alone["made"])
 
 
 @pytest.mark.parametrize("name", sorted(set(POLICIES) - {"EasyCache"}))
@@ -145,7 +145,7 @@ def test_features_that_wait_in_main_memory_and_a_limit_that_a_part_keeps(said: l
     for case in ("offload", "room for a part"):
         for rank in range(2):
             assert said[rank][case]["line"] == said[0]["residual alone"]["line"]
-            assert same(said[rank][case]["made"], said[0]["residual alone"]["made"])
+            assert identical(said[rank][case]["made"], said[0]["residual alone"]["made"])
 
 
 @pytest.mark.parametrize(
@@ -180,4 +180,4 @@ def test_one_rank_that_is_told_to_stop_stops_all(said: list[dict[str, Any]]) -> 
 def test_a_model_that_is_split_while_attached(said: list[dict[str, Any]]) -> None:
     for rank in range(2):
         assert said[rank]["late"]["line"] == said[0]["BWCache alone"]["line"]
-        assert same(said[rank]["late"]["made"], said[0]["BWCache alone"]["made"])
+        assert identical(said[rank]["late"]["made"], said[0]["BWCache alone"]["made"])

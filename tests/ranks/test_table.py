@@ -75,44 +75,53 @@ def idle(make: Callable[[], Any], read: bool = False) -> Any:
     """How often modules ran that only blocks read; `read`: as if one were read by somebody else after all."""
     module = make()
     if read:
-        embedder, output = module.condition_embedder, module.proj_out.forward
-        seen: list[Any] = []
-        inner = embedder.text_embedder.forward
-        embedder.text_embedder.forward = lambda *args: seen.append(inner(*args)) or seen[-1]
-        module.proj_out.forward = lambda x: output(x) + 0 * seen[-1].mean()
+        embedder, output, seen = module.condition_embedder.forward, module.proj_out.forward, []
+
+        def embedded(*args: Any, **kwargs: Any) -> Any:
+            seen.append(embedder(*args, **kwargs))
+            return seen[-1]
+
+        def read_after(hidden_states: torch.Tensor) -> torch.Tensor:
+            added: torch.Tensor = output(hidden_states) + 0 * seen[-1][2].mean()
+            return added
+
+        module.condition_embedder.forward, module.proj_out.forward = embedded, read_after
     found = several_calls(module, ["rope", "condition_embedder.text_embedder"])
     said = cached(module, Scripted(frozenset({2, 3, 5})))
     return said | {"calls": dict(found)}
 
 
-def guided(rank: int | None, policy: Any) -> Any:
-    """Conditional and unconditional forwards one after the other, or each on a rank of its own."""
-    module, latents, made = wan_transformer(), noise(1, 4, 2, 4, 4), []
+def guided(branch: int | None, policy: Any, module: Any = None, ranks: Any = None, others: Any = None) -> Any:
+    """Both branches one after the other, or one of them, and the other one on another rank of `others`."""
+    module, latents, made = module or wan_transformer(), noise(1, 4, 2, 4, 4), []
 
-    def forward(branch: int, i: int) -> torch.Tensor:
-        with torch.no_grad(), module.cache_context(("cond", "uncond")[branch]):
+    def forward(which: int, i: int) -> torch.Tensor:
+        with torch.no_grad(), module.cache_context(("cond", "uncond")[which]):
             output: torch.Tensor = module(
                 hidden_states=latents,
                 timestep=torch.tensor([1000.0 - i]),
-                encoder_hidden_states=noise(1, 6, 8, seed=1 + branch),
+                encoder_hidden_states=noise(1, 6, 8, seed=1 + which),
                 return_dict=False,
             )[0]
         return output
 
-    ranks = None if rank is None else dist.group.WORLD
     with bwcache.attach(module, policy, steps=STEPS, ranks=ranks) as session, session.run(STEPS):
         for i in range(STEPS):
-            if rank is None:
+            if branch is None:
                 both = [forward(0, i), forward(1, i)]
             else:
-                own = forward(rank, i)
+                own = forward(branch, i)
                 both = [torch.empty_like(own) for _ in range(2)]
-                dist.all_gather(both, own)
+                dist.all_gather(both, own, group=others)
             output = both[1] + 3.0 * (both[0] - both[1])
             made.append(output)
             latents = latents - 0.05 * output
-    events = [event for event in session.trace.events if rank is not None or event.branch == "cond"]
+    events = [event for event in session.trace.events if branch is not None or event.branch == "cond"]
     return {"made": made, "line": reuse_line(events)}
+
+
+def branches(rank: int, policy: Any) -> Callable[[], Any]:
+    return lambda: guided(rank, policy, None, dist.group.WORLD, dist.group.WORLD)
 
 
 def pipeline(rank: int, end: Callable[[Any, bwcache.Session], None] | None = None) -> Any:
@@ -152,7 +161,7 @@ def cases(rank: int) -> dict[str, Callable[[], Any]]:
     found["tensor parallel, alone"] = lambda: cached(tensor_parallel(), POLICY, ranks=None)
     found["one rank"] = lambda: cached(wan_transformer(), POLICY)
     for name, policy in GUIDED.items():
-        found[f"{name}, one rank"], found[name] = partial(guided, None, policy), partial(guided, rank, policy)
+        found[f"{name}, one rank"], found[name] = partial(guided, None, policy), branches(rank, policy)
     found["pipeline, one rank"], found["pipeline"] = one_rank, lambda: pipeline(rank)
     found["interrupted"] = lambda: pipeline(rank, interrupted)
     found["stopped"] = lambda: pipeline(rank, lambda pipe, session: session.stop())
