@@ -16,14 +16,13 @@ from typing import Any
 import pytest
 import torch
 
+from tests.comfy.torchvision_beside_cpu import make_importable
+
 CHECKOUT = os.environ.get("BWCACHE_COMFYUI", "")
 
 needs_comfyui = pytest.mark.skipif(
     not CHECKOUT, reason="BWCACHE_COMFYUI names no checkout of ComfyUI: see docs/comfyui.md, Tests"
 )
-
-
-_DEFINED: list[Any] = []
 
 
 @cache
@@ -32,12 +31,7 @@ def comfy() -> Any:
     path = Path(CHECKOUT).expanduser()
     if not (path / "comfy" / "samplers.py").exists():
         pytest.fail(f"found no ComfyUI in BWCACHE_COMFYUI={CHECKOUT}; expected a checkout; name its folder")
-    if "torchvision" not in sys.modules:  # built for another torch, it looks for operators that nobody calls here
-        library = torch.library.Library("torchvision", "DEF")
-        sizes = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        for name in ("nms", "qnms"):
-            library.define(f"{name}{sizes}")
-        _DEFINED.append(library)
+    make_importable()
     sys.path.insert(0, str(path))
     before, sys.argv = sys.argv, ["main.py", "--cpu"]
     try:

@@ -196,6 +196,12 @@ def test_videos_of_prompts() -> None:
     assert after == videos("abcd", "ef", "g")
 
 
+def test_videos_of_one_prompt_differ_by_their_seeds() -> None:
+    found = Videos.of_one("a", 2, 3, 7)
+    assert found == Videos((Video("a", 7), Video("a", 8)), (Video("a", 9), Video("a", 10), Video("a", 11)))
+    assert found.after_a_shortfall() is None
+
+
 def test_videos_that_cannot_be() -> None:
     with pytest.raises(SettingError, match="found 1 prompt, so that none is left to verify on"):
         Videos.of(["a", "a"], 3, 4, 0)
@@ -203,6 +209,8 @@ def test_videos_that_cannot_be() -> None:
         videos("ab", "bc")
     with pytest.raises(SettingError, match="found 'c' to calibrate and to verify on"):
         videos("ab", "cd", "c")
+    with pytest.raises(SettingError, match="found 'seed 7' to calibrate and to verify on; expected other seeds"):
+        Videos((Video("a", 6), Video("a", 7)), (Video("a", 7), Video("a", 8)))
     with pytest.raises(SettingError, match="found 2 videos to calibrate on and 1 to verify on"):
         dataclasses.replace(videos(), verify=(Video("c", 0),))
 

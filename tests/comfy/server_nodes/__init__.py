@@ -10,10 +10,11 @@ class TestPrompt(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         inputs = [io.Int.Input("seed", default=1), io.Int.Input("width", default=4096)]
+        inputs.append(io.Int.Input("number", default=0, optional=True))
         return io.Schema(node_id="TestPrompt", category="test", inputs=inputs, outputs=[io.Conditioning.Output()])
 
     @classmethod
-    def execute(cls, seed: int, width: int) -> io.NodeOutput:
+    def execute(cls, seed: int, width: int, number: int = 0) -> io.NodeOutput:
         return io.NodeOutput([[torch.randn(1, 12, width, generator=torch.Generator().manual_seed(seed)), {}]])
 
 
@@ -61,11 +62,34 @@ class TestFrames(io.ComfyNode):
         return io.NodeOutput((frames / 8 + 0.5).clamp(0, 1).repeat_interleave(16, 1).repeat_interleave(16, 2))
 
 
+class Strange(torch.nn.Module):
+    """Takes sound first: no diffusion model that anybody knows."""
+
+    def forward(self, sound, picture=None):  # type: ignore[no-untyped-def]
+        """Nothing."""
+        return sound
+
+
+class TestStrangeModel(io.ComfyNode):
+    """A model of a class that nobody knows."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        inputs = [io.Model.Input("model")]
+        return io.Schema(node_id="TestStrangeModel", category="test", inputs=inputs, outputs=[io.Model.Output()])
+
+    @classmethod
+    def execute(cls, model):  # type: ignore[no-untyped-def]
+        clone = model.clone()
+        clone.add_object_patch("diffusion_model", Strange())
+        return io.NodeOutput(clone)
+
+
 class Extension(ComfyExtension):
     """All of them."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TestPrompt, TestLatent, TestSum, TestFrames]
+        return [TestPrompt, TestLatent, TestSum, TestFrames, TestStrangeModel]
 
 
 async def comfy_entrypoint() -> ComfyExtension:

@@ -3,15 +3,16 @@
 from bwcache.study.study import Video
 from bwcache.study.tuning.ladder import Ladder, Rung, climb
 from bwcache.study.tuning.recording import Recording, recorded
-from bwcache.study.tuning.runs import Closeness, Runs
+from bwcache.study.tuning.runs import Closeness, Counted, Runs
 from bwcache.study.tuning.tables import damage
-from bwcache.study.tuning.tuning import BUDGET, Fit, Outcome, Proof, Tuner, tune
+from bwcache.study.tuning.tuning import BUDGET, Fit, Outcome, Proof, Search, Tuner, tune
 from bwcache.study.tuning.videos import Videos
 from bwcache.study.tuning.wish import Wish, wish
 
 __all__ = [
     "BUDGET",
     "Closeness",
+    "Counted",
     "Fit",
     "Ladder",
     "Outcome",
@@ -19,6 +20,7 @@ __all__ = [
     "Recording",
     "Rung",
     "Runs",
+    "Search",
     "Tuner",
     "Video",
     "Videos",

@@ -49,6 +49,22 @@ class Recording:
         return found
 
 
+class Entries:
+    """A fixed random sample of the entries of tensors of one size."""
+
+    def __init__(self) -> None:
+        self._chosen: Tensor | None = None
+
+    def of(self, tensor: Tensor) -> np.ndarray:
+        """Return those of a tensor, float32."""
+        flat = tensor.detach().flatten()
+        if self._chosen is None:
+            order = torch.randperm(flat.numel(), generator=torch.Generator().manual_seed(0))
+            self._chosen = order[:ENTRIES].sort().values.to(flat.device)
+        found: np.ndarray = flat[self._chosen.to(flat.device)].float().cpu().numpy()
+        return found
+
+
 class _Recorder:
     """Reads the calls of a scheduler's step."""
 
@@ -58,7 +74,7 @@ class _Recorder:
         self._schedule: Schedule | None = None
         self._latents: list[np.ndarray] = []
         self._clean: list[np.ndarray] = []
-        self._chosen: Tensor | None = None
+        self._entries = Entries()
         self._end: Tensor | None = None
 
     def before(self, predicted: Tensor, timestep: Any, latents: Tensor) -> None:
@@ -75,8 +91,8 @@ class _Recorder:
             raise self._unknown()
         if type(self._scheduler).__name__ in SCALED and sigma is not None:
             latents = latents / (1 + sigma**2) ** 0.5
-        self._clean.append(self._sampled(level.clean(latents, predicted)))
-        self._latents.append(self._sampled(latents) / (level.signal + level.noise))
+        self._clean.append(self._entries.of(level.clean(latents, predicted)))
+        self._latents.append(self._entries.of(latents) / (level.signal + level.noise))
 
     def after(self, latents: Tensor) -> None:
         self._end = latents
@@ -88,15 +104,8 @@ class _Recorder:
         shares = tuple(self._schedule.noises)
         if found != len(self._schedule.timesteps) or any(a <= b for a, b in pairwise(shares)):
             raise self._unknown()
-        latents = np.stack([*self._latents, self._sampled(self._end)])
+        latents = np.stack([*self._latents, self._entries.of(self._end)])
         return Recording(shares, latents, np.stack(self._clean))
-
-    def _sampled(self, tensor: Tensor) -> np.ndarray:
-        flat = tensor.detach().flatten()
-        if self._chosen is None:
-            order = torch.randperm(flat.numel(), generator=torch.Generator().manual_seed(0))
-            self._chosen = order[:ENTRIES].sort().values.to(flat.device)
-        return flat[self._chosen].float().cpu().numpy()
 
     def _unknown(self) -> SettingError:
         return _not_told(self._scheduler)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,40 +46,42 @@ class Closeness:
     ssim: float
 
 
-class Runs:
-    """What was run, and what may be.
+class Counted(ABC):
+    """Runs within a budget: whoever makes them.
 
     Args:
-        pipe: a pipeline with one denoiser.
-        spec: the row of its denoiser.
-        request: steps, sizes and guidance; its prompt and seed are those of each video.
-        folder: where runs are kept.
+        steps: of the denoiser in an uncached run.
         budget: the work allowed, in uncached videos.
-        on_progress: called at every step.
 
     Attributes:
         used: steps of the denoiser, of all runs so far.
         allowed: the most of them.
+        option: how the budget is called where it is given.
     """
 
-    def __init__(
-        self,
-        pipe: Any,
-        spec: BlockSpec,
-        request: Request,
-        folder: Folder,
-        budget: float,
-        on_progress: OnProgress | None = None,
-    ) -> None:
-        self._pipe, self._spec, self._request = pipe, spec, request
-        self._folder, self._on_progress = folder, on_progress
-        self.used, self.allowed = 0, math.floor(budget * request.steps)
+    option = "--budget"
+
+    def __init__(self, steps: int, budget: float) -> None:
+        self.steps, self.budget = steps, budget
+        self.used, self.allowed = 0, math.floor(budget * steps)
         self._counted: set[tuple[Any, ...]] = set()
+
+    @abstractmethod
+    def uncached(self, video: Video, what: str) -> Recording:
+        """Return an uncached run; `what` says in words what it is for."""
+
+    @abstractmethod
+    def cached(self, video: Video, policy: Tuned, what: str) -> tuple[Recording, Closeness]:
+        """Return a run under a policy, and how close it came to the uncached one, which must be there."""
+
+    @abstractmethod
+    def shown(self, video: Video, policy: Tuned, what: str) -> Closeness:
+        """Return how close a run under a policy came to the uncached one; it proves something."""
 
     @property
     def work(self) -> float:
         """All so far, in uncached videos."""
-        return self.used / self._request.steps
+        return self.used / self.steps
 
     @property
     def left(self) -> int:
@@ -99,10 +102,36 @@ class Runs:
             return
         if steps > self.left:
             found = f"{self.used + steps} steps to compute"
-            raise SettingError(complaint(found, f"at most {self.allowed}", "give a larger --budget"))
+            raise SettingError(complaint(found, f"at most {self.allowed}", f"give a larger {self.option}"))
         if what:
             self._counted.add(what)
         self.used += steps
+
+
+class Runs(Counted):
+    """Runs of a pipeline.
+
+    Args:
+        pipe: a pipeline with one denoiser.
+        spec: the row of its denoiser.
+        request: steps, sizes and guidance; its prompt and seed are those of each video.
+        folder: where runs are kept.
+        budget: the work allowed, in uncached videos.
+        on_progress: called at every step.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        spec: BlockSpec,
+        request: Request,
+        folder: Folder,
+        budget: float,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        super().__init__(request.steps, budget)
+        self._pipe, self._spec, self._request = pipe, spec, request
+        self._folder, self._on_progress = folder, on_progress
 
     def uncached(self, video: Video, what: str) -> Recording:
         """Return an uncached run; its frames are kept too."""

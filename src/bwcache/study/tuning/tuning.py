@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -26,7 +26,7 @@ from bwcache.study.made_for import only_denoiser
 from bwcache.study.study import Video
 from bwcache.study.tuning.fitting import Rows, fitted
 from bwcache.study.tuning.recording import Recording, check_scheduler
-from bwcache.study.tuning.runs import Closeness, Runs
+from bwcache.study.tuning.runs import Closeness, Counted, Runs
 from bwcache.study.tuning.tables import damage
 from bwcache.study.tuning.videos import Videos
 from bwcache.study.tuning.wish import Wish
@@ -117,43 +117,25 @@ class Outcome:
     short: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass
-class Tuner:
-    """One tuning.
+class Search:
+    """The way from a wish to a plan, whoever makes the runs.
 
     Args:
-        pipe: a pipeline, loaded and on its device.
-        request: steps, sizes and guidance; its prompt and seed are those of each video.
+        model: class of the denoiser.
+        runs: makes and counts them.
         videos: to make and to prove the plan on.
-        folder: where runs are kept.
-        budget: the work allowed, in uncached videos.
-        on_progress: called at every step.
         say: called with a line at each stage.
 
-    Attributes:
-        runs: what was run, and what may be.
-
     Raises:
-        SettingError: more than one denoiser, or one without a row; a scheduler that does not tell the clean latents; a
-            budget that is not enough for any plan.
+        SettingError: a budget that is not enough for any plan.
     """
 
-    pipe: Any
-    request: Request
-    videos: Videos
-    folder: Folder
-    budget: float = BUDGET
-    on_progress: OnProgress | None = None
-    say: Callable[[str], None] = print
-    _full: list[Recording] = field(default_factory=list)
-    _plans: dict[int, List] = field(default_factory=dict)
-    _fits: dict[int, Fit] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.model, spec = only_denoiser(self.pipe)
-        check_scheduler(self.pipe.scheduler, self.request.steps)
-        check_budget(self.budget, self.videos, self.request.steps)
-        self.runs = Runs(self.pipe, spec, self.request, self.folder, self.budget, self.on_progress)
+    def __init__(self, model: str, runs: Counted, videos: Videos, say: Callable[[str], None] = print) -> None:
+        check_budget(runs.budget, videos, runs.steps, runs.option)
+        self.model, self.runs, self.videos, self.say = model, runs, videos, say
+        self._full: list[Recording] = []
+        self._plans: dict[int, List] = {}
+        self._fits: dict[int, Fit] = {}
 
     def run(self, wish: Wish) -> Outcome:
         """Return the plan for a wish.
@@ -336,18 +318,18 @@ class Tuner:
     def _affords_again(self, videos: Videos, count: int) -> bool:
         """Whether another round is within the budget, with one step more than this one."""
         made_of = len(self._full) + len(self.videos.verify)
-        price = len(videos.verify) * self.request.steps + (made_of + len(videos.verify)) * (count + 1)
+        price = len(videos.verify) * self.runs.steps + (made_of + len(videos.verify)) * (count + 1)
         return price <= self.runs.left
 
     def _expect_affordable(self, count: int) -> None:
         if self._affordable(count):
             return
-        need = math.ceil(10 * (self.runs.used + self._price(count)) / self.request.steps) / 10
+        need = math.ceil(10 * (self.runs.used + self._price(count)) / self.runs.steps) / 10
         known = {count: fit.mean for count, fit in self._fits.items()}
         so_far = "".join(f"; {self._words(one)} come to {known[one]:.1f} dB" for one in sorted(known))
-        found = f"--budget {self.budget:g}, of which {self.runs.work:.1f} are used{so_far}"
+        found = f"{self.runs.option} {self.runs.budget:g}, of which {self.runs.work:.1f} are used{so_far}"
         expected = f"{need:g} to try {count} of {self._steps}"
-        raise _refused(found, expected, "give more with --budget, fewer videos, or a lower grade")
+        raise _refused(found, expected, f"give more with {self.runs.option}, fewer videos, or a lower grade")
 
     def _price(self, count: int) -> int:
         return (len(self._full) + len(self.videos.verify)) * count
@@ -368,6 +350,41 @@ class Tuner:
         best = max(self._fits.values(), key=lambda fit: fit.mean)
         at = f"{best.count} of {self._steps} steps, {self._steps / best.count:.2g}x, come to {best.mean:.1f} dB"
         return _refused(f"{wanted:g} dB, which no plan reaches here", f"less ({at})", "ask for less")
+
+
+class Tuner(Search):
+    """A tuning of a pipeline.
+
+    Args:
+        pipe: a pipeline, loaded and on its device.
+        request: steps, sizes and guidance; its prompt and seed are those of each video.
+        videos: to make and to prove the plan on.
+        folder: where runs are kept.
+        budget: the work allowed, in uncached videos.
+        on_progress: called at every step.
+        say: called with a line at each stage.
+
+    Raises:
+        SettingError: more than one denoiser, or one without a row; a scheduler that does not tell the clean latents; a
+            budget that is not enough for any plan.
+    """
+
+    runs: Runs
+
+    def __init__(
+        self,
+        pipe: Any,
+        request: Request,
+        videos: Videos,
+        folder: Folder,
+        budget: float = BUDGET,
+        on_progress: OnProgress | None = None,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        model, spec = only_denoiser(pipe)
+        check_scheduler(pipe.scheduler, request.steps)
+        self.pipe, self.request, self.budget = pipe, request, budget
+        super().__init__(model, Runs(pipe, spec, request, folder, budget, on_progress), videos, say)
 
 
 def tune(
@@ -412,11 +429,11 @@ def _computed(count: int) -> str:
     return f"{count} computed" if count else "less than one computed"
 
 
-def check_budget(budget: float, videos: Videos, steps: int) -> None:
+def check_budget(budget: float, videos: Videos, steps: int, option: str = "--budget") -> None:
     """Raises `SettingError` for a budget that does not go beyond the uncached videos as far as a plan of two steps."""
     least = videos.first * (1 + 2 / steps)
     if budget < least:
-        found = f"--budget {budget:g} for {videos.first} videos, {len(videos.verify)} of them to verify on"
+        found = f"{option} {budget:g} for {videos.first} videos, {len(videos.verify)} of them to verify on"
         raise _refused(found, f"at least {math.ceil(10 * least) / 10:g}", "give more, or fewer videos")
 
 

@@ -14,7 +14,7 @@ LEAST_CALIBRATE, LEAST_VERIFY = 2, 2
 
 @dataclass(frozen=True)
 class Videos:
-    """All videos of a tuning; no prompt stands in two of these places.
+    """All videos of a tuning; no prompt stands in two of these places, and where there is but one, no video.
 
     Attributes:
         calibrate: to make the plan of, and to choose it by.
@@ -30,10 +30,13 @@ class Videos:
     spare: tuple[Video, ...] = ()
 
     def __post_init__(self) -> None:
-        places = [{one.prompt for one in videos} for videos in (self.calibrate, self.verify, self.spare)]
+        of = (self.calibrate, self.verify, self.spare)
+        one_prompt = len({one.prompt for videos in of for one in videos}) == 1
+        places = [{f"seed {one.seed}" if one_prompt else one.prompt for one in videos} for videos in of]
         both = (places[0] & places[1]) | (places[0] & places[2]) | (places[1] & places[2])
         if both:
-            raise _refused(f"{min(both)!r} to calibrate and to verify on", "other prompts to verify on", "give more")
+            expected = f"other {'seeds' if one_prompt else 'prompts'} to verify on"
+            raise _refused(f"{min(both)!r} to calibrate and to verify on", expected, "give more")
         if len(self.calibrate) < LEAST_CALIBRATE or len(self.verify) < LEAST_VERIFY:
             found = f"{len(self.calibrate)} videos to calibrate on and {len(self.verify)} to verify on"
             raise _refused(found, f"at least {LEAST_CALIBRATE} and {LEAST_VERIFY}", "give more prompts")
@@ -49,6 +52,21 @@ class Videos:
         if len(self.spare) < LEAST_VERIFY:
             return None
         return Videos((*self.calibrate, *self.verify), self.spare[:count], self.spare[count:])
+
+    @classmethod
+    def of_one(cls, prompt: str, calibrate: int, verify: int, seed: int) -> Videos:
+        """Return the videos of a single prompt, each with a seed of its own: what is proved holds for this prompt.
+
+        Args:
+            prompt: all there is.
+            calibrate, verify: how many videos.
+            seed: of the first.
+
+        Raises:
+            SettingError: too few videos are wanted.
+        """
+        videos = tuple(Video(prompt, seed + i) for i in range(calibrate + verify))
+        return cls(videos[:calibrate], videos[calibrate:])
 
     @classmethod
     def of(cls, prompts: Sequence[str], calibrate: int, verify: int, seed: int) -> Videos:

@@ -1,0 +1,186 @@
+"""Through ComfyUI's server, as the front end does it: workflows in, pictures out, and errors where the person looks."""
+
+from __future__ import annotations
+
+import urllib.request
+from itertools import count
+from typing import Any
+
+import pytest
+
+from tests.comfy.comfyui import needs_comfyui
+from tests.comfy.server import Graph, Server, errors, until
+
+pytestmark = needs_comfyui
+
+
+def graph(node: bool = True, grade: str = "balanced", method: tuple[str, str] | None = None, **sampler: Any) -> Graph:
+    """Loader, perhaps our node with its report, sampler, and the sum of its latents."""
+    settings = {"seed": 3, "steps": 8, "cfg": 4.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
+    made: Graph = {
+        "loader": of("UNETLoader", unet_name="tiny_wan.safetensors", weight_dtype="default"),
+        "positive": of("TestPrompt", seed=1, width=4096),
+        "negative": of("TestPrompt", seed=2, width=4096),
+        "empty": of("TestLatent", frames=2, side=8),
+        "sampler": of(
+            "KSampler",
+            model=["cache" if node else "loader", 0],
+            positive=["positive", 0],
+            negative=["negative", 0],
+            latent_image=["empty", 0],
+            **{**settings, **sampler},
+        ),
+        "sum": of("TestSum", samples=["sampler", 0]),
+    }
+    if not node:
+        return made
+    made["cache"] = of("BWCache", model=["loader", 0], grade=grade, memory="device", start=0.0, end=1.0)
+    made["report"] = of("BWCacheReport", run=["cache", 1], samples=["sampler", 0])
+    if method:
+        made["method"] = of("BWCacheMethod", name=method[0], settings=method[1])
+        made["cache"]["inputs"]["method"] = ["method", 0]
+    return made
+
+
+def of(kind: str, **inputs: Any) -> dict[str, Any]:
+    """A node."""
+    return {"class_type": kind, "inputs": inputs}
+
+
+def total(ran: Any) -> str:
+    """The sum of the latents, in full."""
+    assert ran["status"]["status_str"] == "success", errors(ran)
+    found: str = ran["outputs"]["sum"]["text"][0]
+    return found
+
+
+def said(ran: Any) -> str:
+    """The text of the report."""
+    found: str = ran["outputs"]["report"]["text"][0]
+    return found
+
+
+@pytest.fixture(scope="module")
+def plain(server: Server) -> str:
+    """The sum without our node."""
+    return total(server.ran(graph(node=False)))
+
+
+def test_all_nodes_are_there_and_the_pack_is_served(server: Server) -> None:
+    from tests.comfy.test_nodes import IDS
+
+    for name, (inputs, _) in IDS.items():
+        found = server.get(f"/object_info/{name}")[name]
+        order = found["input_order"]
+        assert sorted([*order.get("required", ()), *order.get("optional", ())]) == sorted(inputs)
+    assert server.get("/workflow_templates")["bwcache"]
+
+    for name in IDS:
+        with urllib.request.urlopen(f"{server.address}/extensions/bwcache/docs/{name}.md", timeout=60) as page:
+            assert page.read().decode().startswith("# BWCache")
+
+
+def test_off_changes_no_bit(server: Server, plain: str) -> None:
+    for method in (("Planned", "tolerance = 0"), ("NeverReuse", ""), ("BWCache", "threshold = 0")):
+        assert total(server.ran(graph(method=method))) == plain
+
+
+def test_a_workflow_goes_in_and_pictures_come_out(server: Server, plain: str) -> None:
+    flow = graph(grade="fast")
+    flow["frames"] = of("TestFrames", samples=["report", 0])
+    flow["uncached"] = of("KSampler", **{**flow["sampler"]["inputs"], "model": ["loader", 0]})
+    flow["uncached frames"] = of("TestFrames", samples=["uncached", 0])
+    flow["compare"] = of("BWCacheCompare", uncached=["uncached frames", 0], cached=["frames", 0], run=["cache", 1])
+    flow["trace"] = of("BWCacheSaveTrace", run=["cache", 1], samples=["sampler", 0], name="mine")
+    ran = server.ran(flow)
+    assert total(ran) != plain
+    assert said(ran).startswith("8 steps, 8 evaluations, ")
+    report = server.picture(ran["outputs"]["report"]["images"][0])
+    assert report.shape[0] > 200
+    assert report.std() > 10
+    beside = server.picture(ran["outputs"]["compare"]["images"][0])
+    assert beside.shape[:2] == (128, 3 * 128)
+    assert (beside[:, :128] != beside[:, 128:256]).any()
+    assert "PSNR" in ran["outputs"]["compare"]["text"][0]
+    assert ran["outputs"]["trace"]["text"] == ["mine_00001.jsonl in the output folder"]
+    assert (server.base / "output" / "mine_00001.jsonl").read_text().count("\n") > 8
+
+
+@pytest.mark.parametrize(("sampler", "evaluations"), [("heun", 15), ("uni_pc", 8)])
+def test_evaluations_are_counted(server: Server, sampler: str, evaluations: int) -> None:
+    report = said(server.ran(graph(sampler_name=sampler)))
+    assert report.startswith(f"8 steps, {evaluations} evaluations, ")
+
+
+def test_a_second_prompt_runs_again_and_the_same_one_does_not(server: Server) -> None:
+    first, other = server.ran(graph(seed=11)), server.ran(graph(seed=12))
+    assert total(first) != total(other)
+    assert said(other).startswith("8 steps")
+    again = server.ran(graph(seed=12))
+    assert dict(again["status"]["messages"])["execution_cached"]["nodes"]
+    assert total(server.ran(graph(seed=11, denoise=1.0))) == total(first)
+
+
+def test_interrupted_in_the_middle_leaves_nothing_behind(server: Server, plain: str) -> None:
+    cached = total(server.ran(graph()))
+    name = server.queued(graph(steps=3000, seed=77))
+    until(server.sampling, "the sampling to begin")
+    until(lambda: _interrupted(server, name), "the interrupt")
+    ran = server.done(name)
+    assert "execution_interrupted" in [kind for kind, _ in ran["status"]["messages"]]
+    assert total(server.ran(fresh(graph(node=False)))) == plain
+    assert total(server.ran(fresh(graph()))) == cached
+
+
+def _interrupted(server: Server, name: str) -> bool:
+    server.post("/interrupt", {})
+    return name in server.get(f"/history/{name}")
+
+
+def fresh(flow: Graph) -> Graph:
+    """The same workflow with a prompt of which the server keeps nothing: its number is another one each time."""
+    flow["positive"]["inputs"]["number"] = next(NUMBERS)
+    return flow
+
+
+NUMBERS = count(1)
+
+
+def test_weights_that_were_freed_come_back(server: Server, plain: str) -> None:
+    cached = total(server.ran(graph()))
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    assert total(server.ran(fresh(graph()))) == cached
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    assert total(server.ran(fresh(graph(node=False)))) == plain
+
+
+def test_a_grade_that_there_is_not_is_refused_at_the_node(server: Server) -> None:
+    answer = server.post("/prompt", {"prompt": graph(grade="fastest")})
+    assert list(answer["node_errors"]) == ["cache"]
+    assert "fastest" in str(answer["node_errors"]["cache"]["errors"])
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (("FixedInterval", "interval = -3"), "interval -3"),
+        (("FixedInterval", "intervals = 3"), "did you mean interval"),
+        (("FixedInterval", "interval"), "expected each field as field = value"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_said_at_the_node(
+    server: Server, method: tuple[str, str], message: str
+) -> None:
+    ((node, told),) = errors(server.ran(graph(method=method)))
+    assert node == "method"
+    assert message in told
+
+
+def test_a_model_that_nobody_knows_is_said_at_the_node(server: Server) -> None:
+    flow = graph()
+    flow["strange"] = of("TestStrangeModel", model=["loader", 0])
+    flow["cache"]["inputs"]["model"] = ["strange", 0]
+    ((node, told),) = errors(server.ran(flow))
+    assert node == "cache"
+    assert "Strange" in told
+    assert "whose forward takes sound, picture" in told
