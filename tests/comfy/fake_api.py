@@ -5,16 +5,25 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
+
+import torch
+
+import bwcache.comfy
+from tests.comfy import look_alike
 
 
 class Told:
     """An input or output, with all that was said of it."""
 
+    extra_dict: dict[str, Any]
+
     def __init__(self, id: str = "", **said: Any) -> None:
-        self.id, self.said = id, said
+        assert not {"advanced", "extra_dict"} & said.keys()  # ComfyUI 0.3.64 takes neither of them everywhere
+        self.id, self.said, self.extra_dict = id, said, {}
 
 
 def _kind(name: str) -> Any:
@@ -47,21 +56,101 @@ class Shown:
         return {"text": (self.value,)} if isinstance(self.value, str) else {"images": [tuple(self.value.shape)]}
 
 
+def comfy() -> dict[str, Any]:
+    """The package `comfy` as far as a node samples with it: the look-alike's sampling under ComfyUI's names."""
+    parts = {name: ModuleType(f"comfy.{name}") for name in ("model_management", "sample", "samplers", "utils")}
+    vars(parts["model_management"]).update(throw_exception_if_processing_interrupted=lambda: None)
+    vars(parts["sample"]).update(
+        fix_empty_latent_channels=lambda model, latents: latents,
+        prepare_noise=lambda latents, seed: torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)),
+        sample=sample,
+    )
+    listed = SimpleNamespace(SAMPLERS=list(SAMPLERS), SCHEDULERS=["simple", "beta"])
+    vars(parts["samplers"]).update(KSampler=listed, sampler_object=lambda name: look_alike.Sampler(SAMPLERS[name]))
+    bar = SimpleNamespace(update_absolute=lambda done, total: None)
+    vars(parts["utils"]).update(ProgressBar=lambda total: bar, PROGRESS_BAR_ENABLED=True)
+    whole = ModuleType("comfy")
+    vars(whole).update(parts)
+    return {"comfy": whole, **{f"comfy.{name}": part for name, part in parts.items()}}
+
+
+def ancestral(model: Any, x: Any, sigmas: Any, extra_args: Any, callback: Any, disable: Any) -> Any:
+    """Adds noise in each step."""
+    generator = torch.Generator().manual_seed(extra_args["seed"])
+    for i, (sigma, after) in enumerate(pairwise(sigmas)):
+        denoised = model(x, sigma.expand(len(x)), **extra_args)
+        if callback:
+            callback({"i": i, "denoised": denoised, "x": x})
+        x = (1 - after) * denoised + after * torch.randn(x.shape, generator=generator)
+    return x
+
+
+SAMPLERS = {
+    "euler": look_alike.euler,
+    "heun": look_alike.heun,
+    "unforeseen": look_alike.unforeseen,
+    "ancestral": ancestral,
+}
+
+
+def sample(
+    model: Any,
+    noise: Any,
+    steps: int,
+    cfg: float,
+    sampler_name: str,
+    scheduler: str,
+    positive: Any,
+    negative: Any,
+    latent_image: Any,
+    denoise: float,
+    callback: Any,
+    disable_pbar: bool,
+    seed: int,
+) -> Any:
+    """One sampling, as `comfy.sample.sample` makes it."""
+    shift = 5 if scheduler == "simple" else 3
+    even = [(1 - i / steps) * denoise for i in range(steps + 1)]
+    sigmas = torch.tensor([shift * t / (1 + (shift - 1) * t) for t in even])
+    wanted, unwanted = ([look_alike.Prompt(tensor) for tensor, _ in one] for one in (positive, negative))
+    guider = look_alike.Guider(model, wanted, unwanted, cfg)
+    sampler = look_alike.Sampler(SAMPLERS[sampler_name])
+    with torch.inference_mode():
+        return guider.sample(
+            noise, sigmas, sampler, lambda said: callback(said["i"], said["denoised"], said["x"], steps)
+        )
+
+
 @contextmanager
 def comfy_api(output: Path) -> Iterator[Any]:
     """The nodes, loaded with stand-ins for what only ComfyUI has; `output` is its output folder."""
-    kinds = ("Model", "Combo", "Float", "Int", "String", "Latent", "Image", "Conditioning")
+    kinds = ("Model", "Combo", "Float", "Int", "Boolean", "String", "Latent", "Image", "Conditioning", "Vae")
     io = SimpleNamespace(
-        ComfyNode=ComfyNode, NodeOutput=NodeOutput, Custom=_kind, Schema=SimpleNamespace, **{k: _kind(k) for k in kinds}
+        ComfyNode=ComfyNode,
+        NodeOutput=NodeOutput,
+        Custom=_kind,
+        Schema=SimpleNamespace,
+        Hidden=SimpleNamespace(unique_id="UNIQUE_ID"),
+        **{kind: _kind(kind) for kind in kinds},
     )
     latest = ModuleType("comfy_api.latest")
     vars(latest).update(ComfyExtension=object, io=io, ui=SimpleNamespace(PreviewText=Shown, PreviewImage=Shown))
     paths = ModuleType("folder_paths")
-    vars(paths).update(get_output_directory=lambda: str(output))
-    fakes = {"comfy_api": ModuleType("comfy_api"), "comfy_api.latest": latest, "folder_paths": paths}
-    before = {name: sys.modules.get(name) for name in (*fakes, "bwcache.comfy.nodes")}
+    folders: dict[str, list[str]] = {}
+    vars(paths).update(
+        get_output_directory=lambda: str(output),
+        models_dir=str(output.parent / "models"),
+        folder_names_and_paths=folders,
+        add_model_folder_path=lambda name, path: folders.setdefault(name, []).append(path),
+        get_folder_paths=lambda name: folders[name],
+    )
+    fakes = {"comfy_api": ModuleType("comfy_api"), "comfy_api.latest": latest, "folder_paths": paths, **comfy()}
+    ours = ("bwcache.comfy.nodes", "bwcache.comfy.host")
+    before = {name: sys.modules.get(name) for name in (*fakes, *ours)}
+    for name in ours:
+        sys.modules.pop(name, None)
+        vars(bwcache.comfy).pop(name.rpartition(".")[2], None)
     sys.modules.update(fakes)
-    sys.modules.pop("bwcache.comfy.nodes", None)
     try:
         import bwcache.comfy.nodes as nodes
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 
 import bwcache
+from bwcache.comfy.recorder import Recorder
 from bwcache.comfy.sampling import Runs, Settings, cached
+from bwcache.errors import SettingError
 from tests.comfy.comfyui import Sample, needs_comfyui, text, wan, witnessed
 
 pytestmark = [needs_comfyui, pytest.mark.filterwarnings("ignore::UserWarning:comfy")]
@@ -282,3 +285,35 @@ def test_hints_of_vace(policy: str) -> None:
     assert torch.isfinite(made).all()
     assert not witness.stale()
     assert 0 < len(computed_steps(runs)) < 8
+
+
+PLAIN = (
+    "euler",
+    "dpmpp_2m",
+    "uni_pc",
+    "uni_pc_bh2",
+    "res_multistep",
+    "gradient_estimation",
+    "ddim",
+    "lms",
+    "ipndm",
+    "deis",
+)
+NOISY = ("euler_ancestral", "dpmpp_2m_sde", "lcm", "er_sde", "sa_solver")
+
+
+@pytest.mark.parametrize("sampler", [name for name in EVALUATIONS if name != "dpm_fast"])
+def test_of_which_samplers_plans_can_be_made(model: Any, sampler: str) -> None:
+    recorder = Recorder()
+    sample = Sample(sampler=sampler)
+    if sampler in PLAIN:
+        last = model.model.process_latent_in(sample.of(recorder.on(model)))
+        found = recorder.found()
+        assert len(found.shares) == 9
+        assert all(after < before for before, after in pairwise(found.shares))
+        ended = torch.tensor(found.latents[-1]).sort().values
+        torch.testing.assert_close(ended, last.flatten().sort().values, atol=1e-3, rtol=1e-3)
+        return
+    message = "which adds noise in its steps" if sampler in NOISY else "which evaluates the model 15 times in 8 steps"
+    with pytest.raises(SettingError, match=message):
+        sample.of(recorder.on(model))

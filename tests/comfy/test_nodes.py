@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,16 @@ from tests.comfy.fake_api import comfy_api
 ROOT = Path(__file__).resolve().parents[2]
 PACK = ROOT / "comfyui"
 IDS = {
-    "BWCache": (["model", "grade", "method", "memory", "start", "end"], ["cached_model", "run"]),
+    "BWCache": (["model", "grade", "method", "memory", "start", "end", "plan"], ["cached_model", "run"]),
     "BWCacheMethod": (["name", "settings"], ["method", "fields"]),
+    "BWCacheTune": (
+        [
+            *("model", "positive", "negative", "latent_image", "vae", "positive_2", "positive_3", "positive_4", "name"),
+            *("grade", "steps", "cfg", "sampler_name", "scheduler", "denoise", "first_seed", "calibrate", "verify"),
+            *("budget", "again"),
+        ],
+        ["plan", "text"],
+    ),
     "BWCacheReport": (["run", "samples"], ["same_samples", "picture", "text"]),
     "BWCacheCompare": (["uncached", "cached", "run"], ["images", "text"]),
     "BWCacheSaveTrace": (["run", "samples", "name"], []),
@@ -63,10 +73,19 @@ def test_everything_is_explained(nodes: Any) -> None:
             assert f"**{one.id}**" in page
 
 
+def test_the_pack_loads_without_diffusers() -> None:
+    code = "import sys, tempfile, pathlib; from tests.comfy.fake_api import comfy_api\n"
+    code += "with comfy_api(pathlib.Path(tempfile.mkdtemp())): "
+    code += "print({'diffusers', 'transformers'} & sys.modules.keys())"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True, timeout=120)
+    assert done.stdout.strip() == "set()"
+
+
 def test_one_dial_is_to_be_seen(nodes: Any) -> None:
     inputs = nodes.BWCache.define_schema().inputs
-    hidden = [one.id for one in inputs if one.said.get("extra_dict") == {"advanced": True}]
-    assert hidden == ["memory", "start", "end"]
+    hidden = [one.id for one in inputs if one.extra_dict == {"advanced": True}]
+    assert hidden == ["memory", "start", "end", "plan"]
     (grade,) = (one for one in inputs if one.id == "grade")
     assert grade.said["options"] == ["near", "balanced", "fast"]
     assert grade.said["default"] == "balanced"

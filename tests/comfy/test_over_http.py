@@ -184,3 +184,89 @@ def test_a_model_that_nobody_knows_is_said_at_the_node(server: Server) -> None:
     assert node == "cache"
     assert "Strange" in told
     assert "whose forward takes sound, picture" in told
+
+
+def tuning(**changed: Any) -> Graph:
+    """The workflow with a Tune node in it, whose plan goes into BWCache."""
+    flow = graph()
+    flow["vae"] = of("TestVae")
+    settings = {"name": "mine", "grade": "fast", "steps": 8, "cfg": 4.0, "sampler_name": "euler", "scheduler": "simple"}
+    settings |= {"denoise": 1.0, "first_seed": 20, "calibrate": 2, "verify": 2, "budget": 12.0, "again": False}
+    flow["tune"] = of(
+        "BWCacheTune",
+        model=["loader", 0],
+        positive=["positive", 0],
+        negative=["negative", 0],
+        latent_image=["empty", 0],
+        vae=["vae", 0],
+        **{**settings, **changed},
+    )
+    flow["cache"]["inputs"]["method"] = ["tune", 0]
+    return flow
+
+
+def planned(name: str, **sampler: Any) -> Graph:
+    """The workflow with a plan by name."""
+    flow = graph(**sampler)
+    flow["cache"]["inputs"]["plan"] = name
+    return flow
+
+
+def test_a_plan_is_made_kept_and_taken_by_name(server: Server) -> None:
+    tuned = server.ran(tuning())
+    assert tuned["status"]["status_str"] == "success", errors(tuned)
+    (words,) = tuned["outputs"]["tune"]["text"]
+    assert words.startswith("mine: ")
+    assert "of 8 steps" in words
+    assert [path.name for path in (server.base / "models" / "bwcache").iterdir()] == ["mine.json"]
+    assert "mine" in str(server.get("/object_info/BWCache")["BWCache"]["input"]["optional"]["plan"])
+    by_name = server.ran(fresh(planned("mine")))
+    assert total(by_name) == total(tuned)
+    assert said(by_name).split(":")[0] == said(tuned).split(":")[0]
+    again = server.ran(tuning(name="mine", budget=11.0))
+    assert again["outputs"]["tune"]["text"] == [words]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        ({"steps": 9}, "found 9 steps under the plan mine; expected 8 (8 steps, euler, simple)"),
+        ({"sampler_name": "dpmpp_2m"}, "found sampler dpmpp_2m under the plan mine; expected euler"),
+        ({"scheduler": "beta"}, "found another scheduler, shift or denoise under the plan mine"),
+    ],
+)
+def test_another_sampling_than_planned_is_an_error_at_the_sampler(
+    server: Server, sampler: dict[str, Any], message: str
+) -> None:
+    ((node, told),) = errors(server.ran(planned("mine", **sampler)))
+    assert node == "sampler"
+    assert message in told
+
+
+def test_a_plan_that_there_is_not_is_refused_at_the_node(server: Server) -> None:
+    answer = server.post("/prompt", {"prompt": planned("yours")})
+    assert list(answer["node_errors"]) == ["cache"]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [("heun", "evaluates the model 15 times in 8 steps"), ("euler_ancestral", "adds noise in its steps")],
+)
+def test_a_sampler_without_plans_is_said_at_the_tune_node(server: Server, sampler: str, message: str) -> None:
+    ((node, told),) = errors(server.ran(tuning(name="other", sampler_name=sampler)))
+    assert node == "tune"
+    assert message in told
+    assert not list((server.base / "models" / "bwcache").glob("other*"))
+
+
+def test_a_tuning_is_interrupted_and_goes_on(server: Server) -> None:
+    folder = server.base / "models" / "bwcache"
+    name = server.queued(tuning(name="long", first_seed=500))
+    until(lambda: list(folder.glob("long-parts/references/*.npz")), "the first sampling of the tuning")
+    until(lambda: _interrupted(server, name), "the interrupt")
+    assert "execution_interrupted" in [kind for kind, _ in server.done(name)["status"]["messages"]]
+    assert not (folder / "long.json").exists()
+    ran = server.ran(tuning(name="long", first_seed=500))
+    assert ran["status"]["status_str"] == "success", errors(ran)
+    assert (folder / "long.json").exists()
+    assert not (folder / "long-parts").exists()

@@ -116,26 +116,9 @@ def tuned_file(pipe: Any, identical: dict[str, Any], settings: TuneSettings, out
     from bwcache.policies.tuned_file import TunedFile
     from bwcache.study.made_for import made_for
 
-    policy, proof = outcome.policy, outcome.proof
-    steps = len(policy.schedule) - 1
-    low, high = proof.interval()
-    return TunedFile(
-        policy,
-        made_for(pipe, identical, settings.model, steps),
-        {
-            "wanted": settings.grade,
-            "kept": outcome.kept,
-            "psnr": round(proof.mean, 2),
-            "worst": round(min(proof.psnr), 2),
-            "interval": [round(low, 2), round(high, 2)],
-            "ssim": round(sum(proof.ssim) / len(proof.ssim), 4),
-            "videos": len(proof.psnr),
-            "calibrated_on": outcome.calibrated,
-            "expected": {str(count): round(found, 2) for count, found in sorted(outcome.expected.items())},
-            "short_before": [[count, round(found, 2)] for count, found in outcome.short],
-        },
-        {"computed": len(policy.steps), "steps": steps, "expected": round(steps / len(policy.steps), 2)},
-    )
+    steps = len(outcome.policy.schedule) - 1
+    made = made_for(pipe, identical, settings.model, steps)
+    return TunedFile(outcome.policy, made, outcome.quality(settings.grade), outcome.speed())
 
 
 def summary(file: Any, out: Path, page: bool = False) -> list[str]:

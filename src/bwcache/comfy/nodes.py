@@ -6,19 +6,21 @@ Only ComfyUI imports this module: `comfy_api` is its own.
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 from comfy_api.latest import ComfyExtension, io, ui
 
-from bwcache.comfy import pictures, words
+from bwcache.comfy import host, pictures, plans, words
+from bwcache.comfy.declared import advanced
 from bwcache.comfy.sampling import Runs, Settings, cached, line
+from bwcache.comfy.tuning import Asked, Stage, Tuning, summary
 from bwcache.errors import SettingError, complaint
 
 CATEGORY = "bwcache"
 RUN, METHOD = io.Custom("BWCACHE_RUN"), io.Custom("BWCACHE_METHOD")
-ADVANCED = {"advanced": True}
 
 
 class BWCache(io.ComfyNode):
@@ -47,31 +49,45 @@ class BWCache(io.ComfyNode):
                     optional=True,
                     tooltip="A method of your own choice from the BWCache Method node, in place of the grade.",
                 ),
-                io.Combo.Input(
-                    "memory",
-                    options=["device", "offload"],
-                    default="device",
-                    tooltip="Where what is kept between steps waits: on the GPU, or in main memory. The grades keep "
-                    "two latents, which is next to nothing; methods that keep blocks keep a hidden state per prompt.",
-                    extra_dict=ADVANCED,
+                advanced(
+                    io.Combo.Input(
+                        "memory",
+                        options=["device", "offload"],
+                        default="device",
+                        tooltip="Where what is kept between steps waits: on the GPU, or in main memory. The grades "
+                        "keep two latents, which is next to nothing; methods that keep blocks keep a hidden state per "
+                        "prompt.",
+                    )
                 ),
-                io.Float.Input(
-                    "start",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Before this share of the run every step is computed.",
-                    extra_dict=ADVANCED,
+                advanced(
+                    io.Float.Input(
+                        "start",
+                        default=0.0,
+                        min=0.0,
+                        max=1.0,
+                        step=0.01,
+                        tooltip="Before this share of the run every step is computed.",
+                    )
                 ),
-                io.Float.Input(
-                    "end",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="After this share of the run every step is computed.",
-                    extra_dict=ADVANCED,
+                advanced(
+                    io.Float.Input(
+                        "end",
+                        default=1.0,
+                        min=0.0,
+                        max=1.0,
+                        step=0.01,
+                        tooltip="After this share of the run every step is computed.",
+                    )
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "plan",
+                        options=plans.names(host.plan_folders()),
+                        default=plans.NONE,
+                        optional=True,
+                        tooltip="A plan of the BWCache Tune node, in place of the grade: for the model, sampler, "
+                        "scheduler and steps that it was made for.",
+                    )
                 ),
             ],
             outputs=[
@@ -81,14 +97,34 @@ class BWCache(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, plan: str = plans.NONE, **_: Any) -> float:
+        """A plan that was made anew is another one, whatever its name."""
+        path = None if plan == plans.NONE else plans.path_of(host.plan_folders(), plan)
+        return 0.0 if path is None or not path.exists() else path.stat().st_mtime
+
+    @classmethod
     def execute(
-        cls, model: Any, grade: str, memory: str, start: float, end: float, method: Any = None
+        cls,
+        model: Any,
+        grade: str,
+        memory: str,
+        start: float,
+        end: float,
+        method: Any = None,
+        plan: str = plans.NONE,
     ) -> io.NodeOutput:
         if start >= end:
             raise SettingError(complaint(f"start {start:g} and end {end:g}", "start before end", "0 and 1 are all"))
-        policy = words.of_grade(grade) if method is None else method
-        clone, runs = cached(model, Settings(policy, memory, start, end))
-        return io.NodeOutput(clone, runs)
+        if method is not None and plan != plans.NONE:
+            raise SettingError(complaint(f"a method, and the plan {plan}", "one of both", f"set plan to {plans.NONE}"))
+        chosen = plans.read_plan(host.plan_folders(), plan) if plan != plans.NONE else method
+        if isinstance(chosen, plans.KeptPlan):
+            chosen.expect_model(model)
+            remark = chosen.other_weights(model)
+            settings = Settings(chosen.policy, memory, start, end, chosen, remark)
+        else:
+            settings = Settings(words.of_grade(grade) if chosen is None else chosen, memory, start, end)
+        return io.NodeOutput(*cached(model, settings))
 
 
 class BWCacheMethod(io.ComfyNode):
@@ -119,6 +155,135 @@ class BWCacheMethod(io.ComfyNode):
     @classmethod
     def execute(cls, name: str, settings: str) -> io.NodeOutput:
         return io.NodeOutput(words.of_method(name, settings), words.defaults(name))
+
+
+class BWCacheTune(io.ComfyNode):
+    """A plan for one model and workflow."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BWCacheTune",
+            display_name="BWCache Tune",
+            category=CATEGORY,
+            description="Finds, for this model, sampler, scheduler and number of steps, which steps to compute, and "
+            "proves it on videos that nothing was chosen on. It takes as long as some uncached samplings (see budget), "
+            "once; the plan is kept beside the models, and the BWCache node takes it by name.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model, after LoRAs and shift: the one that goes into BWCache."),
+                io.Conditioning.Input("positive", tooltip="The prompt, as it goes into the sampler."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt, as it goes into the sampler."),
+                io.Latent.Input("latent_image", tooltip="The latents, as they go into the sampler."),
+                io.Vae.Input("vae", tooltip="Makes frames: how close two videos are is measured on them."),
+                io.Conditioning.Input(
+                    "positive_2",
+                    optional=True,
+                    tooltip="Another prompt. With several the plan is made of one half and proved on the other; with "
+                    "one alone it is proved on other seeds of it.",
+                ),
+                io.Conditioning.Input("positive_3", optional=True, tooltip="Another prompt."),
+                io.Conditioning.Input("positive_4", optional=True, tooltip="Another prompt."),
+                io.String.Input("name", default="my_plan", tooltip="Of the plan: by it the BWCache node takes it."),
+                io.Combo.Input(
+                    "grade",
+                    options=words.grades(),
+                    default=words.DEFAULT,
+                    tooltip="What the plan is to keep, in the mean of the videos that prove it: near 40 dB, balanced "
+                    "35 dB, fast 30 dB.",
+                ),
+                io.Int.Input("steps", default=20, min=1, max=10000, tooltip="As at the sampler."),
+                io.Float.Input("cfg", default=5.0, min=0.0, max=100.0, step=0.1, tooltip="As at the sampler."),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=host.samplers(),
+                    tooltip="As at the sampler: one that evaluates once a step and adds no noise.",
+                ),
+                io.Combo.Input("scheduler", options=host.schedulers(), tooltip="As at the sampler."),
+                advanced(
+                    io.Float.Input("denoise", default=1.0, min=0.01, max=1.0, step=0.01, tooltip="As at the sampler.")
+                ),
+                advanced(
+                    io.Int.Input(
+                        "first_seed",
+                        default=0,
+                        min=0,
+                        max=2**32,
+                        tooltip="Of the first video; the others have the seeds after it.",
+                    )
+                ),
+                advanced(
+                    io.Int.Input("calibrate", default=2, min=2, max=16, tooltip="So many videos to make the plan of.")
+                ),
+                advanced(
+                    io.Int.Input(
+                        "verify", default=2, min=2, max=64, tooltip="So many videos to prove it on; more tell more."
+                    )
+                ),
+                advanced(
+                    io.Float.Input(
+                        "budget",
+                        default=12.0,
+                        min=4.0,
+                        max=1000.0,
+                        step=0.5,
+                        tooltip="The most that it may take, in uncached samplings: 12 takes at most as long as "
+                        "sampling twelve times without a cache. A hard limit.",
+                    )
+                ),
+                advanced(
+                    io.Boolean.Input(
+                        "again",
+                        default=False,
+                        tooltip="Make the plan anew where there is one of this name. Off: one that was made for "
+                        "exactly this is handed on, and nothing is sampled.",
+                    )
+                ),
+            ],
+            outputs=[METHOD.Output("plan", display_name="plan"), io.String.Output("text", display_name="text")],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        positive: Any,
+        negative: Any,
+        latent_image: Any,
+        vae: Any,
+        name: str,
+        grade: str,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        denoise: float,
+        first_seed: int,
+        calibrate: int,
+        verify: int,
+        budget: float,
+        again: bool,
+        **further: Any,
+    ) -> io.NodeOutput:
+        if "noise_mask" in latent_image:
+            action = "tune on latents without one"
+            raise SettingError(complaint("latents with a mask", "latents that are sampled as a whole", action))
+        path = plans.path_of(host.plan_folders(), name)
+        prompts = [positive, *(further.get(f"positive_{place}") for place in (2, 3, 4))]
+        given = {f"prompt {place}": one for place, one in enumerate(prompts, 1) if one is not None}
+        function = host.sampler_function(sampler_name)
+        latents = latent_image["samples"]
+        asked = Asked(steps, cfg, sampler_name, scheduler, denoise, function, negative, latents, given, first_seed)
+        tuning = Tuning(model, vae, asked, grade, calibrate, verify, budget)
+        if path.exists() and not again:
+            plan = tuning.kept(path)
+        else:
+            bar = host.Progress(getattr(cls.hidden, "unique_id", None), int(budget * steps))
+            stage = Stage(host.sampled, partial(host.decoded, vae), bar.at, bar.say)
+            plan = tuning.run(stage, path)
+        text = summary(plan)
+        return io.NodeOutput(plan, text, ui=ui.PreviewText(text))
 
 
 class BWCacheReport(io.ComfyNode):
@@ -234,7 +399,7 @@ def unused(folder: Path, name: str) -> Path:
     return path
 
 
-NODES = (BWCache, BWCacheMethod, BWCacheReport, BWCacheCompare, BWCacheSaveTrace)
+NODES = (BWCache, BWCacheMethod, BWCacheTune, BWCacheReport, BWCacheCompare, BWCacheSaveTrace)
 
 
 class Extension(ComfyExtension):

@@ -29,6 +29,10 @@ class NoiseLevels:
         """Return the share of noise, 1..0, at a sigma of the sampler."""
         return min(max(sigma if self._is_share else sigma / (1 + sigma), 0.0), 1.0)
 
+    def scale(self, sigma: float) -> float:
+        """Return what latents are multiplied with to be (1 - share) data + share noise."""
+        return 1.0 if self._is_share else 1 / (1 + sigma)
+
     def told(self, sigma: float) -> float:
         """Return the sigma that `session.step` takes: the share of a flow, else noise over data."""
         return self.share(sigma) if self.prediction == "flow" else sigma

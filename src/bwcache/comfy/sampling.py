@@ -20,6 +20,7 @@ from weakref import WeakSet
 import bwcache
 from bwcache.comfy.lanes import Lanes, Options
 from bwcache.comfy.noise_levels import NoiseLevels
+from bwcache.comfy.plans import KeptPlan
 from bwcache.comfy.rehearsal import evaluations
 from bwcache.comfy.rows import row_of
 from bwcache.core.trace import Trace
@@ -44,12 +45,16 @@ class Settings:
         policy: when to compute and when to reuse.
         memory: "device" or "offload": where what is kept waits.
         start, end: share of the run before and after which every step is computed, 0..1.
+        plan: that the policy is of, if it is of one.
+        remark: what a person should know of it.
     """
 
     policy: Policy[Any]
     memory: str = "device"
     start: float = 0.0
     end: float = 1.0
+    plan: KeptPlan | None = None
+    remark: str = ""
 
     def of_run(self, total: int | None) -> Policy[Any]:
         """Return the policy of a run of so many evaluations."""
@@ -140,8 +145,10 @@ class Around:
         _stand_inside(options)
         noise = args[1] if len(args) > 1 else kwargs.get("noise")
         axes = getattr(noise, "ndim", 4)
-        called_at = evaluations(executor.class_obj, model_wrap, sigmas, axes, extra_args.get("seed"))
         levels = NoiseLevels(model_wrap.inner_model.model_sampling)
+        if self._settings.plan is not None:
+            self._settings.plan.expect_sampling(executor.class_obj, sigmas, levels)
+        called_at = evaluations(executor.class_obj, model_wrap, sigmas, axes, extra_args.get("seed"))
         sampling = Sampling(self._settings, levels, called_at, float(sigmas[-1]), len(sigmas) - 1)
         self._samplings.append(sampling)
         try:
@@ -273,8 +280,9 @@ class Sampling:
         self._let_go()
         for trace in self._traces:
             trace.meta["sampler_steps"] = self._steps
-            if self.note:
-                trace.meta["note"] = self.note
+            note = "; ".join(filter(None, (self.note, self._settings.remark)))
+            if note:
+                trace.meta["note"] = note
             runs.traces.append(trace)
             LOG.info("bwcache: %s", line(trace))
         runs.notes.append(self.note)

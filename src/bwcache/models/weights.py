@@ -58,8 +58,13 @@ class WeightSample:
 
 def weight_sample(module: nn.Module) -> WeightSample | None:
     """Return what the weights are known by; None where they are not in memory, or not kept as plain numbers."""
+    return sample_of(dict(uncompiled(module).named_parameters()))
+
+
+def sample_of(weights: Mapping[str, torch.Tensor]) -> WeightSample | None:
+    """Return what weights are known by, given by name; None as of `weight_sample`."""
     seen, dtypes = hashlib.sha256(), set[str]()
-    for name, weight in sorted(uncompiled(module).named_parameters()):
+    for name, weight in sorted(weights.items()):
         plain = type(weight) in (torch.Tensor, nn.Parameter) and weight.is_floating_point()
         if not plain or weight.device.type == "meta":
             return None

@@ -62,6 +62,27 @@ class TestFrames(io.ComfyNode):
         return io.NodeOutput((frames / 8 + 0.5).clamp(0, 1).repeat_interleave(16, 1).repeat_interleave(16, 2))
 
 
+class Decoder:
+    """Makes pictures of the first three channels of latents."""
+
+    def decode(self, latents):  # type: ignore[no-untyped-def]
+        """Frames `[B, T, H, W, 3]`."""
+        frames = (latents[:, :3].permute(0, 2, 3, 4, 1) / 8 + 0.5).clamp(0, 1)
+        return frames.repeat_interleave(16, 2).repeat_interleave(16, 3)
+
+
+class TestVae(io.ComfyNode):
+    """A decoder without weights."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="TestVae", category="test", inputs=[], outputs=[io.Vae.Output()])
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(Decoder())
+
+
 class Strange(torch.nn.Module):
     """Takes sound first: no diffusion model that anybody knows."""
 
@@ -89,7 +110,7 @@ class Extension(ComfyExtension):
     """All of them."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TestPrompt, TestLatent, TestSum, TestFrames, TestStrangeModel]
+        return [TestPrompt, TestLatent, TestSum, TestFrames, TestVae, TestStrangeModel]
 
 
 async def comfy_entrypoint() -> ComfyExtension:

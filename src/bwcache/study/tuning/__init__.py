@@ -3,7 +3,7 @@
 from bwcache.study.study import Video
 from bwcache.study.tuning.ladder import Ladder, Rung, climb
 from bwcache.study.tuning.recording import Recording, recorded
-from bwcache.study.tuning.runs import Closeness, Counted, Runs
+from bwcache.study.tuning.runs import Closeness, KeptRuns, Runs
 from bwcache.study.tuning.tables import damage
 from bwcache.study.tuning.tuning import BUDGET, Fit, Outcome, Proof, Search, Tuner, tune
 from bwcache.study.tuning.videos import Videos
@@ -12,8 +12,8 @@ from bwcache.study.tuning.wish import Wish, wish
 __all__ = [
     "BUDGET",
     "Closeness",
-    "Counted",
     "Fit",
+    "KeptRuns",
     "Ladder",
     "Outcome",
     "Proof",

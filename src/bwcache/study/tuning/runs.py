@@ -6,6 +6,7 @@ not.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from abc import ABC, abstractmethod
@@ -46,11 +47,12 @@ class Closeness:
     ssim: float
 
 
-class Counted(ABC):
-    """Runs within a budget: whoever makes them.
+class KeptRuns(ABC):
+    """Runs within a budget, each made once: whoever makes them.
 
     Args:
         steps: of the denoiser in an uncached run.
+        folder: where runs are kept.
         budget: the work allowed, in uncached videos.
 
     Attributes:
@@ -61,22 +63,20 @@ class Counted(ABC):
 
     option = "--budget"
 
-    def __init__(self, steps: int, budget: float) -> None:
-        self.steps, self.budget = steps, budget
+    def __init__(self, steps: int, folder: Folder, budget: float) -> None:
+        self.steps, self.budget, self._folder = steps, budget, folder
         self.used, self.allowed = 0, math.floor(budget * steps)
         self._counted: set[tuple[Any, ...]] = set()
 
     @abstractmethod
-    def uncached(self, video: Video, what: str) -> Recording:
-        """Return an uncached run; `what` says in words what it is for."""
+    def made(self, video: Video, policy: Tuned | None, what: str) -> tuple[Recording, Frames]:
+        """Make a run, uncached without a policy; return what was recorded of it and its frames, [F, H, W, 3] in 0..1.
 
-    @abstractmethod
-    def cached(self, video: Video, policy: Tuned, what: str) -> tuple[Recording, Closeness]:
-        """Return a run under a policy, and how close it came to the uncached one, which must be there."""
-
-    @abstractmethod
-    def shown(self, video: Video, policy: Tuned, what: str) -> Closeness:
-        """Return how close a run under a policy came to the uncached one; it proves something."""
+        Args:
+            video: prompt and seed.
+            policy: to run under.
+            what: what the run is for, in words.
+        """
 
     @property
     def work(self) -> float:
@@ -107,44 +107,17 @@ class Counted(ABC):
             self._counted.add(what)
         self.used += steps
 
-
-class Runs(Counted):
-    """Runs of a pipeline.
-
-    Args:
-        pipe: a pipeline with one denoiser.
-        spec: the row of its denoiser.
-        request: steps, sizes and guidance; its prompt and seed are those of each video.
-        folder: where runs are kept.
-        budget: the work allowed, in uncached videos.
-        on_progress: called at every step.
-    """
-
-    def __init__(
-        self,
-        pipe: Any,
-        spec: BlockSpec,
-        request: Request,
-        folder: Folder,
-        budget: float,
-        on_progress: OnProgress | None = None,
-    ) -> None:
-        super().__init__(request.steps, budget)
-        self._pipe, self._spec, self._request = pipe, spec, request
-        self._folder, self._on_progress = folder, on_progress
-
     def uncached(self, video: Video, what: str) -> Recording:
         """Return an uncached run; its frames are kept too."""
-        self.count(self._request.steps, video, None)
+        self.count(self.steps, video, None)
         key = (video.prompt, video.seed)
         kept = self._recording(*key)
         if kept is not None and self._folder.reference(*key) is not None:
             return kept
-        with recorded(self._pipe, self._spec) as found:
-            made = call(self._pipe, self._asked(video), what, self._on_progress)
-        self._folder.keep_reference(made.frames, *key)
-        self._keep(found[0], *key)
-        return found[0]
+        recording, frames = self.made(video, None, what)
+        self._folder.keep_reference(frames, *key)
+        self._keep(recording, *key)
+        return recording
 
     def cached(self, video: Video, policy: Tuned, what: str) -> tuple[Recording, Closeness]:
         """Return a run under a policy, and how close it came to the uncached one, which must be there."""
@@ -152,9 +125,8 @@ class Runs(Counted):
         key = (policy.describe(), video.prompt, video.seed)
         recording, close = self._recording(*key), self._folder.figures(CLOSENESS, *key)
         if recording is None or close is None:
-            with recorded(self._pipe, self._spec) as found, attach(self._pipe, policy):
-                made = call(self._pipe, self._asked(video), what, self._on_progress)
-            recording, close = found[0], self._closeness(video, made.frames)
+            recording, frames = self.made(video, policy, what)
+            close = self._closeness(video, frames)
             self._keep(recording, *key)
             self._folder.keep_figures(CLOSENESS, close, *key)
         return recording, Closeness(**close)
@@ -165,10 +137,9 @@ class Runs(Counted):
         key = (policy.describe(), video.prompt, video.seed)
         close = self._folder.figures(CLOSENESS, *key)
         if close is None or self._folder.arrays(PIXELS, ("pixels",), *key) is None:
-            with attach(self._pipe, policy):
-                made = call(self._pipe, self._asked(video), what, self._on_progress)
-            close = self._closeness(video, made.frames)
-            pixels = np.round(np.clip(made.frames, 0, 1) * 255).astype(np.uint8)
+            _, frames = self.made(video, policy, what)
+            close = self._closeness(video, frames)
+            pixels = np.round(np.clip(frames, 0, 1) * 255).astype(np.uint8)
             self._folder.keep_arrays(PIXELS, {"pixels": pixels}, *key)
             self._folder.keep_figures(CLOSENESS, close, *key)
         return Closeness(**close)
@@ -190,9 +161,6 @@ class Runs(Counted):
         uncached = self.frames(video)
         return {"psnr": min(psnr(uncached, frames), CEILING), "ssim": ssim(uncached, frames)}
 
-    def _asked(self, video: Video) -> Request:
-        return dataclasses.replace(self._request, prompt=video.prompt, seed=video.seed)
-
     def _recording(self, *key: Any) -> Recording | None:
         kept = self._folder.arrays(RECORDINGS, ARRAYS, *key)
         if kept is None:
@@ -202,3 +170,36 @@ class Runs(Counted):
     def _keep(self, recording: Recording, *key: Any) -> None:
         arrays = {name: np.asarray(getattr(recording, name)) for name in ARRAYS}
         self._folder.keep_arrays(RECORDINGS, arrays, *key)
+
+
+class Runs(KeptRuns):
+    """Runs of a pipeline.
+
+    Args:
+        pipe: a pipeline with one denoiser.
+        spec: the row of its denoiser.
+        request: steps, sizes and guidance; its prompt and seed are those of each video.
+        folder: where runs are kept.
+        budget: the work allowed, in uncached videos.
+        on_progress: called at every step.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        spec: BlockSpec,
+        request: Request,
+        folder: Folder,
+        budget: float,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        super().__init__(request.steps, folder, budget)
+        self._pipe, self._spec, self._request, self._on_progress = pipe, spec, request, on_progress
+
+    def made(self, video: Video, policy: Tuned | None, what: str) -> tuple[Recording, Frames]:
+        """Call the pipeline; as of the base."""
+        asked = dataclasses.replace(self._request, prompt=video.prompt, seed=video.seed)
+        session = contextlib.nullcontext() if policy is None else attach(self._pipe, policy)
+        with recorded(self._pipe, self._spec) as found, session:
+            called = call(self._pipe, asked, what, self._on_progress)
+        return found[0], called.frames

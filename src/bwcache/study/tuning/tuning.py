@@ -26,7 +26,7 @@ from bwcache.study.made_for import only_denoiser
 from bwcache.study.study import Video
 from bwcache.study.tuning.fitting import Rows, fitted
 from bwcache.study.tuning.recording import Recording, check_scheduler
-from bwcache.study.tuning.runs import Closeness, Counted, Runs
+from bwcache.study.tuning.runs import Closeness, KeptRuns, Runs
 from bwcache.study.tuning.tables import damage
 from bwcache.study.tuning.videos import Videos
 from bwcache.study.tuning.wish import Wish
@@ -116,6 +116,27 @@ class Outcome:
     expected: dict[int, float]
     short: tuple[tuple[int, float], ...] = ()
 
+    def quality(self, wanted: str) -> dict[str, Any]:
+        """Return what was measured, as a `TunedFile` holds it; `wanted` is the wish in words."""
+        low, high = self.proof.interval()
+        return {
+            "wanted": wanted,
+            "kept": self.kept,
+            "psnr": round(self.proof.mean, 2),
+            "worst": round(min(self.proof.psnr), 2),
+            "interval": [round(low, 2), round(high, 2)],
+            "ssim": round(statistics.fmean(self.proof.ssim), 4),
+            "videos": len(self.proof.psnr),
+            "calibrated_on": self.calibrated,
+            "expected": {str(count): round(found, 2) for count, found in sorted(self.expected.items())},
+            "short_before": [[count, round(found, 2)] for count, found in self.short],
+        }
+
+    def speed(self) -> dict[str, Any]:
+        """Return what is to be expected, as a `TunedFile` holds it."""
+        steps, computed = len(self.policy.schedule) - 1, len(self.policy.steps)
+        return {"computed": computed, "steps": steps, "expected": round(steps / computed, 2)}
+
 
 class Search:
     """The way from a wish to a plan, whoever makes the runs.
@@ -130,7 +151,7 @@ class Search:
         SettingError: a budget that is not enough for any plan.
     """
 
-    def __init__(self, model: str, runs: Counted, videos: Videos, say: Callable[[str], None] = print) -> None:
+    def __init__(self, model: str, runs: KeptRuns, videos: Videos, say: Callable[[str], None] = print) -> None:
         check_budget(runs.budget, videos, runs.steps, runs.option)
         self.model, self.runs, self.videos, self.say = model, runs, videos, say
         self._full: list[Recording] = []
