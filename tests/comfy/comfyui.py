@@ -176,8 +176,16 @@ class Witness:
 
 
 @contextmanager
-def witnessed(model: Any, block: Callable[[Any], torch.nn.Module]) -> Iterator[tuple[Any, Witness]]:
-    """A clone of a model whose forwards are seen; `block` finds one that runs only where the model is computed."""
+def witnessed(
+    model: Any, block: Callable[[Any], torch.nn.Module], also: Callable[[Any, Any], Any] = lambda base, args: None
+) -> Iterator[tuple[Any, Witness]]:
+    """A clone of a model whose forwards are seen.
+
+    Args:
+        model: a patcher.
+        block: finds a block that runs only where the model is computed.
+        also: of the base model and the arguments of a forward: what else its features hold.
+    """
     witness, ran = Witness(), [False]
     clone = model.clone()
     hook = block(model.model.diffusion_model).register_forward_pre_hook(lambda *_: ran.__setitem__(0, True))
@@ -185,7 +193,8 @@ def witnessed(model: Any, block: Callable[[Any], torch.nn.Module]) -> Iterator[t
     def see(executor: Any, *args: Any, **kwargs: Any) -> Any:
         options = args[5]
         window = getattr(options.get("context_window"), "index_list", None)
-        parts = tuple((str(one), None if window is None else tuple(window)) for one in options["uuids"])
+        more = also(executor.class_obj, args)
+        parts = tuple((str(one), None if window is None else tuple(window), more) for one in options["uuids"])
         ran[0] = False
         made = executor(*args, **kwargs)
         witness.forwards.append((float(args[1].flatten()[0]), parts, ran[0]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -80,6 +81,15 @@ def test_the_pack_loads_without_diffusers() -> None:
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True, timeout=120)
     assert done.stdout.strip() == "set()"
+
+
+def test_each_trap_that_the_page_names_has_a_test() -> None:
+    page = (ROOT / "docs" / "comfyui.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+)::(test_\w+)`", page)
+    assert len(named) > 25
+    for file, name in named:
+        source = (ROOT / "tests" / "comfy" / f"{file}.py").read_text(encoding="utf-8")
+        assert f"def {name}(" in source, name
 
 
 def test_one_dial_is_to_be_seen(nodes: Any) -> None:

@@ -10,7 +10,7 @@ import torch
 import bwcache
 from bwcache.comfy.rehearsal import evaluations
 from bwcache.comfy.rows import row_of as row_of_module
-from bwcache.comfy.sampling import KEPT_RUNS, Settings, cached, line
+from bwcache.comfy.sampling import KEPT_RUNS, POINTS, Around, Runs, Settings, cached, line
 from bwcache.errors import BWCacheError
 from bwcache.policies.planned import plan
 from tests.comfy import look_alike
@@ -250,6 +250,47 @@ def test_what_a_model_cannot_carry_is_said_at_the_node() -> None:
     strange = type("Sound", (torch.nn.Module,), {"forward": lambda self, audio: audio})
     with pytest.raises(BWCacheError, match="whose forward takes audio"):
         cached(look_alike.Patcher(look_alike.Base(strange())), Settings(CLEAN))
+
+
+def test_arguments_that_nobody_knows_are_handed_on() -> None:
+    around = Around(Settings(CLEAN), Runs())
+    for point in POINTS:
+        seen: list[Any] = []
+
+        def executor(*args: Any, seen: list[Any] = seen, **kwargs: Any) -> str:
+            seen.append((args, kwargs))
+            return "made"
+
+        executor.class_obj = object()  # type: ignore[attr-defined]
+        sigmas = torch.tensor([1.0, 0.0])
+        wrap = type("Wrap", (), {"inner_model": model().model})()
+        given = (wrap, sigmas, {"model_options": {}}) if point == "sampler_sample" else (torch.ones(1), sigmas, {})
+        assert getattr(around, point)(executor, *given, 7, latent_shapes=[1], later="too") == "made"
+        ((args, kwargs),) = seen
+        assert len(args) == 4
+        assert {"latent_shapes": [1], "later": "too"}.items() <= kwargs.items()
+
+
+def test_options_of_a_forward_are_read_and_left_as_they_were() -> None:
+    patcher = model()
+    clone, runs = cached(patcher, Settings(CLEAN))
+    theirs = object()
+    seen: list[tuple[dict[str, Any], dict[str, Any]]] = []
+
+    def see(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        args[5]["theirs"] = theirs
+        before = dict(args[5])
+        made = executor(*args, **kwargs)
+        seen.append((before, dict(args[5])))
+        return made
+
+    clone.wrappers["apply_model"] = {"theirs": [see], **clone.wrappers["apply_model"]}
+    sampled(clone)
+    assert runs.traces[-1].reuse_rate > 0
+    assert seen
+    for before, after in seen:
+        assert before.keys() == after.keys()
+        assert all(before[name] is after[name] for name in before)
 
 
 def test_planned_memory_is_switched_off_while_it_samples(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ change: what was kept before is not good for what comes then. All of it is in th
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 KINDS = ("cond", "uncond")
@@ -54,10 +55,23 @@ class Options(dict[str, Any]):
         return Options({**self, **lists})
 
 
+@dataclass(frozen=True, eq=False)
+class _Itself:
+    """A thing that is the same as itself alone. It is held, so that no other one comes to its place in memory."""
+
+    thing: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and other.thing is self.thing
+
+    def __hash__(self) -> int:
+        return id(self.thing)
+
+
 def _window(options: Mapping[str, Any]) -> Hashable:
     """The frames of a context window."""
     found = options.get("context_window")
-    return None if found is None else (tuple(getattr(found, "index_list", ()) or ()) or id(found))
+    return None if found is None else (tuple(getattr(found, "index_list", ()) or ()) or _Itself(found))
 
 
 def _control(control: Any) -> Hashable:
@@ -70,7 +84,8 @@ def _control(control: Any) -> Hashable:
 def _weights(patcher: Any) -> Hashable:
     """The LoRA weights that hooks put in, each with its strength at present."""
     group = getattr(patcher, "current_hooks", None)
-    return tuple((id(hook), float(getattr(hook, "strength", 1.0))) for hook in getattr(group, "hooks", ()) or ())
+    hooks = getattr(group, "hooks", ()) or ()
+    return tuple((_Itself(getattr(hook, "hook_ref", hook)), float(getattr(hook, "strength", 1.0))) for hook in hooks)
 
 
 def _replaced(options: Mapping[str, Any]) -> Hashable:
