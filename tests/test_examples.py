@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from bwcache import Session, Trace
+from tests.serve.served import served
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.py"))
 LINES = 20
@@ -96,6 +97,16 @@ def test_two_policies(run: Any) -> None:
     said, printed = run("two_policies")
     assert [line.split(":")[0] for line in printed] == ["BWCache", "Adaptive"]
     assert 15 < said["worst"] <= said["found"].total.psnr < math.inf
+
+
+def test_serve_client(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with served(tmp_path) as server:
+        monkeypatch.setenv("BWCACHE_SERVER", server.address)
+        said, printed = run("serve_client")
+    assert printed == [f"{''.join(said['letters'])} {said['said']['done']['reuse_rate']:.0%} reused"]
+    assert len(said["letters"]) == 20
+    assert set(said["letters"]) == {"c", "r"}
+    assert (tmp_path / "video.mp4").read_bytes()[4:8] == b"ftyp"
 
 
 def test_plot(run: Any, tmp_path: Path) -> None:

@@ -9,7 +9,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "src" / "bwcache"
-LAYERS = ("core", "features", "models", "policies", "engine", "measure", "study", "fleet", "report", "comfy", "cli")
+LAYERS = (
+    "core",
+    "features",
+    "models",
+    "policies",
+    "engine",
+    "measure",
+    "study",
+    "fleet",
+    "report",
+    "comfy",
+    "serve",
+    "cli",
+)
 """From the lowest up."""
 ANYWHERE = ("errors", "extras", "former_names")
 """Of the standard library alone, and used from any layer."""

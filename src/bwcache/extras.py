@@ -11,6 +11,8 @@ EXTRAS = {
     "diffusers": ("diffusers", "transformers", "accelerate", "safetensors", "tokenizers", "ftfy"),
     "metrics": ("torchmetrics",),
     "plots": ("matplotlib", "PIL", "imageio_ffmpeg", "jinja2"),
+    "serve": ("starlette", "uvicorn", "prometheus_client"),
+    "ray": ("ray",),
 }
 """Of each extra, the modules that it brings."""
 

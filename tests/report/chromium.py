@@ -1,5 +1,6 @@
 """Chromium without a window, spoken to through its debugging pipe: no port, no package."""
 
+import base64
 import fcntl
 import json
 import os
@@ -53,10 +54,10 @@ class Chromium:
         os.close(self._in)
         os.close(self._out)
 
-    def open(self, path):
-        """Load a file from disk, with all that is in it."""
+    def open(self, place):
+        """Load a file from disk, or an address, with all that is in it."""
         before = self._loaded
-        self.tell("Page.navigate", url=path.as_uri())
+        self.tell("Page.navigate", url=place if isinstance(place, str) else place.as_uri())
         self._until(lambda message: self._loaded > before)
 
     def run(self, script):
@@ -64,6 +65,10 @@ class Chromium:
         answer = self.tell("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def picture(self, path):
+        """What the page looks like, as a PNG."""
+        path.write_bytes(base64.b64decode(self.tell("Page.captureScreenshot", format="png")["data"]))
 
     def press(self, key):
         """One key of the keyboard."""

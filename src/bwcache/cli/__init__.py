@@ -12,6 +12,9 @@ generate   ``bwcache generate``
 many       ``bwcache generate --prompts``
 rows       what a row of a prompt file asks for
 making     makes the rows, and says what becomes of them
+serve      ``bwcache serve``
+on_ray     `--ray`: its address
+orders     what a request to it asks for
 models     ``bwcache models``
 vbench     ``bwcache vbench``
 studies    what the commands share that can be stopped and go on

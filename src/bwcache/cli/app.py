@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.main
 
+from bwcache.cli.on_ray import with_address
 from bwcache.cli.output import called
 from bwcache.cli.settings import (
     BenchSettings,
@@ -23,6 +24,7 @@ from bwcache.cli.settings import (
     PlanSettings,
     ProfileSettings,
     ReportSettings,
+    ServeSettings,
     SweepSettings,
     TuneSettings,
     VBenchSettings,
@@ -79,7 +81,7 @@ def _compare(settings: CompareSettings) -> None:
 
 def _generate(settings: GenerateSettings) -> None:
     """Make videos with caching on."""
-    need("diffusers", "plots")
+    need("diffusers", "plots", *(["ray"] if settings.ray is not None else []))
     from bwcache.cli.generate import run_generate
 
     run_generate(settings)
@@ -97,6 +99,17 @@ def _methods(settings: MethodsSettings) -> None:
     from bwcache.cli.methods import run_methods
 
     run_methods(settings)
+
+
+def _serve(settings: ServeSettings) -> None:
+    """Make videos on request, over HTTP: a queue, progress step by step, cancelling, figures, and a page to watch it.
+
+    Without options: the small model in the box, at http://127.0.0.1:8000.
+    """
+    need("diffusers", "plots", "serve", *(["ray"] if settings.ray is not None else []))
+    from bwcache.cli.serve import run_serve
+
+    run_serve(settings)
 
 
 def _sweep(settings: SweepSettings) -> None:
@@ -190,6 +203,7 @@ app.command("models")(command_from(ModelsSettings, _models))
 app.command("plan")(command_from(PlanSettings, _plan))
 app.command("profile")(command_from(ProfileSettings, _profile))
 app.command("report")(command_from(ReportSettings, _report))
+app.command("serve")(command_from(ServeSettings, _serve))
 app.command("sweep")(command_from(SweepSettings, _sweep))
 app.command("tune")(command_from(TuneSettings, _tune))
 app.command("vbench")(command_from(VBenchSettings, _vbench))
@@ -201,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a letter must not end what runs
             stream.reconfigure(errors="backslashreplace")
-    arguments = current_arguments(sys.argv[1:] if arguments is None else arguments)
+    arguments = with_address(current_arguments(sys.argv[1:] if arguments is None else arguments))
     try:
         called(arguments)
         code = typer.main.get_command(app).main(arguments, prog_name="bwcache", standalone_mode=False)

@@ -39,6 +39,14 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "guidance_scale": (-10_000, 10_000),
     "lease": (1, 10_000_000),
     "gpus_per_video": (1, 1_024),
+    "port": (0, 65_535),
+    "queue": (1, 100_000),
+    "batch": (1, 256),
+    "keep": (1, 1_000_000),
+    "max_steps": (1, 10_000),
+    "max_pixels": (1, 2**40),
+    "replicas": (1, 10_000),
+    "workers": (1, 10_000),
 }
 """Option -> least and most; what lies outside cannot be meant."""
 

@@ -38,13 +38,14 @@ class Maker:
     """Makes the video of a row, on one pipeline.
 
     Attributes:
+        pipe, folder: with what it makes them, and where they go.
         done, failed: how many videos are known to be there, and how many cannot be made.
     """
 
     def __init__(self, pipe: Any, settings: GenerateSettings, rows: Rows, folder: VideoFolder, file: Path) -> None:
         from bwcache.measure.environment import environment
 
-        self._pipe, self._settings, self._reader, self._folder, self._file = pipe, settings, rows, folder, file
+        self.pipe, self._settings, self._reader, self.folder, self._file = pipe, settings, rows, folder, file
         self._device = environment(pipe)["device"]
         self.done = self.failed = 0
         self.on_progress: Any = None
@@ -62,7 +63,7 @@ class Maker:
                 if not self._settings.skip_bad:
                     raise SettingError(f"line {line.number} of {named(self._file)}: {error}") from error
                 continue
-            yield Row(line.number, self._folder.name(asked.parts), asked)
+            yield Row(line.number, self.folder.name(asked.parts), asked)
 
     def make(self, row: Row) -> Made:
         """Return the video of a row.
@@ -83,7 +84,7 @@ class Maker:
             (request,) = choices.requests()
             if settings.cache:
                 done, trace, notes = call_cached(
-                    self._pipe,
+                    self.pipe,
                     choices.policy,
                     request,
                     what,
@@ -92,12 +93,12 @@ class Maker:
                     max_memory=settings.max_memory,
                 )
             else:
-                done, trace, notes = call(self._pipe, request, what, self.on_progress), None, ()
+                done, trace, notes = call(self.pipe, request, what, self.on_progress), None, ()
         except (BWCacheError, torch.OutOfMemoryError) as error:
             raise FailedRowError(" ".join(str(error).split())) from error
         policy = choices.policy if settings.cache else None
         threshold = getattr(policy, "threshold", None)
-        other = None if choices.file is None else other_weights(self._pipe, choices.file)
+        other = None if choices.file is None else other_weights(self.pipe, choices.file)
         notes = notes if other is None else (*notes, other)
         found = figures(request, policy, done, trace, notes) | {"device": self._device}
 
@@ -117,13 +118,13 @@ class Maker:
             yield self._outcome(line, asked)
 
     def _outcome(self, line: Line, asked: Asked) -> dict[str, Any]:
-        name = self._folder.name(asked.parts)
-        found = self._folder.figures(name)
+        name = self.folder.name(asked.parts)
+        found = self.folder.figures(name)
         if found is not None:
-            where = str(self._folder.place(name).relative_to(self._folder.path))
+            where = str(self.folder.place(name).relative_to(self.folder.path))
             return table_row(line.number, "made", found, folder=where)
         known = {key: asked.parts[key] for key in ("prompt", "seed", "steps", "policy", "guidance_scale")}
-        reason = self._folder.failed(name)
+        reason = self.folder.failed(name)
         return table_row(line.number, "missing" if reason is None else "failed", known, failed=reason)
 
 
@@ -131,19 +132,45 @@ class Told:
     """Says what becomes of the rows, and counts."""
 
     def __init__(self, maker: Maker, bars: Bars, total: int) -> None:
-        self._maker, self._bars, self._total = maker, bars, total
+        self._maker, self._bars, self._count = maker, bars, Count(total)
         maker.on_progress = bars.show
         bars.overall("all videos", 0, total)
 
     def __call__(self, row: Row, made: dict[str, Any] | None, failed: str | None) -> None:
         """Take note of a row that is settled."""
-        maker = self._maker
-        maker.done += failed is None
-        maker.failed += failed is not None
-        self._bars.overall("all videos", maker.done + maker.failed, self._total)
+        self._count.take(self._bars, row.number, made, failed)
+        self._maker.done, self._maker.failed = self._count.done, self._count.failed
+
+
+class Count:
+    """Counts the rows that are settled, each once, whoever tells of it.
+
+    Attributes:
+        done, failed: so many videos are there, and so many cannot be made.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done, self.failed = total, 0, 0
+        self._seen: set[int] = set()
+
+    def take(self, bars: Bars, number: int, made: dict[str, Any] | None, failed: str | None) -> None:
+        """Take note of a row, and say so.
+
+        Args:
+            bars: where it is said.
+            number: of the row's line.
+            made: the figures of its video, if it was made now.
+            failed: why it cannot be made.
+        """
+        if number in self._seen:
+            return
+        self._seen.add(number)
+        self.done += failed is None
+        self.failed += failed is not None
+        settled = self.done + self.failed
+        bars.overall("all videos", settled, self.total)
         if failed is not None:
-            self._bars.say(f"line {row.number} failed: {failed}")
+            bars.say(f"line {number} failed: {failed}")
         elif made is not None:
             reused = f", {made['reused']} of {made['steps']} steps reused" if "reused" in made else ""
-            count = f"{maker.done + maker.failed:>{len(str(self._total))}}/{self._total}"
-            self._bars.say(f"{count}  line {row.number}: {made['seconds']:.1f} s{reused}")
+            bars.say(f"{settled:>{len(str(self.total))}}/{self.total}  line {number}: {made['seconds']:.1f} s{reused}")

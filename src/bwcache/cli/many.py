@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bwcache.cli.choices import check_options
 from bwcache.cli.loading import read
-from bwcache.cli.making import Maker, Told, identity
+from bwcache.cli.making import Count, Maker, Told, identity
+from bwcache.cli.on_ray import wants_cuda
 from bwcache.cli.output import absolute
 from bwcache.cli.progress import Bars, quiet_libraries
 from bwcache.cli.rows import Asked, Rows
@@ -43,7 +46,7 @@ def run_many(settings: GenerateSettings) -> None:
     from bwcache.report.videos import check_rate
 
     check_size(settings.gpus_per_video)
-    device = check_device(settings.device, settings.offload)
+    device = "cpu" if settings.ray is not None else check_device(settings.device, settings.offload)
     device = own_device(device) if settings.device == "auto" else device
     with quiet_libraries():
         model = small_files(settings.model)
@@ -52,23 +55,73 @@ def run_many(settings: GenerateSettings) -> None:
         rows = Rows(settings, kind, device, skeleton(model), file.parent)
         first, total = _check(file, rows, settings.skip_bad)
     check_rate(first.plan.choices.fps)
+    if settings.ray is not None:
+        _on_ray(settings, file, out, total)
+        return
     team = make_team(settings.gpus_per_video, device) if settings.gpus_per_video > 1 else None
     with Bars(None if team is None or team.leads else Console(quiet=True)) as bars:
-        pipe = read(settings, device, bars)
-        rows = Rows(settings, kind, device, pipe, file.parent)
-        folder = VideoFolder(out, identity(pipe), settings.lease)
-        maker = Maker(pipe, settings, rows, folder, file)
+        maker = _maker(settings, device, file, out, bars)
         if team is not None:
-            split_among(pipe, team)
+            split_among(maker.pipe, team)
         if team is not None and not team.leads:
             follow(team, maker.make)
             return
         with resumable(out, lambda: f"{maker.done} of {total} videos"), _making(team, maker) as make:
-            Worker(folder, maker.rows, make, Told(maker, bars, total), bars.say).run()
-        folder.tidy()
+            Worker(maker.folder, maker.rows, make, Told(maker, bars, total), bars.say).run()
         bars.writing("the table")
-        write_table(out, maker.table())
-    _end(maker, total, out)
+        _tidy(maker)
+    _end(maker.done, maker.failed, total, out)
+
+
+def _maker(settings: GenerateSettings, device: str, file: Path, out: Path, bars: Bars) -> Maker:
+    """A loaded pipeline, with the folder that it makes videos for."""
+    pipe = read(settings, device, bars)
+    rows = Rows(settings, type(pipe), device, pipe, file.parent)
+    return Maker(pipe, settings, rows, VideoFolder(out, identity(pipe), settings.lease), file)
+
+
+def _tidy(maker: Maker) -> None:
+    """What a worker does that has nothing more to do."""
+    maker.folder.tidy()
+    write_table(maker.folder.path, maker.table())
+
+
+def _on_ray(settings: GenerateSettings, file: Path, out: Path, total: int) -> None:
+    """Have workers on a Ray cluster do it, and tell of the rows as they do."""
+    from bwcache.fleet.cluster import connected, gpus_of, run_workers
+
+    assert settings.ray is not None
+    if settings.gpus_per_video > 1:
+        found = f"--gpus-per-video {settings.gpus_per_video} with --ray"
+        raise _refused(found, "one GPU for each video", "start teams by torchrun, without --ray")
+    count = Count(total)
+    cuda = wants_cuda(settings.device, settings.ray)
+    with Bars() as bars, connected(settings.ray) as ray:
+        bars.overall("all videos", 0, total)
+        workers = settings.workers or (gpus_of(ray) if cuda else 0) or 1
+        work = functools.partial(work_on_ray, settings, file, out)
+        with resumable(out, lambda: f"{count.done} of {total} videos"):
+            run_workers(ray, work, workers, int(cuda), lambda told: count.take(bars, *told), bars.say)
+    _end(count.done, count.failed, total, out)
+
+
+def work_on_ray(settings: GenerateSettings, file: Path, out: Path, tell: Callable[[Any], None]) -> None:
+    """Do what one worker does, where Ray has placed it.
+
+    Args:
+        settings: of the command.
+        file: with the prompts, as absolute path.
+        out: where the videos go.
+        tell: is given each row that is settled: its number, what was made of it, and why not.
+    """
+    from rich.console import Console
+
+    from bwcache.measure.load import check_device
+
+    with Bars(Console(quiet=True)) as bars:
+        maker = _maker(settings, check_device(settings.device, settings.offload), file, out, bars)
+        Worker(maker.folder, maker.rows, maker.make, lambda row, made, why: tell((row.number, made, why))).run()
+        _tidy(maker)
 
 
 def _making(team: Team | None, maker: Maker) -> contextlib.AbstractContextManager[Make]:
@@ -126,10 +179,10 @@ def _check(file: Path, rows: Rows, skip_bad: bool) -> tuple[Asked, int]:
     return first, good
 
 
-def _end(maker: Maker, total: int, out: Path) -> None:
-    print(f"{maker.done} of {total} videos are in {out}, and table.csv has a line for each row")
-    if maker.failed:
-        print(f"bwcache: {maker.failed} of {total} videos could not be made: table.csv says why", file=sys.stderr)
+def _end(done: int, failed: int, total: int, out: Path) -> None:
+    print(f"{done} of {total} videos are in {out}, and table.csv has a line for each row")
+    if failed:
+        print(f"bwcache: {failed} of {total} videos could not be made: table.csv says why", file=sys.stderr)
         sys.exit(FAILED)
 
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, ClassVar, get_type_hints
 
 import typer
 
@@ -69,6 +69,7 @@ WHAT, MODEL, CACHE, OUTPUT = "What to make", "Model and machine", "Caching", "Ou
 ELSE = "Anything else"
 WITH = "On the same page"
 MANY = "Many videos"
+SERVER = "Server"
 
 StudyFolder = Annotated[
     Path, _option("--out", "Folder for the results; runs that are finished there are not made again.", OUTPUT)
@@ -340,6 +341,91 @@ class GenerateSettings(Settings):
             metavar="S",
         ),
     ] = 300.0
+    ray: Annotated[
+        str | None,
+        _option(
+            "--ray",
+            "Workers for --prompts on the Ray cluster at this address (auto: that of this machine), or on one that is "
+            "started here.",
+            MANY,
+            show_default=False,
+            metavar="[ADDRESS]",
+        ),
+    ] = None
+    workers: Annotated[
+        int | None,
+        _option(
+            "--workers",
+            "How many, with --ray.",
+            MANY,
+            whole_number,
+            show_default="one for each GPU of the cluster, or one",
+            metavar="N",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class ServeSettings(Settings):
+    """Options of ``bwcache serve``: what a request leaves open is as they say."""
+
+    LEFT_OUT: ClassVar[tuple[str, ...]] = ("prompt", "prompts", "image", "video", "control", "out", "overwrite")
+    """Options of the others that only a request, or nobody, can say."""
+
+    host: Annotated[str, _option("--host", "Address to answer on; 0.0.0.0 for all of this machine.", SERVER)] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, _option("--port", "0 takes any that is free.", SERVER, whole_number, metavar="N")] = 8000
+    queue: Annotated[
+        int,
+        _option("--queue", "Videos that may wait; whoever comes then is told when to ask again.", SERVER, whole_number),
+    ] = 32
+    batch: Annotated[
+        int,
+        _option(
+            "--batch",
+            "Videos that are made together, where they have steps, sizes, guidance and policy in common.",
+            SERVER,
+            whole_number,
+        ),
+    ] = 1
+    keep: Annotated[
+        int, _option("--keep", "Finished videos that stay; older ones are removed.", SERVER, whole_number)
+    ] = 100
+    max_steps: Annotated[int, _option("--max-steps", "That a request may ask for.", SERVER, whole_number)] = 200
+    max_pixels: Annotated[
+        int | None,
+        _option(
+            "--max-pixels",
+            "Frames x height x width that a request may ask for.",
+            SERVER,
+            whole_number,
+            show_default="no limit",
+            metavar="N",
+        ),
+    ] = None
+    folder: Annotated[
+        Path | None,
+        _option("--folder", "For the finished videos.", OUTPUT, path_of, show_default="one that goes with the server"),
+    ] = None
+    ray: Annotated[
+        str | None,
+        _option(
+            "--ray",
+            "Make the videos on the Ray cluster at this address, or on one that is started here.",
+            SERVER,
+            show_default=False,
+            metavar="[ADDRESS]",
+        ),
+    ] = None
+    replicas: Annotated[
+        int, _option("--replicas", "Pipelines on the Ray cluster, at most.", SERVER, whole_number, metavar="N")
+    ] = 1
+
+    def as_generate(self) -> GenerateSettings:
+        """Return the options that each request begins with, as those of ``bwcache generate``."""
+        common = {field.name for field in dataclasses.fields(Settings)}
+        return GenerateSettings(**{name: getattr(self, name) for name in common})
 
 
 @dataclass(frozen=True)
@@ -652,6 +738,7 @@ class ReportSettings:
 def command_from(settings: type[Any], run: Callable[[Any], None]) -> Callable[..., None]:
     """A function for typer with one parameter per field of ``settings``; it calls ``run`` with the filled dataclass."""
     hints = get_type_hints(settings, include_extras=True)
+    fields = [field for field in dataclasses.fields(settings) if field.name not in getattr(settings, "LEFT_OUT", ())]
 
     def command(**values: Any) -> None:
         run(settings(**values))
@@ -660,10 +747,10 @@ def command_from(settings: type[Any], run: Callable[[Any], None]) -> Callable[..
         inspect.Parameter(
             field.name, inspect.Parameter.KEYWORD_ONLY, default=_default(field), annotation=hints[field.name]
         )
-        for field in dataclasses.fields(settings)
+        for field in fields
     ]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {field.name: hints[field.name] for field in dataclasses.fields(settings)}
+    command.__annotations__ = {field.name: hints[field.name] for field in fields}
     command.__doc__ = run.__doc__
     return command
 

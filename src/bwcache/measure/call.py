@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 
 from bwcache.core.words import shown
 from bwcache.errors import BWCacheError, SettingError, complaint
-from bwcache.measure.frames import Frames, as_frames
+from bwcache.measure.frames import Frames, as_videos
 from bwcache.measure.latency import DenoiseTimer, computing_device, finish_device_work
 from bwcache.measure.media import recorded
 from bwcache.measure.seeding import seeded
@@ -83,6 +83,7 @@ class Call:
         denoise_seconds: from the first denoiser forward to the last; None when none was seen.
         before_seconds: what comes before it: text encoding, noise.
         forward_seconds: of the denoising, what lies inside the denoiser's forwards.
+        drew_globally: whether the pipeline drew random numbers from the global generators too.
     """
 
     frames: Frames
@@ -90,6 +91,7 @@ class Call:
     denoise_seconds: float | None
     before_seconds: float | None = None
     forward_seconds: float | None = None
+    drew_globally: bool = False
 
 
 OnProgress = Callable[[Progress], None]
@@ -102,23 +104,61 @@ def call(pipe: Any, request: Request, what: str = "video", on_progress: OnProgre
         SettingError: when the pipeline does not take something that was asked for, refuses it before its denoiser runs,
             or makes pixels that are no numbers.
     """
-    arguments = pipeline_arguments(pipe, request)
+    (made,) = call_together(pipe, [request], what, on_progress)
+    return made
+
+
+def call_together(
+    pipe: Any, requests: Sequence[Request], what: str = "videos", on_progress: OnProgress | None = None
+) -> list[Call]:
+    """Run a pipeline once for several requests, as one batch, and return a call for each; times are of the batch.
+
+    Args:
+        pipe: a diffusers pipeline.
+        requests: that differ in nothing but prompt, negative prompt and seed. Each draws from its own seed, but for
+            what the pipeline draws from the global generators: these start from the first one's (`Call.drew_globally`).
+        what: is made, in words.
+        on_progress: called at every step.
+
+    Raises:
+        SettingError: as `call`; or the pipeline makes another number of videos.
+    """
+    arguments = pipeline_arguments(pipe, requests[0])
+    if len(requests) > 1:
+        arguments |= _of_each(requests)
+    steps = requests[0].steps
     if on_progress is not None:
-        _report_steps(pipe, arguments, request.steps, what, on_progress)
+        _report_steps(pipe, arguments, steps, what, on_progress)
     device = computing_device(pipe)
     finish_device_work(device)
     start = time.perf_counter()
-    with seeded(request.seed, device), DenoiseTimer(pipe) as timer, _refusals(pipe, timer):
+    with seeded(requests[0].seed, device) as drawn, DenoiseTimer(pipe) as timer, _refusals(pipe, timer):
         output = pipe(**arguments)
+        drew = drawn()
     finish_device_work(device)
     seconds = time.perf_counter() - start
     if on_progress is not None:
         on_progress(Progress(what, "decoding", 1, 1))
-    frames = as_frames(output)
-    if not np.isfinite(frames).all():
+    videos = as_videos(output)[: len(requests)]
+    if len(videos) < len(requests):
+        found = f"{len(videos)} videos of {type(pipe).__name__} for {len(requests)} prompts"
+        raise SettingError(complaint(found, "one for each", "call it for one at a time"))
+    if not all(np.isfinite(frames).all() for frames in videos):
         found = f"pixels that are not numbers in the decoded video ({what})"
         raise SettingError(complaint(found, "numbers", "try dtype float32 or other sizes"))
-    return Call(frames, seconds, timer.seconds, timer.before_seconds, timer.forward_seconds)
+    times = (seconds, timer.seconds, timer.before_seconds, timer.forward_seconds)
+    return [Call(frames, *times, drew_globally=drew) for frames in videos]
+
+
+def _of_each(requests: Sequence[Request]) -> dict[str, Any]:
+    """The arguments in which the requests of a batch differ, one after the other."""
+    given: dict[str, Any] = {
+        "prompt": [request.prompt for request in requests],
+        "generator": [torch.Generator("cpu").manual_seed(request.seed) for request in requests],
+    }
+    if "negative_prompt" in requests[0].arguments:
+        given["negative_prompt"] = [request.arguments["negative_prompt"] for request in requests]
+    return given
 
 
 def pipeline_arguments(pipe: Any, request: Request) -> dict[str, Any]:

@@ -11,19 +11,28 @@ Frames = np.ndarray
 
 
 def as_frames(output: Any) -> Frames:
-    """The first video of a pipeline's output.
+    """Return the first video of a pipeline's output, as `as_videos`."""
+    return as_videos(output, 1)[0]
+
+
+def as_videos(output: Any, most: int | None = None) -> list[Frames]:
+    """Return the videos of a pipeline's output.
 
     Args:
         output: what ``pipe(..., output_type="np")`` returned: an object with ``frames`` (videos) or ``images``.
+        most: so many at most; None: all.
 
     Returns:
-        float32 [F, H, W, 3] in 0..1; an image is a video of one frame.
+        Of each float32 [F, H, W, 3] in 0..1; an image is a video of one frame.
     """
-    video = _array(output.frames[0]) if hasattr(output, "frames") else _array(output.images[0])[None]
-    if video.ndim != 4 or video.shape[-1] != 3:
-        raise ValueError(f"found a decoded video of shape {video.shape}; expected [frames, height, width, 3]")
-    clipped: Frames = np.clip(video, 0.0, 1.0)
-    return clipped
+    if hasattr(output, "frames"):
+        videos = [_array(video) for video in output.frames[:most]]
+    else:
+        videos = [_array(image)[None] for image in output.images[:most]]
+    for video in videos:
+        if video.ndim != 4 or video.shape[-1] != 3:
+            raise ValueError(f"found a decoded video of shape {video.shape}; expected [frames, height, width, 3]")
+    return [np.clip(video, 0.0, 1.0) for video in videos]
 
 
 def _array(pictures: Any) -> np.ndarray:

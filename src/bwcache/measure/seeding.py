@@ -9,15 +9,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 
 
 @contextlib.contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
+def seeded(seed: int, device: torch.device) -> Iterator[Callable[[], bool]]:
     """Seed the global generators of torch, numpy and Python while it lasts; afterwards they go on where they stood.
+
+    Gives what tells whether anything was drawn from them so far.
 
     Args:
         seed: of the call.
@@ -30,7 +32,8 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
             torch.default_generator.manual_seed(start)
             random.seed(start)
             np.random.seed(start)
-            yield
+            before = _states(device)
+            yield lambda: _states(device) != before
         finally:
             random.setstate(of_python)
             np.random.set_state(of_numpy)
@@ -43,6 +46,19 @@ def global_seed(seed: int) -> int:
     added the very same noise again would make another kind of video.
     """
     return int.from_bytes(hashlib.sha256(f"global {seed}".encode()).digest()[:4], "big")
+
+
+def _states(device: torch.device) -> list[object]:
+    """Where the global generators stand."""
+    found: list[object] = [torch.default_generator.get_state().numpy().tobytes(), random.getstate()]
+    name, keys, *rest = np.random.get_state()
+    found += [name, np.asarray(keys).tobytes(), rest]
+    if device.type in ("cuda", "xpu"):
+        module = torch.get_device_module(device.type)
+        found += [module.get_rng_state(number).numpy().tobytes() for number in range(module.device_count())]
+    elif device.type == "mps":
+        found.append(torch.mps.get_rng_state().numpy().tobytes())
+    return found
 
 
 @contextlib.contextmanager

@@ -1,0 +1,167 @@
+"""Workers on a Ray cluster. Ray places them and says when one dies; rows, leases and videos are as without it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from bwcache.core.words import shown
+from bwcache.errors import BWCacheError, SettingError, complaint
+
+LOCAL = "local"
+"""The address of a cluster that is started here and ends with the process."""
+FRUITLESS = 3
+"""So many workers on end may die without having settled a row; then it is not by chance."""
+
+Tell = Callable[[Any], None]
+Work = Callable[[Tell], None]
+"""What a worker does: it tells of each row, and returns when there is nothing more to do. It travels as a pickle."""
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[Any]:
+    """Give ray, connected to a cluster while the block lasts.
+
+    Args:
+        address: "local", "auto" for the one that this machine belongs to, or host:port.
+
+    Raises:
+        SettingError: there is none.
+    """
+    _check(address)
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else they come after everything else on the machine
+    os.environ.setdefault("RAY_worker_register_timeout_seconds", "300")  # torch takes long to import on a busy one
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    more: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
+    try:
+        ray.init(address, log_to_driver=False, logging_level="error", **more)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise _no_cluster(address, " ".join(str(error).split())[:120]) from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def run_workers(ray: Any, work: Work, count: int, gpus: int, hear: Callable[[Any], None], say: Tell) -> None:
+    """Return when all workers have nothing more to do. One that dies is replaced.
+
+    Args:
+        ray: connected.
+        work: what each does.
+        count: of workers.
+        gpus: of each; with none each takes a CPU.
+        hear: is given what they tell; from one thread.
+        say: is given what a person should know, in words.
+
+    Raises:
+        BWCacheError: what one of them raised; or they die without having done anything.
+    """
+    told: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+    hand = ray.remote(max_restarts=0, **({"num_gpus": gpus} if gpus else {"num_cpus": 1}))(_Hand)
+
+    def begin() -> None:
+        _listen(ray, hand.remote(os.getcwd()), work, told)
+
+    for _ in range(count):
+        begin()
+    working, fruitless = count, 0
+    while working:
+        kind, what = told.get()
+        if kind == "row":
+            fruitless = 0
+            hear(what)
+        elif kind == "died":
+            fruitless += 1
+            if fruitless >= FRUITLESS * count:
+                found = f"{fruitless} workers on end that died before a row was settled ({what})"
+                raise BWCacheError(complaint(found, "workers that live", "look at memory, and into Ray's logs"))
+            say(f"a worker died ({what}); another one begins")
+            begin()
+        elif kind == "failed":
+            raise what
+        else:
+            working -= 1
+
+
+class _Hand:
+    """A worker, as Ray's actor."""
+
+    def __init__(self, folder: str) -> None:
+        with contextlib.suppress(OSError):  # another machine may not have it
+            os.chdir(folder)
+
+    def work(self, work: Work) -> Iterator[Any]:
+        """Yield what it tells."""
+        told: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        failed: list[BaseException] = []
+        end = object()
+
+        def run() -> None:
+            try:
+                work(told.put)
+            except BaseException as error:  # goes to the driver
+                failed.append(error)
+            finally:
+                told.put(end)
+
+        threading.Thread(target=run, name="worker", daemon=True).start()
+        while (one := told.get()) is not end:
+            yield one
+        if failed:
+            raise failed[0]
+
+
+def _listen(ray: Any, hand: Any, work: Work, told: queue.SimpleQueue[tuple[str, Any]]) -> None:
+    """Hand on what a worker tells, and how it ended, from a thread of its own."""
+
+    def listen() -> None:
+        try:
+            for one in hand.work.options(num_returns="streaming").remote(work):
+                told.put(("row", ray.get(one)))
+        except ray.exceptions.RayActorError as error:
+            told.put(("died", " ".join(str(error).split())[:160]))
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            told.put(("failed", cause if isinstance(cause, BaseException) else error))
+        except BaseException as error:
+            told.put(("failed", error))
+        else:
+            told.put(("ended", None))
+        finally:
+            with contextlib.suppress(Exception):
+                ray.kill(hand)
+
+    threading.Thread(target=listen, name="listener", daemon=True).start()
+
+
+def gpus_of(ray: Any) -> int:
+    """Return how many GPUs the cluster has."""
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def _check(address: str) -> None:
+    """Raise where nobody answers: Ray itself would wait for minutes, or end the process."""
+    if address in (LOCAL, "auto"):
+        return
+    host, colon, port = address.rpartition(":")
+    if "://" in address or not colon or not port.isdecimal() or not 0 < int(port) < 65536:
+        found = f"--ray {shown(address)}"
+        raise SettingError(complaint(found, "nothing, auto, or host:port", "call it on a machine of the cluster"))
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, UnicodeError) as error:
+        raise _no_cluster(address, getattr(error, "strerror", None) or str(error)) from error
+
+
+def _no_cluster(address: str, why: str) -> SettingError:
+    found = f"no Ray cluster at --ray {shown(address)} ({why})"
+    return SettingError(complaint(found, "one that runs", "start it by 'ray start --head', or give no address"))
