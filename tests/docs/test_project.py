@@ -50,10 +50,10 @@ def test_each_extra_brings_what_the_code_asks_of_it() -> None:
     assert brought == EXTRAS
 
 
-def test_all_is_every_extra_that_a_command_needs() -> None:
+def test_all_is_every_extra_that_a_command_needs_on_one_machine() -> None:
     (everything,) = (Requirement(line) for line in project()["optional-dependencies"]["all"])
     assert everything.name == "bwcache"
-    assert everything.extras == set(EXTRAS)
+    assert everything.extras == set(EXTRAS) - {"serve", "ray"}  # for those who answer others, or have a cluster
 
 
 def test_every_pin_is_one_public_version() -> None:

@@ -31,7 +31,8 @@ class Puppet:
     def __init__(self, dies: int = 0, waits: bool = False) -> None:
         self.calls: list[list[str]] = []
         self.closed: list[list[str]] = []
-        self.dies, self.broken = dies, None
+        self.dies = dies
+        self.broken: str | None = None
         self.go = asyncio.Event()
         if not waits:
             self.go.set()

@@ -107,10 +107,8 @@ def test_an_address_in_use_is_said_before_the_model_is_read(tmp_path: Path) -> N
         command = [sys.executable, "-m", "bwcache", "serve", "--port", port]
         ended = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240)
     assert ended.returncode == 2
-    said = (
-        f"bwcache: found 127.0.0.1:{port} in use; expected a port that is free; end what is there, or name another by "
-    )
-    assert ended.stderr == f"{said}--port\n"
+    said = f"bwcache: found 127.0.0.1:{port} in use; expected a port that is free; end what is there, or name another"
+    assert ended.stderr == f"{said} by --port\n"
 
 
 def test_its_end_tells_everybody(tmp_path: Path) -> None:
