@@ -53,7 +53,8 @@ EDM = type("EDM", (), {"calculate_denoised": _flow, "__module__": "comfy.model_s
 
 def sampling_of(kind: type) -> Any:
     """A `model_sampling` as ComfyUI makes it: a class of its own that derives from what it does."""
-    return type("ModelSampling", (kind,), {"__module__": "comfy.model_base"})()
+    own = {"__module__": "comfy.model_base", "timestep": lambda self, sigma: sigma * 1.0}
+    return type("ModelSampling", (kind,), own)()
 
 
 class Base:

@@ -14,6 +14,7 @@ from bwcache.comfy.sampling import KEPT_RUNS, POINTS, Around, Runs, Settings, ca
 from bwcache.errors import BWCacheError
 from bwcache.policies.planned import plan
 from tests.comfy import look_alike
+from tests.comfy.fake_api import ancestral
 from tests.comfy.look_alike import CLASSES, EDM, SIGMAS, Sampler, euler, heun, model, prompt, sampled, unforeseen
 
 BLOCKS, CLEAN = bwcache.FixedInterval(interval=3, warmup=1, tail=1), bwcache.Planned(0.1)
@@ -304,3 +305,26 @@ def test_planned_memory_is_switched_off_while_it_samples(monkeypatch: pytest.Mon
     sampled(clone, callback=lambda said: seen.append(arguments.disable_comfy_compiler))
     assert seen == [True] * STEPS
     assert arguments.disable_comfy_compiler is False
+
+
+def test_a_policy_looks_ahead_where_the_sampler_adds_no_noise() -> None:
+    patcher = model()
+    times: list[float] = []
+    patcher.model.diffusion_model.register_forward_pre_hook(lambda _, args: times.append(float(args[1].flatten()[0])))
+    clone, runs = cached(patcher, Settings(bwcache.Planned(0.02, ahead=0.5)))
+    sigmas = torch.linspace(1, 0, 41)
+    made = sampled(clone, sigmas=sigmas)
+    trace = runs.traces[-1]
+    ahead = [event for event in trace.events if event.evaluated_at is not None]
+    assert ahead
+    assert torch.isfinite(made).all()
+    for event in ahead:
+        assert event.sigma is not None
+        assert event.evaluated_at is not None
+        assert event.evaluated_at < event.sigma
+        assert any(abs(event.evaluated_at - time) < 1e-5 for time in times)
+    clone, runs = cached(patcher, Settings(bwcache.Planned(0.02, ahead=0.5)))
+    sampled(clone, ancestral, sigmas=sigmas)
+    assert not [event for event in runs.traces[-1].events if event.evaluated_at is not None]
+    reasons = {event.reason for event in runs.traces[-1].events}
+    assert any("in place: the host does not say the time of another noise level" in reason for reason in reasons)

@@ -256,7 +256,7 @@ def test_easycache_on_the_same_model(model: Any, policy: str, before: bool) -> N
         made = Sample().of(clone)
     assert torch.isfinite(made).all()
     assert not witness.stale()
-    assert runs.traces[-1].steps == 8
+    assert 0 < runs.traces[-1].steps <= 8  # blocks are not called at all where EasyCache skips
     assert torch.equal(Sample().of(model), plain)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 PREDICTIONS = {"CONST": "flow", "COSMOS_RFLOW": "flow", "EPS": "epsilon", "V_PREDICTION": "v", "X0": "sample"}
 """By the class that says how what comes out becomes the clean latents; others are not known for certain."""
 
@@ -23,6 +25,7 @@ class NoiseLevels:
         of_unit_size = getattr(model_sampling, "sigma_data", 1.0) == 1.0
         known = PREDICTIONS.get(named.__name__) if named.__module__.startswith("comfy.") else None
         self.prediction = known if of_unit_size or named.__name__ == "CONST" else None
+        self._model_sampling = model_sampling
         self._is_share = named.__name__ in ("CONST", "IMG_TO_IMG_FLOW")
 
     def share(self, sigma: float) -> float:
@@ -32,6 +35,10 @@ class NoiseLevels:
     def scale(self, sigma: float) -> float:
         """Return what latents are multiplied with to be (1 - share) data + share noise."""
         return 1.0 if self._is_share else 1 / (1 + sigma)
+
+    def time_of(self, share: float) -> float:
+        """Return the time that a flow model is told at a share of noise."""
+        return float(self._model_sampling.timestep(torch.tensor(share)))
 
     def told(self, sigma: float) -> float:
         """Return the sigma that `session.step` takes: the share of a flow, else noise over data."""

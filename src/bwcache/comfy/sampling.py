@@ -21,7 +21,7 @@ import bwcache
 from bwcache.comfy.lanes import Lanes, Options
 from bwcache.comfy.noise_levels import NoiseLevels
 from bwcache.comfy.plans import KeptPlan
-from bwcache.comfy.rehearsal import evaluations
+from bwcache.comfy.rehearsal import adds_noise, evaluations
 from bwcache.comfy.rows import row_of
 from bwcache.core.trace import Trace
 from bwcache.engine.plan import Plan
@@ -150,6 +150,8 @@ class Around:
             self._settings.plan.expect_sampling(executor.class_obj, sigmas, levels)
         called_at = evaluations(executor.class_obj, model_wrap, sigmas, axes, extra_args.get("seed"))
         sampling = Sampling(self._settings, levels, called_at, float(sigmas[-1]), len(sigmas) - 1)
+        if self._settings.policy.looks_ahead and levels.prediction == "flow":
+            sampling.goes_on = not adds_noise(executor.class_obj, model_wrap, sigmas, axes)
         self._samplings.append(sampling)
         try:
             return executor(model_wrap, sigmas, extra_args, *args, **kwargs)
@@ -188,7 +190,12 @@ class Sampling:
         called_at: the sigmas of all evaluations to come; none: they could not be told.
         last: the sigma at which it ends.
         steps: of the sampler.
+
+    Attributes:
+        goes_on: whether latents go on as they came, so that a policy may look ahead.
     """
+
+    goes_on = False
 
     def __init__(
         self, settings: Settings, levels: NoiseLevels, called_at: list[float], last: float, steps: int
@@ -236,6 +243,8 @@ class Sampling:
         said: dict[str, Any] = {"index": self._index, "sigma": self._levels.told(self._sigma)}
         if self._levels.prediction is not None:
             said["prediction"] = self._levels.prediction
+        if self.goes_on:
+            said["time_of"] = self._levels.time_of
         if self._called_at is None:
             return {**said, "noise": self._levels.share(self._sigma)}
         said["total"] = self.total

@@ -217,6 +217,7 @@ class Session:
         noise: float | tuple[float, float] | None = None,
         prediction: str | None = None,
         schedule: Sequence[float] | None = None,
+        time_of: Callable[[float], float] | None = None,
     ) -> Iterator[None]:
         """Say where the forwards within stand: for programs that sample by themselves. What is None is found out.
 
@@ -232,13 +233,15 @@ class Session:
             prediction: what the denoiser returns: "flow", "epsilon", "v" or "sample", at latents that enter it with
                 unit size where it is no flow. With it sigma is the share of noise in a flow, and else noise over data.
             schedule: share of noise at each step of the run and after the last one, 1..0: what a plan is made of.
+            time_of: returns the denoiser's time argument at a share of noise. With it, policies that evaluate elsewhere
+                than they are called (`Planned(ahead=…)`) do so. Leave it out where the sampler adds new noise.
 
         Raises:
             SettingError: a value that cannot be meant.
         """
         clock = self.here.clock
         listed = None if schedule is None else tuple(schedule)
-        before, clock.host = clock.host, HostStep(index, total, branch, sigma, noise, prediction, listed)
+        before, clock.host = clock.host, HostStep(index, total, branch, sigma, noise, prediction, listed, time_of)
         try:
             yield
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -25,6 +26,8 @@ class HostStep:
         noise: share of noise in the latents before and after this step, 1..0; one number: before it.
         prediction: what the denoiser returns: "flow", "epsilon", "v" or "sample".
         schedule: share of noise at each step of the run and after the last one, 1..0, never rising.
+        time_of: of a share of noise: the time argument that the denoiser has there. Said only where latents go on as
+            they came, without new noise.
 
     Raises:
         SettingError: a value that cannot be meant.
@@ -37,6 +40,7 @@ class HostStep:
     noise: float | tuple[float, float] | None = None
     prediction: str | None = None
     schedule: tuple[float, ...] | None = None
+    time_of: Callable[[float], float] | None = None
 
     def __post_init__(self) -> None:
         _expect_count("index", self.index, 0)

@@ -105,12 +105,14 @@ def retimed(call: Call, caller: Caller, step: Step, here: NoiseLevel, to: NoiseL
         here: its own level.
         to: the other one.
     """
+    if call.host is not None and call.host.prediction is not None:
+        return _time_by_host(call, call.host.time_of, here, to)
     scheduler, argument = call.scheduler, call.time.argument
     if predicted_by(scheduler) is None:
         return "its scheduler is not known"
     if _draws(scheduler) or caller.says(call.stack.module, "eta"):
         return "its scheduler adds new noise"
-    if call.time.entries not in (1, len(call.latents) if call.latents is not None else 1):
+    if _is_of_parts(call):
         return "each token or frame has a time of its own"
     now, then = _time_at(scheduler, here), _time_at(scheduler, to)
     if now is None or then is None or step.timestep is None or abs(now[0] - step.timestep) > 1:
@@ -118,11 +120,29 @@ def retimed(call: Call, caller: Caller, step: Step, here: NoiseLevel, to: NoiseL
     forms = [form for form in _forms(scheduler) if _is_near(form(step.timestep), argument)]
     if len(forms) != 1 and call.time.place is None:  # in the middle 500 is 1000 - 500; a view of the list is the first
         return "how its time argument is told from the scheduler's is not known"
-    value = forms[0](then[0])
-    if isinstance(argument, Tensor):
-        whole = not argument.is_floating_point()
-        return torch.full_like(argument, round(value) if whole else value), then[1]
-    return type(argument)(value), then[1]
+    return _like(argument, forms[0](then[0])), then[1]
+
+
+def _time_by_host(
+    call: Call, time_of: Callable[[float], float] | None, here: NoiseLevel, to: NoiseLevel
+) -> tuple[Any, NoiseLevel] | str:
+    if time_of is None:
+        return "the host does not say the time of another noise level"
+    if _is_of_parts(call):
+        return "each token or frame has a time of its own"
+    if not _is_near(time_of(here.share), call.time.argument):
+        return "the host says another time of this noise level than it has"
+    return _like(call.time.argument, time_of(to.share)), to
+
+
+def _is_of_parts(call: Call) -> bool:
+    return call.time.entries not in (1, len(call.latents) if call.latents is not None else 1)
+
+
+def _like(argument: Any, value: float) -> Any:
+    if not isinstance(argument, Tensor):
+        return type(argument)(value)
+    return torch.full_like(argument, value if argument.is_floating_point() else round(value))
 
 
 def _draws(scheduler: Any) -> bool:
