@@ -23,10 +23,10 @@ CONSTRAINTS := $(if $(TORCH),$(VENV)/constraints.txt,$(PINS))
 export NO_MKDOCS_2_WARNING ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz oldest check docs dist clean
+.PHONY: help demo test test-ray load-serve fuzz oldest check docs dist clean
 
 help:  ## what can be made
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 16
 
 demo: $(VENV)/.installed  ## install, and make the same videos with and without caching: results in demo/
 	$(BIN)/bwcache compare --out $(OUT) --overwrite
@@ -53,6 +53,13 @@ OLDEST := $(addprefix tests/,core features policies shapes engine measure report
 oldest:  ## the tests that hold on the oldest torch and diffusers that are claimed, in an environment of its own
 	$(MAKE) test VENV=.venv-oldest PINS=constraints-oldest.txt DEV=all,test TESTS="$(OLDEST)"
 
+# A cluster on this machine. Ray is large, and no part of the other tests' environment.
+test-ray:  ## the tests that start a Ray cluster, in an environment of its own
+	$(MAKE) test VENV=.venv-ray DEV=test,ray TESTS="tests/ray -n 0"
+
+load-serve: $(VENV)/.installed-dev  ## 200 requests at a server on this machine, some of them cancelled: prints JSON
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.load_serve
+
 dist: $(VENV)/.installed-dev  ## the wheel and the source distribution, in dist/
 	rm -rf dist
 	$(BIN)/python -m build
@@ -61,7 +68,7 @@ docs: $(VENV)/.installed-dev  ## the documentation, served at http://127.0.0.1:8
 	$(BIN)/python -m mkdocs serve
 
 clean:  ## remove everything that was made, the environment too
-	rm -rf .venv .venv-oldest demo site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest .venv-ray demo site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment is made again only when what it is made of changes. torch comes first and alone: a bare

@@ -109,6 +109,14 @@ def test_serve_client(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (tmp_path / "video.mp4").read_bytes()[4:8] == b"ftyp"
 
 
+@pytest.mark.ray
+def test_on_ray(run: Any) -> None:
+    pytest.importorskip("ray")
+    said, printed = run("on_ray")
+    assert len(printed) == 3
+    assert all(frames.shape == (9, 32, 32, 3) and trace.reused for frames, trace in said["made"])
+
+
 def test_plot(run: Any, tmp_path: Path) -> None:
     run("plot")
     assert (tmp_path / "similarity.png").read_bytes().startswith(b"\x89PNG")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Any
@@ -104,6 +105,7 @@ def deployed(load: Callable[[], Pipeline], address: str, most: int, cuda: bool) 
         if cuda and gpus_of(ray) < 1:
             found = f"no GPU in the Ray cluster at {address}"
             raise SettingError(complaint(found, "one for each replica", "name --device cpu, or another cluster"))
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
         name = f"bwcache-{os.getpid()}"
         scaling = {"min_replicas": 1, "max_replicas": most, "target_ongoing_requests": 1, "upscale_delay_s": 3}
         deployment = serve.deployment(
