@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from benchmarks.league.contenders import KINDS, LEVELS, MODELS, NATIVE, SETTINGS
 from benchmarks.league.ladders import LEFT_OUT
 from benchmarks.league.taken_over import taken_over
-from benchmarks.league.words import CLAIMS, EXCHANGES, SAME, claim_stands, compared, led, ran, ratios, verdict
+from benchmarks.league.words import CLAIMS, EXCHANGES, SAME, Field, beside, compared, led, stands, verdict
 from benchmarks.race import plot
 from benchmarks.race.choice import decibels
 from benchmarks.race.command import STAGES
@@ -53,6 +53,12 @@ def fields(found: Mapping[str, Any]) -> Fields:
     return {model: races for model, races in some.items() if races}
 
 
+def sides(race: Mapping[str, Any], field: Field) -> tuple[Field, Field]:
+    """Return those who made the many videos, and all on the few."""
+    few = standings({"coarse": race["coarse"]}, KINDS, LEVELS)
+    return [one for one in field if one.stage == "final"], few
+
+
 def unable(found: Mapping[str, Any], model: str, regime: str) -> dict[str, str]:
     """Return who cannot take part in a race, and why."""
     stages = found["races"][model][regime]
@@ -64,7 +70,7 @@ def unable(found: Mapping[str, Any], model: str, regime: str) -> dict[str, str]:
 
 
 def missing(found: Mapping[str, Any], every: Fields) -> list[str]:
-    """Return, in words, in which races nothing was made, and who in the others did not run, or on few videos alone."""
+    """Return, in words, in which races nothing was made, and who in the others has not run, or not to the end."""
     lines: dict[str, list[str]] = {}
     for model in MODELS:
         for regime in EVERY[model].regimes:
@@ -72,13 +78,22 @@ def missing(found: Mapping[str, Any], every: Fields) -> list[str]:
             if not field:
                 lines.setdefault("nothing", []).append(title)
                 continue
+            race = found["races"][model][regime]
             there = {one.family: one.stage for one in field} | dict.fromkeys(unable(found, model, regime), "final")
             unrun = [family for family in NATIVE if family not in there]
-            few = [family for family, stage in there.items() if stage != "final"]
+            left = dropped(race, field)
+            few = [family for family, stage in there.items() if stage != "final" and family not in left]
             for what, names in ((f"not {'; '.join(unrun)}", unrun), (f"on few videos alone {'; '.join(few)}", few)):
                 if names:
                     lines.setdefault(what, []).append(title)
     return [f"{'; '.join(titles)}: {what}" for what, titles in lines.items()]
+
+
+def dropped(race: Mapping[str, Any], field: Field) -> list[str]:
+    """Return who was so far behind on the few videos that the many were not made."""
+    over = {name for name, rows in race["final"].items() if not rows}
+    behind = {row["family"] for name in over for row in race["coarse"].get(name, ()) if row["videos"]}
+    return [one.family for one in field if one.stage != "final" and one.family in behind]
 
 
 def styles() -> Style:
@@ -122,18 +137,19 @@ def main() -> None:
         "methods": found["methods"],
     }
     said = {"claims": CLAIMS, "exchanges": EXCHANGES, "same": SAME, "missing": missing(found, every), "over": over}
-    how = {
-        "claim_stands": claim_stands,
-        "led": led,
-        "ratios": ratios,
-        "verdict": verdict,
-        "compared": compared,
-        "ran": ran,
+    how = {"stands": stands, "led": led, "verdict": verdict, "beside": beside, "compared": compared}
+    told = {
+        (model, regime): {
+            "sides": sides(found["races"][model][regime], field),
+            "dropped": dropped(found["races"][model][regime], field),
+            "unable": unable(found, model, regime),
+        }
+        for model, races in every.items()
+        for regime, field in races.items()
     }
-    unable_in = {(model, regime): unable(found, model, regime) for model, races in every.items() for regime in races}
     template = jinja.get_template("league.md.jinja")
     environments = found["environments"] or read(LEAD)["environments"]
-    page = template.render(**shown, **said, **how, models=every, unable=unable_in, environments=environments)
+    page = template.render(**shown, **said, **how, models=every, told=told, environments=environments)
     (DOCS / "league.md").write_text(page.rstrip() + "\n", encoding="utf-8")
 
 

@@ -99,7 +99,7 @@ SAME: Mapping[str, str] = {
     "MagCache": "MagCache (diffusers)",
     "TaylorSeer": "TaylorSeer (diffusers)",
     "TaylorSeer, lite": "TaylorSeer lite (diffusers)",
-    "FirstBlock": "First Block Cache (diffusers)",
+    "FirstBlock": "First-Block Cache (diffusers)",
     "PyramidAttentionBroadcast": "PAB (diffusers)",
     "FasterCache": "FasterCache (diffusers)",
     "DBCache": "DBCache (cache-dit)",
@@ -107,23 +107,47 @@ SAME: Mapping[str, str] = {
 """Of a family, another library's implementation of the same method."""
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Two methods on the same videos.
+
+    Attributes:
+        one, other: the names under which they ran.
+        speeds: at each level, how many times faster the first one is.
+        videos: how many.
+    """
+
+    one: str
+    other: str
+    speeds: tuple[Speed, ...]
+    videos: int
+
+
 def ran(family: str, field: Field) -> str:
-    """Return the name under which a method ran on the many videos: natively, else another library's; empty: neither."""
-    there = {standing.family for standing in field if standing.stage == "final"}
+    """Return the name under which a method ran: natively, else another library's; empty: neither."""
+    there = {standing.family for standing in field}
     return next((name for name in (family, SAME.get(family, "")) if name in there), "")
 
 
-def ratios(one: str, other: str, field: Field) -> tuple[Speed, ...] | None:
-    """Return at each level how many times faster a family is than another one; None unless on the same many videos."""
-    found = {standing.family: standing for standing in field if standing.stage == "final"}
-    if one not in found or other not in found or found[one].places != found[other].places:
-        return None
-    return tuple(own.over(rival) for own, rival in zip(found[one].speeds, found[other].speeds, strict=True))
+def beside(one: str, other: str, *fields: Field) -> Comparison | None:
+    """Return how many times faster a family is than another one, in the first field in which both made the same videos.
+
+    Args:
+        one, other: their names.
+        fields: those of the many videos, then those of the few.
+    """
+    for field in fields:
+        found = {standing.family: standing for standing in field}
+        if one in found and other in found and found[one].places == found[other].places:
+            pairs = zip(found[one].speeds, found[other].speeds, strict=True)
+            return Comparison(one, other, tuple(own.over(rival) for own, rival in pairs), found[one].videos)
+    return None
 
 
-def compared(one: str, other: str, field: Field) -> tuple[Speed, ...] | None:
-    """Return the ratios of two methods as they ran, natively or by another library."""
-    return ratios(ran(one, field), ran(other, field), field)
+def compared(one: str, other: str, *fields: Field) -> Comparison | None:
+    """Return two methods as they ran, natively or by another library, beside each other; fields as in `beside`."""
+    found = (beside(ran(one, field), ran(other, field), field) for field in fields)
+    return next((pair for pair in found if pair is not None), None)
 
 
 def verdict(found: Sequence[Speed]) -> str:
@@ -146,12 +170,10 @@ def _side(one: Speed) -> str:
     return "" if one.bound else "level"
 
 
-def claim_stands(claim: Claim, field: Field) -> str:
-    """Return whether a published order holds in a race: "holds", "does not hold", "level", "mixed" or "open"."""
-    found = compared(claim.ahead, claim.behind, field)
-    if found is None:
-        return "open"
-    return {"faster": "holds", "slower": "does not hold"}.get(verdict(found), verdict(found))
+def stands(found: Comparison) -> str:
+    """Return whether the published order of two methods holds: "holds", "does not hold", "level", "mixed" or "open"."""
+    told = verdict(found.speeds)
+    return {"faster": "holds", "slower": "does not hold"}.get(told, told)
 
 
 def leaders(field: Field, level: int, count: int = 3) -> list[tuple[str, Speed]]:

@@ -186,7 +186,8 @@ class Race:
     def final(self, name: str) -> None:
         """Run what the coarse stage chose of a contender on the many videos, and keep what came out.
 
-        Those that may fall behind, and did, do not run, but for what they are to run always.
+        Those that may fall behind, and did, do not run, but for what they are to run always. Where the many videos
+        are harder or easier than the few, and the chosen settings reach no level any more, the next ones run too.
         """
         labels = set((self.folder.figures("coarse", name) or {}).get("chosen", ()))
         leaders = self.leaders(self.lengths.rounds[-1][-1])
@@ -195,7 +196,8 @@ class Race:
         field = [
             one for one in methods if one.label in always or (one.label in labels and self._goes_on(name, one, leaders))
         ]
-        self._keep("final", name, self._run(field, self.lengths.final, name))
+        known = [result_of(row) for row in self.rows("coarse").get(name, ())]
+        self._keep("final", name, self._run_on(field, methods, known, self.lengths.final, name))
 
     def methods(self, name: str) -> list[Method]:
         """All settings of a contender."""

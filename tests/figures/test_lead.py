@@ -252,22 +252,41 @@ def test_a_tiny_race_from_end_to_end(folder: Path) -> None:
     assert {one.family for one in field} == {OURS, "fewer steps"}
 
 
-def test_a_ladder_goes_on_until_it_reaches_all_levels(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    race = tiny_race(folder)
-    pool = race.methods("fewer-steps")
-    ran: list[str] = []
+def some_rows(field: Any, share: float) -> list[dict[str, Any]]:
+    return [row("fewer steps", one.steps / 4, share * one.steps, label=one.label) for one in field]
 
-    def rows(field: Any, share: float) -> list[Result]:
-        found = [row("fewer steps", one.steps / 4, share * one.steps, label=one.label) for one in field]
-        return [result_of(one) for one in found]
+
+def counted(race: Race, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """In place of running settings: their labels, in order; each step is worth 10 dB."""
+    ran: list[str] = []
 
     def run(field: Any, places: Any, title: str) -> list[Result]:
         ran.extend(method.label for method in field)
-        return rows(field, 10.0)
+        return [result_of(one) for one in some_rows(field, 10.0)]
 
     monkeypatch.setattr(race, "_run", run)
-    race._run_on(pool[:1], pool, rows(pool, 20.0), FEW.final, "some")
+    return ran
+
+
+def test_a_ladder_goes_on_until_it_reaches_all_levels(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    race = tiny_race(folder)
+    pool = race.methods("fewer-steps")
+    ran = counted(race, monkeypatch)
+    race._run_on(pool[:1], pool, [result_of(one) for one in some_rows(pool, 20.0)], FEW.final, "some")
     assert ran == [one.label for one in pool] == ["fewer steps (1)", "fewer steps (2)", "fewer steps (3)"]
+
+
+def test_on_the_many_videos_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The few were easier: what reached all levels there reaches none of them here."""
+    race = tiny_race(folder)
+    pool = race.methods("fewer-steps")
+    ran = counted(race, monkeypatch)
+    monkeypatch.setattr(race, "rows", lambda stage: {"fewer-steps": some_rows(pool, 40.0)})
+    monkeypatch.setattr(race, "_goes_on", lambda *_: True)
+    monkeypatch.setattr(race, "_keep", lambda *_: None)
+    monkeypatch.setattr(race.folder, "figures", lambda *_: {"chosen": [pool[0].label]})
+    race.final("fewer-steps")
+    assert ran == [one.label for one in pool]
 
 
 def test_plans_are_made_of_other_videos_and_run_on_the_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,15 +107,19 @@ def test_what_is_told_of_a_method() -> None:
 
 def test_two_methods_are_compared_on_the_same_videos_alone() -> None:
     field = stand(fast=FAST, slow=SLOW)
-    found = words.ratios("fast", "slow", field)
+    found = words.beside("fast", "slow", field)
     assert found is not None
-    assert [one.value for one in found] == pytest.approx([2.0] * 4)
-    assert words.ratios("slow", "nobody", field) is None
-    assert words.verdict(found) == "faster"
-    assert words.verdict(words.ratios("slow", "fast", field) or ()) == "slower"
+    assert [one.value for one in found.speeds] == pytest.approx([2.0] * 4)
+    assert found.videos == 2
+    assert words.beside("slow", "nobody", field) is None
+    assert words.verdict(found.speeds) == "faster"
+    back = words.beside("slow", "fast", field)
+    assert back is not None
+    assert words.verdict(back.speeds) == "slower"
     elsewhere = {"final": {"slow": [one | {"videos": one["videos"][:1]} for one in row("slow", *SLOW)]}}
     others = [*field[:1], *figures.standings(elsewhere, {"slow": "native"}, contenders.LEVELS)]
-    assert words.ratios("fast", "slow", others) is None
+    assert words.beside("fast", "slow", others) is None
+    assert words.beside("fast", "slow", others, field) == found  # on the few videos, then
 
 
 def test_a_verdict_says_no_more_than_is_known() -> None:
@@ -132,18 +136,42 @@ def test_a_method_that_another_library_ran_stands_for_ours_until_ours_ran() -> N
     race = {"final": {"theirs": theirs, "fixed": row("fixed interval", *SLOW)}}
     field = figures.standings(race, {"theirs": "library", "fixed": "native"}, contenders.LEVELS)
     assert words.ran("MagCache", field) == "MagCache (diffusers)"
-    assert words.ratios("MagCache", "fixed interval", field) is None
-    assert [one.value for one in words.compared("MagCache", "fixed interval", field) or ()] == pytest.approx([2.0] * 4)
+    assert words.beside("MagCache", "fixed interval", field) is None
+    found = words.compared("MagCache", "fixed interval", field)
+    assert found is not None
+    assert (found.one, found.other) == ("MagCache (diffusers)", "fixed interval")
+    assert [one.value for one in found.speeds] == pytest.approx([2.0] * 4)
     assert words.ran("TeaCache", field) == ""
-    coarse = figures.standings({"coarse": {"MagCache": row("MagCache", *FAST)}}, {"MagCache": "native"})
-    assert words.ran("MagCache", coarse) == ""  # on few videos alone
+
+
+def test_who_went_no_further_is_compared_on_the_few_videos() -> None:
+    few = {"fast": row("fast", *FAST), "slow": row("slow", *SLOW), "other": row("other", *SLOW)}
+    race: Any = {"coarse": few, "final": {"slow": [], "fast": row("fast", *SLOW)}}
+    field = figures.standings(race, dict.fromkeys(few, "native"), contenders.LEVELS)
+    assert page.dropped(race, field) == ["slow"]  # nobody knows yet what becomes of the other one
+    many, _ = page.sides({"coarse": {}}, field)
+    assert [one.family for one in many] == ["fast"]
+    assert words.compared("fast", "slow", many) is None
+    found = words.compared("fast", "slow", many, stand(fast=FAST, slow=SLOW))
+    assert found is not None
+    assert [one.value for one in found.speeds] == pytest.approx([2.0] * 4)
+
+
+def test_each_other_librarys_method_is_one_of_those_that_run() -> None:
+    assert set(words.SAME) <= {one.family for one in LADDERS}
+    coarse = page.read()["races"]["shapes"]["euler-1-30"]["coarse"]
+    theirs = {row["family"] for name in contenders.BY_OTHERS for row in coarse[name]}
+    assert set(words.SAME.values()) <= theirs
 
 
 def test_a_published_order_holds_or_not() -> None:
-    claim = words.Claim("fast", "slow", "somebody's table")
-    assert words.claim_stands(claim, stand(fast=FAST, slow=SLOW)) == "holds"
-    assert words.claim_stands(claim, stand(fast=SLOW, slow=FAST)) == "does not hold"
-    assert words.claim_stands(claim, stand(fast=FAST)) == "open"
+    for field, told in (
+        (stand(fast=FAST, slow=SLOW), "holds"),
+        (stand(fast=SLOW, slow=FAST), "does not hold"),
+    ):
+        found = words.compared("fast", "slow", field)
+        assert found is not None
+        assert words.stands(found) == told
     families = {one.family for one in LADDERS}
     assert {name for one in words.CLAIMS for name in (one.ahead, one.behind)} <= families
     exchanged = {name for pairs in words.EXCHANGES.values() for one in pairs for name in (one.one, one.other)}
