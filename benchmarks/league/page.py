@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ DOCS = HERE.parent.parent / "docs"
 
 Fields = Mapping[str, Mapping[str, Sequence[Standing]]]
 """Model -> regime -> who stands how."""
+
+NAMELESS = "_nolegend_"
+"""To matplotlib: not to be told in the legend."""
 
 COLOURS = ("#2a6fbb", "#c0392b", "#6a51a3", "#2f8f83", "#e08a2e")
 """Of the first five."""
@@ -97,21 +101,22 @@ def dropped(race: Mapping[str, Any], field: Field) -> list[str]:
 
 
 def styles() -> Style:
-    """The first five of a panel bold, the other caches thin, fewer steps grey."""
+    """The first five of a panel bold, fewer steps grey; the other caches thin, with one name for all of them."""
     colours = iter(COLOURS)
+    others = chain(["the other caches"], repeat(NAMELESS))
 
     def style(one: Standing) -> Mapping[str, Any]:
         if one.kind == "fewer steps":
             return GREY
         colour = next(colours, None) if one.kind == "native" else None
-        return {"lw": 2.2, "color": colour} if colour else {"lw": 0.8, "color": "#bbbbbb"}
+        return {"lw": 2.2, "color": colour} if colour else {"lw": 0.8, "color": "#bbbbbb", "label": next(others)}
 
     return style
 
 
 def draw(title: str, field: Sequence[Standing], target: Path) -> None:
-    """The fronts of one race."""
-    plot.draw({title: field}, styles, target)
+    """The fronts of those in one race who made the many videos; of all, where nobody did."""
+    plot.draw({title: [one for one in field if one.stage == "final"] or field}, styles, target)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from benchmarks.race.figures import Standing
 from bwcache.study import front
 
 Style = Callable[[Standing], Mapping[str, Any]]
-"""How the line of a family looks, as matplotlib has it; empty leaves it out."""
+"""How the line of a family looks, as matplotlib has it; a `label` stands in the place of its name."""
 
 THIN: Mapping[str, Any] = {"lw": 1, "marker": "."}
 GREY: Mapping[str, Any] = {"color": "#888888", "ls": "--"}
@@ -36,13 +36,13 @@ def draw(panels: Mapping[str, Sequence[Standing]], styles: Callable[[], Style], 
         style = styles()
         for one in field:
             points = [(row.compute_speedup, decibels(row)) for row in front(one.rows, axis="compute")]
-            look = {**THIN, "ls": "-" if one.stage == "final" else ":", **style(one)}
             note = "" if one.stage == "final" else f" ({one.videos} videos)"
-            panel.plot(*np.array(points).T, label=f"{one.family}{note}", **look)
+            usual = {**THIN, "ls": "-" if one.stage == "final" else ":", "label": f"{one.family}{note}"}
+            panel.plot(*np.array(points).T, **{**usual, **style(one)})
         panel.set(xlabel="blocks' work, uncached over done", ylabel="mean PSNR, dB", ylim=(22, 50), xlim=(1, None))
         panel.set_title(title, fontsize=10)
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(frameon=False, fontsize=7, ncols=2)
+        panel.legend(frameon=False, fontsize=7, ncols=2, loc="upper right")
     figure.savefig(target, dpi=130)
     plt.close(figure)
