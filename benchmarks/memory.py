@@ -16,7 +16,7 @@ import torch
 import bwcache
 from bwcache.core.amounts import size
 from bwcache.engine.batch import BatchLayout
-from bwcache.engine.memory import MemoryNeed, need
+from bwcache.engine.memory import MemoryNeed, need, outlines
 from bwcache.engine.plan import Plan
 from bwcache.models import BlockStack, resolve
 
@@ -102,7 +102,7 @@ def table() -> str:
     for name, (policy, part) in SETTINGS.items():
         cells = []
         for one, stack in zip(GEOMETRIES, stacks, strict=True):
-            held = need(Plan.of(policy, stack), one.streams(), BatchLayout()) * one.branches
+            held = need(Plan.of(policy, stack), outlines(one.streams(), BatchLayout()), {}) * one.branches
             cells.append(size(part(held)))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

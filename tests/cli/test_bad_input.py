@@ -169,6 +169,9 @@ BY_ITSELF = [
     (["tune", "--grade", "99x"], "grade 99x of 30 steps"),
     (["tune", "--steps", "2"], "--steps 2"),
     (["plan", "--grade", "fest", "--steps", "5"], "grade 'fest'"),
+    (["plan", "--steps", "5", "--shift", "1e-300"], "--shift 1e-300; expected one whose noise falls from 1 to 0"),
+    (["plan", "--steps", "5", "--shift", "1e-3"], "--shift 0.001; expected one whose noise falls from 1 to 0"),
+    (["plan", "--steps", "1001"], "--steps 1001; expected at most 1000"),
 ]
 
 

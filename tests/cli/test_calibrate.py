@@ -11,7 +11,7 @@ import pytest
 import bwcache
 from bwcache import shapes
 from bwcache.policies.calibrated_file import CalibratedFile, read_policy_file
-from bwcache.study.calibration import settings_for
+from bwcache.study.calibration import decides, settings_for
 from tests.cli.saved import saved
 from tests.policies.test_tables import WITH_TABLE
 
@@ -170,6 +170,24 @@ def test_an_interrupted_calibration_leaves_nothing(
     ended = bwcache_command(*calibrate("magcache"))
     assert ended.code == 130
     assert written() == []
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_weights_are_read(
+    bwcache_command: Any, written: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", full)
+    ended = bwcache_command(*calibrate("magcache"))
+    assert ended.code == 2
+    assert "in a folder that cannot be written (Permission denied)" in ended.lines[-1]
+    assert written() == []
+
+
+@pytest.mark.parametrize("method", WITH_TABLE.values(), ids=WITH_TABLE)
+def test_what_decides_how_much_is_reused_can_be_said(method: Any) -> None:
+    assert decides(method) in settings_for(method)
 
 
 def test_what_can_be_said_of_a_calibration() -> None:

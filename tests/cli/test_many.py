@@ -14,9 +14,11 @@ import bwcache
 from bwcache.cli import many
 from bwcache.cli.rows import Rows
 from bwcache.cli.settings import GenerateSettings
+from bwcache.core.files import write_json
 from bwcache.fleet.prompt_file import Line
 from bwcache.measure.load import small_files
 from bwcache.measure.skeleton import pipeline_kind, skeleton
+from bwcache.policies.calibrated_file import CalibratedFile
 
 SMALL = ("--steps", "2", "--frames", "5")
 GENERATE = ("generate", "--prompts", "rows.jsonl", "--out", "out", *SMALL)
@@ -292,7 +294,12 @@ def test_a_row_goes_over_the_options_of_the_command():
         ({"prompt": "a", "policy": "bwcache", "grade": "near"}, "--policy 'bwcache' beside --grade 'near'"),
         ({"prompt": "a", "grade": "superb"}, "found grade 'superb'"),
         ({"prompt": "a", "blocks": 99}, "blocks 99; expected indices of the 12 blocks"),
+        (
+            {"prompt": "a", "negative-prompt": "b", "negative_prompt": "c"},
+            "found two columns that mean 'negative_prompt'",
+        ),
         ({"prompt": "a", "image": "missing.png"}, "missing.png', which is no file"),
+        ({"prompt": "a", "policy": "missing.json"}, "missing.json', which is no file; expected a file that is there"),
         ({"prompt": "a", "max_sequence_length": "@missing.png"}, "missing.png', which is no file"),
     ],
 )
@@ -300,6 +307,23 @@ def test_what_a_row_cannot_say(values, said):
     with pytest.raises(bwcache.BWCacheError) as raised:
         asked(values)
     assert said in str(raised.value)
+
+
+def test_tables_and_files_in_place_of_a_policy_lie_beside_the_prompt_file(tmp_path, monkeypatch):
+    """Not where the command was started: there may lie another one of the name."""
+    folders = [tmp_path / "prompts", tmp_path / "here"]
+    for folder, threshold in zip(folders, (0.25, 0.75), strict=True):
+        folder.mkdir()
+        policy = bwcache.MagCache((1.0, threshold), threshold)
+        write_json(folder / "mag.json", CalibratedFile(policy, {}, {}).to_json())
+    monkeypatch.chdir(folders[1])
+    kind = pipeline_kind(small_files("shapes"))
+    read = Rows(GenerateSettings(), kind, "cpu", skeleton(small_files("shapes")), folders[0]).read
+    for values in ({"policy": "mag.json"}, {"policy": "magcache", "ratios": "mag.json", "threshold": 0.25}):
+        found = read(Line(1, {"prompt": "a", **values})).parts["policy"]
+        assert (tuple(found["ratios"]), found["threshold"]) == ((1.0, 0.25), 0.25)
+    nested = {"name": "MagCache", "ratios": "mag.json"}
+    assert tuple(read(Line(1, {"prompt": "a", "policy": nested})).parts["policy"]["ratios"]) == (1.0, 0.25)
 
 
 def test_a_video_is_named_by_all_that_it_depends_on():

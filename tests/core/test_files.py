@@ -80,10 +80,17 @@ def test_letters_that_utf8_lacks_are_read_back(tmp_path):
     assert path.read_text() == "\\udce9"
 
 
-@pytest.mark.parametrize("text", ["NaN", "[-Infinity]", "1e999", "[" * 100_000, '{"a":' * 100_000, "", "{", "1" * 5000])
+@pytest.mark.parametrize(
+    "text", ["NaN", "[-Infinity]", "1e999", "[" * 100_000, '{"a":' * 100_000, "", "{", "1" * 5000, '{"a": 1, "a": 2}']
+)
 def test_what_is_no_strict_json(text):
     with pytest.raises(ValueError):  # noqa: PT011
         parse_json(text)
+
+
+def test_a_byte_order_mark_is_no_damage(tmp_path):
+    (tmp_path / "file.json").write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n')
+    assert read_json(tmp_path / "file.json") == {"a": 1}
 
 
 def test_numbers_that_are_not_finite_are_not_written(tmp_path):

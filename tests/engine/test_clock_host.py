@@ -159,6 +159,15 @@ def test_what_cannot_be_meant_is_refused(what: dict[str, Any], found: str) -> No
     assert found in str(caught.value)
 
 
+def test_a_schedule_that_is_no_list_is_refused() -> None:
+    with (
+        bwcache.attach(wan_transformer(), GREEDY, steps=3) as session,
+        pytest.raises(SettingError, match="found schedule 5"),
+        session.step(index=0, schedule=5),  # type: ignore[arg-type]
+    ):
+        pass
+
+
 def test_a_schedule_tells_the_steps_their_noise_and_what_a_plan_is_made_of() -> None:
     module, schedule = wan_transformer(), tuple(5 * s / (1 + 4 * s) for s in (1 - i / 12 for i in range(13)))
     policy = bwcache.Planned(0.04)

@@ -153,6 +153,36 @@ def test_what_will_be_kept_is_known_before_the_first_block_runs(
     assert f"planned before the first: {trace.peak_bytes:,}" in str(trace.summary())
 
 
+@pytest.mark.parametrize(
+    "policy",
+    [
+        bwcache.FlowCache(threshold=10.0, warmup=1),
+        bwcache.HierarchicalLatentCache(thresholds=(1e3, 1e4)),
+        bwcache.MixCache(warmup=2, low=10.0, high=10.0),
+        bwcache.FasterCache(),
+    ],
+    ids=lambda policy: type(policy).__name__,
+)
+def test_what_acts_on_the_denoiser_and_on_its_blocks_is_counted_by_what_enters_each(
+    policy: bwcache.Policy[Any],
+) -> None:
+    """Latents and hidden states go by one name in many models, and are not of one size."""
+    pipe, called = WAN.build(), list[int]()
+    blocks_of(pipe)[1].register_forward_pre_hook(lambda *_: called.append(1))
+    with bwcache.attach(pipe, policy) as session:
+        WAN.run(pipe)
+    trace = session.trace
+    beside = 2 * trace.hidden_bytes  # of which the branch that others are made of keeps none
+    assert trace.peak_bytes <= trace.planned_bytes <= trace.peak_bytes + beside
+    called.clear()
+    with (
+        bwcache.attach(pipe, policy, max_memory=trace.peak_bytes - 1),
+        pytest.raises(bwcache.OverBudgetError),
+    ):
+        WAN.run(pipe)
+    assert not called
+
+
 def test_samples_of_predictions_are_counted_too() -> None:
     _, trace = made(WAN, bwcache.Adaptive(tolerance=1e6, predictor=bwcache.Linear()))
     _, same = made(WAN, bwcache.Adaptive(tolerance=1e6, predictor=bwcache.Linear()), max_memory=trace.peak_bytes)

@@ -96,6 +96,10 @@ def test_more_computed_steps_than_there_are_is_all_of_them() -> None:
     assert plan(flow(6, 1.0), 0.03, 9)[0] == frozenset(range(6))
 
 
+def test_a_schedule_without_damages_is_computed_as_a_whole() -> None:
+    assert plan((math.nan,) * 7, 0.03)[0] == plan((math.nan,) * 7, 0.03, 3)[0] == frozenset(range(6))
+
+
 def test_fewer_steps_than_the_longest_windows_allow_is_the_fewest_that_can_be() -> None:
     steps, _ = plan(flow(1000, 1.0), 0.03, 3)
     listed = sorted(steps)

@@ -157,6 +157,11 @@ def test_a_file_is_attached_and_held_against_the_model(tmp_path: Path) -> None:
     smaller["architecture"]["num_layers"] = 40
     with pytest.raises(SettingError, match=r"another WanTransformer3DModel \(num_layers .* under a calibrated file"):
         bwcache.attach(pipe, written(tmp_path / "other.json", policy, smaller))
+    strange = made_for(pipe) | {"denoiser": "x\n" * 10_000}
+    with pytest.raises(SettingError) as ended:
+        bwcache.attach(pipe, written(tmp_path / "other.json", policy, strange))
+    assert len(str(ended.value)) < 500
+    assert "\n" not in str(ended.value)
     with torch.no_grad():
         pipe.transformer.blocks[1].attn1.to_q.weight.mul_(1.01)
     with pytest.warns(bwcache.OtherWeightsWarning, match="than it was calibrated for"), bwcache.attach(pipe, path):

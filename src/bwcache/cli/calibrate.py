@@ -91,7 +91,7 @@ def cost(pipe: Any, calibration: Any, requests: list[Any]) -> str:
 
 def summary(file: Any, out: Path) -> list[str]:
     """Return what was found, in words."""
-    from bwcache.study.calibration import expect_table
+    from bwcache.study.calibration import decides, expect_table
 
     policy, name = file.policy, type(file.policy).__name__
     table = expect_table(type(policy))
@@ -103,5 +103,5 @@ def summary(file: Any, out: Path) -> list[str]:
         f'{out}: bwcache.attach(pipe, "{out.name}"), or --policy {out.name} with any command',
     ]
     if not policy.may_reuse:
-        lines.insert(1, "nothing would be reused with it: allow more, such as by --set threshold=")
+        lines.insert(1, f"nothing would be reused with it: that is up to --set {decides(type(policy))}=")
     return lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -70,6 +71,7 @@ def check_file(out: Path, overwrite: bool, kind: str) -> Path:
     if target.is_dir() or not target.parent.is_dir():
         what = "a folder" if target.is_dir() else "in a folder that is not there"
         raise _refused(f"--out {str(out)!r}, {what}", "a file", "name another one")
+    _expect_writable(target.parent, out)
     if not target.exists():
         return target
     if not overwrite:
@@ -83,6 +85,17 @@ def check_file(out: Path, overwrite: bool, kind: str) -> Path:
         expected = f"nothing, or an earlier {kind} file that --overwrite may replace"
         raise _refused(f"something else at --out {str(out)!r}", expected, "name another, or remove it yourself")
     return target
+
+
+def _expect_writable(folder: Path, out: Path) -> None:
+    """Raise where no file can be made: not after minutes of work, when it is to be written."""
+    probe = folder / f"{PART}{secrets.token_hex(4)}"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        found = f"--out {str(out)!r}, in a folder that cannot be written ({error.strerror})"
+        raise _refused(found, "one that can be", "name another one") from error
 
 
 def check_target(target: Path, overwrite: bool) -> None:

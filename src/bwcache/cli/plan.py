@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from bwcache.cli.choices import check_ranges
@@ -14,6 +15,9 @@ from bwcache.errors import SettingError, complaint
 
 KIND = "bwcache-plan"
 FORMAT = f"{KIND}-1"
+
+MOST_STEPS = 1000
+"""Of a plan: the work grows with the square of it, and no run has more."""
 
 KEPT = (
     "Of each computed step k the estimate of the clean latents is kept: z_k = x_k - sigma_k v_k for a flow. In a "
@@ -99,7 +103,12 @@ def _of_schedule(settings: PlanSettings) -> dict[str, Any]:
     if not 0 < shift <= 1000:
         raise SettingError(complaint(f"--shift {shift:g}", "more than 0, at most 1000", "try 5"))
     policy = graded(settings.grade or "balanced").policy
+    if settings.steps > MOST_STEPS:
+        found = f"--steps {settings.steps}"
+        raise SettingError(complaint(found, f"at most {MOST_STEPS}, which a plan takes seconds for", "use fewer"))
     schedule = flow_schedule(settings.steps, shift)
+    if not all(0 <= after <= before <= 1 for before, after in pairwise(schedule)):
+        raise SettingError(complaint(f"--shift {shift:g}", "one whose noise falls from 1 to 0", "try 5"))
     steps, damage = plan(schedule, policy.tolerance)
     words = LINE.format(**dataclasses.asdict(policy.predictor)) if isinstance(policy.predictor, Bounded) else ""
     content = plan_of(schedule, sorted(steps), KEPT + words)

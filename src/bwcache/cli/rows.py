@@ -28,6 +28,8 @@ from bwcache.cli.settings import GenerateSettings
 from bwcache.core.words import read_or_fit, shown, split
 from bwcache.errors import SettingError, complaint
 from bwcache.fleet.prompt_file import Line
+from bwcache.policies.policy_file import SUFFIX, names_file
+from bwcache.policies.table_file import ARRAYS
 
 NUMBERS: Mapping[str, type] = dict.fromkeys(("steps", "height", "width", "frames"), int)
 FILES = ("image", "video", "control")
@@ -119,7 +121,7 @@ class Rows:
         """
         if line.fault is not None:
             raise SettingError(line.fault)
-        values = {name.strip().replace("-", "_"): value for name, value in line.values.items()}
+        values = _by_name(line.values)
         own = self._own(values)
         same = {name: True if name in own else value for name, value in values.items()}
         name = json.dumps(same, sort_keys=True, default=repr)
@@ -194,23 +196,34 @@ class Rows:
                 given[name] = read_or_fit(value, NUMBERS[name], name)
             elif name == "policy" and isinstance(value, Mapping):
                 fields = dict(value)
-                given["policy"] = _text(fields.pop("name", None), "the name in policy")
-                sets += [f"{POLICY}{field}={_words(one)}" for field, one in fields.items()]
-            elif name in ("policy", "grade"):
+                given["policy"] = self._policy(_text(fields.pop("name", None), "the name in policy"))
+                sets += [f"{POLICY}{field}={self._table(_words(one))}" for field, one in fields.items()]
+            elif name == "policy":
+                given[name] = self._policy(_text(value, name))
+            elif name == "grade":
                 given[name] = _text(value, name)
             else:
                 sets = [one for one in sets if halves(one)[0] != halves(name)[0]]
                 if name in SHORTHANDS:
                     given[name] = _words(value)
                 else:
-                    sets.append(f"{name}={self._media(_words(value))}")
+                    sets.append(f"{name}={self._table(self._media(_words(value)))}")
         return dataclasses.replace(self._settings, **given, sets=sets)
 
     def _path(self, value: Any, column: str) -> Path:
         path = self._folder / Path(_text(value, column)).expanduser()
         if not path.is_file():
-            raise _refused(f"{column} {shown(str(path))}, which is no file", "a picture or video", "name another one")
+            what = "a picture or video" if column in FILES else "a file that is there"
+            raise _refused(f"{column} {shown(str(path))}, which is no file", what, "name another one")
         return path
+
+    def _policy(self, text: str) -> str:
+        """What is named in place of a policy; the path of a file from the prompt file's folder on."""
+        return str(self._path(text, "policy")) if names_file(text) else text
+
+    def _table(self, text: str) -> str:
+        """The words of a setting; the path of a file with a table from the prompt file's folder on."""
+        return str(self._path(text, "file")) if text.lower().endswith((SUFFIX, ARRAYS)) else text
 
     def _media(self, text: str) -> str:
         """The words of an argument, with the paths of files from the prompt file's folder on."""
@@ -218,6 +231,17 @@ class Rows:
         if not all(part.startswith("@") for part in parts):
             return text
         return ",".join(f"@{self._path(part[1:], 'file')}" for part in parts)
+
+
+def _by_name(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a row, each by the name that its column stands for."""
+    found: dict[str, Any] = {}
+    for column, value in values.items():
+        name = column.strip().replace("-", "_")
+        if name in found:
+            raise _refused(f"two columns that mean {shown(name)}", "one", "leave one out")
+        found[name] = value
+    return found
 
 
 def _text(value: Any, column: str) -> str:

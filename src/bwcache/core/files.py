@@ -70,14 +70,20 @@ def named_without_suffix(text: str, suffix: str) -> str | None:
 
 
 def read_json(path: Path) -> Any:
-    """Return what a file of strict JSON holds. Raises `OSError`, and `ValueError` as `parse_json`."""
-    return parse_json(path.read_text(encoding="utf-8"))
+    """Return what a file of strict JSON holds, with or without a byte order mark.
+
+    Raises `OSError`, and `ValueError` as `parse_json`.
+    """
+    return parse_json(path.read_text(encoding="utf-8-sig"))
 
 
 def parse_json(text: str) -> Any:
-    """Return the value of strict JSON. Raises `ValueError`: no JSON, a number that is not finite, nested too deeply."""
+    """Return the value of strict JSON.
+
+    Raises `ValueError`: no JSON, a number that is not finite, a name that says two things, nested too deeply.
+    """
     try:
-        value = json.loads(text, parse_constant=_not_finite, parse_float=_finite)
+        value = json.loads(text, parse_constant=_not_finite, parse_float=_finite, object_pairs_hook=_once)
     except RecursionError:
         value = None
     if text.count("[") + text.count("{") > DEEPEST and (value is None or _deep(value)):
@@ -120,6 +126,14 @@ def _deep(value: Any) -> bool:
         inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list))]
         level = [one for some in inner for one in some]
     return any(isinstance(one, (dict, list)) for one in level)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
+        raise ValueError(f"the name {name[:40]!r} stands there twice")
+    return found
 
 
 def _finite(text: str) -> float:

@@ -20,7 +20,7 @@ from bwcache.engine.idle import IdleCalls
 from bwcache.engine.lane import Lane
 from bwcache.engine.lockstep import COMPUTED_ELSEWHERE
 from bwcache.engine.measuring import Measuring, rows_at
-from bwcache.engine.memory import need
+from bwcache.engine.memory import Outlines, need, outlines
 from bwcache.engine.numbers import Numbers
 from bwcache.engine.plan import Plan, Spot
 from bwcache.engine.run import Intervals, Row, Run
@@ -31,6 +31,7 @@ from bwcache.features.prediction_error import NUMBERS, PredictionSamples
 from bwcache.features.shards import Sharding, own_part
 from bwcache.features.store import Signature
 from bwcache.models import Place, Site
+from bwcache.models.places import OUTSIDE
 from bwcache.models.provenance import expect_own_blocks, stranger_over
 
 
@@ -79,6 +80,7 @@ class Forward:
         replaying: the one that is being skipped at present.
         route: the blocks that were called, by their ordinals.
         since: what entered the places from which residuals are taken, by site.
+        outside: outlines of what entered the places before the first block, by name, until memory is counted.
         refused: why nothing is kept of it, or None.
         counts: whether the policy can do anything with what is measured or kept.
         counted: whether its memory was.
@@ -104,6 +106,7 @@ class Forward:
     replaying: SiteCall | None = None
     route: list[int] = field(default_factory=list)
     since: dict[str, dict[str, Any]] = field(default_factory=dict)
+    outside: dict[str, Outlines] = field(default_factory=dict)
     refused: str | None = None
     counts: bool = True
     counted: bool = False
@@ -121,6 +124,7 @@ class Forward:
         taps = self.lanes[0].taps
         if taps is not None and len(self.lanes) == 1 and self.counts and not self.timed:
             self.record = taps.record
+        self._obey_refusals()
 
     def __call__(self, spot: Spot, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The call of a place: computed, or answered from what is kept."""
@@ -396,28 +400,34 @@ class Forward:
         return found
 
     def _count_memory(self, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Before the first place runs: what will be kept of new lanes must have room.
+        """Before the first block runs: what will be kept of new lanes must have room.
 
         Raises:
             OverBudgetError: it has none, and this is the run's first step.
             AttachError: other blocks stand in the place of those that are counted.
         """
-        self.counted = True
-        if not self.plan.holds:
+        holds, stack, account = self.plan.holds, self.plan.stack, self.run.memory
+        self.counted = not (holds and self.plan.is_inside and place.kind in OUTSIDE)
+        if not holds:
             return
-        account, name, new = self.run.memory, self.plan.stack.name, []
-        for lane in self.lanes:
-            if self.counts and (lane.name, name) not in account.needs:
-                new.append(lane)
+        new = [lane for lane in self.lanes if self.counts and (lane.name, stack.name) not in account.needs]
         if new:
-            expect_own_blocks(self.plan.stack)
-            each = need(self.plan, _own(place.entered(args, kwargs)), rows_at(place, self.rows))
-            branches = 2 if self.run.guided and self.plan.stack.spec.guidance == "separate" else 1
-            account.reserve(new, name, each, branches, self.run.in_first_step)
+            expect_own_blocks(stack)
+            entered = outlines(_own(place.entered(args, kwargs)), rows_at(place, self.rows))
+            if not self.counted:
+                self.outside[place.name] = entered
+                return
+            branches = 2 if self.run.guided and stack.spec.guidance == "separate" else 1
+            account.reserve(new, stack.name, need(self.plan, entered, self.outside), branches, self.run.in_first_step)
+        self._obey_refusals()
+
+    def _obey_refusals(self) -> None:
+        """Where there was no room for a lane nothing is measured and kept, nor what was seen before that was known."""
         for lane in self.lanes:
             self.refused = self.refused or lane.refused
         if self.refused is not None:
             self.counts, self.record = False, None
+            self.measuring.let_go()
 
     def finish(self) -> None:
         """The forward is over: its rows go into the trace, its measurements on their way to the policy.

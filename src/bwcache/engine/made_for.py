@@ -46,8 +46,8 @@ def expect_fits(target: Any, file: PolicyFile) -> None:
     modules = denoisers(target)
     classes = {type(module).__name__ for module in modules.values()}
     if file.denoiser and classes and file.denoiser not in classes:
-        found = f"{' and '.join(sorted(classes))} under a file {file.WORD} for {file.denoiser}"
-        raise SettingError(complaint(found, file.denoiser, file.again))
+        found = f"{' and '.join(sorted(classes))} under a file {file.WORD} for {_named(file.denoiser)}"
+        raise SettingError(complaint(found, _named(file.denoiser), file.again))
     known = file.made_for.get("architecture")
     there = known if isinstance(known, dict) else {}
     here = next((architecture(one) for one in modules.values() if type(one).__name__ == file.denoiser), {})
@@ -65,16 +65,16 @@ def _expect_scheduler(scheduler: Any, file: PolicyFile) -> None:
     if wanted is not None and predicted_by(scheduler) != wanted:
         found = f"{kind} (predicts: {predicted_by(scheduler) or 'not known'}) under a {file.WORD} file"
         action = f"{file.MADE_BY} with this scheduler: --scheduler …"
-        raise SettingError(complaint(found, f"one that predicts {wanted}", action))
+        raise SettingError(complaint(found, f"one that predicts {_named(wanted)}", action))
     if not file.is_of_a_schedule:
         return
     there, here = made_for.get("settings") or {}, scheduler_settings(scheduler)
     if made_for.get("class") not in (None, kind):
-        found = f"{kind} under a file {file.WORD} for {made_for['class']}"
-        raise SettingError(complaint(found, made_for["class"], file.again))
+        found = f"{kind} under a file {file.WORD} for {_named(made_for['class'])}"
+        raise SettingError(complaint(found, _named(made_for["class"]), file.again))
     for name in sorted(here.keys() & there.keys()):
         if here[name] != there[name]:
-            found = f"{kind} with {name} {here[name]} under a file {file.WORD} for {name} {there[name]}"
+            found = f"{kind} with {name} {here[name]} under a file {file.WORD} for {name} {_named(there[name])}"
             raise SettingError(complaint(found, "the same schedule", file.again))
 
 
@@ -103,3 +103,8 @@ def other_weights(target: Any, file: PolicyFile) -> str | None:
             expected = f"those of {shown(str(file.made_for.get('model')))}"
             return complaint(found, expected, f"look whether its quality holds, or use {file.MADE_BY} on these")
     return None
+
+
+def _named(value: Any) -> str:
+    """A name or setting out of a file: on one line, and no longer than a complaint can be."""
+    return shown(value).strip("'\"")

@@ -18,6 +18,7 @@ from bwcache.engine.plan import Plan, Spot
 from bwcache.engine.run import Intervals, Run
 from bwcache.features.shards import own_part
 from bwcache.models import Place
+from bwcache.models.places import OUTSIDE
 from bwcache.policies import Readings
 
 
@@ -136,6 +137,13 @@ class Measuring:
             columns.append(torch.zeros(2, lags, device=device) if found is None else found.to(device))
         return torch.cat(columns, dim=1)
 
+    def let_go(self) -> None:
+        """Forget what this forward saw: nothing of it is kept."""
+        self.seen = []
+        self.entered.clear()
+        for lane in self.lanes:
+            lane.looks = None if lane.refused is not None else lane.looks
+
     def settle(self, computed: Callable[[str], bool]) -> None:
         """Make what looks saw their past, where it counts: in every step, or where their site was computed."""
         for lane in self.lanes:
@@ -148,12 +156,12 @@ class Measuring:
 
 def rows_at(place: Place, rows: BatchLayout) -> BatchLayout:
     """Return how the lanes lie in the tensors at a place: at the denoiser itself the batch comes first."""
-    return rows.at(0) if place.kind in ("root", "named") else rows
+    return rows.at(0) if place.kind in OUTSIDE else rows
 
 
 def value_of(place: Place, stream: str, returned: Any) -> Tensor:
     """Return one of the values that a place returned."""
-    value: Tensor = place.value(returned, 0 if place.kind in ("root", "named") else place.position(stream))
+    value: Tensor = place.value(returned, 0 if place.kind in OUTSIDE else place.position(stream))
     return value
 
 

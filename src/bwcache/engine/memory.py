@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,15 @@ from bwcache.engine.lane import Lane
 from bwcache.engine.plan import Plan
 from bwcache.errors import MuchKeptWarning, OverBudgetError, SettingError, complaint, warn
 from bwcache.features import Sample, prediction_error, taps
+from bwcache.models import Place
 from bwcache.policies import Policy
 
 if TYPE_CHECKING:
     from bwcache.engine.lockstep import Votes
     from bwcache.engine.ranks import Parts
+
+Outlines = dict[str, Tensor]
+"""Streams without values, by name."""
 
 MUCH = 2**30
 """Bytes on the device from which on taps that weigh more than the features are worth a warning."""
@@ -63,14 +67,25 @@ class MemoryNeed:
         return MemoryNeed(self.features * times, self.taps * times)
 
 
-def need(plan: Plan, entered: dict[str, Any], rows: BatchLayout) -> MemoryNeed:
-    """Return what one lane will need, from the streams that enter the first block: most stacks return the like."""
+def outlines(entered: Mapping[str, Any], rows: BatchLayout) -> Outlines:
+    """Return one sample's rows of the streams that enter a place, without their values."""
+    return {name: _of_one(value, rows) for name, value in entered.items() if isinstance(value, Tensor)}
+
+
+def need(plan: Plan, entered: Outlines, outside: Mapping[str, Outlines]) -> MemoryNeed:
+    """Return what one lane will need: most stacks, and most denoisers, return the like of what enters them.
+
+    Args:
+        plan: where the policy acts.
+        entered: the first block or part of one; where the policy acts on nothing inside, the denoiser itself.
+        outside: places that are called before, by name: latents are no hidden states, though they often go by one name.
+    """
     policy, predictor = plan.policy, plan.policy.feature_predictor
     first = (plan.stack.blocks or (plan.stack.root,))[0].measured
-    streams = {name: _of_one(value, rows) for name, value in entered.items() if isinstance(value, Tensor)}
 
-    def like(name: str) -> Tensor:
+    def like(name: str, place: Place | None = None) -> Tensor:
         """A stream that only later blocks know is taken to be like the measured one."""
+        streams = entered if place is None else outside.get(place.name, entered)
         found = streams.get(name, streams.get(first, next(iter(streams.values()), None)))
         return torch.empty(0, device="meta") if found is None else found
 
@@ -80,21 +95,23 @@ def need(plan: Plan, entered: dict[str, Any], rows: BatchLayout) -> MemoryNeed:
         needed = MemoryNeed(taps=taps.planned_bytes(like(sampled[0].stream), len(sampled), policy.tap_share))
     for tap in (plan.taps[number] for number in plan.looks):
         view = tap.view or Sample(policy.tap_share)
-        needed += MemoryNeed(taps=view.planned_bytes(like(tap.stream)) * max(tap.lags))
+        needed += MemoryNeed(taps=view.planned_bytes(like(tap.stream, tap.place)) * max(tap.lags))
     if predictor is None or not plan.keeps:
         return needed
     for site in plan.sites:
-        features = sum(like(name).nbytes for name in site.streams)
+        features = sum(like(name, site.first).nbytes for name in site.streams)
         if site.keeps == "clean":  # in single precision at least
-            features = sum(like(name).numel() * max(4, like(name).itemsize) for name in site.streams)
+            features = sum(
+                like(name, site.first).numel() * max(4, like(name, site.first).itemsize) for name in site.streams
+            )
             if policy.looks_ahead:  # to tell where the latents go
-                needed += MemoryNeed(sum(like(name).nbytes for name in site.streams))
+                needed += MemoryNeed(sum(like(name, site.first).nbytes for name in site.streams))
         if site.keeps == "beside":  # and the value of the branch that it stands beside
             needed += MemoryNeed(features)
         needed += MemoryNeed(features * predictor.history)
         if policy.needs_errors:
             judged = plan.stack.spec.measured if plan.stack.spec.measured in site.streams else site.streams[0]
-            needed += MemoryNeed(taps=prediction_error.planned_bytes(like(judged), predictor))
+            needed += MemoryNeed(taps=prediction_error.planned_bytes(like(judged, site.first), predictor))
     return needed
 
 

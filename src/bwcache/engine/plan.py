@@ -12,6 +12,7 @@ from bwcache.errors import AttachError, complaint
 from bwcache.features import Predictor, Sample, relative_l1
 from bwcache.features.looks import Look
 from bwcache.models import BlockStack, Keeps, Place, Site, Tap
+from bwcache.models.places import OUTSIDE
 from bwcache.models.stack import NoBlocks
 from bwcache.policies import Policy
 
@@ -128,6 +129,12 @@ class Plan:
         """The channel of each of these numbers; empty where there is but one."""
         found = tuple(tap.channel for tap in self.taps for _ in tap.lags)
         return found if any(found) else ()
+
+    @cached_property
+    def is_inside(self) -> bool:
+        """Whether it acts on blocks or parts of them, and not on what stands before and around them alone."""
+        kinds = {site.first.kind for site in self.sites} | {tap.place.kind for tap in self.taps}
+        return not kinds <= set(OUTSIDE)
 
     @cached_property
     def places(self) -> tuple[str, ...]:

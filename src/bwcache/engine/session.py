@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -240,7 +240,7 @@ class Session:
             SettingError: a value that cannot be meant.
         """
         clock = self.here.clock
-        listed = None if schedule is None else tuple(schedule)
+        listed = tuple(schedule) if isinstance(schedule, Iterable) else schedule
         before, clock.host = clock.host, HostStep(index, total, branch, sigma, noise, prediction, listed, time_of)
         try:
             yield

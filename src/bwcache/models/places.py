@@ -13,6 +13,9 @@ from bwcache.errors import SpecMismatchError, complaint
 from bwcache.models.spec import BlockList, Part
 from bwcache.models.streams import Stream, stream_of
 
+OUTSIDE = ("root", "named")
+"""Kinds of places that lie in no block: the batch comes first in what passes them."""
+
 
 @dataclass(frozen=True, eq=False)
 class Hook:

@@ -131,7 +131,8 @@ def best(windows: Sequence[Sequence[float]], enough: float | None = None, comput
 
     Args:
         windows: see `damages`.
-        enough: the shortest list whose sum stays within it is wanted; the list of all steps has none.
+        enough: the shortest list whose sum stays within it is wanted; the list of all steps has none. All steps, too,
+            where no damage is known.
         computed: a list of exactly so many steps is wanted instead, at most all of them; of more, where no window
             may be as long as that takes.
     """
@@ -141,8 +142,10 @@ def best(windows: Sequence[Sequence[float]], enough: float | None = None, comput
         table[0, first, first + 1 : first + 1 + len(row)] = row
     lists = best_lists(table)
     if computed is None:
-        return list(next(one.steps for one in lists if one.damage <= (enough or 0.0) or len(one.steps) == total))
-    return list(next(one.steps for one in lists if len(one.steps) >= min(computed, total)))
+        found = (one.steps for one in lists if one.damage <= (enough or 0.0) or len(one.steps) == total)
+    else:
+        found = (one.steps for one in lists if len(one.steps) >= min(computed, total))
+    return list(next(found, range(total)))
 
 
 def carried(noise: float, there: float, before: float) -> float:

@@ -45,6 +45,12 @@ def settings_for(kind: type[Policy[Any]]) -> dict[str, Any]:
     return fields | _parameters(kind.fitted) | _parameters(kind.measuring)
 
 
+def decides(kind: type[Policy[Any]]) -> str:
+    """Return the setting of a method's calibration that says how much is reused."""
+    possible = settings_for(kind)
+    return "threshold" if "threshold" in possible else next(iter(_parameters(kind.fitted)))
+
+
 @dataclass(frozen=True)
 class Calibration:
     """How a method is calibrated.
