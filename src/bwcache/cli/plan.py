@@ -118,8 +118,10 @@ def _of_schedule(settings: PlanSettings) -> dict[str, Any]:
 
 def flow_schedule(steps: int, shift: float) -> tuple[float, ...]:
     """Return the shares of noise of flow matching, 1..0, as its scheduler in diffusers has them."""
+    import numpy as np
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
-    scheduler.set_timesteps(steps)
+    with np.errstate(all="ignore"):  # who asks looks at what came of it
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+        scheduler.set_timesteps(steps)
     return tuple(map(float, scheduler.sigmas))
