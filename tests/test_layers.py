@@ -21,6 +21,7 @@ LAYERS = (
     "report",
     "comfy",
     "serve",
+    "servers",
     "cli",
 )
 """From the lowest up."""

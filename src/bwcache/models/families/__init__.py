@@ -24,6 +24,7 @@ from bwcache.models.families import (
     qwen,
     sana,
     sd3,
+    servers,
     unets,
     wan,
 )
@@ -49,6 +50,7 @@ ROWS: tuple[BlockSpec, ...] = tuple(
         lumina,
         others,
         comfyui,
+        servers,
     )
     for row in family.ROWS
 )

@@ -1,0 +1,159 @@
+"""sglang's own denoising stage in this process, on a CPU: its loop, its Wan class with tiny random weights, its scheduler.
+
+What it takes no part in is left out: the server around it, loading, and the memory of several models on one device.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tempfile
+from dataclasses import dataclass, field
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+STEPS = 12
+
+
+def part(path: str) -> Any:
+    return importlib.import_module(f"sglang.multimodal_gen.{path}")
+
+
+class Settings(SimpleNamespace):
+    """The server's settings: what nobody set is off, or 1 where it is a degree of something."""
+
+    def __getattr__(self, name: str) -> Any:
+        return 1 if name.endswith("_degree") else None
+
+
+@cache
+def environment() -> Any:
+    """Its parallel state, of one rank; the settings that its modules ask for."""
+    settings = Settings(attention_backend="torch_sdpa", component_attention_backends={}, disable_autocast=True)
+    settings.pipeline_config = SimpleNamespace(
+        get_classifier_free_guidance_scale=lambda batch, scale: scale,
+        slice_noise_pred=lambda made, latents: made,
+        postprocess_cfg_noise=lambda batch, made, cond: made,
+        dit_config=SimpleNamespace(arch_config=SimpleNamespace(patch_size=(1, 2, 2))),
+        task_type=part("configs.pipeline_configs.base").ModelTaskType.T2V,
+    )
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", "0")
+    part("runtime.server_args").set_global_server_args(settings)
+    with tempfile.NamedTemporaryFile(delete=False) as meeting:
+        part("runtime.distributed").maybe_init_distributed_environment_and_model_parallel(
+            1, 1, distributed_init_method=f"file://{meeting.name}"
+        )
+    return settings
+
+
+def wan(seed: int = 0) -> Any:
+    """A denoiser of sglang's own class."""
+    environment()
+    arch = part("configs.models.dits.wanvideo").WanVideoArchConfig(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=4,
+        out_channels=4,
+        text_dim=8,
+        freq_dim=16,
+        ffn_dim=32,
+        num_layers=3,
+    )
+    config = part("configs.models.dits").WanVideoConfig(arch_config=arch)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = part("runtime.models.dits.wanvideo").WanTransformer3DModel(config=config, hf_config={})
+        for weight in model.parameters():
+            torch.nn.init.normal_(weight, std=0.2)
+    for layer in model.modules():  # its kernels for CPUs come in a package of their own
+        if hasattr(layer, "forward_native"):
+            layer._forward_method = layer.forward_native
+    return model.eval().requires_grad_(False)
+
+
+@dataclass
+class Sample:
+    """One request, as sglang's stage gets it."""
+
+    stage: Any
+    said: Any = None
+    guided: bool = True
+    steps: int = STEPS
+    seed: int = 1
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def request(self) -> Any:
+        parameters = part("configs.sample.sampling_params").SamplingParams(
+            num_inference_steps=self.steps, guidance_scale=3.0 if self.guided else 1.0, negative_prompt="none"
+        )
+        batch = part("runtime.pipelines_core.schedule_batch").Req(sampling_params=parameters, request_id="1")
+        batch.raw_latent_shape = (1, 4, 2, 4, 4)
+        for name, value in self.extra.items():
+            setattr(batch, name, value)
+        if self.said is not None:
+            batch.extra["diffusers_kwargs"] = {"bwcache": self.said}
+        batch.do_classifier_free_guidance = self.guided
+        return batch
+
+    def run(self, batch: Any = None) -> tuple[Tensor, Any]:
+        """Return the final latents, and the request."""
+        settings, batch = environment(), batch or self.request()
+        flow = part("runtime.models.schedulers.scheduling_flow_unipc_multistep").FlowUniPCMultistepScheduler(shift=3.0)
+        flow.set_timesteps(self.steps, device="cpu")
+        generator = torch.Generator().manual_seed(self.seed)
+        latents = torch.randn(1, 4, 2, 4, 4, generator=generator)
+        texts = [torch.randn(1, 3, 8, generator=generator) for _ in range(2)]
+        policy = part("runtime.distributed.cfg_policy").CFGPolicy()
+        kwargs = [{"encoder_hidden_states": [text]} for text in texts]
+        context = part("runtime.pipelines_core.stages.denoising").DenoisingContext(
+            scheduler=flow,
+            extra_step_kwargs={},
+            target_dtype=torch.float32,
+            autocast_enabled=False,
+            timesteps=flow.timesteps,
+            num_inference_steps=self.steps,
+            num_warmup_steps=0,
+            image_kwargs={},
+            pos_cond_kwargs=kwargs[0],
+            neg_cond_kwargs=kwargs[1],
+            latents=latents,
+            boundary_timestep=None,
+            z=None,
+            reserved_frames_mask=None,
+            seq_len=None,
+            guidance=torch.tensor([1.0]),
+            is_warmup=False,
+            cfg_policy=policy.build(batch, {}, kwargs[0], kwargs[1]),
+        )
+        with torch.no_grad():
+            self.stage._run_denoising_loop(context, batch, settings)
+        return context.latents, batch
+
+
+def stage(model: Any = None) -> Any:
+    """A denoising stage around a model."""
+    kind = part("runtime.pipelines_core.stages.denoising").DenoisingStage
+    made = kind.__new__(kind)
+    uses = SimpleNamespace(
+        component_name_for_module=lambda module, phase: phase,
+        begin_use=lambda use, module: None,
+        finish_active_use=lambda *args: None,
+        state=SimpleNamespace(stage_name="denoising"),
+    )
+    made.__dict__.update(
+        server_args=environment(),
+        transformer=model or wan(),
+        transformer_2=None,
+        pipeline=None,
+        _cache_dit_enabled=False,
+        _extra_func_kwarg_names_cache={},
+        _component_residency_manager=uses,
+        attn_backend=SimpleNamespace(get_enum=lambda: None, get_builder_cls=lambda: None),
+        profiler=None,
+    )
+    return made

@@ -1,0 +1,276 @@
+"""What sglang and vllm-omni promise to their plugins, written anew: small, and without either of them.
+
+`CONTRACT` says which functions there are and what they take; a test holds these modules to it, and, where one of the
+real packages is installed, that package too: a release that moves a door fails there by name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SGLANG = "sglang.multimodal_gen.runtime."
+OMNI = "vllm_omni.diffusion."
+STEPS = 12
+SHARES = tuple(1 - step / STEPS for step in range(STEPS + 1))
+SHAPE = (1, 4, 2, 4, 4)
+
+CONTRACT: dict[str, tuple[str, ...]] = {
+    f"{SGLANG}platforms.plugins.HookRegistry.register": ("target", "hook", "hook_type"),
+    f"{SGLANG}managers.forward_context.get_forward_context": (),
+    f"{SGLANG}pipelines_core.stages.denoising.DenoisingStage._run_denoising_loop": (
+        *("self", "ctx", "batch", "server_args"),
+    ),
+    f"{SGLANG}pipelines_core.stages.denoising.DenoisingStage._predict_noise": (
+        *("self", "current_model", "latent_model_input", "timestep", "target_dtype", "guidance", "kwargs"),
+    ),
+    f"{SGLANG}pipelines.diffusers_pipeline.DiffusersExecutionStage.forward": ("self", "batch", "server_args"),
+    f"{OMNI}cache.selector.get_cache_backend": ("cache_backend", "cache_config"),
+    f"{OMNI}cache.base.CacheBackend.enable": ("self", "pipeline"),
+    f"{OMNI}cache.base.CacheBackend.refresh": ("self", "pipeline", "num_inference_steps", "verbose"),
+    f"{OMNI}cache.base.CacheBackend.is_enabled": ("self",),
+    f"{OMNI}worker.diffusion_model_runner.DiffusionModelRunner._execute_stepwise": ("self", "scheduler_output"),
+    f"{OMNI}distributed.cfg_parallel.CFGParallelMixin.predict_noise_maybe_with_cfg": (
+        *("self", "do_true_cfg", "true_cfg_scale", "positive_kwargs", "negative_kwargs"),
+    ),
+    f"{OMNI}distributed.cfg_parallel.CFGParallelMixin.predict_noise_with_multi_branch_cfg": (
+        *("self", "do_true_cfg", "true_cfg_scale", "branches_kwargs"),
+    ),
+    f"{OMNI}worker.input_batch.InputBatch.make_batch": ("states",),
+}
+"""Functions that are relied upon, with their first arguments."""
+
+
+def arguments(path: str) -> tuple[str, ...]:
+    """The names of what a function takes, whatever stands around it."""
+    function = pkgutil.resolve_name(path)
+    return tuple(inspect.signature(inspect.unwrap(function)).parameters)
+
+
+class Denoiser(nn.Module):
+    """A stack of blocks that counts its calls."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+        self.requires_grad_(False)
+        self.calls = 0
+
+    def forward(
+        self, hidden_states: Tensor, timestep: Tensor, encoder_hidden_states: Any, guidance: Any = None, **_: Any
+    ) -> Any:
+        """Return what is predicted."""
+        self.calls += 1
+        text = encoder_hidden_states[0] if isinstance(encoder_hidden_states, list) else encoder_hidden_states
+        x = hidden_states.movedim(1, -1) + timestep.view(-1, 1, 1, 1, 1) + text.mean(1)[:, None, None, None]
+        for block in self.blocks:
+            x = x + torch.tanh(block(x))
+        return self.handed((x - hidden_states.movedim(1, -1)).movedim(-1, 1))
+
+    def handed(self, made: Tensor) -> Any:
+        """How it is handed on."""
+        return made
+
+
+class Scheduler:
+    """Euler in flow matching, which counts its steps."""
+
+    def __init__(self, steps: int = STEPS) -> None:
+        self.config = SimpleNamespace(prediction_type="flow_prediction", num_train_timesteps=1000)
+        self.order, self.begin_index = 1, 0
+        self.set_timesteps(steps)
+
+    def set_timesteps(self, steps: int) -> None:
+        """Begin anew."""
+        self.sigmas = torch.tensor([1 - step / steps for step in range(steps + 1)])
+        self.timesteps, self.step_index = 1000 * self.sigmas[:-1], None
+
+    def step(self, made: Tensor, timestep: Any, latents: Tensor) -> Tensor:
+        """Return the latents after a step."""
+        place = self.step_index or 0
+        self.step_index = place + 1
+        moved: Tensor = latents + (self.sigmas[place + 1] - self.sigmas[place]) * made
+        return moved
+
+
+def scheduler(home: str, name: str = "FlowUniPCMultistepScheduler", steps: int = STEPS) -> Any:
+    """A scheduler of a name that is known, or not."""
+    return type(name, (Scheduler,), {"__module__": home})(steps)
+
+
+def noise(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Latents, a prompt and a negative one."""
+    generator = torch.Generator().manual_seed(seed)
+    texts = (torch.randn(1, 3, 4, generator=generator) for _ in range(2))
+    first, second = texts
+    return torch.randn(SHAPE, generator=generator), first, second
+
+
+def module(path: str, **contents: Any) -> ModuleType:
+    """A module in `sys.modules`, with those above it."""
+    made = ModuleType(path)
+    vars(made).update(contents)
+    for name in [name for name, thing in contents.items() if isinstance(thing, type)]:
+        contents[name].__module__ = path
+    above, _, own = path.rpartition(".")
+    sys.modules[path] = made
+    if above:
+        if above not in sys.modules:
+            module(above)
+        setattr(sys.modules[above], own, made)
+    made.__path__ = []
+    return made
+
+
+@contextmanager
+def installed(*build: Callable[[], None]) -> Iterator[None]:
+    """The look-alikes in the place of the packages; what was there comes back."""
+    names = ("sglang", "vllm_omni")
+    before = {path: found for path, found in sys.modules.items() if path.partition(".")[0] in names}
+    for path in before:
+        del sys.modules[path]
+    try:
+        for each in build:
+            each()
+        importlib.invalidate_caches()
+        yield
+    finally:
+        for path in [path for path in sys.modules if path.partition(".")[0] in names]:
+            del sys.modules[path]
+        sys.modules.update(before)
+
+
+# --- sglang ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Request:
+    """What a stage is given."""
+
+    extra: dict[str, Any] = field(default_factory=dict)
+    request_id: str = "1"
+    is_warmup: bool = False
+    is_cfg_negative: bool = False
+    enable_teacache: bool = False
+    enable_spectrum: bool = False
+    usage: Any = None
+    seed: int = 1
+    steps: int = STEPS
+
+    @classmethod
+    def saying(cls, said: Any, **values: Any) -> Request:
+        """A request that says something of bwcache."""
+        return cls({} if said is None else {"diffusers_kwargs": {"bwcache": said}}, **values)
+
+
+def sglang() -> None:
+    """Put it there."""
+
+    class HookType:
+        AROUND = "around"
+
+    class HookRegistry:
+        hooks: list[tuple[str, Any]] = []  # noqa: RUF012
+
+        @classmethod
+        def register(cls, target: str, hook: Any, hook_type: Any = HookType.AROUND, *, source: Any = None) -> None:
+            cls.hooks.append((target, hook))
+
+        @classmethod
+        def apply_hooks(cls) -> None:
+            for target, hook in cls.hooks:
+                owner, _, name = target.rpartition(".")
+                holder = pkgutil.resolve_name(owner)
+                setattr(holder, name, _around(getattr(holder, name), hook))
+
+    state = SimpleNamespace(current=None)
+
+    @contextmanager
+    def set_forward_context(current_timestep: int) -> Iterator[None]:
+        before, state.current = state.current, SimpleNamespace(current_timestep=current_timestep)
+        yield
+        state.current = before
+
+    def get_forward_context() -> Any:
+        assert state.current is not None
+        return state.current
+
+    class DenoisingStage:
+        def __init__(self, transformer: Any, transformer_2: Any = None, boundary: float = 0.0) -> None:
+            self.transformer, self.transformer_2, self.boundary = transformer, transformer_2, boundary
+            self.server_args = SimpleNamespace(enable_breakable_cuda_graph=False)
+            self._cache_dit_enabled = False
+
+        def _run_denoising_loop(
+            self, ctx: Any, batch: Any, server_args: Any, *, collect_trajectory: bool = True
+        ) -> Any:
+            for index, timestep in enumerate(ctx.timesteps):
+                late = self.transformer_2 is not None and timestep < self.boundary
+                made = []
+                for branch in ctx.cfg_policy.branches:
+                    batch.is_cfg_negative = not branch.is_conditional
+                    with set_forward_context(index):
+                        model = self.transformer_2 if late else self.transformer
+                        made.append(
+                            self._predict_noise(
+                                model, ctx.latents, timestep.expand(1) / 1000, None, None, **branch.kwargs
+                            )
+                        )
+                guided = made[-1] + 3 * (made[0] - made[-1])
+                ctx.latents = ctx.scheduler.step(guided, timestep, ctx.latents)
+            return ctx.timesteps
+
+        def _predict_noise(
+            self, current_model: Any, latent_model_input: Any, timestep: Any, target_dtype: Any, guidance: Any,
+            **kwargs: Any,
+        ) -> Any:  # fmt: skip
+            return current_model(hidden_states=latent_model_input, timestep=timestep, **kwargs)
+
+    class DiffusersExecutionStage:
+        def __init__(self, pipe: Any) -> None:
+            self.diffusers_pipe = pipe
+
+        def forward(self, batch: Any, server_args: Any) -> Any:
+            batch.output = self.diffusers_pipe(**batch.extra["call"])
+            return batch
+
+    module(f"{SGLANG}platforms.plugins", HookRegistry=HookRegistry, HookType=HookType)
+    contexts = {"get_forward_context": get_forward_context, "set_forward_context": set_forward_context}
+    module(f"{SGLANG}managers.forward_context", **contexts)
+    module(f"{SGLANG}pipelines_core.stages.denoising", DenoisingStage=DenoisingStage)
+    module(f"{SGLANG}pipelines.diffusers_pipeline", DiffusersExecutionStage=DiffusersExecutionStage)
+    wan = type("WanTransformer3DModel", (Denoiser,), {})
+    module(f"{SGLANG}models.dits.wanvideo", WanTransformer3DModel=wan)
+
+
+def _around(inner: Any, hook: Any) -> Any:
+    def called(*args: Any, **kwargs: Any) -> Any:
+        return hook(inner, *args, **kwargs)
+
+    called.__wrapped__ = inner  # type: ignore[attr-defined]
+    return called
+
+
+def loop(request: Request, guided: bool = True, flow: Any = None, branches: Any = None) -> Any:
+    """The context of a denoising loop of this request."""
+    latents, *texts = noise(request.seed)
+    kinds = branches or ([True, False] if guided else [True])
+    flow = flow or scheduler(f"{SGLANG}models.schedulers.unipc", steps=request.steps)
+    made = [
+        SimpleNamespace(is_conditional=kind, kwargs={"encoder_hidden_states": [text]})
+        for kind, text in zip(kinds, [*texts, *texts], strict=False)
+    ]
+    policy = SimpleNamespace(branches=made)
+    return SimpleNamespace(latents=latents, scheduler=flow, timesteps=flow.timesteps, cfg_policy=policy)
