@@ -23,7 +23,7 @@ CONSTRAINTS := $(if $(TORCH),$(VENV)/constraints.txt,$(PINS))
 export NO_MKDOCS_2_WARNING ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ray load-serve fuzz oldest check docs dist clean
+.PHONY: help demo test test-ray test-servers load-serve fuzz oldest check docs dist clean
 
 help:  ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -34,6 +34,9 @@ demo: $(VENV)/.installed  ## install, and make the same videos with and without 
 # One worker per core, one thread each: torch processes on few cores must not spin against each other.
 test: $(VENV)/.installed-dev  ## install, and run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(TESTS)
+
+test-servers:  ## the plugins' tests with the sglang or vllm-omni of an environment of yours: make test-servers PYTHON=…
+	BWCACHE_SERVERS=1 PYTHONPATH=src $(PYTHON) -m pytest -W default tests/servers
 
 fuzz: $(VENV)/.installed-dev  ## play N random scenarios, and make those that fail small: make fuzz N=10000
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -W ignore -m tests.fuzz --n $(N) --seed $(SEED)

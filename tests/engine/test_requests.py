@@ -141,3 +141,18 @@ def test_what_is_raised_within_one_ends_that_one() -> None:
         with session.request("second"):
             *_, last = second
     assert torch.equal(last, alone(BLOCKS, 1)[0])
+
+
+def test_what_is_none_of_the_requests_runs_beside_them() -> None:
+    with bwcache.attach(wan_transformer(), BLOCKS) as session:
+        steps, last = steps_of(session, 0), None
+        for _ in range(STEPS):
+            with session.request("one"):
+                last = next(steps)
+            with session.aside():
+                other = next(iter(steps_of(session, 5)))
+        session.drop("one")
+        assert [trace.steps for trace in session.traces] == [STEPS]
+    assert torch.equal(last, alone(BLOCKS, 0)[0])
+    with bwcache.attach(wan_transformer(), bwcache.NeverReuse()) as session:
+        assert torch.equal(next(iter(steps_of(session, 5))), other)

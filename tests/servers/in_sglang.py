@@ -1,4 +1,4 @@
-"""sglang's own denoising stage in this process, on a CPU: its loop, its Wan class with tiny random weights, its scheduler.
+"""sglang's own denoising stage in this process, on a CPU: its loop, its scheduler, its Wan class with tiny weights.
 
 What it takes no part in is left out: the server around it, loading, and the memory of several models on one device.
 """
@@ -70,6 +70,8 @@ def wan(seed: int = 0) -> Any:
         model = part("runtime.models.dits.wanvideo").WanTransformer3DModel(config=config, hf_config={})
         for weight in model.parameters():
             torch.nn.init.normal_(weight, std=0.2)
+    norms = part("runtime.layers.layernorm")
+    norms.fuse_scale_shift_kernel = lambda x, scale, shift: x * (1 + scale) + shift
     for layer in model.modules():  # its kernels for CPUs come in a package of their own
         if hasattr(layer, "forward_native"):
             layer._forward_method = layer.forward_native

@@ -57,6 +57,14 @@ def arguments(path: str) -> tuple[str, ...]:
     return tuple(inspect.signature(inspect.unwrap(function)).parameters)
 
 
+class Block(nn.Linear):
+    """One block."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Return what goes on."""
+        return hidden_states + torch.tanh(super().forward(hidden_states))
+
+
 class Denoiser(nn.Module):
     """A stack of blocks that counts its calls."""
 
@@ -64,7 +72,7 @@ class Denoiser(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+            self.blocks = nn.ModuleList(Block(4, 4) for _ in range(3))
         self.requires_grad_(False)
         self.calls = 0
 
@@ -76,7 +84,7 @@ class Denoiser(nn.Module):
         text = encoder_hidden_states[0] if isinstance(encoder_hidden_states, list) else encoder_hidden_states
         x = hidden_states.movedim(1, -1) + timestep.view(-1, 1, 1, 1, 1) + text.mean(1)[:, None, None, None]
         for block in self.blocks:
-            x = x + torch.tanh(block(x))
+            x = block(x)
         return self.handed((x - hidden_states.movedim(1, -1)).movedim(-1, 1))
 
     def handed(self, made: Tensor) -> Any:
@@ -90,6 +98,7 @@ class Scheduler:
     def __init__(self, steps: int = STEPS) -> None:
         self.config = SimpleNamespace(prediction_type="flow_prediction", num_train_timesteps=1000)
         self.order, self.begin_index = 1, 0
+        self.step_index: int | None = None
         self.set_timesteps(steps)
 
     def set_timesteps(self, steps: int) -> None:
@@ -274,3 +283,178 @@ def loop(request: Request, guided: bool = True, flow: Any = None, branches: Any 
     ]
     policy = SimpleNamespace(branches=made)
     return SimpleNamespace(latents=latents, scheduler=flow, timesteps=flow.timesteps, cfg_policy=policy)
+
+
+# --- vllm-omni ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Asking:
+    """One request, as the runner has it in request mode."""
+
+    request_id: str
+    said: Any = None
+    seed: int = 1
+
+    @property
+    def sampling_params(self) -> Any:
+        """What it asks for."""
+        return SimpleNamespace(extra_args={} if self.said is None else {"bwcache": self.said})
+
+
+@dataclass(eq=False)
+class State:
+    """One request, as the runner has it in step mode."""
+
+    request_id: str
+    said: Any = None
+    seed: int = 1
+    steps: int = STEPS
+    step_index: int = 0
+    chunk_num_steps: int | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.sampling = Asking(self.request_id, self.said).sampling_params
+        self.latents, self.prompt_embeds, self.negative_prompt_embeds = noise(self.seed)
+        self.scheduler = scheduler(f"{OMNI}models.schedulers.unipc", steps=self.steps)
+        self.timesteps = self.scheduler.timesteps
+
+    @property
+    def done(self) -> bool:
+        """Whether its last step is over."""
+        return self.step_index >= self.steps
+
+
+def omni() -> None:
+    """Put it there."""
+
+    class CacheBackend:
+        backends: list[type] = []  # noqa: RUF012
+
+        @classmethod
+        def register(cls, kind: type) -> None:
+            cls.backends.append(kind)
+
+        def enable(self, pipeline: Any) -> None: ...
+
+        def refresh(self, pipeline: Any, num_inference_steps: int, verbose: bool = True) -> None: ...
+
+        def is_enabled(self) -> bool: ...  # type: ignore[empty-body]
+
+    def get_cache_backend(cache_backend: Any, cache_config: Any) -> Any:
+        if cache_backend in (None, "none"):
+            return None
+        raise ValueError(f"Unsupported cache backend: {cache_backend}.")
+
+    class CFGParallelMixin:
+        def predict_noise_maybe_with_cfg(
+            self, do_true_cfg: bool, true_cfg_scale: float, positive_kwargs: Any, negative_kwargs: Any,
+            cfg_normalize: bool = True,
+        ) -> Any:  # fmt: skip
+            first = self.predict_noise(**positive_kwargs)
+            if not do_true_cfg:
+                return first
+            second = self.predict_noise(**negative_kwargs)
+            return second + true_cfg_scale * (first - second)
+
+        def predict_noise_with_multi_branch_cfg(
+            self, do_true_cfg: bool, true_cfg_scale: float, branches_kwargs: Any
+        ) -> Any:
+            first, *others = [self.predict_noise(**one) for one in branches_kwargs]
+            return first + true_cfg_scale * sum(first - other for other in others)
+
+        def predict_noise(self, current_model: Any = None, **kwargs: Any) -> Any:
+            return (current_model or self.transformer)(**kwargs)[0]  # type: ignore[attr-defined]
+
+    class InputBatch:
+        def __init__(self, states: Any) -> None:
+            self.states = list(states)
+            self.latents = torch.cat([state.latents for state in states])
+            self.prompts = torch.cat([state.prompt_embeds for state in states])
+            self.negative = torch.cat([state.negative_prompt_embeds for state in states])
+            self.timesteps = torch.stack([state.timesteps[state.step_index] for state in states])
+
+        @classmethod
+        def make_batch(cls, states: Any, cached_batch: Any = None) -> Any:
+            return cls(states)
+
+    class Pipeline(CFGParallelMixin, nn.Module):
+        """Wan's, in both modes."""
+
+        def __init__(self, transformer: Any, transformer_2: Any = None, branches: int = 2) -> None:
+            super().__init__()
+            self.transformer, self.transformer_2, self.branches = transformer, transformer_2, branches
+            self.scheduler: Any = None
+            self.own_loop = False
+
+        def forward(self, batch: Any) -> Any:
+            self.scheduler = scheduler(f"{OMNI}models.schedulers.unipc")
+            each = [noise(request.seed) for request in batch.requests]
+            latents, prompts, negative = (torch.cat(some) for some in zip(*each, strict=True))
+            for timestep in self.scheduler.timesteps:
+                given = {"hidden_states": latents, "timestep": timestep.expand(len(latents)) / 1000}
+                late = self.transformer_2 is not None and timestep < 500
+                given["current_model"] = self.transformer_2 if late else self.transformer
+                positive, other = ({**given, "encoder_hidden_states": text} for text in (prompts, negative))
+                if self.own_loop:
+                    made = self.transformer(**{k: v for k, v in positive.items() if k != "current_model"})[0]
+                elif self.branches > 2:
+                    third = {**given, "encoder_hidden_states": negative + 1}
+                    made = self.predict_noise_with_multi_branch_cfg(True, 1.0, [positive, other, third])
+                else:
+                    made = self.predict_noise_maybe_with_cfg(self.branches > 1, 3.0, positive, other)
+                latents = self.scheduler.step(made, timestep, latents)
+            return latents
+
+        def denoise_step(self, input_batch: Any, states: Any = None) -> Any:
+            given = {"hidden_states": input_batch.latents, "timestep": input_batch.timesteps / 1000}
+            texts = (input_batch.prompts, input_batch.negative)
+            positive, other = ({**given, "encoder_hidden_states": text} for text in texts)
+            return self.predict_noise_maybe_with_cfg(True, 3.0, positive, other)
+
+        def step_scheduler(self, state: Any, made: Any) -> None:
+            state.latents = state.scheduler.step(made, None, state.latents)
+            state.step_index += 1
+
+    class DiffusionModelRunner:
+        def __init__(self, pipeline: Any, cache_backend: Any, cache_config: Any, mode: str = "request") -> None:
+            self.od_config = SimpleNamespace(cache_backend=cache_backend, cache_config=cache_config)
+            self.pipeline, self.state_cache = pipeline, dict[str, Any]()
+            own = sys.modules[f"{OMNI}worker.diffusion_model_runner"]
+            self.cache_backend = own.get_cache_backend(cache_backend, cache_config)
+            if self.cache_backend is not None:
+                self.cache_backend.enable(pipeline)
+
+        def execute(self, *requests: Any) -> Any:
+            if self.cache_backend is not None and self.cache_backend.is_enabled():
+                self.cache_backend.refresh(self.pipeline, STEPS)
+            parameters = [request.sampling_params for request in requests]
+            ids = [request.request_id for request in requests]
+            batch = SimpleNamespace(requests=requests, request_ids=ids, sampling_params_list=parameters)
+            with torch.inference_mode():
+                return self.pipeline.forward(batch)
+
+        def _execute_stepwise(self, scheduler_output: Any, **_: Any) -> dict[str, Tensor]:
+            """One step of some requests by name; what is done of those that are over."""
+            if self.od_config.cache_backend not in (None, "none"):
+                raise ValueError("Step mode does not support cache_backend yet.")
+            states = [self.state_cache[name] for name in scheduler_output]
+            with torch.inference_mode():
+                made = self.pipeline.denoise_step(InputBatch.make_batch(states), states=states)
+                for state, own in zip(states, made.split([len(state.latents) for state in states]), strict=True):
+                    self.pipeline.step_scheduler(state, own)
+            over = {state.request_id: state.latents for state in states if state.done}
+            for name in over:
+                del self.state_cache[name]
+            return over
+
+    module(f"{OMNI}cache.base", CacheBackend=CacheBackend)
+    module(f"{OMNI}cache.selector", get_cache_backend=get_cache_backend, CacheBackend=CacheBackend)
+    module(f"{OMNI}distributed.cfg_parallel", CFGParallelMixin=CFGParallelMixin)
+    module(f"{OMNI}worker.input_batch", InputBatch=InputBatch)
+    both = {"get_cache_backend": get_cache_backend, "DiffusionModelRunner": DiffusionModelRunner}
+    module(f"{OMNI}worker.diffusion_model_runner", **both)
+    wan = type("WanTransformer3DModel", (Denoiser,), {"handed": lambda self, made: (made,)})
+    module(f"{OMNI}models.wan2_2.wan2_2_transformer", WanTransformer3DModel=wan)
+    module(f"{OMNI}models.wan2_2.pipeline_wan2_2", Wan22Pipeline=Pipeline)

@@ -288,6 +288,16 @@ class Session:
                 self._requests[name] = mine
                 self._take_up(*before)
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Forwards within are none of a run: everything runs, and nothing is taken note of."""
+        here = self.here
+        before, here.plain = here.plain, True
+        try:
+            yield
+        finally:
+            here.plain = before
+
     def drop(self, name: Hashable) -> None:
         """A request is over, or given up: its trace is handed on, and what it kept is freed. Another name: nothing."""
         if name not in self._requests:

@@ -123,7 +123,7 @@ def _asked(batch: Any, begin: Callable[[Asked], Any]) -> Iterator[Any]:
         asked = None if batch.is_warmup else asked_by(batch)
         begun = None if asked is None else begin(asked)
     except Exception as error:  # of ours, before anything of sglang's ran
-        LOG.error("bwcache: %s: everything is computed: %s", _name(batch), error, exc_info=not _is_ours(error))
+        LOG.error("bwcache: %s: everything is computed: %s", _name(batch), str(error), exc_info=not _is_ours(error))
         _tell(batch, {"policy": None if asked is None else asked.word, "problem": str(error)})
     if asked is None or begun is None:
         yield None

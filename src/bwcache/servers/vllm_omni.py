@@ -18,7 +18,7 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from importlib.metadata import version
 from typing import Any
@@ -270,10 +270,11 @@ class Around:
         """One step of several requests: those that ask for nothing together, each other one in its turn."""
         states = kwargs.get("states") or ()
         asking = {id(state): asked for state in states if (asked := self._taken(state)) is not None}
-        if not asking:
+        if not asking and self._session is None:
             return inner(input_batch, *args, **kwargs)
         plain = [state for state in states if id(state) not in asking]
-        made = _rows(plain, inner(_batch(input_batch, plain), states=plain)) if plain else {}
+        with nullcontext() if self._session is None else self._session.aside():
+            made = _rows(plain, inner(_batch(input_batch, plain), states=plain)) if plain else {}
         for state in states:
             if id(state) in asking:
                 made |= _rows([state], self._in_turn(inner, input_batch, state, asking[id(state)]))
@@ -417,4 +418,4 @@ def _rows(states: Sequence[Any], made: torch.Tensor | None) -> dict[int, torch.T
 
 def _say(name: str, error: Exception) -> None:
     ours = isinstance(error, BWCacheError)
-    LOG.error("bwcache: request %s: everything is computed: %s", name, error, exc_info=not ours)
+    LOG.error("bwcache: request %s: everything is computed: %s", name, str(error), exc_info=not ours)
