@@ -45,7 +45,7 @@ def holders(folder: Path) -> set[int]:
     return found
 
 
-def until(true: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 240) -> None:
+def until(true: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 500) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert process.poll() is None, process.communicate()[0]
@@ -60,13 +60,15 @@ def lives(process: int) -> bool:
 
 
 def test_two_workers_one_killed_then_the_command_killed_and_started_again(tmp_path: Path) -> None:
-    rows = [{"prompt": "a red circle", "seed": seed, "steps": 12, "frames": 5} for seed in range(ROWS)]
+    rows = [
+        {"prompt": "a red circle", "seed": seed, "steps": 12, "frames": 5, "policy": "NeverReuse"}
+        for seed in range(ROWS)
+    ]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     first = begin(tmp_path, "--ray", "--workers", "2")
-    until(lambda: len(holders(tmp_path)) == 2, first)
-    dead = holders(tmp_path).pop()
-    os.kill(dead, signal.SIGKILL)
-    until(lambda: len(cells(tmp_path)) >= 3, first)
+    until(lambda: holders(tmp_path), first)
+    os.kill(holders(tmp_path).pop(), signal.SIGKILL)
+    until(lambda: len(cells(tmp_path)) >= 2, first)
     others = holders(tmp_path)
     first.kill()
     first.wait()
@@ -76,7 +78,7 @@ def test_two_workers_one_killed_then_the_command_killed_and_started_again(tmp_pa
         time.sleep(0.1)
     before = cells(tmp_path)
     assert len(before) < ROWS
-    said, _ = (again := begin(tmp_path, "--ray", "--workers", "2")).communicate(timeout=400)
+    said, _ = (again := begin(tmp_path, "--ray", "--workers", "2")).communicate(timeout=800)
     assert again.returncode == 0, said
     assert f"{ROWS} of {ROWS} videos are in " in said
     after = cells(tmp_path)
@@ -92,7 +94,7 @@ def test_what_a_worker_raises_ends_the_command_in_one_line(tmp_path: Path) -> No
     (tmp_path / "out").mkdir()
     record = {"format": "bwcache-videos-1", "model": {"pipeline": "Other"}, "packages": {}, "dtype": "x", "weights": ""}
     (tmp_path / "out" / "videos.json").write_text(json.dumps(record))
-    said, _ = (ended := begin(tmp_path, "--ray")).communicate(timeout=300)
+    said, _ = (ended := begin(tmp_path, "--ray")).communicate(timeout=600)
     assert ended.returncode == 2
     assert said.splitlines()[-1].startswith("bwcache: found results of another ")
 

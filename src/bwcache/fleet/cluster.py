@@ -40,15 +40,24 @@ def connected(address: str) -> Iterator[Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
-    more: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
-    try:
-        ray.init(address, log_to_driver=False, logging_level="error", **more)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise _no_cluster(address, " ".join(str(error).split())[:120]) from error
+    _join(ray, address)
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _join(ray: Any, address: str) -> None:
+    """Connect; on a busy machine Ray gives up its own start after 30 s, and does better the next time."""
+    more: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
+    for last in (False, False, True) if address == LOCAL else (True,):
+        try:
+            ray.init(address, log_to_driver=False, logging_level="error", **more)
+            return
+        except Exception as error:  # of whatever kind: Ray has no class for a start that failed
+            ray.shutdown()
+            if last:
+                raise _no_cluster(address, " ".join(str(error).split())[:160]) from error
 
 
 def run_workers(ray: Any, work: Work, count: int, gpus: int, hear: Callable[[Any], None], say: Tell) -> None:
@@ -163,5 +172,8 @@ def _check(address: str) -> None:
 
 
 def _no_cluster(address: str, why: str) -> SettingError:
+    if address == LOCAL:
+        found = f"a Ray cluster that could not be started here ({why})"
+        return SettingError(complaint(found, "one that starts", "try again when the machine is less busy"))
     found = f"no Ray cluster at --ray {shown(address)} ({why})"
     return SettingError(complaint(found, "one that runs", "start it by 'ray start --head', or give no address"))
