@@ -22,7 +22,7 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("served"), "--ray", "--batch", "2") as found:
+    with served(tmp_path_factory.mktemp("served"), "--ray", "--batch", "2", "--max-steps", "5000") as found:
         yield found
 
 
@@ -85,7 +85,7 @@ def test_a_replica_is_killed_and_the_video_is_made_by_the_next(asking: httpx.Cli
 
 def test_who_leaves_stops_the_replica(asking: httpx.Client) -> None:
     headers = {"Accept": "text/event-stream"}
-    values = {"prompt": "a ball", "steps": 200, "policy": "NeverReuse"}
+    values = {"prompt": "a ball", "steps": 5000, "policy": "NeverReuse"}
     with asking.stream("POST", "/videos", json=values, headers=headers) as answer:
         lines = answer.iter_lines()
         name = json.loads(next(line for line in lines if line.startswith("data: ")).removeprefix("data: "))["id"]
@@ -93,4 +93,4 @@ def test_who_leaves_stops_the_replica(asking: httpx.Client) -> None:
     until(lambda: asking.get(f"/videos/{name}").json()["state"] == "cancelled", 30)
     begun = time.monotonic()
     assert events(asking, {"prompt": "a ball", "steps": 4, "grade": "fast"})[-1] == "done"
-    assert time.monotonic() - begun < 60  # 200 computed steps would take longer
+    assert time.monotonic() - begun < 300  # 5000 computed steps take longer

@@ -33,7 +33,7 @@ class Served:
         self.lines: list[str] = []
         self._ready = threading.Event()
         threading.Thread(target=self._read, daemon=True).start()
-        if not self._ready.wait(240) or self.process.poll() is not None:
+        if not self._ready.wait(600) or self.process.poll() is not None:
             self.end()
             raise AssertionError("".join(self.lines))
         self.address = self.lines[-1].split()[-1]
