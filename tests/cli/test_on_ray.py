@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -42,8 +43,7 @@ def test_where_nobody_answers_it_is_said_at_once() -> None:
 
 @pytest.mark.parametrize("command", [["serve"], ["generate", "--prompts", "rows.txt"]])
 def test_without_ray_its_extra_is_named(command: list[str], bwcache_command: Any, monkeypatch: Any) -> None:
-    there = extras.find_spec
-    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "ray" else there(name))
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "ray" else find_spec(name))
     ended = bwcache_command(*command, "--ray")
     assert ended.code == 2
     assert ended.err == "bwcache: found no ray; expected bwcache with its extra ray; pip install 'bwcache[ray]'\n"
