@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import bwcache
+from bwcache.comfy.lanes import Lanes
 from bwcache.comfy.rehearsal import evaluations
 from bwcache.comfy.rows import row_of as row_of_module
 from bwcache.comfy.sampling import KEPT_RUNS, POINTS, Around, Runs, Settings, cached, line
@@ -328,3 +329,23 @@ def test_a_policy_looks_ahead_where_the_sampler_adds_no_noise() -> None:
     assert not [event for event in runs.traces[-1].events if event.evaluated_at is not None]
     reasons = {event.reason for event in runs.traces[-1].events}
     assert any("in place: the host does not say the time of another noise level" in reason for reason in reasons)
+
+
+def test_a_hook_is_known_by_itself_and_its_strength() -> None:
+    def patcher(hook_ref: object, strength: float) -> Any:
+        hook = type("Hook", (), {"hook_ref": hook_ref, "strength": strength})()
+        return type("Patcher", (), {"current_hooks": type("Group", (), {"hooks": [hook]})()})()
+
+    lanes, one, other = Lanes(), object(), object()
+    options = {"cond_or_uncond": [0], "uuids": ["a"]}
+    names = [lanes.of(options, None, patcher(*each)) for each in ((one, 1.0), (one, 1.0), (one, 0.5), (other, 1.0))]
+    assert names == [("cond",), ("cond",), ("cond 2",), ("cond 3",)]
+
+
+def test_a_window_without_a_list_of_frames_is_held_so_that_no_other_takes_its_place() -> None:
+    lanes, window = Lanes(), type("Window", (), {})
+    names = set()
+    for _ in range(20):  # each is let go of before the next one is made
+        options = {"cond_or_uncond": [0], "uuids": ["a"], "context_window": window()}
+        names |= set(lanes.of(options, None, None))
+    assert len(names) == 20
