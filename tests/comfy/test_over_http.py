@@ -154,10 +154,19 @@ def test_weights_that_were_freed_come_back(server: Server, plain: str) -> None:
     assert total(server.ran(fresh(graph(node=False)))) == plain
 
 
+def refused_at(server: Server, flow: Graph, node: str) -> str:
+    """What is said at the one node that is wrong: by ComfyUI beforehand (0.3.64 looks into no list), or by itself."""
+    answer = server.post("/prompt", {"prompt": flow})
+    if answer.get("node_errors"):
+        assert list(answer["node_errors"]) == [node]
+        return str(answer["node_errors"][node]["errors"])
+    ((found, told),) = errors(server.done(answer["prompt_id"]))
+    assert found == node
+    return told
+
+
 def test_a_grade_that_there_is_not_is_refused_at_the_node(server: Server) -> None:
-    answer = server.post("/prompt", {"prompt": graph(grade="fastest")})
-    assert list(answer["node_errors"]) == ["cache"]
-    assert "fastest" in str(answer["node_errors"]["cache"]["errors"])
+    assert "fastest" in refused_at(server, graph(grade="fastest"), "cache")
 
 
 @pytest.mark.parametrize(
@@ -244,8 +253,7 @@ def test_another_sampling_than_planned_is_an_error_at_the_sampler(
 
 
 def test_a_plan_that_there_is_not_is_refused_at_the_node(server: Server) -> None:
-    answer = server.post("/prompt", {"prompt": planned("yours")})
-    assert list(answer["node_errors"]) == ["cache"]
+    assert "yours" in refused_at(server, planned("yours"), "cache")
 
 
 @pytest.mark.parametrize(
