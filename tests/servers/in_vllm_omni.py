@@ -31,6 +31,8 @@ def environment() -> Any:
     attention = "vllm_omni.diffusion.attention.backends.sdpa.SDPABackend"  # its CPU platform names none
     kind = type(part("platforms").current_omni_platform)
     kind.get_diffusion_attn_backend_cls = classmethod(lambda *_, **__: attention)
+    plain = part("diffusion.attention.backends.sdpa").SDPAImpl
+    plain.forward = plain.forward_cuda  # torch's own attention, on any device
     with tempfile.NamedTemporaryFile(delete=False) as meeting, config.set_current_vllm_config(settings):
         if not torch.distributed.is_initialized():
             torch.distributed.init_process_group("gloo", init_method=f"file://{meeting.name}", world_size=1, rank=0)
@@ -40,12 +42,12 @@ def environment() -> Any:
 
 
 class Served(SimpleNamespace):
-    """Settings of which what nobody set is off."""
+    """Settings: what nobody set is off, or 1 where it is a degree of something."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return None
+        return 1 if name.endswith("_degree") else None
 
 
 def around() -> Any:

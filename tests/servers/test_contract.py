@@ -27,8 +27,6 @@ def test_the_packages_keep_to_the_contract(path: str) -> None:
     package = path.partition(".")[0]
     if find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
-    if package == "sglang" and find_spec("torchvision") is not None:
-        importlib.import_module("tests.servers.in_sglang").environment()
     assert arguments(path)[: len(CONTRACT[path])] == CONTRACT[path]
 
 
