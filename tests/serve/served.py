@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+AT = " at http://"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -36,13 +37,13 @@ class Served:
         if not self._ready.wait(600) or self.process.poll() is not None:
             self.end()
             raise AssertionError("".join(self.lines))
-        self.address = self.lines[-1].split()[-1]
+        self.address = next(line for line in self.lines if AT in line).split()[-1]
 
     def _read(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.lines.append(line)
-            if " at http://" in line:
+            if AT in line:
                 self._ready.set()
         self._ready.set()
 

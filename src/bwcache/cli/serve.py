@@ -39,8 +39,8 @@ def run_serve(settings: ServeSettings) -> None:
             desk = Desk(maker, shelf, figures, hands, settings.queue, settings.batch)
             app = make_app(desk, maker, shelf, figures, reader.read, about)
             where = f"http://{settings.host}:{opened.getsockname()[1]}"
-            print(f"bwcache: {settings.model} at {where}", file=sys.stderr, flush=True)
-            serve(app, desk, opened)
+            said = f"bwcache: {settings.model} at {where}"
+            serve(app, desk, opened, lambda: print(said, file=sys.stderr, flush=True))
 
 
 def load(settings: ServeSettings, device: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -14,11 +15,17 @@ GRACE = 10
 
 
 class _Server(uvicorn.Server):
-    """A server that tells its jobs first."""
+    """A server that says when it answers, and tells its jobs before it ends."""
 
-    def __init__(self, config: uvicorn.Config, desk: Desk) -> None:
+    def __init__(self, config: uvicorn.Config, desk: Desk, ready: Callable[[], object]) -> None:
         super().__init__(config)
-        self._desk = desk
+        self._desk, self._ready = desk, ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer."""
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End: streams of jobs can only end when these do."""
@@ -26,13 +33,14 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(app: Any, desk: Desk, opened: socket.socket) -> None:
+def serve(app: Any, desk: Desk, opened: socket.socket, ready: Callable[[], object]) -> None:
     """Return when the process was told to end.
 
     Args:
         app: the ASGI application.
         desk: its queue.
         opened: a bound socket.
+        ready: called when it answers.
     """
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE, lifespan="on")
-    _Server(config, desk).run(sockets=[opened])
+    _Server(config, desk, ready).run(sockets=[opened])
