@@ -272,6 +272,8 @@ def test_a_plan_beside_a_method_and_plans_from_elsewhere(nodes: Any, tmp_path: P
     path.write_text(json.dumps(content))
     with pytest.raises(SettingError, match="a plan mine that was not made in ComfyUI"):
         cached(nodes, patcher, plan="mine")
+    with pytest.raises(SettingError, match="found no plan yours; expected mine; choose another"):
+        cached(nodes, patcher, plan="yours")
     path.write_text("{")
     with pytest.raises(SettingError, match="that is damaged"):
         cached(nodes, patcher, plan="mine")

@@ -109,9 +109,14 @@ def read_plan(folders: Iterable[Path], name: str) -> KeptPlan:
     """Return a plan by name.
 
     Raises:
-        SettingError: it cannot be read, or was not made in ComfyUI.
+        SettingError: it is not there, cannot be read, or was not made in ComfyUI.
     """
-    file = read_tuned(path_of(folders, name))
+    folders = list(folders)
+    path = path_of(folders, name)
+    if not path.exists():
+        there = ", ".join(names(folders)[1:]) or "one that the BWCache Tune node made"
+        raise SettingError(complaint(f"no plan {name}", there, "choose another, or tune for it"))
+    file = read_tuned(path)
     if file.made_for.get("host") != HOST:
         found = f"a plan {name} that was not made in ComfyUI"
         raise SettingError(complaint(found, "one of the BWCache Tune node", "make one with that node"))
