@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
 import math
 import runpy
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 
 from bwcache import Session, Trace
+from tests.fleet.forked import ended, rank, start
 from tests.serve.served import served
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.py"))
@@ -120,3 +124,37 @@ def test_on_ray(run: Any) -> None:
 def test_plot(run: Any, tmp_path: Path) -> None:
     run("plot")
     assert (tmp_path / "similarity.png").read_bytes().startswith(b"\x89PNG")
+
+
+def _play(path: str, folder: str) -> None:
+    """Runs a script as one of several ranks, as torchrun does."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        runpy.run_path(path, run_name="__main__")
+    (Path(folder) / f"{dist.get_rank()}.txt").write_text(said.getvalue())
+
+
+def test_more_than_one_gpu_in_the_readme(tmp_path: Path) -> None:
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "video.py").write_text(readme.split("## More than one GPU")[1].split("```")[1].removeprefix("python\n"))
+    first, second = on_two_ranks(str(tmp_path / "video.py"), tmp_path)
+    assert first == second == ["2 of 2 ranks have parts of this video (context parallelism of transformer)"]
+
+
+def on_two_ranks(path: str, folder: Path) -> list[list[str]]:
+    """The lines that each of two ranks prints."""
+    processes = [start(rank, i, 2, folder / "meet", 120.0, _play, path, str(folder)) for i in range(2)]
+    assert [ended(process) for process in processes] == [0, 0]
+    return [(folder / f"{i}.txt").read_text().splitlines() for i in range(2)]
+
+
+def test_context_parallel(tmp_path: Path) -> None:
+    first, second = on_two_ranks(str(EXAMPLES[0].parent / "context_parallel.py"), tmp_path)
+    assert first[0] == second[0] == "2 of 2 ranks have parts of this video (context parallelism of transformer)"
+    assert first == second
+
+
+def test_shared_weights(tmp_path: Path) -> None:
+    first, second = on_two_ranks(str(EXAMPLES[0].parent / "shared_weights.py"), tmp_path)
+    assert first[0] == second[0] == "2 of 2 ranks compute in the same steps (fully_shard of transformer)"
+    assert first[1].partition(":")[0] == second[1].partition(":")[0]

@@ -447,7 +447,6 @@ class Forward:
             self.measuring.settle(self._was_computed)
         self._note()
         if self.computed:
-            self.run.note_bytes(self.lanes, self.hidden)
             for lane in self.lanes:
                 lane.latents, lane.inputs = self.begun.kind, self.begun.inputs
                 lane.shapes = self.begun.shapes if self.run.votes is not None else None
@@ -463,12 +462,17 @@ class Forward:
         return call is not None and call.action == "compute"
 
     def _note(self) -> None:
-        """Rows of the trace, and the numbers of a forward that computed anything."""
+        """Rows of the trace, and the numbers of a forward that computed anything.
+
+        Raises:
+            OverBudgetError: as `Run.note_bytes`.
+        """
         numbers = None
         for call in self.calls.values():
             if call.action != "reuse":
                 numbers = Numbers(self.run.ranks)
                 break
+        waiting: list[tuple[Row, SiteCall, int]] = []
         for j, (step, lane) in enumerate(zip(self.steps, self.lanes, strict=True)):
             measured = None
             if numbers is not None and self.plan.taps:
@@ -480,28 +484,38 @@ class Forward:
                 if reached is None:
                     self._note_unreached(step, lane, site)
                 else:
-                    self._note_call(j, step, lane, reached, measured, numbers)
+                    row = self._note_call(step, lane, reached, reached.decisions[j], measured, numbers)
+                    waiting += [] if row is None else [(row, reached, j)]
+        if self.computed:
+            self.run.note_bytes(self.lanes, self.hidden)
+        for row, call, j in waiting:
+            self._tell_of_feature(row, call, j)
         if numbers is not None:
             if self.run.together is not None:
                 self.run.together.add(numbers)
             numbers.set_out()
 
     def _note_call(
-        self, j: int, step: Step, lane: Lane, call: SiteCall, measured: slice | None, numbers: Numbers | None
-    ) -> None:
-        """One row; where its numbers are still to come, or the policy is to be told, it is waited for."""
-        plan, run, site, decided = self.plan, self.run, call.site, call.decisions[j]
+        self, step: Step, lane: Lane, call: SiteCall, decided: Decision, measured: slice | None, numbers: Numbers | None
+    ) -> Row | None:
+        """One row; where its numbers are still to come, or the policy is to be told, it is waited for, and returned."""
+        plan, run, site = self.plan, self.run, call.site
         place = run.note(step, plan.where[site.name], call.action, decided.reason, decided.value, decided.at)
         if call.action == "reuse" and not self.timed:
-            return
-        kept = numbers or Numbers()
-        row = Row(place, step, lane, site, plan, kept, measured)
-        if numbers is not None and (self.keeps or (run.ranks is not None and plan.keeps)):
-            row.finite = numbers.add(call.finite[j] if call.finite else None, 1)
-            if plan.needs_errors or call.action == "check":
-                row.error = numbers.add(call.errors[j] if call.errors else None, NUMBERS)
+            return None
+        row = Row(place, step, lane, site, plan, numbers or Numbers(), measured)
         row.blocks, row.indicator = call.inside, self.measuring.intervals
         run.pending.append(row)
+        return row if numbers is not None else None
+
+    def _tell_of_feature(self, row: Row, call: SiteCall, j: int) -> None:
+        """The row's numbers on what is kept: that there was no room after all, other ranks have to hear as well."""
+        if not self.keeps and (self.run.ranks is None or not self.plan.keeps):
+            return
+        is_kept = bool(call.finite) and row.lane.refused is None
+        row.finite = row.numbers.add(call.finite[j] if is_kept else None, 1)
+        if self.plan.needs_errors or call.action == "check":
+            row.error = row.numbers.add(call.errors[j] if call.errors else None, NUMBERS)
 
     def _note_unreached(self, step: Step, lane: Lane, site: Site) -> None:
         """A site that lies in a reused one, or that this forward left out."""
