@@ -52,7 +52,7 @@ check: $(VENV)/.installed-dev  ## lint, format, types, spelling, documentation
 # Of the tests, those that ask for little which old releases do not have: what needs more is skipped, and says so. What old
 # releases warn of each other is no fault.
 OLDEST := $(addprefix tests/,core features policies shapes engine measure report cli test_extras.py) \
-  --ignore tests/engine/test_discovery.py --ignore tests/engine/test_hooked.py -W default
+  --ignore tests/engine/test_discovery.py -W default
 oldest:  ## the tests that hold on the oldest torch and diffusers that are claimed, in an environment of its own
 	$(MAKE) test VENV=.venv-oldest PINS=constraints-oldest.txt DEV=all,test TESTS="$(OLDEST)"
 

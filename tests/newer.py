@@ -1,7 +1,8 @@
 """Classes that not every diffusers which is claimed has: `from tests.newer import WanAnimatePipeline`.
 
 With a release older than the pinned one, a class that is not there yet is a stand-in, and a test that builds one is
-skipped and says so. With the pinned release and newer ones each has to be there.
+skipped and says so. With the pinned release and newer ones each has to be there. The same goes for modules (`module`)
+and for what a class takes (`made`).
 """
 
 from __future__ import annotations
@@ -66,6 +67,32 @@ def _is_older() -> bool:
     pinned = re.search(r"^diffusers==(\S+)", pins, re.MULTILINE)
     assert pinned is not None
     return Version(diffusers.__version__) < Version(pinned[1])
+
+
+def module(name: str) -> Any:
+    """Return a module of diffusers; where it is not there yet, the test is skipped, or the file that imports it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        if not _is_older():
+            raise
+        pytest.skip(f"diffusers {diffusers.__version__} has no {name}", allow_module_level=True)
+
+
+def expect(name: str) -> None:
+    """Skip the test where diffusers has no class of that name yet."""
+    if isinstance(getattr(diffusers, name, None) or __getattr__(name), _NotYet):
+        pytest.skip(f"diffusers {diffusers.__version__} has no {name}")
+
+
+def made(kind: Any, **settings: Any) -> Any:
+    """Return one of a class; where it does not take some setting yet, the test is skipped."""
+    try:
+        return kind(**settings)
+    except TypeError as error:
+        if not _is_older():
+            raise
+        pytest.skip(f"diffusers {diffusers.__version__}: {error}")
 
 
 def __getattr__(name: str) -> Any:

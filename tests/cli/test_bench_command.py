@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from tests import newer
+
 SMALL = ["--steps", "6", "--frames", "5", "--prompt", "a red circle", "--warmup", "1", "--tail", "1"]
 METHODS = "bwcache,fixed,fewer-steps,first-block,magcache,taylorseer-lite"
 
@@ -19,6 +21,7 @@ def cells(out):
 
 
 def test_it_writes_and_prints_and_goes_on(bwcache_command, tmp_path, monkeypatch):
+    newer.module("diffusers.hooks.mag_cache")
     ended = bwcache_command("bench", *SMALL, "--quick", "--methods", METHODS, "--out", "b")
     assert ended.code == 0, ended.err
     out = tmp_path / "b"

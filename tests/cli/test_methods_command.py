@@ -60,6 +60,7 @@ def test_an_unknown_name_is_one_line(bwcache_command: Any) -> None:
 
 
 def test_the_page_says_what_the_command_says() -> None:
+    pytest.importorskip("mkdocs")
     made = hooks().catalogue()
     assert "<!-- catalogue -->" in page("catalogue.md")
     for name, kind in known().items():

@@ -11,12 +11,12 @@ from unittest import mock
 import torch
 from diffusers.hooks import faster_cache
 from diffusers.hooks import first_block_cache as fbc
-from diffusers.hooks import mag_cache as mag
 from diffusers.hooks import pyramid_attention_broadcast as pab
-from diffusers.hooks import sea_cache as sea
-from diffusers.hooks import taylorseer_cache as seer
 
 from bwcache.study.peers.hooked import by_branch, hooks_of
+from tests import newer
+
+mag, sea, seer = (newer.module(f"diffusers.hooks.{name}_cache") for name in ("mag", "sea", "taylorseer"))
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from hicache_pp import hermite
 
 import bwcache
 from bwcache import AttachError, HiCache, SettingError, Step
@@ -15,6 +14,8 @@ from bwcache.features.differences import Differences
 from tests import tiny
 from tests.parts import with_parts
 from tests.tiny import BY_NAME, noise
+
+hermite = pytest.importorskip("hicache_pp").hermite
 
 STEPS = 12
 CLOSE = 2e-5

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS, nearest_interp
 
 import bwcache
 from bwcache import MagCache, Observation, SettingError, Step, Trace
 from bwcache.policies.magcache import FLUX
 from tests import tiny
-from tests.policies.oracle import mag_cache
+from tests.policies.oracle import mag, mag_cache
 from tests.policies.plain import PlainStack, run
 from tests.tiny import BY_NAME
 
@@ -61,11 +60,11 @@ def test_a_table_is_stretched_to_the_nearest_entries(table: tuple[float, ...], t
         expected = np.array(table)[np.round(np.arange(total) * scale).astype(int)]
     policy = MagCache(table)
     assert [policy.ratio(i, total) for i in range(total)] == expected.tolist()
-    assert expected.tolist() == pytest.approx(nearest_interp(torch.tensor(table), total).tolist())
+    assert expected.tolist() == pytest.approx(mag.nearest_interp(torch.tensor(table), total).tolist())
 
 
 def test_the_published_table_is_diffusers() -> None:
-    assert pytest.approx(FLUX_MAG_RATIOS.tolist(), abs=1e-6) == FLUX
+    assert pytest.approx(mag.FLUX_MAG_RATIOS.tolist(), abs=1e-6) == FLUX
 
 
 class Measured(PlainStack):

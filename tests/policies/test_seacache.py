@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers.hooks.sea_cache import _apply_sea_filter
 
 import bwcache
 from bwcache import Observation, Readings, SeaCache, SettingError, Step
 from bwcache.features import Signal
 from tests import tiny
-from tests.policies.oracle import sea_cache
+from tests.policies.oracle import sea, sea_cache
 from tests.tiny import BY_NAME, noise
 
 STEPS = 12
@@ -50,7 +49,9 @@ def test_its_filter_is_diffusers(share: float, exponent: float) -> None:
     latents = noise(2, 3, 5, 4, 6)
     step = Step(0, 3, 10, None, None, "cond", noise=share)
     found = Signal(exponent, (2, 3, 4)).take(latents, step)
-    expected = torch.stack([_apply_sea_filter(each.movedim(0, -1), share, exponent).movedim(-1, 0) for each in latents])
+    expected = torch.stack(
+        [sea._apply_sea_filter(each.movedim(0, -1), share, exponent).movedim(-1, 0) for each in latents]
+    )
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert found.untyped_storage().nbytes() == latents.nbytes  # and not a view into complex numbers
     flat = Signal(exponent, (2, 3, 4)).take(torch.ones(1, 1, 2, 2, 2), step)

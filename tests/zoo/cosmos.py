@@ -20,6 +20,7 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
+from tests import newer
 from tests.newer import (
     Cosmos2_5_PredictBasePipeline,
     Cosmos2_5_TransferPipeline,
@@ -46,7 +47,7 @@ def cosmos_transformer(channels: int = 4, **changes: Any) -> Any:
         "concat_padding_mask": False,  # it would need torchvision, which the tests do without
         "extra_pos_embed_type": "learnable",
     }
-    return seeded(lambda: CosmosTransformer3DModel(**{**config, **changes}))
+    return seeded(lambda: newer.made(CosmosTransformer3DModel, **{**config, **changes}))
 
 
 def _inputs(timestep: Tensor) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from diffusers import (
     QwenImageTransformer2DModel,
 )
 
+from tests import newer
 from tests.newer import (
     QwenImage21KVCache,
     QwenImage21Pipeline,
@@ -33,7 +34,7 @@ def qwen(**changes: Any) -> Any:
         "joint_attention_dim": 8,
         "axes_dims_rope": (4, 6, 6),
     }
-    return seeded(lambda: QwenImageTransformer2DModel(**{**config, **changes}))
+    return seeded(lambda: newer.made(QwenImageTransformer2DModel, **{**config, **changes}))
 
 
 def _qwen_inputs(share: float, images: int = 1) -> dict[str, Any]:

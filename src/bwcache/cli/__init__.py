@@ -26,6 +26,7 @@ bench      ``bwcache bench``
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except MissingExtraError as error:
         print(f"bwcache: {error}", file=sys.stderr)
         sys.exit(2)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else some write five lines whenever ffmpeg is started
     from bwcache.cli.app import main as run
 
     run(arguments)

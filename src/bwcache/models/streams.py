@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -62,8 +63,11 @@ def parameters(module: nn.Module) -> list[str]:
 
 
 def takes_anything(function: Callable[..., Any]) -> bool:
-    """Return whether a function takes `*args, **kwargs` and names nothing."""
-    return all(parameter.kind in _OPEN for parameter in inspect.signature(function).parameters.values())
+    """Return whether a function takes `*args, **kwargs` and names nothing, but for what it is given already."""
+    names = list(inspect.signature(function).parameters.values())
+    if isinstance(function, functools.partial) and getattr(function, "__wrapped__", None) is function.func:
+        names = names[len(function.args) :]  # as older hooks of diffusers: told as if nothing were given
+    return all(parameter.kind in _OPEN for parameter in names)
 
 
 def stream_of(
