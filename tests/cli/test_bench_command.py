@@ -102,12 +102,12 @@ def test_a_folder_of_another_seed_is_refused(bwcache_command, tmp_path):
 
 
 def test_ctrl_c_loses_only_the_running_cell(bwcache_command, tmp_path, monkeypatch):
-    few = [*SMALL, "--quick", "--methods", "fixed,pab", "--out", "b"]
+    few = [*SMALL, "--quick", "--methods", "fixed,fewer-steps", "--out", "b"]
     race = sys.modules.get("bwcache.study.study") or importlib.import_module("bwcache.study.study")
     call, made = race.call, []
 
     def interrupted(pipe, request, what, *more):
-        if "PAB" in what:
+        if "fewer steps" in what:
             raise KeyboardInterrupt
         made.append(what)
         return call(pipe, request, what, *more)
