@@ -175,7 +175,7 @@ def _tune(settings: TuneSettings) -> None:
 def _calibrate(settings: CalibrateSettings) -> None:
     """Measure the table that a method needs, such as MagCache's ratios, on a few uncached videos.
 
-    The file stands in place of a policy with any command: --policy calibrated.json.
+    The file stands in place of a policy with compare, generate, sweep and serve: --policy calibrated.json.
     """
     need("diffusers")
     from bwcache.cli.calibrate import run_calibrate

@@ -100,7 +100,7 @@ def summary(file: Any, out: Path) -> list[str]:
     lines = [
         f"{name}: {' and '.join(table.fields)} for {file.denoiser}, of {len(file.source['prompts'])} videos; holds for "
         f"{valid[table.holds_for]}{steps}",
-        f'{out}: bwcache.attach(pipe, "{out.name}"), or --policy {out.name} with any command',
+        f'{out}: bwcache.attach(pipe, "{out.name}"), or --policy {out.name} with compare, generate, sweep or serve',
     ]
     if not policy.may_reuse:
         lines.insert(1, f"nothing would be reused with it: that is up to --set {decides(type(policy))}=")

@@ -85,6 +85,7 @@ def in_full(one: dict[str, Any]) -> list[str]:
     """Return the lines that say all of one policy."""
     lines = [one["name"], one["does"], "", *source(one).split("\n"), ""]
     lines += [f"{name}: {fact}" for name, fact in facts(one).items()]
+    lines += ["", LEGEND[0]] if facts(one) else []
     lines += ["", one["rule"], "", "Fields"]
     for field in one["fields"]:
         lines += [f"  {field['name']} = {field['default']}", *wrapped(field["meaning"])]

@@ -192,7 +192,8 @@ class Caching(Asked):
         str | None,
         _option(
             "--grade",
-            "In place of a method, how close the video shall stay: near (40 dB), balanced (35 dB) or fast (30 dB).",
+            "In place of a method, how close the video shall stay: near, balanced or fast. They aim at a mean PSNR "
+            "of 40, 35 and 30 dB, which 'bwcache tune' makes sure of for one model.",
             CACHE,
             show_default=False,
             metavar="GRADE",
@@ -212,7 +213,10 @@ class Caching(Asked):
     tolerance: Annotated[
         str | None,
         _shorthand(
-            "--tolerance", "Of adaptive: damage that one window of reused steps may do; 0 never reuses.", "0.02"
+            "--tolerance",
+            "Of adaptive and planned: damage that one window of reused steps (adaptive) or the whole run (planned) may "
+            "do; 0 never reuses.",
+            "0.02, of planned 0.03",
         ),
     ] = None
     threshold: Annotated[
@@ -406,13 +410,14 @@ class ServeSettings(Settings):
     ] = None
     folder: Annotated[
         Path | None,
-        _option("--folder", "For the finished videos.", OUTPUT, path_of, show_default="one that goes with the server"),
+        _option("--folder", "For the finished videos.", OUTPUT, path_of, show_default="a temporary one"),
     ] = None
     ray: Annotated[
         str | None,
         _option(
             "--ray",
-            "Make the videos on the Ray cluster at this address, or on one that is started here.",
+            "Make the videos on the Ray cluster at this address (auto: that of this machine), or on one that is "
+            "started here.",
             SERVER,
             show_default=False,
             metavar="[ADDRESS]",

@@ -132,7 +132,9 @@ def summary(file: Any, out: Path, page: bool = False) -> list[str]:
     ]
     if not quality["kept"]:
         lines.append(f"less than --grade {quality['wanted']} asks for: more --prompts or a larger --budget may help")
-    lines.append(f'{out}: bwcache.attach(pipe, "{out.name}"), or --policy {out.name} with any command')
+    lines.append(
+        f'{out}: bwcache.attach(pipe, "{out.name}"), or --policy {out.name} with compare, generate, sweep or serve'
+    )
     return [*lines, f"{page_of(out)}: the same video at several speeds"] if page else lines
 
 
