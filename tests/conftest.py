@@ -14,7 +14,7 @@ settings.register_profile(
 settings.load_profile("laws")
 
 HERE = Path(__file__).parent
-LENIENT = ("conformance", "gpu", "ray")
+LENIENT = ("gpu", "ray")
 """Where a warning is none yet, to shrink until it is nowhere; and where Ray warns of its own doings."""
 
 

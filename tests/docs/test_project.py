@@ -29,11 +29,11 @@ def project() -> dict[str, Any]:
 
 
 def dependencies() -> list[Requirement]:
-    """What `.[dev]` installs, without the other extras that it names."""
+    """What `.[dev]` installs, without the other extras that it names, and without the servers that plugins are for."""
     found = project()
     lines = [*found["dependencies"], *(line for lines in found["optional-dependencies"].values() for line in lines)]
     every = [Requirement(line) for line in lines]
-    return [one for one in every if one.name not in ("bwcache", "torchvision")]
+    return [one for one in every if one.name not in ("bwcache", "torchvision", "sglang", "vllm-omni")]
 
 
 def imported_as(requirement: Requirement) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -183,8 +184,9 @@ class Attached(Part):
         before = [*ended, *session.traces]
         yield
         if outcome.error is not None and not _breaks_unseen(self.scenario, call):
+            alone = _is_alone(session)
             held = features_held(session, actor.modules.values())
-            if held:
+            if held and alone and _is_alone(session):
                 law = "nothing is kept after a call that broke off"
                 how = f"{call.breaks.where} {call.breaks.error}" if call.breaks else repr(outcome.error)
                 self.findings.append(Finding(law, f"{how}: {held} tensors"))
@@ -228,6 +230,11 @@ class Attached(Part):
     def copied(self, stage: Stage, action: Copy, made: Any) -> None:
         for where in of_bwcache(made):
             self.findings.append(Finding("a copy knows no session", f"{action.how}: {where}"))
+
+
+def _is_alone(session: bwcache.Session) -> bool:
+    """Whether no other thread is in the middle of a run, which keeps what it needs."""
+    return all(run.thread is threading.current_thread() for run in list(session._runs))
 
 
 def _distinct(traces: list[Trace]) -> list[Trace]:

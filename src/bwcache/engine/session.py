@@ -119,14 +119,12 @@ class Session:
         self.timing, self.per_sample = timing, per_sample
         self._ranks = ranks
         self.related = Related()
-        self._new_clock: Callable[[], Clock] = lambda: Clock(
-            lambda: getattr(target, "scheduler", None), steps, self.agree
-        )
+        self._target: Any = target
+        self._steps = steps
         self.here = Sampling(self._new_clock)
         self._requests: dict[Hashable, dict[str, Any]] = {}
         self._policy, self._next = policy, policy
         self._memory = memory
-        self._target: Any = target
         self._bare = spec is not None
         self._runs: list[Run] = []
         self._finished: deque[Trace] = deque(maxlen=keep_traces)
@@ -380,8 +378,11 @@ class Session:
             self.warn(f"nothing can be reused: each forward of {self.name} fills a cache ({', '.join(fills)})")
 
     def _let_go(self) -> None:
-        self.here = Sampling(lambda: Clock(lambda: None))  # the old one knows the pipeline
+        self.here = Sampling(lambda: Clock(lambda: None))  # the old one may know a scheduler
         self._target, self.denoisers = None, {}
+
+    def _new_clock(self) -> Clock:
+        return Clock(lambda: getattr(self._target, "scheduler", None), self._steps, self.agree)
 
     def begin_run(self, step: Step, module: nn.Module) -> Run:
         """Return the run that a forward of one of the denoisers begins."""
