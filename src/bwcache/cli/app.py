@@ -39,7 +39,7 @@ BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 app = typer.Typer(
     name="bwcache",
     help=(
-        "Make video diffusion transformers faster by reusing the blocks that hardly change from step to step.\n\n"
+        "Make video diffusion transformers faster by reusing what hardly changes from step to step.\n\n"
         "Start with [bold]bwcache compare[/bold]: it makes a few videos twice, without and with caching, with a small "
         "model that comes in the box, and shows how much faster, how close, and which steps were reused and why."
     ),
