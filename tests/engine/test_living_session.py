@@ -5,6 +5,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from time import sleep
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 import bwcache
 from bwcache import Adaptive, BWCache, FixedInterval, Linear
 from bwcache.core.trace import reuse_line
+from bwcache.engine.denoiser import Denoiser
 from tests.engine.test_restore import snapshot
 from tests.tiny import VIDEO_TO_VIDEO, WAN, Scripted, noise, wan, wan_transformer
 
@@ -320,6 +322,50 @@ def test_two_threads_with_one_model_know_nothing_of_each_other() -> None:
     for which in range(2):
         assert all(torch.equal(one, wanted) for one, wanted in zip(made[which], expected, strict=True))
     assert [reuse_line(trace.events) for trace in session.traces] == ["CCrrCrCC"] * 3
+
+
+def test_threads_that_begin_together_take_up_another_policy_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes its time here is what every first forward does after `use`: making a plan, and putting it in place."""
+    module, before = wan_transformer(), threading.Barrier(2, timeout=60)
+    begun, plan_for = snapshot(module), Denoiser.plan_for
+
+    def slowly(self: Denoiser, policy: bwcache.Policy[Any]) -> None:
+        sleep(0.2)
+        plan_for(self, policy)
+        sleep(0.2)
+
+    monkeypatch.setattr(Denoiser, "plan_for", slowly)
+    with bwcache.attach(module, bwcache.NeverReuse(), steps=4) as session:
+        session.use(bwcache.BWCache(10.0, 2, 0.0))
+
+        def work() -> None:
+            before.wait()
+            steps_of(module, 4)
+
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=120)
+        session.end_run()
+    assert snapshot(module) == begun
+    assert [reuse_line(trace.events) for trace in session.traces] == ["CCrr"] * 2
+
+
+def test_a_run_whose_thread_is_gone_is_handed_on_once() -> None:
+    told: list[bwcache.Trace] = []
+    module = wan_transformer()
+    with bwcache.attach(module, CAREFREE, steps=4, on_trace=told.append) as session:
+        gone = threading.Thread(target=steps_of_one, args=(module, 0))
+        gone.start()
+        gone.join()
+        (run,) = session._runs
+        ends = [threading.Thread(target=session._finish, args=(run,)) for _ in range(8)]
+        for thread in ends:
+            thread.start()
+        for thread in ends:
+            thread.join()
+    assert len(told) == 1
 
 
 # --- modes ------------------------------------------------------------------------------------------------------------

@@ -157,10 +157,11 @@ class Denoiser:
             or self._own.get("forward") is not compiled.forward
             or (compiled.is_around())
         ):
-            compiled.check()
+            with session.turns:
+                compiled.check()
         for override in self._overrides:
             if override.holder.get(override.name) is not override.value:
-                override.renew()
+                self._renew()
         if here.plain or here.forward is not None:
             return self._plainly(inner, args, kwargs)
         try:
@@ -192,6 +193,13 @@ class Denoiser:
         except BaseException:
             session.end_run()
             raise
+
+    def _renew(self) -> None:
+        """Set over again what somebody has put something over; another thread may be changing all of it."""
+        with self._session.turns:
+            for override in self._overrides:
+                if override.holder.get(override.name) is not override.value:
+                    override.renew()
 
     def _layout(self, run: Run, branch: str, call: Call) -> BatchLayout:
         """How the lanes lie in the batch: samples that decide for themselves, branches that the host names.

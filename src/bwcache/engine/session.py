@@ -127,6 +127,7 @@ class Session:
         self._memory = memory
         self._bare = spec is not None
         self._runs: list[Run] = []
+        self.turns = threading.RLock()  # of threads that begin runs or change what stands at the places of a denoiser
         self._finished: deque[Trace] = deque(maxlen=keep_traces)
         self._on_trace = on_trace
         self._on_step: list[Callable[[Event], object]] = []
@@ -308,12 +309,13 @@ class Session:
 
     def _take_up(self, policy: Policy[Any], later: Policy[Any]) -> None:
         """Use a policy for the forwards that come now, and another one from the next run on."""
-        if policy is not self._policy:
-            for denoiser in self.denoisers.values():
-                denoiser.checked_plan(policy)
-            for denoiser in self.denoisers.values():
-                denoiser.plan_for(policy)
-        self._policy, self._next = policy, later
+        with self.turns:
+            if policy is not self._policy:
+                for denoiser in self.denoisers.values():
+                    denoiser.checked_plan(policy)
+                for denoiser in self.denoisers.values():
+                    denoiser.plan_for(policy)
+            self._policy, self._next = policy, later
 
     def invalidate(self) -> None:
         """Forget all that is kept: call it where a callback changes prompts or weights in the middle of a run.
@@ -386,11 +388,15 @@ class Session:
 
     def begin_run(self, step: Step, module: nn.Module) -> Run:
         """Return the run that a forward of one of the denoisers begins."""
-        here = self.here
         self._end_run_of_this_thread()
         for other in list(self._runs):
             if not other.thread.is_alive():
                 self._finish(other)
+        with self.turns:
+            return self._begin(step, module)
+
+    def _begin(self, step: Step, module: nn.Module) -> Run:
+        here = self.here
         if self._next is not self._policy and not self._runs:
             self._policy = self._next
             for denoiser in self.denoisers.values():
@@ -451,9 +457,10 @@ class Session:
         self._finish(run)
 
     def _finish(self, run: Run) -> None:
-        if run not in self._runs:
-            return
-        self._runs.remove(run)
+        with self.turns:
+            if run not in self._runs:
+                return
+            self._runs.remove(run)
         run.close()
         self._finished.append(run.trace)
         self._warn_if_never_reused(run)
