@@ -84,6 +84,7 @@ def test_rows_become_cells_and_a_table_and_are_not_made_again(bwcache_command, t
     assert (first["line"], second["line"], third["line"]) == ("1", "2", "3")
     assert first["folder"] == third["folder"] != second["folder"]
     assert (first["policy"], second["policy"]) == ("FixedInterval", "Planned")
+    assert (first["grade"], second["grade"]) == ("", "fast")
     assert json.loads(first["settings"])["interval"] == 3
     assert (first["seed"], first["steps"], first["frames"], second["steps"]) == ("3", "8", "5", "2")
     assert first["timeline"] == "CrrCrrCC"

@@ -133,17 +133,20 @@ def unclear(ranks: Any = "auto") -> Any:
         return session.ranks
 
 
-def served(**sizes: int) -> Any:
+def served(kinds: tuple[str, ...] = ("sp", "cfg", "pp", "tp"), talks: bool = False, **sizes: int) -> Any:
     """As if a runtime were loaded that knows its groups: of each kind one of so many ranks."""
     own = [dist.new_group([0]), dist.new_group([1])][dist.get_rank()]
     state: Any = ModuleType("xfuser.core.distributed.parallel_state")
-    for kind in ("sp", "cfg", "pp"):
+    for kind in kinds:
         size = sizes.get(kind, 1)
         group = SimpleNamespace(world_size=size, device_group=dist.group.WORLD if size > 1 else own)
         setattr(state, f"get_{kind}_group", lambda group=group: group)
+    module = wan_transformer()
+    if talks:
+        module.blocks[1].attn1.processor = Talking()
     sys.modules[state.__name__] = state
     try:
-        with bwcache.attach(wan_transformer(), POLICY) as session:
+        with bwcache.attach(module, POLICY) as session:
             return session.ranks
     finally:
         del sys.modules[state.__name__]
@@ -222,7 +225,10 @@ def cases(rank: int) -> dict[str, Callable[[], Any]]:
     found["served"] = lambda: served(sp=2)
     found["served, guidance"] = lambda: served(cfg=2)
     found["served, stages"] = lambda: served(pp=2)
-    found["served, alone"] = served
+    found["served, tensors"] = lambda: served(tp=2, talks=True)
+    found["served, alone"] = lambda: served(talks=True)
+    found["served, not all is known"] = lambda: served(("sp", "cfg"))
+    found["served, not all is known, and it talks"] = lambda: served(("sp", "cfg"), talks=True)
     found["not served"] = not_served
     found["not of it"] = lambda: not_of_it(rank)
     found["former name"] = former_name
@@ -322,12 +328,20 @@ def test_a_group_that_is_named_settles_it(said: list[dict[str, Any]]) -> None:
     [
         ("served", "2 of 2 ranks have parts of this video (sequence parallelism of xfuser)"),
         ("served, guidance", "2 of 2 ranks have parts of this video (guidance parallelism of xfuser)"),
-        ("served, alone", "alone (nothing in model speaks to the other ranks)"),
+        ("served, tensors", "2 of 2 ranks have parts of this video (tensor parallelism of xfuser)"),
+        ("served, alone", "alone (xfuser makes each video on one rank)"),
+        ("served, not all is known", "alone (nothing in model speaks to the other ranks)"),
         ("not served", "alone (nothing in model speaks to the other ranks)"),
     ],
 )
 def test_whoever_serves_the_model_knows_its_ranks(said: list[dict[str, Any]], case: str, what: str) -> None:
     assert said[0][case] == said[1][case] == what
+
+
+def test_a_runtime_that_does_not_tell_of_all_its_groups_settles_nothing(said: list[dict[str, Any]]) -> None:
+    kind, text = said[0]["served, not all is known, and it talks"]
+    assert kind == "AttachError"
+    assert "pass ranks=" in text
 
 
 def test_a_pipeline_of_stages_is_refused(said: list[dict[str, Any]]) -> None:

@@ -87,7 +87,7 @@ def test_all_that_happens_as_a_stream_and_from_the_middle_on(tmp_path: Path) -> 
             links = told[0][1]["links"]
             again = await asking.get(links["events"], headers={"Last-Event-ID": "1"})
             assert [kind for kind, _ in events(again.text)] == ["video", "step", "done"]
-            odd = await asking.get(links["events"], headers={"Last-Event-ID": "x"})
+            odd = await asking.get(links["events"], headers={"Last-Event-ID": "--1"})
             assert len(events(odd.text)) == 5
 
     play(scene)

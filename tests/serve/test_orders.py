@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +34,16 @@ def test_grades_and_policies_by_request(reader: OrderReader) -> None:
     assert of_server.read({"prompt": "a", "policy": "NeverReuse"}).policy == NeverReuse()
 
 
+def test_a_request_is_not_told_which_files_are_there(
+    reader: OrderReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tuned.json").write_text("{}")
+    with pytest.raises(BWCacheError) as refused:
+        reader.read({"prompt": "a", "grade": "tuned"})
+    assert "json" not in str(refused.value)
+
+
 def test_two_requests_fit_together_or_not(reader: OrderReader) -> None:
     def order(**more: Any) -> Any:
         return reader.read({"prompt": "a", "grade": "fast", **more})
@@ -53,7 +64,8 @@ def test_two_requests_fit_together_or_not(reader: OrderReader) -> None:
         ({"prompt": 3}, "found prompt 3; expected a text;"),
         ({"prompt": "a\x07"}, "found the control character"),
         ({"prompt": "a" * 4001}, "found a prompt of 4001 letters; expected at most 4000; say it shorter"),
-        ({"prompt": "a", "grade": "best"}, "found grade 'best'; expected near or balanced or fast;"),
+        ({"prompt": "a", "grade": "best"}, "expected near or balanced or fast; ask for one of them, or for a policy"),
+        ({"prompt": "a", "grade": 3}, "found grade 3; expected near or balanced or fast;"),
         ({"prompt": "a", "grade": "near", "policy": "bwcache"}, "expected one of them; leave one out"),
         ({"prompt": "a", "policy": "nothing"}, "found policy 'nothing'; expected one of AdaCache, "),
         ({"prompt": "a", "policy": {"tolerance": 1}}, "found policy {'tolerance': 1}; expected one of "),

@@ -118,14 +118,14 @@ class Maker:
             yield self._outcome(line, asked)
 
     def _outcome(self, line: Line, asked: Asked) -> dict[str, Any]:
-        name = self.folder.name(asked.parts)
+        name, grade = self.folder.name(asked.parts), asked.plan.settings.grade
         found = self.folder.figures(name)
         if found is not None:
             where = str(self.folder.place(name).relative_to(self.folder.path))
-            return table_row(line.number, "made", found, folder=where)
+            return table_row(line.number, "made", found, folder=where, grade=grade)
         known = {key: asked.parts[key] for key in ("prompt", "seed", "steps", "policy", "guidance_scale")}
         reason = self.folder.failed(name)
-        return table_row(line.number, "missing" if reason is None else "failed", known, failed=reason)
+        return table_row(line.number, "missing" if reason is None else "failed", known, failed=reason, grade=grade)
 
 
 class Told:

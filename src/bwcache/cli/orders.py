@@ -63,6 +63,7 @@ class OrderReader:
         for name in ("prompt", "negative_prompt"):
             if len(str(values.get(name, ""))) > LONGEST:
                 raise _refused(f"a {name} of {len(values[name])} letters", f"at most {LONGEST}", "say it shorter")
+        _check_grade(values.get("grade"))
         _check_policy(values.get("policy"))
         with self._one, quiet_libraries():
             asked = self._rows.read(Line(1, values))
@@ -115,6 +116,14 @@ class OrderReader:
         if pixels > settings.max_pixels:
             found = f"{request.frames} frames of {request.height} x {request.width}, {pixels:,} pixels"
             raise _refused(found, f"at most {settings.max_pixels:,} on this server", "ask for a smaller video")
+
+
+def _check_grade(grade: Any) -> None:
+    """Raise where there is no such grade, before anybody looks for a file of that name: a request may name none."""
+    from bwcache.policies.grades import GRADES
+
+    if grade is not None and (not isinstance(grade, str) or grade.strip().lower() not in GRADES):
+        raise _refused(f"grade {shown(grade)}", " or ".join(GRADES), "ask for one of them, or for a policy")
 
 
 def _check_policy(policy: Any) -> None:

@@ -59,8 +59,8 @@ class KeptPlan:
     def other_weights(self, model: Any) -> str:
         """Return what to say where it was made for other weights, such as a fine-tune or another LoRA; else ""."""
         here, there = model_of(model), self.file.made_for
-        samples = [WeightSample.from_json(one.get("weight_sample")) for one in (here, there)]
-        same = None if None in samples else samples[0].same_as(samples[1])  # type: ignore[union-attr,arg-type]
+        own, of_plan = (WeightSample.from_json(one.get("weight_sample")) for one in (here, there))
+        same = None if own is None or of_plan is None else own.same_as(of_plan)
         if same is False or here["loras"] != there.get("loras", here["loras"]):
             return f"the plan {self.name} was made for other weights or LoRAs of {here['denoiser']}: compare once"
         return ""

@@ -24,7 +24,10 @@ _RUNTIMES = (
     "vllm_omni.diffusion.distributed.parallel_state",
     "sglang.multimodal_gen.runtime.distributed.parallel_state",
 )
-"""Modules that know the groups of whoever serves the model; all of them have the same functions."""
+"""Modules that know the groups of whoever serves the model; their functions have the same names."""
+
+_WORDS = {"sp": "sequence", "cfg": "guidance", "tp": "tensor"}
+"""Kinds of groups that make one video together."""
 
 
 def related(ranks: Ranks | None, modules: dict[str, nn.Module]) -> Related:
@@ -71,10 +74,13 @@ def found(modules: dict[str, nn.Module]) -> Related:
     Raises:
         AttachError: there are such ranks, and which they are cannot be known.
     """
-    parts = _one(modules, {name: _parts_at(name, module) for name, module in modules.items()}) or _served()
+    served, who = _served()
+    parts = _one(modules, {name: _parts_at(name, module) for name, module in modules.items()}) or served
     lockstep = _one(modules, {name: _lockstep_at(name, module) for name, module in modules.items()})
     if lockstep is not None and parts is not None and members(lockstep.groups) <= members(parts.groups):
         lockstep = None  # they agree already
+    if parts is None and lockstep is None and who is not None:
+        return Related(why=f"{who} makes each video on one rank")
     if parts is None and lockstep is None:
         for name, module in modules.items():
             talking = next(_talking(module), None)
@@ -110,20 +116,24 @@ def _lockstep_at(name: str, module: nn.Module) -> Lockstep | None:
     group = getattr(sharded, "process_group", None)
     if group is not None:
         return Lockstep((group,), f"FullyShardedDataParallel parameters of {name}")
+    weight: Any
     for weight in module.parameters():
         mesh = getattr(weight, "device_mesh", None)
         if mesh is not None and mesh.size() > 1:
             groups = tuple(
                 mesh.get_group(axis)
-                for axis, placement in enumerate(weight.placements)  # type: ignore[attr-defined]
+                for axis, placement in enumerate(weight.placements)
                 if placement.is_shard() and mesh.size(axis) > 1
             )
             return Lockstep(groups, f"fully_shard of {name}") if groups else None
     return None
 
 
-def _served() -> Parts | None:
-    """The ranks with which a runtime that is loaded makes one video: sequence and guidance parallel.
+def _served() -> tuple[Parts | None, str | None]:
+    """The ranks with which a runtime that is loaded makes one video: sequence, guidance and tensor parallel.
+
+    Returns:
+        Them, or None; and the name of a runtime that knows all of these groups, or None.
 
     Raises:
         AttachError: it runs the blocks as a pipeline of stages.
@@ -133,28 +143,29 @@ def _served() -> Parts | None:
         if state is None:
             continue
         name = path.partition(".")[0]
-        sizes = {kind: _coordinator(state, kind) for kind in ("sp", "cfg", "pp")}
-        if sizes["pp"] is not None:
+        known = {kind: one for kind in (*_WORDS, "pp") if (one := _coordinator(state, kind)) is not None}
+        some = {kind: one for kind, one in known.items() if one.world_size > 1}
+        if "pp" in some:
             raise AttachError(
                 complaint(
-                    f"{sizes['pp'].world_size} stages of a pipeline ({name}), each with a stretch of the blocks",
+                    f"{some['pp'].world_size} stages of a pipeline ({name}), each with a stretch of the blocks",
                     "all blocks on each rank: a stage without the last block has nothing to replay",
                     "set its pipeline parallel degree to 1, and split the tokens instead (ulysses or ring)",
                 )
             )
-        some = {kind: one for kind, one in sizes.items() if one is not None}
         if some:
-            said = " and ".join({"sp": "sequence", "cfg": "guidance"}[kind] for kind in some)
+            said = " and ".join(_WORDS[kind] for kind in some)
             groups = tuple(one.device_group for one in some.values())
-            return Parts(groups, f"{said} parallelism of {name}", alike="cfg" not in some)
-    return None
+            return Parts(groups, f"{said} parallelism of {name}", alike="cfg" not in some), name
+        if known.keys() >= _WORDS.keys():
+            return None, name
+    return None, None
 
 
 def _coordinator(state: Any, kind: str) -> Any:
-    """What a runtime knows of one kind of group, if it has more than one rank."""
+    """What a runtime knows of one kind of group; None: nothing."""
     with contextlib.suppress(AssertionError, AttributeError):  # not initialised; a version without it
-        one = getattr(state, f"get_{kind}_group")()
-        return one if one.world_size > 1 else None
+        return getattr(state, f"get_{kind}_group")()
     return None
 
 

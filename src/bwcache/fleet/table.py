@@ -30,6 +30,7 @@ COLUMNS: Mapping[str, type] = {
     "frames": int,
     "guidance_scale": float,
     "arguments": str,
+    "grade": str,
     "policy": str,
     "settings": str,
     "seconds": float,

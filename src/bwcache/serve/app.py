@@ -145,7 +145,7 @@ class Addresses:
         """All that happens, from `Last-Event-ID` on. Leaving it changes nothing."""
         job = self._job(request)
         last = request.headers.get("last-event-id", "-1")
-        return _Stream(self._stream(job, int(last) if last.lstrip("-").isdecimal() else -1))
+        return _Stream(self._stream(job, int(last) if last.isdecimal() else -1))
 
     async def file(self, request: Request) -> Response:
         """The video, or its trace."""
