@@ -9,6 +9,7 @@ TORCH ?=
 OUT ?= demo
 N ?= 1000
 SEED ?= 0
+ROUNDS ?= 50
 PINS ?= constraints.txt
 TESTS ?=
 DEV ?= dev
@@ -23,7 +24,7 @@ CONSTRAINTS := $(if $(TORCH),$(VENV)/constraints.txt,$(PINS))
 export NO_MKDOCS_2_WARNING ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ray test-servers load-serve fuzz oldest check docs dist clean
+.PHONY: help demo test test-ray test-servers load-serve fuzz kills oldest check docs dist clean
 
 help:  ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -40,6 +41,9 @@ test-servers:  ## the plugins' tests with the sglang or vllm-omni of an environm
 
 fuzz: $(VENV)/.installed-dev  ## play N random scenarios, and make those that fail small: make fuzz N=10000
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -W ignore -m tests.fuzz --n $(N) --seed $(SEED)
+
+kills: $(VENV)/.installed-dev  ## kill workers of generate in ROUNDS folders of videos; goes on with kills.jsonl
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.fleet.kill --rounds $(ROUNDS)
 
 check: $(VENV)/.installed-dev  ## lint, format, types, spelling, documentation
 	$(BIN)/python -m ruff check .
@@ -58,7 +62,7 @@ oldest:  ## the tests that hold on the oldest torch and diffusers that are claim
 
 # A cluster on this machine. Ray is large, and no part of the other tests' environment.
 test-ray:  ## the tests that start a Ray cluster, in an environment of its own
-	$(MAKE) test VENV=.venv-ray DEV=test,ray TESTS="tests/ray -n 0"
+	$(MAKE) test VENV=.venv-ray DEV=test,ray TESTS="-m ray tests/ray tests/test_examples.py -n 0"
 
 load-serve: $(VENV)/.installed-dev  ## 200 requests at a server on this machine, some of them cancelled: prints JSON
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.load_serve

@@ -1,4 +1,8 @@
-"""What caching gives on 1 to 64 GPUs, on paper: `python -m benchmarks.scaling [--computed S --reused S …]`.
+"""What caching gives on 1 to 64 GPUs, on paper.
+
+    python -m benchmarks.scaling                              the tables of docs/many-gpus.md
+    python -m benchmarks.scaling --measured DIR               of what `bwcache compare --out DIR` measured on one GPU
+    python -m benchmarks.scaling --computed S --reused S …    of figures of your own
 
 A model, not a measurement. Of a video of S steps, of which a share r is reused, N GPUs take
 
@@ -11,8 +15,10 @@ step, which does not shrink, and D of all that is not denoising.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 GPUS = (1, 2, 4, 8, 16, 32, 64)
 EFFICIENCY = dict(zip(GPUS, (1.0, 0.95, 0.90, 0.85, 0.80, 0.75, 0.70), strict=True))
@@ -133,6 +139,36 @@ def series() -> str:
     return _table(head, rows)
 
 
+def measured(folder: Path) -> Setting:
+    """Return the setting that a comparison measured: its steps, its reuse, its text encoder and decoder.
+
+    Args:
+        folder: that `bwcache compare` left.
+
+    Raises:
+        SystemExit: it holds no comparison, or one in which nothing was reused, or without the parts of its calls.
+    """
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        runs = summary["runs"]
+        parts = [(run["uncached_parts"], run["cached_parts"]) for run in runs]
+    except (OSError, ValueError, KeyError) as error:
+        raise SystemExit(f"found no comparison in {str(folder)!r}; expected a folder of bwcache compare") from error
+    if any(None in both for both in parts) or not sum(run["reuse_rate"] for run in runs):
+        raise SystemExit(f"found no reused step or no times in {str(folder)!r}; expected a comparison with both")
+    steps = sum(run["steps"] for run in runs)
+    rate = sum(run["steps"] * run["reuse_rate"] for run in runs) / steps
+    computed, cached = (sum(map(_denoising, (both[side] for both in parts))) / steps for side in (0, 1))
+    rest = sum(one["before"] + one["after"] for both in parts for one in both) / (2 * len(runs))
+    reused = max((cached - (1 - rate) * computed) / rate, 0.0)
+    return Setting(f"{summary['model'].get('name')}, as measured", computed, reused, rest, steps // len(runs), rate)
+
+
+def _denoising(parts: dict[str, float]) -> float:
+    """Seconds of a call that are neither text encoding nor decoding."""
+    return sum(seconds for name, seconds in parts.items() if name not in ("before", "after"))
+
+
 def page() -> str:
     """Return all that the page on many GPUs has of it."""
     return "\n\n".join((table(WAN), table(HUNYUAN), series()))
@@ -147,7 +183,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rate", type=float, default=0.75, help="share of the steps that is reused")
     parser.add_argument("--agreement", type=float, default=50e-6, help="seconds that ranks take to agree on a step")
     parser.add_argument("--steps", type=int, default=50, help="of a video")
+    parser.add_argument("--measured", type=Path, metavar="DIR", help="take all of it from what bwcache compare left")
     given = parser.parse_args(arguments)
+    if given.measured is not None:
+        own = measured(given.measured)
+        print(f"{own.rest:.3g} s of text encoding and decoding, {own.rate:.1%} of {own.steps} steps reused, ", end="")
+        print(f"a reused step takes {own.reused:.3g} s\n\n{table(own)}")
+        return
     if given.computed is None or given.reused is None:
         print(page())
         return

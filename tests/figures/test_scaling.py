@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import scaling
 from benchmarks.scaling import GPUS, HUNYUAN, SERIES, WAN, Setting, of_series
+from tests.report.comparisons import comparison_folder, run
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "many-gpus.md"
 
@@ -55,3 +56,23 @@ def test_figures_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert printed.startswith("| yours | 1 | 2 |")
     assert "| denoising | 1.99x |" in printed
+
+
+def test_what_a_comparison_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """10 s a call, 8.4 of them denoising in 10 steps, of which 4 are reused: a reused step takes .165 s."""
+    folder = comparison_folder(tmp_path / "out", run("a"))
+    found = scaling.measured(folder)
+    assert (found.steps, found.rate, found.rest) == (10, 0.4, pytest.approx(1.6))
+    assert (found.computed, found.reused) == (pytest.approx(0.84), pytest.approx((5.7 - 6 * 0.84) / 4))
+    assert found.speedups(1) == (pytest.approx(8.4 / 5.7), pytest.approx(10 / 7.3))
+    scaling.main(["--measured", str(folder)])
+    printed = capsys.readouterr().out
+    assert printed.startswith(
+        "1.6 s of text encoding and decoding, 40.0% of 10 steps reused, a reused step takes 0.165 s"
+    )
+    assert "| end to end | 1.37x |" in printed
+    with pytest.raises(SystemExit, match="found no comparison in "):
+        scaling.main(["--measured", str(tmp_path)])
+    nothing = comparison_folder(tmp_path / "nothing", run("a", reuse_rate=0.0))
+    with pytest.raises(SystemExit, match="found no reused step or no times in "):
+        scaling.main(["--measured", str(nothing)])

@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bwcache.core.decision import Action
 from bwcache.core.trace import Event, Trace
 from bwcache.fleet import table
-from bwcache.fleet.figures import estimated_speedup
+from bwcache.fleet.figures import estimated_speedup, in_all
 from bwcache.fleet.table import COLUMNS, row, write_table
+from bwcache.measure.call import Call
 
 FIGURES = {"prompt": "a, b", "seed": 3, "policy": {"name": "BWCache", "threshold": 0.1}, "notes": ["x"], "seconds": 1.5}
 
@@ -90,3 +92,12 @@ def test_the_estimated_speedup_puts_a_computed_row_in_place_of_each_reused_one()
     trace.events.append(event(5, "reuse", None))
     assert estimated_speedup(trace, 8.5) is None
     assert estimated_speedup(Trace(), None) is None
+
+
+def test_what_a_speedup_of_the_denoising_is_in_all() -> None:
+    """10 s, 6 of them denoising that is estimated as twice as fast: without it 16."""
+    made = Call(np.zeros((1, 1, 1, 3), np.float32), 10.0, 6.0, before_seconds=1.0)
+    assert made.after_seconds == 3.0
+    assert in_all(2.0, made) == 1.6
+    assert in_all(None, made) is None
+    assert in_all(2.0, Call(made.frames, 10.0, None)) is None

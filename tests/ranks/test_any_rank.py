@@ -42,7 +42,7 @@ POLICIES: dict[str, bwcache.Policy[Any]] = {
     "EasyCache": EasyCache(0.5, 2),
 }
 
-FAULTS = ("measures nothing", "keeps nothing", "has no room", "is not finite", "stops")
+FAULTS = ("measures nothing", "keeps nothing", "has no room", "is not finite", "stops", "forgets")
 """What may happen on a rank in a step, on it alone."""
 
 Fault = tuple[int, int, str]
@@ -101,6 +101,8 @@ def sampled(
                     here.step = i
                     if here.now("stops"):
                         session.stop()
+                    if here.now("forgets"):
+                        session.invalidate()
                     for branch in ("cond", "uncond"):
                         with session.step(i, STEPS, branch):
                             given = latents * (1 - i / 40)

@@ -27,7 +27,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from diffusers import ContextParallelConfig
+from diffusers import ContextParallelConfig, FlowMatchHeunDiscreteScheduler
 
 import bwcache
 from bwcache import Adaptive, BWCache
@@ -124,18 +124,22 @@ def branches(rank: int, policy: Any) -> Callable[[], Any]:
     return lambda: guided(rank, policy, None, dist.group.WORLD, dist.group.WORLD)
 
 
-def pipeline(rank: int, end: Callable[[Any, bwcache.Session], None] | None = None) -> Any:
-    """A pipeline's call in whose third step something happens on the first rank; and one more call."""
-    pipe = wan()
+def pipeline(
+    rank: int, end: Callable[[Any, bwcache.Session], None] | None = None, scheduler: Any = None, after: int = 2
+) -> Any:
+    """A pipeline's call after whose third step something happens on the first rank; and one more call."""
+    pipe = wan(scheduler)
+    kind = type(pipe)
     pipe.transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2))
     with bwcache.attach(pipe, Scripted(frozenset({2, 3, 5}))) as session:
 
         def during(_: Any, step: int, *args: Any) -> dict[str, Any]:
-            if step == 2 and rank == 0 and end is not None:
+            if step == after and rank == 0 and end is not None:
                 end(pipe, session)
             return {}
 
         made = [WAN.run(pipe, callback_on_step_end=during), WAN.run(pipe)]
+    assert type(pipe) is kind
     lines = [reuse_line([event for event in trace.events if event.branch == "cond"]) for trace in session.traces]
     return {"made": made, "lines": lines}
 
@@ -165,6 +169,10 @@ def cases(rank: int) -> dict[str, Callable[[], Any]]:
     found["pipeline, one rank"], found["pipeline"] = one_rank, lambda: pipeline(rank)
     found["interrupted"] = lambda: pipeline(rank, interrupted)
     found["stopped"] = lambda: pipeline(rank, lambda pipe, session: session.stop())
+    for after in (2, 3):
+        found[f"second order, after {after}"] = partial(
+            pipeline, rank, interrupted, FlowMatchHeunDiscreteScheduler(), after
+        )
     return found
 
 
@@ -234,3 +242,12 @@ def test_an_interrupt_of_one_rank_stops_all(said: list[dict[str, Any]], case: st
     for rank in range(2):
         assert said[rank][case]["lines"] == ["CCrrCr", said[rank]["pipeline"]["lines"][1]]
         assert identical(said[rank][case]["made"][1:], said[rank]["pipeline"]["made"][1:])
+
+
+@pytest.mark.parametrize("after", [2, 3])
+def test_an_interrupt_within_a_step_of_second_order(said: list[dict[str, Any]], after: int) -> None:
+    """Its bar moves at every other forward: one that heard of an interrupt there alone went on by itself meanwhile."""
+    first, second = (said[rank][f"second order, after {after}"] for rank in range(2))
+    assert first["lines"] == second["lines"]
+    assert 3 < len(first["lines"][0]) < len(first["lines"][1])
+    assert identical(first["made"], second["made"])

@@ -251,3 +251,18 @@ def test_the_trace_of_the_page_is_the_trace_of_the_run(folder):
     assert [cell.kind for cell in shown.branches[0][1]][:4] == ["computed", "computed", "computed", "reused"]
     assert shown.trace.events == trace().events
     assert ENVIRONMENT["steps"] == shown.steps == 10
+
+
+def test_the_page_says_who_decided_together_and_how_the_calls_divide(tmp_path):
+    said = "2 of 2 ranks have parts of this video (context parallelism of transformer)"
+    together = trace()
+    together.meta["ranks"] = said
+    report = read(comparison_folder(tmp_path / "one", run("a", trace=together), run("b")))
+    assert [value for name, value in report.made if name == "ranks"] == [said]
+    assert f"Ranks: {said}." in str(together.summary())
+    assert together.row()["ranks"] == said
+    page = render(report)
+    assert said in page
+    assert "Of the cached call 78 % is denoising, " in page
+    assert not [name for name, _ in read(comparison_folder(tmp_path / "two", run("a"))).made if name == "ranks"]
+    assert "Ranks" not in str(trace().summary())

@@ -10,7 +10,14 @@ from bwcache.measure.call import Request
 from bwcache.policies import Planned
 from bwcache.serve.order import LostMakerError, Message, Order
 
-FIGURES = {"reuse_rate": 0.5, "estimated_speedup": 2.0, "device_bytes": 10, "host_bytes": 0, "steps": 2}
+FIGURES = {
+    "reuse_rate": 0.5,
+    "estimated_speedup": 2.0,
+    "device_bytes": 10,
+    "host_bytes": 0,
+    "steps": 2,
+    "after_seconds": 0.25,
+}
 
 
 def order(prompt: str = "a ball", **settings: Any) -> Order:

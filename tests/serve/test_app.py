@@ -189,6 +189,7 @@ def test_health_and_figures(tmp_path: Path) -> None:
                 'bwcache_steps_total{action="compute"} 1.0',
                 "bwcache_reuse_rate_sum 0.5",
                 "bwcache_estimated_speedup_sum 2.0",
+                "bwcache_decode_seconds_sum 0.25",
                 "bwcache_queue_length 0.0",
                 "bwcache_running 0.0",
                 "bwcache_kept_bytes 10.0",

@@ -35,7 +35,8 @@ def run_compare(settings: CompareSettings) -> None:
         def record(so_far: Comparison) -> None:
             content = so_far.to_json()
             found = Verdict.of(content)
-            made.record({"command": command_line(), "findings": [found.headline, *found.remarks], **content})
+            said = [found.headline, *found.remarks, *([found.division] if found.division else [])]
+            made.record({"command": command_line(), "findings": said, **content})
 
         comparison = compare(
             pipe,
@@ -90,6 +91,11 @@ def show(comparison: Any, out: str, report: bool = False) -> None:
         console.print(Text(f"   {timeline(run.trace)}"), soft_wrap=True)
         for line in [*reasons(run.trace), *(f"note: {note}" for note in run.notes)]:
             console.print(Text(f"   {line}"), style="dim", soft_wrap=True)
+    for text in dict.fromkeys(run.trace.meta.get("ranks") for run in comparison.runs):
+        if text is not None:
+            console.print(Text(f"ranks: {text}"), soft_wrap=True)
+    if found.division is not None:
+        console.print(Text(found.division), soft_wrap=True)
     if found.plain:
         console.print(Text(found.headline), style="bold", soft_wrap=True)
     console.print(Text(f"Videos, pictures and traces are in {out}"), soft_wrap=True)

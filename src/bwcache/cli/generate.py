@@ -68,6 +68,8 @@ def make_one(
         "steps": request.steps,
         "seconds": done.seconds,
         "denoise_seconds": done.denoise_seconds,
+        "before_seconds": done.before_seconds,
+        "after_seconds": done.after_seconds,
         "folder": name,
         "notes": list(notes),
     }
@@ -93,7 +95,15 @@ def show(rows: list[dict[str, Any]], out: str) -> None:
     for index, row in enumerate(rows):
         console.print(Text(f"{index + 1}. {row['prompt']}"), soft_wrap=True)
         reused = f", {row['reused']} of {row['steps']} steps reused  {row['timeline']}" if "reused" in row else ""
-        console.print(Text(f"   {row['seconds']:.1f} s{reused}"), soft_wrap=True)
+        console.print(Text(f"   {row['seconds']:.1f} s{divided(row)}{reused}"), soft_wrap=True)
         for note in row["notes"]:
             console.print(Text(f"   note: {note}"), style="dim", soft_wrap=True)
     console.print(Text(f"Videos are in {out}"), soft_wrap=True)
+
+
+def divided(row: dict[str, Any]) -> str:
+    """Return how the seconds of a video divide, for a line; nothing where that is not known."""
+    before, denoising, after = (row.get(f"{part}_seconds") for part in ("before", "denoise", "after"))
+    if before is None or denoising is None or after is None:
+        return ""
+    return f" ({before:.1f} before denoising, {denoising:.1f} denoising, {after:.1f} decoding)"

@@ -95,6 +95,7 @@ class Summary:
         indicator_min, indicator_max: of those that are finite; None where nothing was measured.
         peak_bytes, hidden_bytes, planned_bytes, host_bytes, planned_host_bytes: as those of `Trace`.
         sites: the share of each site's rows that were reused, 0..1.
+        ranks: who decided together, in words; None where there is one process alone.
     """
 
     steps: int
@@ -112,9 +113,12 @@ class Summary:
     planned_host_bytes: int = 0
     mixed: int = 0
     sites: dict[str, float] = field(default_factory=dict)
+    ranks: str | None = None
 
     def __str__(self) -> str:
         lines = [self._of_steps(), *self._of_sites()]
+        if self.ranks is not None:
+            lines.append(f"Ranks: {self.ranks}.")
         if self.first_trigger is not None:
             lines.append(f"Reuse first triggered at step {self.first_trigger}.")
         if self.indicator_min is not None and self.indicator_max is not None:
@@ -232,6 +236,7 @@ class Trace:
             indicator_max=max(indicators, default=None),
             mixed=self.mixed,
             sites=self.sites,
+            ranks=self.meta.get("ranks"),
             **self._bytes,
         )
 
@@ -243,7 +248,8 @@ class Trace:
         ``indicator_seconds`` on the taps; both None without `timing=True`.
         """
         figures = asdict(self.summary())
-        del figures["reasons"], figures["sites"]
+        for name in ("reasons", "sites", "ranks"):  # of these "ranks" is in `meta`
+            del figures[name]
         timed = {
             name: _total(getattr(event, name) for event in self.events) for name in ("seconds", "indicator_seconds")
         }

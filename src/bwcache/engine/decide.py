@@ -53,8 +53,8 @@ def decide(run: Run, plan: Plan, step: Step, rows: BatchLayout, call: Call) -> l
             lanes[-1].forget()
     if run.pending and run.pending[0].step.index != step.index:
         run.resolve()  # once per step: what other branches measured in this same step is for the next one
-        if run.together is not None:
-            run.together.hear()
+        if run.together is not None and run.together.hear():
+            run.invalidate()
     if plan.probes:
         if run.votes is not None:
             run.votes.agree(plan, [])

@@ -253,6 +253,16 @@ class Run:
         if said is not None:
             said.wants_stop = True
 
+    def tell_to_forget(self) -> None:
+        """Let all that decide together hear that what they keep is to be forgotten.
+
+        In lockstep nothing has to be said: who has nothing to reuse computes, and then all do.
+        """
+        if self.together is None or self.votes is not None:
+            self.invalidate()
+        else:
+            self.together.wants_forget = True
+
     @property
     def in_first_step(self) -> bool:
         """Whether no step came before the present one."""

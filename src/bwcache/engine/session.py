@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from bwcache.core import Event, Step, Trace
-from bwcache.engine import bars, hooks
+from bwcache.engine import bars, hooks, interrupts
 from bwcache.engine.clock import Clock, HostStep
 from bwcache.engine.denoiser import Denoiser
 from bwcache.engine.forward import Forward
@@ -317,13 +317,21 @@ class Session:
                     denoiser.plan_for(policy)
             self._policy, self._next = policy, later
 
-    def invalidate(self) -> None:
+    def invalidate(self, *, everywhere: bool = False) -> None:
         """Forget all that is kept: call it where a callback changes prompts or weights in the middle of a run.
 
-        A forward that is under way keeps nothing.
+        A forward that is under way keeps nothing. Of ranks that have parts of one video it is enough to tell one: all
+        of them forget, after the next step that computes.
+
+        Args:
+            everywhere: whether all of these ranks are told before the same step, so that they need not tell each other
+                and forget at once. Told to some of them alone, they wait for each other in vain.
         """
         for run in list(self._runs):
-            run.invalidate()
+            if everywhere:
+                run.invalidate()
+            else:
+                run.tell_to_forget()
 
     def stop(self) -> None:
         """Stop the run in progress: a pipeline that can be interrupted ends its loop, else the next forward raises.
@@ -403,6 +411,8 @@ class Session:
                 denoiser.plan_for(self._policy)
         bars.follow_caller(self, module)
         self._look_for_ranks()
+        if not self.related.alone:
+            interrupts.follow(self._undo, self, module)
         for denoiser in self.denoisers.values():
             expect_still_free(denoiser.stack, own_forward=not self._bare)
         if step.total is not None:

@@ -12,13 +12,14 @@ from bwcache.engine.ranks import Parts
 
 
 class Together:
-    """One run of several ranks: whether they were given the same, and whether one of them is to stop.
+    """One run of several ranks: whether they were given the same, and whether one of them is to stop or to forget.
 
-    Both travel in the one vector of a computed forward, and are heard by all before the same decision.
+    All of it travels in the one vector of a computed forward, and is heard by all before the same decision.
 
     Attributes:
         wants_stop: whether this rank was told to stop.
         stops: whether any was, as all know by now.
+        wants_forget: whether this rank was told to forget what it keeps, and has not said so yet.
     """
 
     def __init__(self, ranks: Parts, setting: str) -> None:
@@ -26,6 +27,7 @@ class Together:
         self._ranks, self._setting = ranks, setting
         self.wants_stop = False
         self.stops = False
+        self.wants_forget = False
         self._sums: Tensor | None = None
         self._is_told = False
         self._said: list[tuple[Numbers, slice | None, slice | None]] = []
@@ -37,20 +39,24 @@ class Together:
 
     def add(self, numbers: Numbers) -> None:
         """Add to the numbers of a forward what the others are to hear."""
-        stop = numbers.add(torch.tensor([float(self.wants_stop)]), 1)
+        wishes = numbers.add(torch.tensor([float(self.wants_stop), float(self.wants_forget)]), 2)
+        self.wants_forget = False
         sums = None if self._is_told else numbers.add(self._sums, SIZE)
         self._is_told = True
-        self._said.append((numbers, stop, sums))
+        self._said.append((numbers, wishes, sums))
 
-    def hear(self) -> None:
-        """Take what was said by all.
+    def hear(self) -> bool:
+        """Take what was said by all; return whether what is kept is to be forgotten.
 
         Raises:
             RanksDifferError: on all of them alike, if they were not given the same.
         """
         said, self._said = self._said, []
         found: list[str] = []
-        for numbers, stop, sums in said:
-            self.stops = self.stops or any(numbers.read(stop) or ())
+        forget = False
+        for numbers, wishes, sums in said:
+            stop_here, forget_here = numbers.read(wishes) or (0.0, 0.0)
+            self.stops, forget = self.stops or stop_here > 0, forget or forget_here > 0
             found += differing(numbers.read(sums) or [0.0] * SIZE, self._ranks.count) if sums is not None else []
         self._ranks.expect_same(found)
+        return forget

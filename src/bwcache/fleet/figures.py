@@ -25,21 +25,37 @@ def figures(request: Request, policy: Any, made: Call, trace: Trace | None, note
         "policy": policy.describe() if policy is not None else None,
         "seconds": made.seconds,
         "denoise_seconds": made.denoise_seconds,
+        "before_seconds": made.before_seconds,
+        "after_seconds": made.after_seconds,
         "notes": list(notes),
     }
     if trace is None:
         return found
     summary = trace.summary()
+    speedup = estimated_speedup(trace, made.denoise_seconds)
     return found | {
         "computed": summary.computed,
         "reused": summary.reused,
         "reuse_rate": summary.reuse_rate,
         "timeline": reuse_line(trace.events),
-        "estimated_speedup": estimated_speedup(trace, made.denoise_seconds),
+        "estimated_speedup": speedup,
+        "estimated_speedup_in_all": in_all(speedup, made),
         "device_bytes": trace.peak_bytes,
         "host_bytes": trace.host_bytes,
         "reasons": summary.reasons,
     }
+
+
+def in_all(speedup: float | None, made: Call) -> float | None:
+    """Return what a speedup of the denoising is of the whole call, in which text encoder and decoder take their time.
+
+    Args:
+        speedup: of the denoising; None where it is not known.
+        made: the call.
+    """
+    if speedup is None or made.denoise_seconds is None or made.seconds <= 0:
+        return None
+    return (made.seconds + (speedup - 1) * made.denoise_seconds) / made.seconds
 
 
 def estimated_speedup(trace: Trace, seconds: float | None) -> float | None:

@@ -93,6 +93,13 @@ class Call:
     forward_seconds: float | None = None
     drew_globally: bool = False
 
+    @property
+    def after_seconds(self) -> float | None:
+        """What comes after the denoising: decoding; None when no forward was seen."""
+        if self.before_seconds is None or self.denoise_seconds is None:
+            return None
+        return max(self.seconds - self.before_seconds - self.denoise_seconds, 0.0)
+
 
 OnProgress = Callable[[Progress], None]
 

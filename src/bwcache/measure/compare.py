@@ -219,7 +219,8 @@ def _contradiction(trace: Trace, measured: Quality) -> tuple[str, ...]:
 def _parts(made: Call, blocks: float | None, indicator: float | None = None) -> dict[str, float] | None:
     """Where the time of a call went, by the names of `TIME_PARTS`."""
     before, inside, denoising = made.before_seconds, made.forward_seconds, made.denoise_seconds
-    if before is None or inside is None or denoising is None or blocks is None:
+    after = made.after_seconds
+    if before is None or inside is None or denoising is None or after is None or blocks is None:
         return None
     return {
         "before": before,
@@ -227,7 +228,7 @@ def _parts(made: Call, blocks: float | None, indicator: float | None = None) -> 
         "indicator": indicator or 0.0,
         "rest": max(inside - blocks - (indicator or 0.0), 0.0),
         "between": max(denoising - inside, 0.0),
-        "after": max(made.seconds - before - denoising, 0.0),
+        "after": after,
     }
 
 

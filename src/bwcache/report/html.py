@@ -26,7 +26,7 @@ from bwcache.report.studies import BESIDE, MEASURES
 from bwcache.report.tables import decibels, measured_words, percent, psnr_words, times
 from bwcache.report.timeline import reasons
 from bwcache.report.timeline_svg import Curve, Heatmap, Mark, branches, columns, curve, heatmap, step_ticks
-from bwcache.report.verdict import NOISE, Verdict, is_too_fast, own_noise_shows
+from bwcache.report.verdict import NOISE, Verdict, added_parts, is_too_fast, own_noise_shows
 
 NAME = "report.html"
 GENERATOR = "bwcache report"
@@ -200,14 +200,8 @@ class Report:
     @cached_property
     def split(self) -> dict[str, dict[str, float]] | None:
         """Seconds by part of the uncached and the cached calls, all prompts added; None where it is unknown."""
-        sides: dict[str, dict[str, float]] = {}
-        for side in ("uncached", "cached"):
-            found = [run.get(f"{side}_parts") for run in self.runs]
-            rows = [row for row in found if isinstance(row, dict) and set(TIME_PARTS) <= set(row)]
-            if len(rows) < len(found):
-                return None
-            sides[side] = {part: sum(row[part] for row in rows) for part in TIME_PARTS}
-        return sides
+        uncached, cached = (added_parts(self.runs, side) for side in ("uncached", "cached"))
+        return None if uncached is None or cached is None else {"uncached": uncached, "cached": cached}
 
     @property
     def why_not_more(self) -> list[str]:
@@ -224,7 +218,9 @@ class Report:
         rows = {("policy" if name == "name" else name.replace("_", " ")): value for name, value in policy.items()}
         rows |= {("model" if name == "name" else name): value for name, value in summary["model"].items()}
         rows |= {name.replace("_", " "): value for name, value in summary["environment"].items()}
-        return [(name, _plain(value)) for name, value in rows.items() if value is not None]
+        found = [(name, _plain(value)) for name, value in rows.items() if value is not None]
+        ranks = dict.fromkeys(str(one.trace.meta["ranks"]) for one in self.shown if "ranks" in one.trace.meta)
+        return [*found, *(("ranks", said) for said in ranks)]
 
     @property
     def left_out(self) -> int:

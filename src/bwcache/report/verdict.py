@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
+
+from bwcache.measure.results import TIME_PARTS
 
 MORE_THAN_POSSIBLE = 1.05
 """So many times what the reuse allows is more than its own estimate can be wrong."""
@@ -13,6 +16,8 @@ FEWEST_STEPS = 4
 """Of a run in which one can be reused: the first is computed, a change known after the second, the last computed."""
 NOISE = "more than is possible: noise of the clock"
 """What is written beside such a speed."""
+WORTH_SAYING = 0.02
+"""Share of a call that is not denoising, from which on it makes a difference that can be seen."""
 USUAL_STEPS = "models are usually run with 20 to 50"
 
 
@@ -31,6 +36,7 @@ class Verdict:
         ssim: mean.
         own_noise: PSNR in dB of two calls that computed everything from one seed, the worst that was seen; None where
             they were identical.
+        parts: seconds of the cached calls by the names of `TIME_PARTS`, all prompts added; None where they are unknown.
     """
 
     steps: int
@@ -42,6 +48,7 @@ class Verdict:
     psnr: float | None
     ssim: float
     own_noise: float | None
+    parts: dict[str, float] | None = field(default=None, hash=False)
 
     @classmethod
     def of(cls, summary: dict[str, Any]) -> Verdict:
@@ -59,6 +66,7 @@ class Verdict:
             psnr=total["psnr"],
             ssim=total["ssim"],
             own_noise=min(known, default=None),
+            parts=added_parts(runs, "cached"),
         )
 
     @property
@@ -110,6 +118,24 @@ class Verdict:
         return tuple(found)
 
     @property
+    def division(self) -> str | None:
+        """How the cached calls divide, and what that means for the speedup in all; None where it is unknown."""
+        whole = sum(self.parts.values()) if self.parts is not None else 0.0
+        if self.parts is None or whole <= 0:
+            return None
+        before, after = (self.parts[name] / whole for name in ("before", "after"))
+        said = (
+            f"Of the cached call {100 * (1 - before - after):.0f} % is denoising, {100 * before:.0f} % "
+            f"{TIME_PARTS['before']} and {100 * after:.0f} % {TIME_PARTS['after']}"
+        )
+        if not self.plain or self.denoise_speedup is None or before + after < WORTH_SAYING:
+            return f"{said}."
+        return (
+            f"{said}, which are the same with caching: so {self.denoise_speedup:.2f}x in denoising "
+            f"{'becomes' if self.speedup < self.denoise_speedup else 'is'} {self.speedup:.2f}x in all."
+        )
+
+    @property
     def _speed(self) -> str:
         if not self.reused:
             return "Nothing was reused: both sides computed every step, so there is no speedup to give"
@@ -139,6 +165,20 @@ class Verdict:
 def is_too_fast(measured: float | None, possible: float | None) -> bool:
     """Return whether more was measured than this reuse can save; not where either speedup is unknown."""
     return measured is not None and possible is not None and measured > MORE_THAN_POSSIBLE * possible
+
+
+def added_parts(runs: Sequence[dict[str, Any]], side: str) -> dict[str, float] | None:
+    """Return the seconds of one side's calls by the names of `TIME_PARTS`, all runs added; None where one lacks them.
+
+    Args:
+        runs: of `summary.json`.
+        side: "uncached" or "cached".
+    """
+    found = [run.get(f"{side}_parts") for run in runs]
+    rows = [row for row in found if isinstance(row, dict) and set(TIME_PARTS) <= set(row)]
+    if len(rows) < len(found):
+        return None
+    return {part: sum(row[part] for row in rows) for part in TIME_PARTS}
 
 
 def own_noise_shows(reuse_rate: float, identical: bool) -> bool:

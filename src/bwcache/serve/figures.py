@@ -26,6 +26,7 @@ class Figures:
         self._speedup = histogram("estimated_speedup", "Of a video's denoising, had all been computed", SPEEDUPS)
         self._wait = histogram("wait_seconds", "From the request to the beginning", SECONDS)
         self._make = histogram("make_seconds", "From the beginning to the end", SECONDS)
+        self._decode = histogram("decode_seconds", "Of these, what comes after the denoising", SECONDS)
         self._waiting = gauge("queue_length", "Videos that wait")
         self._running = gauge("running", "Videos that are being made")
         self._kept = gauge("kept_bytes", "Held between the steps of the last video, on the device")
@@ -59,6 +60,8 @@ class Figures:
         self._rate.observe(data["reuse_rate"])
         if data["estimated_speedup"] is not None:
             self._speedup.observe(data["estimated_speedup"])
+        if data["after_seconds"] is not None:
+            self._decode.observe(data["after_seconds"])
         self._kept.set(data["device_bytes"])
         self._host.set(data["host_bytes"])
 
