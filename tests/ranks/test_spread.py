@@ -133,28 +133,39 @@ def unclear(ranks: Any = "auto") -> Any:
         return session.ranks
 
 
-def served(kinds: tuple[str, ...] = ("sp", "cfg", "pp", "tp"), talks: bool = False, **sizes: int) -> Any:
-    """As if a runtime were loaded that knows its groups: of each kind one of so many ranks."""
+XFUSER = "xfuser.core.distributed.parallel_state"
+OMNI, VLLM = "vllm_omni.diffusion.distributed.parallel_state", "vllm.distributed.parallel_state"
+
+
+def served(
+    kinds: tuple[str, ...] = ("sp", "cfg", "pp", "tp"),
+    talks: bool = False,
+    runtimes: tuple[str, ...] = (XFUSER,),
+    **sizes: int,
+) -> Any:
+    """As if runtimes were loaded that know their groups: of each kind one of so many ranks, the last kind the last."""
     own = [dist.new_group([0]), dist.new_group([1])][dist.get_rank()]
-    state: Any = ModuleType("xfuser.core.distributed.parallel_state")
+    states: list[Any] = [ModuleType(name) for name in runtimes]
     for kind in kinds:
         size = sizes.get(kind, 1)
         group = SimpleNamespace(world_size=size, device_group=dist.group.WORLD if size > 1 else own)
+        state = states[-1] if kind == kinds[-1] else states[0]
         setattr(state, f"get_{kind}_group", lambda group=group: group)
     module = wan_transformer()
     if talks:
         module.blocks[1].attn1.processor = Talking()
-    sys.modules[state.__name__] = state
+    sys.modules.update({state.__name__: state for state in states})
     try:
         with bwcache.attach(module, POLICY) as session:
             return session.ranks
     finally:
-        del sys.modules[state.__name__]
+        for state in states:
+            del sys.modules[state.__name__]
 
 
 def not_served() -> Any:
     """A runtime that was loaded and that nobody has started."""
-    state: Any = ModuleType("xfuser.core.distributed.parallel_state")
+    state: Any = ModuleType(XFUSER)
 
     def nothing() -> None:
         raise AssertionError("not initialized")
@@ -226,6 +237,8 @@ def cases(rank: int) -> dict[str, Callable[[], Any]]:
     found["served, guidance"] = lambda: served(cfg=2)
     found["served, stages"] = lambda: served(pp=2)
     found["served, tensors"] = lambda: served(tp=2, talks=True)
+    found["served by two"] = lambda: served(runtimes=(OMNI, VLLM), tp=2, talks=True)
+    found["served by two, alone"] = lambda: served(runtimes=(OMNI, VLLM), talks=True)
     found["served, alone"] = lambda: served(talks=True)
     found["served, not all is known"] = lambda: served(("sp", "cfg"))
     found["served, not all is known, and it talks"] = lambda: served(("sp", "cfg"), talks=True)
@@ -329,6 +342,8 @@ def test_a_group_that_is_named_settles_it(said: list[dict[str, Any]]) -> None:
         ("served", "2 of 2 ranks have parts of this video (sequence parallelism of xfuser)"),
         ("served, guidance", "2 of 2 ranks have parts of this video (guidance parallelism of xfuser)"),
         ("served, tensors", "2 of 2 ranks have parts of this video (tensor parallelism of xfuser)"),
+        ("served by two", "2 of 2 ranks have parts of this video (tensor parallelism of vllm_omni)"),
+        ("served by two, alone", "alone (vllm_omni makes each video on one rank)"),
         ("served, alone", "alone (xfuser makes each video on one rank)"),
         ("served, not all is known", "alone (nothing in model speaks to the other ranks)"),
         ("not served", "alone (nothing in model speaks to the other ranks)"),

@@ -1,4 +1,4 @@
-"""sglang's own denoising stage in this process, on a CPU: its loop, its scheduler, its Wan class with tiny weights.
+"""sglang's own denoising stage in this process, on a CPU: its loop, its scheduler, its classes with tiny weights.
 
 What it takes no part in is left out: the server around it, loading, and the memory of several models on one device.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from types import SimpleNamespace
@@ -51,31 +52,180 @@ def environment() -> Any:
     return settings
 
 
-def wan(seed: int = 0) -> Any:
-    """A denoiser of sglang's own class."""
-    environment()
-    arch = part("configs.models.dits.wanvideo").WanVideoArchConfig(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=4,
-        out_channels=4,
-        text_dim=8,
-        freq_dim=16,
-        ffn_dim=32,
-        num_layers=3,
-    )
-    config = part("configs.models.dits").WanVideoConfig(arch_config=arch)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = part("runtime.models.dits.wanvideo").WanTransformer3DModel(config=config, hf_config={})
-        for weight in model.parameters():
-            torch.nn.init.normal_(weight, std=0.2)
-    norms = part("runtime.layers.layernorm")
-    norms.fuse_scale_shift_kernel = lambda x, scale, shift: x * (1 + scale) + shift
-    for layer in model.modules():  # its kernels for CPUs come in a package of their own
-        if hasattr(layer, "forward_native"):
-            layer._forward_method = layer.forward_native
-    return model.eval().requires_grad_(False)
+Conditions = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One of its classes, as small as it can be built.
+
+    Attributes:
+        module: where it is, below `models/dits`.
+        model: its name.
+        config: where its settings are, below `configs/models/dits`, and their names: of the model, of its sizes.
+        sizes: what it is built with.
+        shape: of its latents.
+        conditions: what a prompt is for it.
+        lists: where its blocks are.
+    """
+
+    module: str
+    model: str
+    config: tuple[str, str, str]
+    sizes: dict[str, Any]
+    shape: tuple[int, ...]
+    conditions: Callable[[torch.Generator], Conditions]
+    lists: tuple[str, ...] = ("transformer_blocks",)
+
+    def build(self, seed: int = 0) -> Any:
+        """Return it with random weights."""
+        environment()
+        name, config, sizes = self.config
+        configs = part(f"configs.models.dits.{name}")
+        made = getattr(configs, config)(arch_config=getattr(configs, sizes)(**self.sizes))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = getattr(part(f"runtime.models.dits.{self.module}"), self.model)(config=made, hf_config={})
+            for weight in model.parameters():
+                torch.nn.init.normal_(weight, std=0.2)
+        norms = part("runtime.layers.layernorm")
+        norms.fuse_scale_shift_kernel = lambda x, scale, shift: x * (1 + scale) + shift
+        for layer in model.modules():  # its kernels for CPUs come in a package of their own
+            if hasattr(layer, "forward_native"):
+                layer._forward_method = layer.forward_native
+        return model.eval().requires_grad_(False)
+
+
+def text(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(*(shape or (1, 3, 8)), generator=generator)
+
+
+def turns(tokens: int) -> tuple[Tensor, Tensor]:
+    """The rotary embedding that turns nothing."""
+    return torch.ones(tokens, 4), torch.zeros(tokens, 4)
+
+
+HEADS = {"num_attention_heads": 2, "attention_head_dim": 8, "in_channels": 4}
+PICTURE = {"joint_attention_dim": 8, "pooled_projection_dim": 8, "axes_dims_rope": (2, 2, 4)}
+SIZES = {**HEADS, "out_channels": 4, "num_layers": 3}
+KINDS = {
+    "Wan": Kind(
+        "wanvideo",
+        "WanTransformer3DModel",
+        ("wanvideo", "WanVideoConfig", "WanVideoArchConfig"),
+        {**SIZES, "attention_head_dim": 12, "text_dim": 8, "freq_dim": 16, "ffn_dim": 32},
+        (1, 4, 2, 4, 4),
+        lambda drawn: {"encoder_hidden_states": [text(drawn)]},
+        lists=("blocks",),
+    ),
+    "HunyuanVideo": Kind(
+        "hunyuanvideo",
+        "HunyuanVideoTransformer3DModel",
+        ("hunyuanvideo", "HunyuanVideoConfig", "HunyuanVideoArchConfig"),
+        {
+            **SIZES,
+            "num_layers": 2,
+            "num_single_layers": 2,
+            "num_refiner_layers": 1,
+            "rope_axes_dim": (2, 2, 4),
+            "text_embed_dim": 8,
+            "pooled_projection_dim": 8,
+        },
+        (1, 4, 2, 4, 4),
+        lambda drawn: {"encoder_hidden_states": [text(drawn), text(drawn, 1, 8)]},
+        lists=("double_blocks", "single_blocks"),
+    ),
+    "Flux": Kind(
+        "flux",
+        "FluxTransformer2DModel",
+        ("flux", "FluxConfig", "FluxArchConfig"),
+        {**SIZES, **PICTURE, "num_layers": 2, "num_single_layers": 2},
+        (1, 4, 4),
+        lambda drawn: {
+            "encoder_hidden_states": text(drawn),
+            "pooled_projections": text(drawn, 1, 8),
+            "freqs_cis": turns(7),
+        },
+        lists=("transformer_blocks", "single_transformer_blocks"),
+    ),
+    "LongCat-Image": Kind(
+        "longcat_image",
+        "LongCatImageTransformer2DModel",
+        ("longcat_image", "LongCatImageDitConfig", "LongCatImageArchConfig"),
+        {**HEADS, **PICTURE, "num_layers": 2, "num_single_layers": 2},
+        (1, 4, 4),
+        lambda drawn: {
+            "encoder_hidden_states": text(drawn),
+            "txt_ids": torch.zeros(3, 3),
+            "img_ids": torch.zeros(4, 3),
+        },
+        lists=("transformer_blocks", "single_transformer_blocks"),
+    ),
+    "Qwen-Image": Kind(
+        "qwen_image",
+        "QwenImageTransformer2DModel",
+        ("qwenimage", "QwenImageDitConfig", "QwenImageArchConfig"),
+        {**SIZES, **PICTURE, "patch_size": 1},
+        (1, 4, 4),
+        lambda drawn: {
+            "encoder_hidden_states": [text(drawn)],
+            "img_shapes": [[(1, 2, 2)]],
+            "txt_seq_lens": [3],
+            "freqs_cis": (torch.cat(turns(4), -1), torch.cat(turns(3), -1)),
+        },
+    ),
+    "SD3": Kind(
+        "stablediffusion3",
+        "SD3Transformer2DModel",
+        ("stablediffusion3", "StableDiffusion3TransformerConfig", "StableDiffusion3TransformerArchConfig"),
+        {
+            **SIZES,
+            "sample_size": 4,
+            "joint_attention_dim": 8,
+            "cross_attention_dim": 8,
+            "caption_projection_dim": 16,
+            "pooled_projection_dim": 8,
+            "pos_embed_max_size": 4,
+        },
+        (1, 4, 4, 4),
+        lambda drawn: {"encoder_hidden_states": text(drawn), "pooled_projections": text(drawn, 1, 8)},
+    ),
+    "Z-Image": Kind(
+        "zimage",
+        "ZImageTransformer2DModel",
+        ("zimage", "ZImageDitConfig", "ZImageArchConfig"),
+        {
+            "dim": 16,
+            "num_layers": 3,
+            "n_refiner_layers": 1,
+            "num_attention_heads": 2,
+            "n_kv_heads": 2,
+            "in_channels": 4,
+            "cap_feat_dim": 8,
+            "axes_dims": (2, 2, 4),
+            "axes_lens": (64, 64, 64),
+        },
+        (1, 4, 1, 4, 4),
+        lambda drawn: {"encoder_hidden_states": [text(drawn, 3, 8)], "freqs_cis": (turns(32), turns(32))},
+        lists=("layers",),
+    ),
+    "Sana": Kind(
+        "sana",
+        "SanaTransformer2DModel",
+        ("sana", "SanaConfig", "SanaArchConfig"),
+        {
+            **SIZES,
+            "num_cross_attention_heads": 2,
+            "cross_attention_head_dim": 8,
+            "cross_attention_dim": 16,
+            "caption_channels": 8,
+            "patch_size": 1,
+        },
+        (1, 4, 4, 4),
+        lambda drawn: {"encoder_hidden_states": text(drawn)},
+    ),
+}
+WAN = KINDS["Wan"]
 
 
 @dataclass
@@ -88,13 +238,14 @@ class Sample:
     steps: int = STEPS
     seed: int = 1
     extra: dict[str, Any] = field(default_factory=dict)
+    kind: Kind = WAN
 
     def request(self) -> Any:
         parameters = part("configs.sample.sampling_params").SamplingParams(
             num_inference_steps=self.steps, guidance_scale=3.0 if self.guided else 1.0, negative_prompt="none"
         )
         batch = part("runtime.pipelines_core.schedule_batch").Req(sampling_params=parameters, request_id="1")
-        batch.raw_latent_shape = (1, 4, 2, 4, 4)
+        batch.raw_latent_shape = self.kind.shape
         for name, value in self.extra.items():
             setattr(batch, name, value)
         if self.said is not None:
@@ -108,10 +259,9 @@ class Sample:
         flow = part("runtime.models.schedulers.scheduling_flow_unipc_multistep").FlowUniPCMultistepScheduler(shift=3.0)
         flow.set_timesteps(self.steps, device="cpu")
         generator = torch.Generator().manual_seed(self.seed)
-        latents = torch.randn(1, 4, 2, 4, 4, generator=generator)
-        texts = [torch.randn(1, 3, 8, generator=generator) for _ in range(2)]
+        latents = torch.randn(self.kind.shape, generator=generator)
         policy = part("runtime.distributed.cfg_policy").CFGPolicy()
-        kwargs = [{"encoder_hidden_states": [text]} for text in texts]
+        kwargs = [self.kind.conditions(generator) for _ in range(2)]
         context = part("runtime.pipelines_core.stages.denoising").DenoisingContext(
             scheduler=flow,
             extra_step_kwargs={},
@@ -149,7 +299,7 @@ def stage(model: Any = None) -> Any:
     )
     made.__dict__.update(
         server_args=environment(),
-        transformer=model or wan(),
+        transformer=model or WAN.build(),
         transformer_2=None,
         pipeline=None,
         _cache_dit_enabled=False,

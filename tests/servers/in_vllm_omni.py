@@ -1,5 +1,5 @@
-"""vllm-omni's own Wan pipeline in this process, on a CPU: its denoising loop and guidance, its Wan class with tiny
-random weights, its scheduler, its selector of cache backends.
+"""vllm-omni's own Wan pipeline in this process, on a CPU: its denoising loop and guidance, its scheduler, its selector
+of cache backends; and its classes of denoisers with tiny random weights.
 
 What it takes no part in is left out: the server around it, loading, text encoder and decoder.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -50,33 +52,227 @@ class Served(SimpleNamespace):
         return 1 if name.endswith("_degree") else None
 
 
+PARALLEL = Served(sequence_parallel_size=1, mask_sp_padding=False, use_hsdp=False)
+
+
 def around() -> Any:
     """The context that vllm-omni's modules run in."""
     settings = environment()
-    config = Served(parallel_config=Served(sequence_parallel_size=1, mask_sp_padding=False, use_hsdp=False))
+    config = Served(parallel_config=PARALLEL)
     return part("diffusion.forward_context").set_forward_context(settings, config)
 
 
-def wan(seed: int = 0) -> Any:
-    """A denoiser of vllm-omni's own class."""
-    settings = environment()
-    with torch.random.fork_rng(devices=[]), importlib.import_module("vllm.config").set_current_vllm_config(settings):
-        torch.manual_seed(seed)
-        with around():
-            model = part("diffusion.models.wan2_2.wan2_2_transformer").WanTransformer3DModel(
-                num_attention_heads=2,
-                attention_head_dim=12,
-                in_channels=4,
-                out_channels=4,
-                text_dim=8,
-                freq_dim=16,
-                ffn_dim=32,
-                num_layers=3,
-                rope_max_seq_len=32,
+@dataclass(frozen=True)
+class Kind:
+    """One of its classes, as small as it can be built.
+
+    Attributes:
+        module: where it is, below `diffusion/models`.
+        model: its name.
+        sizes: what it is built with.
+        settings: what it finds of the model in the server's settings.
+        shape: of its latents.
+        conditions: what a prompt is for it.
+        blocks: where its last blocks are.
+        more: how many channels enter beside the latents.
+    """
+
+    module: str
+    model: str
+    sizes: dict[str, Any]
+    conditions: Callable[[torch.Generator], dict[str, Any]]
+    shape: tuple[int, ...] = (1, 4, 4)
+    settings: dict[str, Any] | None = None
+    blocks: str = "single_transformer_blocks"
+    more: int = 0
+
+    def build(self, seed: int = 0) -> Any:
+        """Return it with random weights."""
+        settings, sizes = environment(), dict(self.sizes)
+        if self.settings is not None:
+            sizes["od_config"] = Served(
+                parallel_config=PARALLEL, tf_model_config=SimpleNamespace(**self.settings), dtype=torch.float32
             )
-        for weight in model.parameters():
-            torch.nn.init.normal_(weight, std=0.2)
-    return model.eval().requires_grad_(False)
+        with (
+            torch.random.fork_rng(devices=[]),
+            importlib.import_module("vllm.config").set_current_vllm_config(settings),
+        ):
+            torch.manual_seed(seed)
+            with around():
+                model = getattr(part(f"diffusion.models.{self.module}"), self.model)(**sizes)
+            for weight in model.parameters():
+                torch.nn.init.normal_(weight, std=0.2)
+        return model.eval().requires_grad_(False)
+
+
+def text(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(*(shape or (1, 3, 8)), generator=generator)
+
+
+def places(axes: int) -> dict[str, Tensor]:
+    return {"txt_ids": torch.zeros(3, axes), "img_ids": torch.zeros(4, axes)}
+
+
+HEADS = {"num_attention_heads": 2, "attention_head_dim": 8, "in_channels": 4}
+PICTURE = {**HEADS, "num_layers": 2, "num_single_layers": 2, "joint_attention_dim": 8, "axes_dims_rope": (2, 2, 4)}
+FLUX = Kind(
+    "flux.flux_transformer",
+    "FluxTransformer2DModel",
+    {**PICTURE, "pooled_projection_dim": 8},
+    lambda drawn: {
+        **places(3),
+        "encoder_hidden_states": text(drawn),
+        "pooled_projections": text(drawn, 1, 8),
+        "guidance": torch.ones(1),
+    },
+)
+FLUX2 = Kind(
+    "flux2.flux2_transformer",
+    "Flux2Transformer2DModel",
+    {**PICTURE, "timestep_guidance_channels": 8, "axes_dims_rope": (2, 2, 2, 2)},
+    lambda drawn: {**places(4), "encoder_hidden_states": text(drawn), "guidance": torch.ones(1)},
+    settings={},
+)
+KINDS = {
+    "Wan": Kind(
+        "wan2_2.wan2_2_transformer",
+        "WanTransformer3DModel",
+        {
+            **HEADS,
+            "attention_head_dim": 12,
+            "out_channels": 4,
+            "text_dim": 8,
+            "freq_dim": 16,
+            "ffn_dim": 32,
+            "num_layers": 3,
+            "rope_max_seq_len": 32,
+        },
+        lambda drawn: {"encoder_hidden_states": text(drawn)},
+        shape=(1, 4, 2, 4, 4),
+        blocks="blocks",
+    ),
+    "HunyuanVideo 1.5": Kind(
+        "hunyuan_video.hunyuan_video_15_transformer",
+        "HunyuanVideo15Transformer3DModel",
+        {
+            **HEADS,
+            "in_channels": 9,
+            "out_channels": 4,
+            "num_layers": 3,
+            "num_refiner_layers": 1,
+            "text_embed_dim": 8,
+            "text_embed_2_dim": 8,
+            "image_embed_dim": 8,
+            "rope_axes_dim": (2, 2, 4),
+            "task_type": "t2v",
+        },
+        lambda drawn: {
+            "encoder_hidden_states": text(drawn),
+            "encoder_attention_mask": torch.ones(1, 3),
+            "encoder_hidden_states_2": text(drawn),
+            "encoder_attention_mask_2": torch.ones(1, 3),
+            "image_embeds": torch.zeros(1, 2, 8),
+        },
+        shape=(1, 4, 2, 4, 4),
+        settings={"num_layers": 3},
+        blocks="transformer_blocks",
+        more=5,
+    ),
+    "Flux": FLUX,
+    "Flux Kontext": replace(FLUX, model="FluxKontextTransformer2DModel"),
+    "Flux 2": FLUX2,
+    "Flux 2 Klein": replace(FLUX2, module="flux2_klein.flux2_klein_transformer"),
+    "LongCat-Image": Kind(
+        "longcat_image.longcat_image_transformer",
+        "LongCatImageTransformer2DModel",
+        {},
+        lambda drawn: {**places(3), "encoder_hidden_states": text(drawn)},
+        settings={**PICTURE, "patch_size": 1, "pooled_projection_dim": 8, "axes_dims_rope": [2, 2, 4]},
+    ),
+    "Ovis-Image": Kind(
+        "ovis_image.ovis_image_transformer",
+        "OvisImageTransformer2DModel",
+        {**PICTURE, "out_channels": 4},
+        lambda drawn: {**places(3), "encoder_hidden_states": text(drawn)},
+        settings={"num_layers": 2},
+    ),
+    "Qwen-Image": Kind(
+        "qwen_image.qwen_image_transformer",
+        "QwenImageTransformer2DModel",
+        {
+            **HEADS,
+            "out_channels": 4,
+            "patch_size": 1,
+            "num_layers": 3,
+            "joint_attention_dim": 8,
+            "axes_dims_rope": (2, 2, 4),
+        },
+        lambda drawn: {
+            "encoder_hidden_states": text(drawn),
+            "encoder_hidden_states_mask": torch.ones(1, 3, dtype=torch.bool),
+            "img_shapes": [[(1, 2, 2)]],
+            "txt_seq_lens": [3],
+        },
+        settings={"num_layers": 3},
+        blocks="transformer_blocks",
+    ),
+    "SD3": Kind(
+        "sd3.sd3_transformer",
+        "SD3Transformer2DModel",
+        {},
+        lambda drawn: {"encoder_hidden_states": text(drawn), "pooled_projections": text(drawn, 1, 8)},
+        shape=(1, 4, 4, 4),
+        settings={
+            **HEADS,
+            "out_channels": 4,
+            "sample_size": 4,
+            "num_layers": 3,
+            "caption_projection_dim": 16,
+            "pooled_projection_dim": 8,
+            "joint_attention_dim": 8,
+            "patch_size": 2,
+            "pos_embed_max_size": 4,
+        },
+        blocks="transformer_blocks",
+    ),
+}
+WAN = KINDS["Wan"]
+
+
+def looped(kind: Kind) -> Any:
+    """A pipeline that samples with a denoiser of this kind as all of vllm-omni's do by their common class, and counts
+    how often blocks ran."""
+    base: Any = part("diffusion.distributed.cfg_parallel").CFGParallelMixin
+
+    class Looped(base, nn.Module):
+        def __init__(self) -> None:
+            nn.Module.__init__(self)
+            self.transformer = kind.build()
+            self.ran = 0
+            getattr(self.transformer, kind.blocks)[1].register_forward_pre_hook(self.count)
+
+        def count(self, *_: Any) -> None:
+            self.ran += 1
+
+        def forward(self, batch: Any) -> Tensor:
+            self.ran = 0
+            own: Any = self
+            self.scheduler = importlib.import_module("diffusers").FlowMatchEulerDiscreteScheduler(shift=3.0)
+            self.scheduler.set_timesteps(STEPS)
+            (request,) = batch.requests
+            drawn = torch.Generator().manual_seed(request.seed)
+            latents: Tensor = text(drawn, *kind.shape)
+            texts = [kind.conditions(drawn) for _ in range(2)]
+            beside = text(drawn, kind.shape[0], kind.more, *kind.shape[2:])
+            with around():
+                for timestep in self.scheduler.timesteps:
+                    entered = torch.cat([latents, beside], 1) if kind.more else latents
+                    given = {"hidden_states": entered, "timestep": timestep.expand(1) / 1000, "return_dict": False}
+                    made = own.predict_noise_maybe_with_cfg(True, 3.0, *({**given, **each} for each in texts), False)
+                    latents = own.scheduler_step_maybe_with_cfg(made, timestep, latents, True)
+            return latents
+
+    return Looped()
 
 
 def pipeline(model: Any = None) -> Any:
@@ -99,7 +295,7 @@ def pipeline(model: Any = None) -> Any:
 
     made = Tiny.__new__(Tiny)
     nn.Module.__init__(made)
-    made.transformer, made.transformer_2 = model or wan(), None
+    made.transformer, made.transformer_2 = model or WAN.build(), None
     made.scheduler, made.expand_timesteps, made.is_dmd = None, False, False
     made.set_progress_bar_config(disable=True)
     return made

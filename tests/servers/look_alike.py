@@ -34,12 +34,18 @@ CONTRACT: dict[str, tuple[str, ...]] = {
     f"{SGLANG}pipelines_core.stages.denoising.DenoisingStage._predict_noise": (
         *("self", "current_model", "latent_model_input", "timestep", "target_dtype", "guidance", "kwargs"),
     ),
+    f"{SGLANG}pipelines_core.stages.denoising.DenoisingStage._run_denoising_step": ("self", "ctx", "step", "batch"),
+    f"{SGLANG}pipelines_core.stages.denoising.DenoisingStage._predict_noise_with_cfg": (
+        *("self", "current_model", "latent_model_input", "timestep"),
+    ),
+    f"{SGLANG}pipelines_core.composed_pipeline_base.ComposedPipelineBase.forward": ("self", "batch", "server_args"),
     f"{SGLANG}pipelines.diffusers_pipeline.DiffusersExecutionStage.forward": ("self", "batch", "server_args"),
     f"{OMNI}cache.selector.get_cache_backend": ("cache_backend", "cache_config"),
     f"{OMNI}cache.base.CacheBackend.enable": ("self", "pipeline"),
     f"{OMNI}cache.base.CacheBackend.refresh": ("self", "pipeline", "num_inference_steps", "verbose"),
     f"{OMNI}cache.base.CacheBackend.is_enabled": ("self",),
     f"{OMNI}worker.diffusion_model_runner.DiffusionModelRunner._execute_stepwise": ("self", "scheduler_output"),
+    f"{OMNI}worker.diffusion_model_runner.DiffusionModelRunner._refresh_cache_for_requests": ("self", "reqs"),
     f"{OMNI}distributed.cfg_parallel.CFGParallelMixin.predict_noise_maybe_with_cfg": (
         *("self", "do_true_cfg", "true_cfg_scale", "positive_kwargs", "negative_kwargs"),
     ),
@@ -49,6 +55,46 @@ CONTRACT: dict[str, tuple[str, ...]] = {
     f"{OMNI}worker.input_batch.InputBatch.make_batch": ("states",),
 }
 """Functions that are relied upon, with their first arguments."""
+
+FIELDS: dict[str, tuple[str, ...]] = {
+    "sglang.multimodal_gen.configs.sample.sampling_params.SamplingParams": ("enable_teacache", "enable_spectrum"),
+    f"{SGLANG}pipelines_core.schedule_batch.Req": (
+        *("extra", "usage", "is_warmup", "is_cfg_negative", "sampling_params"),
+    ),
+    f"{SGLANG}pipelines_core.schedule_batch.OutputBatch": ("usage",),
+    f"{SGLANG}pipelines_core.stages.denoising.DenoisingContext": (
+        *("scheduler", "timesteps", "latents", "cfg_policy"),
+    ),
+    f"{SGLANG}distributed.cfg_policy.CFGPolicy": ("branches",),
+    f"{SGLANG}distributed.cfg_policy.CFGBranch": ("is_conditional", "kwargs"),
+    f"{SGLANG}managers.forward_context.ForwardContext": ("current_timestep",),
+    f"{SGLANG}server_args.ServerArgs": ("enable_breakable_cuda_graph",),
+    f"{SGLANG}entrypoints.openai.protocol.ImageGenerationsRequest": ("diffusers_kwargs",),
+    f"{SGLANG}entrypoints.openai.protocol.VideoGenerationsRequest": ("diffusers_kwargs",),
+    "vllm_omni.inputs.data.OmniDiffusionSamplingParams": ("extra_args",),
+    f"{OMNI}data.OmniDiffusionConfig": ("cache_backend", "cache_config"),
+    f"{OMNI}data.DiffusionCacheConfig": ("_extra_params",),
+    f"{OMNI}worker.request_batch.DiffusionRequestBatch": ("requests", "request_ids", "sampling_params_list"),
+    f"{OMNI}worker.utils.StepRequestState": (
+        *("request_id", "sampling", "latents", "timesteps", "step_index", "scheduler", "extra", "chunk_num_steps"),
+    ),
+    "vllm_omni.entrypoints.openai.protocol.videos.VideoGenerationRequest": ("extra_params",),
+    "vllm_omni.entrypoints.openai.protocol.images.ImageGenerationRequest": ("extra_params",),
+}
+"""What is read of the classes of both packages."""
+
+GROUPS = {
+    f"{SGLANG}platforms.plugins.GENERAL_PLUGINS_GROUP": "sglang.multimodal_gen.plugins",
+    "vllm_omni.plugins.OMNI_DEFAULT_PLUGINS_GROUP": "vllm_omni.general_plugins",
+}
+"""Where each package says under which group of entry points it looks for plugins."""
+
+RANKS = {
+    f"{SGLANG}distributed.parallel_state": ("get_sp_group", "get_cfg_group", "get_tp_group"),
+    f"{OMNI}distributed.parallel_state": ("get_sp_group", "get_cfg_group", "get_pp_group"),
+    "vllm.distributed.parallel_state": ("get_tp_group",),
+}
+"""Where each package tells of its ranks."""
 
 
 def arguments(path: str) -> tuple[str, ...]:
@@ -241,6 +287,10 @@ def sglang() -> None:
                 ctx.latents = ctx.scheduler.step(guided, timestep, ctx.latents)
             return ctx.timesteps
 
+        def _run_denoising_step(self, ctx: Any, step: Any, batch: Any, server_args: Any) -> None: ...
+
+        def _predict_noise_with_cfg(self, current_model: Any, latent_model_input: Any, timestep: Any) -> Any: ...
+
         def _predict_noise(
             self, current_model: Any, latent_model_input: Any, timestep: Any, target_dtype: Any, guidance: Any,
             **kwargs: Any,
@@ -250,11 +300,22 @@ def sglang() -> None:
     class DiffusersExecutionStage:
         def __init__(self, pipe: Any) -> None:
             self.diffusers_pipe = pipe
+            self.seen: list[Any] = []
 
         def forward(self, batch: Any, server_args: Any) -> Any:
+            self.seen.append(batch.extra["diffusers_kwargs"])
             batch.output = self.diffusers_pipe(**batch.extra["call"])
             return batch
 
+    class ComposedPipelineBase:
+        def __init__(self, stage: Any) -> None:
+            self.stage = stage
+
+        def forward(self, batch: Any, server_args: Any) -> Any:
+            self.stage(batch)
+            return SimpleNamespace(usage=batch.usage)
+
+    module(f"{SGLANG}pipelines_core.composed_pipeline_base", ComposedPipelineBase=ComposedPipelineBase)
     module(f"{SGLANG}platforms.plugins", HookRegistry=HookRegistry, HookType=HookType)
     contexts = {"get_forward_context": get_forward_context, "set_forward_context": set_forward_context}
     module(f"{SGLANG}managers.forward_context", **contexts)
@@ -427,13 +488,16 @@ def omni() -> None:
                 self.cache_backend.enable(pipeline)
 
         def execute(self, *requests: Any) -> Any:
-            if self.cache_backend is not None and self.cache_backend.is_enabled():
-                self.cache_backend.refresh(self.pipeline, STEPS)
+            self._refresh_cache_for_requests(list(requests), od_config=self.od_config)
             parameters = [request.sampling_params for request in requests]
             ids = [request.request_id for request in requests]
             batch = SimpleNamespace(requests=requests, request_ids=ids, sampling_params_list=parameters)
             with torch.inference_mode():
                 return self.pipeline.forward(batch)
+
+        def _refresh_cache_for_requests(self, reqs: Any, *, od_config: Any) -> None:
+            if self.cache_backend is not None and self.cache_backend.is_enabled():
+                self.cache_backend.refresh(self.pipeline, STEPS)
 
         def _execute_stepwise(self, scheduler_output: Any, **_: Any) -> dict[str, Tensor]:
             """One step of some requests by name; what is done of those that are over."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,6 +16,12 @@ from tests.servers.look_alike import Asking
 
 WANTED = bool(os.environ.get("BWCACHE_SERVERS"))
 ZERO = {"name": "Planned", "tolerance": 0}
+BLOCKS = ({"name": "FixedInterval", "interval": 3}, {"name": "BWCache", "threshold": 5.0})
+VLLM_OMNI = (
+    *("Wan", "HunyuanVideo 1.5", "Flux", "Flux Kontext", "Flux 2", "Flux 2 Klein"),
+    *("LongCat-Image", "Ovis-Image", "Qwen-Image", "SD3"),
+)
+SGLANG = ("Wan", "HunyuanVideo", "Flux", "LongCat-Image", "Qwen-Image", "SD3", "Z-Image", "Sana")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -23,24 +30,33 @@ def needs(package: str) -> Any:
     return pytest.mark.skipif(not there, reason=f"BWCACHE_SERVERS is not set, or {package} is not installed")
 
 
-def witness(model: Any) -> list[int]:
+def witness(model: Any, path: str = "blocks") -> list[int]:
     """Grows by one whenever the blocks of a model run."""
     ran: list[int] = []
-    model.blocks[1].register_forward_pre_hook(lambda *_: ran.append(1))
+    getattr(model, path)[1].register_forward_pre_hook(lambda *_: ran.append(1))
     return ran
 
 
-@needs("sglang")
-def test_sglang(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def sglang_host() -> Iterator[Any]:
+    """Its parts, with our hooks on them."""
     from tests.servers import in_sglang as host
 
-    monkeypatch.setattr(torch._dynamo.config, "disable", True)  # minutes for nothing
-    plain, _ = host.Sample(host.stage()).run()
     registry = host.part("runtime.platforms.plugins").HookRegistry
     sglang.register()
     registry.apply_hooks()
-    assert len([target for target in registry._patched if "denois" in target or "diffusers" in target]) == 3
+    assert {target for target, hooks in registry._hooks.items() if hooks[0][1].__module__ == sglang.__name__} == set(
+        registry._patched
+    )
+    with torch._dynamo.config.patch(disable=True):  # minutes for nothing
+        yield host
+
+
+@needs("sglang")
+def test_sglang(sglang_host: Any) -> None:
+    host = sglang_host
     stage = host.stage()
+    plain, _ = host.Sample(stage).run()
     ran = witness(stage.transformer)
     for said in (None, "off", ZERO, "nearly", {"name": "BWCache"}):
         made, request = host.Sample(stage, said=said).run()
@@ -52,6 +68,26 @@ def test_sglang(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(ran) == 2 * row["computed"] == 2 * row["line"].count("C") < 2 * host.STEPS
     assert not torch.equal(made, plain)
     assert torch.equal(host.Sample(stage).run()[0], plain)
+
+
+@needs("sglang")
+@pytest.mark.parametrize("name", SGLANG)
+def test_classes_of_sglang(sglang_host: Any, name: str) -> None:
+    host = sglang_host
+    kind = host.KINDS[name]
+    stage = host.stage(kind.build())
+    plain, _ = host.Sample(stage, kind=kind).run()
+    ran = witness(stage.transformer, kind.lists[-1])
+    for said in (ZERO, "near", "fast", *BLOCKS):
+        ran.clear()
+        made, request = host.Sample(stage, said=said, kind=kind).run()
+        (row,) = request.usage["bwcache"]
+        if said in BLOCKS and name == "Wan":
+            assert "whose row names none" in row["problem"]
+            continue
+        assert len(ran) == 2 * row["line"].count("C")
+        assert (len(ran) < 2 * host.STEPS) == (said != ZERO) == (not torch.equal(made, plain))
+        assert torch.isfinite(made).all()
 
 
 @needs("vllm_omni")
@@ -76,3 +112,21 @@ def test_vllm_omni() -> None:
         assert len(ran) == 2 * line.count("C") < 2 * host.STEPS
         assert not torch.equal(made, plain)
     assert {event.branch for event in backend.traces[-1].events} == {"cond", "uncond"}
+
+
+@needs("vllm_omni")
+@pytest.mark.parametrize("name", VLLM_OMNI)
+def test_classes_of_vllm_omni(name: str) -> None:
+    from tests.servers import in_vllm_omni as host
+
+    pipe = host.looped(host.KINDS[name])
+    plain = host.sampled(pipe, Asking("1"))
+    assert pipe.ran == 2 * host.STEPS
+    backend = vllm_omni.Backend({"policy": "off"})
+    backend.enable(pipe)
+    for said in ("off", ZERO, "near", "fast", *BLOCKS):
+        made = host.sampled(pipe, Asking("1", said))
+        line = "C" * host.STEPS if said == "off" else reuse_line(backend.traces[-1].events)
+        assert pipe.ran == 2 * line.count("C")
+        assert (pipe.ran < 2 * host.STEPS) == (said not in ("off", ZERO)) == (not torch.equal(made, plain))
+        assert torch.isfinite(made).all()

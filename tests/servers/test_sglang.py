@@ -178,16 +178,61 @@ def test_a_server_that_replays_graphs_or_another_cache_is_said(caplog: pytest.Lo
     assert at.transformer.calls == 6 * STEPS
 
 
-def test_another_scheduler_or_another_model_is_computed(caplog: pytest.LogCaptureFixture) -> None:
+def test_another_scheduler_is_computed() -> None:
     at, request = stage(), Request.saying(FAST)
     plain = sampled(at, Request())
     assert torch.equal(sampled(at, request, flow=scheduler(f"{SGLANG}x", "HeliosScheduler")), plain)
     assert "noise levels" in said(request)["problem"]
-    other = type("Strange", (look_alike.Denoiser,), {})()
-    at.transformer = other
-    request = Request.saying(FAST)
-    sampled(at, request)
-    assert "a Strange of" in said(request)["problem"]
+
+
+def test_any_other_denoiser_is_known_as_a_whole() -> None:
+    at, plain = stage(), None
+    for transformer in (None, type("Strange", (look_alike.Denoiser,), {})(), derived()):
+        at.transformer = transformer or at.transformer
+        plain = sampled(at, Request())
+        at.transformer.calls, request = 0, Request.saying(FAST)
+        made = sampled(at, request)
+        assert at.transformer.calls == 2 * said(request)["computed"] < 2 * STEPS
+        assert not torch.equal(made, plain)
+        request = Request.saying({"name": "BWCache"})
+        assert torch.equal(sampled(at, request), plain)
+        assert f"keeps blocks, on a {type(at.transformer).__name__}" in said(request)["problem"]
+
+
+def derived() -> Any:
+    """Of a class that derives from one with a row, and has a forward of its own."""
+    kind = sys.modules[f"{SGLANG}models.dits.wanvideo"].WanTransformer3DModel
+    own = {"forward": lambda self, *args, **kwargs: 2 * kind.forward(self, *args, **kwargs)}
+    return type("DerivedModel", (kind,), own)(seed=1)
+
+
+@pytest.mark.parametrize("name", plugin.STEP)
+def test_a_stage_with_a_step_of_its_own_is_computed(name: str) -> None:
+    at = stage()
+    own = {name: lambda self, *args, **kwargs: getattr(super(type(self), self), name)(*args, **kwargs)}
+    at.__class__ = type("LTX2DenoisingStage", (type(at),), own)
+    plain, request = sampled(at, Request()), Request.saying(FAST)
+    assert torch.equal(sampled(at, request), plain)
+    assert f"found LTX2DenoisingStage with a {name} of its own; expected DenoisingStage's" in said(request)["problem"]
+
+
+def test_a_pipeline_that_samples_in_a_loop_of_its_own_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    kind = sys.modules[f"{SGLANG}pipelines_core.composed_pipeline_base"].ComposedPipelineBase
+    at = stage()
+    usual, own = kind(lambda batch: sampled(at, batch)), type("CausalPipeline", (kind,), {})(lambda batch: None)
+    for pipe, word, problem in (
+        (usual, FAST, None),
+        (usual, None, None),
+        (usual, "nearly", "found bwcache 'nearly'"),
+        (own, None, None),
+        (own, "off", None),
+        (own, FAST, "found CausalPipeline, which samples in a loop of its own; expected one that samples in Denoising"),
+    ):
+        caplog.clear()
+        result = pipe.forward(Request.saying(word), None)
+        problems = [row["problem"] for row in (result.usage or {}).get("bwcache", ()) if "problem" in row]
+        assert len(problems) == len([one for one in caplog.records if one.levelname == "ERROR"]) == bool(problem)
+        assert not problem or problem in problems[0]
 
 
 def test_an_error_of_the_model_is_the_requests_and_leaves_nothing() -> None:
@@ -215,7 +260,11 @@ def test_a_pipeline_of_diffusers_is_attached_to() -> None:
     call = {name: value for name, value in call.items() if name != "generator"}
     request = Request.saying({"name": "FixedInterval", "interval": 2})
     request.extra["call"] = {**call, "generator": torch.Generator().manual_seed(0)}
+    handed: list[Any] = []
+    at.seen = handed
     at.forward(request, None)
+    assert handed == [{}]  # the pipeline does not know our word, and would warn of it
+    assert request.extra["diffusers_kwargs"] == {"bwcache": {"name": "FixedInterval", "interval": 2}}
     assert 0 < said(request)["computed"] < said(request)["steps"] == 8
 
 

@@ -6,6 +6,7 @@ import gc
 import logging
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -102,6 +103,30 @@ def test_two_experts_keep_apart_what_is_theirs() -> None:
     first = next(step for step, share in enumerate(SHARES) if share < 0.5)
     assert steps_of(ran.cache_backend.traces[-1])[first] == "C"
     assert 0 < ran.pipeline.transformer_2.calls < STEPS
+
+
+@pytest.mark.parametrize("backend", ["none", None])
+def test_a_request_that_asks_a_server_that_was_not_told_is_not_passed_over(backend: Any, caplog: Any) -> None:
+    ran = runner(backend=backend)
+    plain = ran.execute(Asking("1"))
+    assert torch.equal(ran.execute(Asking("1", "off")), plain)
+    assert not caplog.records
+    assert torch.equal(ran.execute(Asking("1", FAST)), plain)
+    output = Scheduled(["1"], Asking("1", FAST))
+    ran.state_cache["1"] = State("1")
+    ran._execute_stepwise(output)
+    for record in caplog.records:
+        assert record.levelname == "ERROR"
+        assert f"found bwcache 'fast' asked of a server with cache backend {backend!r}; expected" in record.message
+    assert len(caplog.records) == 2
+
+
+class Scheduled(list[str]):
+    """Who is sampled in a step, and who of them is new."""
+
+    def __init__(self, names: list[str], *new: Any) -> None:
+        super().__init__(names)
+        self.scheduled_new_reqs = [SimpleNamespace(req=one) for one in new]
 
 
 WRONG: dict[str, tuple[tuple[Asking, ...], str]] = {

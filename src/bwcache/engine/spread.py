@@ -26,6 +26,9 @@ _RUNTIMES = (
 )
 """Modules that know the groups of whoever serves the model; their functions have the same names."""
 
+_BESIDE = {"vllm_omni.diffusion.distributed.parallel_state": "vllm.distributed.parallel_state"}
+"""Who knows those groups that such a module leaves to another package: vllm-omni's tensor parallelism is vllm's."""
+
 _WORDS = {"sp": "sequence", "cfg": "guidance", "tp": "tensor"}
 """Kinds of groups that make one video together."""
 
@@ -143,7 +146,8 @@ def _served() -> tuple[Parts | None, str | None]:
         if state is None:
             continue
         name = path.partition(".")[0]
-        known = {kind: one for kind in (*_WORDS, "pp") if (one := _coordinator(state, kind)) is not None}
+        beside = sys.modules.get(_BESIDE.get(path, ""))
+        known = {kind: one for kind in (*_WORDS, "pp") if (one := _coordinator(state, beside, kind)) is not None}
         some = {kind: one for kind, one in known.items() if one.world_size > 1}
         if "pp" in some:
             raise AttachError(
@@ -162,10 +166,11 @@ def _served() -> tuple[Parts | None, str | None]:
     return None, None
 
 
-def _coordinator(state: Any, kind: str) -> Any:
-    """What a runtime knows of one kind of group; None: nothing."""
+def _coordinator(state: Any, beside: Any, kind: str) -> Any:
+    """What a runtime knows of one kind of group, or the package that it leaves them to; None: nothing."""
+    name = f"get_{kind}_group"
     with contextlib.suppress(AssertionError, AttributeError):  # not initialised; a version without it
-        return getattr(state, f"get_{kind}_group")()
+        return getattr(state if hasattr(state, name) else beside, name)()
     return None
 
 

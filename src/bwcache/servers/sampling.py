@@ -12,8 +12,8 @@ from torch import nn
 import bwcache
 from bwcache.core.trace import Trace, reuse_line
 from bwcache.engine.session import policy_of
-from bwcache.errors import AttachError, complaint
-from bwcache.models import table, uncompiled
+from bwcache.errors import AttachError, NotProvenError, complaint
+from bwcache.models import BlockSpec, table, uncompiled
 from bwcache.servers.asked import Asked
 from bwcache.servers.levels import Levels
 
@@ -26,24 +26,47 @@ class Target:
 
 
 def attached(
-    modules: Mapping[str, Any], asked: Asked, on_trace: Callable[[Trace], None] | None = None
+    modules: Mapping[str, Any],
+    asked: Asked,
+    on_trace: Callable[[Trace], None] | None = None,
+    *,
+    direct: bool = False,
 ) -> bwcache.Session:
     """Return a session on the denoisers of a server's pipeline, as a request asks.
+
+    Args:
+        modules: the denoisers by name.
+        asked: what the request asks for.
+        on_trace: called with the trace of each run as it ends.
+        direct: whether what a denoiser returns is known to be what the scheduler is told: then one without a row, or
+            with a forward of its own, is known as a whole.
 
     Raises:
         BWCacheError: the policy does not fit them, or nobody here knows how they predict.
     """
     target = Target(modules)
-    for module in map(uncompiled, target.components.values()):
-        if table.row_of(type(module)) is None:
-            raise AttachError(
-                complaint(
-                    f"a {type(module).__name__} of {type(module).__module__}",
-                    "a denoiser with a row in the table, so that it is known what it predicts",
-                    "docs/servers.md has those of this server",
-                )
+    settings: dict[str, Any] = {"memory": asked.memory, "per_sample": False, "on_trace": on_trace}
+    kinds = [type(uncompiled(module)) for module in target.components.values()]
+    strange = [kind for kind in kinds if table.row_of(kind) is None]
+    if strange and not direct:
+        raise AttachError(
+            complaint(
+                f"a {strange[0].__name__} of {strange[0].__module__}",
+                "a denoiser with a row in the table, so that it is known what it predicts",
+                "docs/servers.md has those of this server",
             )
-    return bwcache.attach(target, asked.policy, memory=asked.memory, per_sample=False, on_trace=on_trace)
+        )
+    try:
+        return bwcache.attach(target, asked.policy, spec=as_a_whole(strange[0]) if strange else None, **settings)
+    except NotProvenError:
+        if not direct:
+            raise
+        return bwcache.attach(target, asked.policy, spec=as_a_whole(kinds[0]), **settings)
+
+
+def as_a_whole(kind: type) -> BlockSpec:
+    """Return the row of a denoiser of whose inside nothing is known."""
+    return BlockSpec(kind.__name__, (), module_prefix=kind.__module__, sources="its server")
 
 
 def fitted(modules: Mapping[str, Any], asked: Asked) -> Asked:

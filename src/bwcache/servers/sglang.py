@@ -26,11 +26,16 @@ from bwcache.servers.asked import KEY, Asked, Settings
 from bwcache.servers.levels import Levels, levels
 from bwcache.servers.sampling import attached, expect_known, line, row, step
 
+WORDS = "diffusers_kwargs"
+"""The field of a request in which ours stands."""
 VARIABLE = "BWCACHE"
 """The environment variable with a grade, or with JSON: what `Settings` takes."""
 REGISTRIES = ("sglang.multimodal_gen.runtime.platforms.plugins", "sglang.srt.plugins.hook_registry")
 """Where the registry of hooks is, the newer one first: diffusion workers apply the hooks of that one alone."""
+PIPELINE = "sglang.multimodal_gen.runtime.pipelines_core.composed_pipeline_base.ComposedPipelineBase"
 STAGE = "sglang.multimodal_gen.runtime.pipelines_core.stages.denoising.DenoisingStage"
+STEP = ("_run_denoising_step", "_predict_noise_with_cfg", "_predict_noise")
+"""What makes a step of its loop: what a denoiser returns goes to the scheduler as it is, guidance apart."""
 DIFFUSERS_STAGE = "sglang.multimodal_gen.runtime.pipelines.diffusers_pipeline.DiffusersExecutionStage"
 LOG = logging.getLogger("sglang.multimodal_gen.bwcache")
 
@@ -60,6 +65,7 @@ def register() -> None:
     registry.HookRegistry.register(f"{STAGE}._run_denoising_loop", around_loop, registry.HookType.AROUND)
     registry.HookRegistry.register(f"{STAGE}._predict_noise", around_forward, registry.HookType.AROUND)
     registry.HookRegistry.register(f"{DIFFUSERS_STAGE}.forward", around_call, registry.HookType.AROUND)
+    registry.HookRegistry.register(f"{PIPELINE}.forward", around_pipeline, registry.HookType.AROUND)
 
 
 def _registry() -> Any:
@@ -109,10 +115,47 @@ def around_forward(forward: Callable[..., Any], stage: Any, *args: Any, **kwargs
 
 
 def around_call(call: Callable[..., Any], stage: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
-    """One call of a pipeline of diffusers, where sglang is told to run that: the session finds out the rest."""
+    """One call of a pipeline of diffusers, where sglang is told to run that: the session finds out the rest.
+
+    What else stands in `diffusers_kwargs` is handed to the pipeline, which does not know our word.
+    """
     pipe = stage.diffusers_pipe
-    with _asked(batch, lambda asked: bwcache.attach(pipe, asked.policy, memory=asked.memory)):
+    with _asked(batch, lambda asked: bwcache.attach(pipe, asked.policy, memory=asked.memory)), _without_word(batch):
         return call(stage, batch, *args, **kwargs)
+
+
+@contextmanager
+def _without_word(batch: Any) -> Iterator[None]:
+    before = (batch.extra or {}).get(WORDS)
+    if not before:
+        yield
+        return
+    batch.extra[WORDS] = {name: value for name, value in before.items() if name != KEY}
+    try:
+        yield
+    finally:
+        batch.extra[WORDS] = before
+
+
+def around_pipeline(call: Callable[..., Any], pipeline: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
+    """One request from end to end: where it was sampled past the loop that we stand around, that is said."""
+    result = call(pipeline, batch, *args, **kwargs)
+    if not _is_told(batch):
+        with _asked(batch, lambda asked: _unheard(pipeline)):
+            if result is not batch and _is_told(batch):
+                result.usage = batch.usage
+    return result
+
+
+def _unheard(pipeline: Any) -> None:
+    """Raise: nobody asked us while a request was sampled.
+
+    Raises:
+        AttachError: always.
+    """
+    found = f"{type(pipeline).__name__}, which samples in a loop of its own"
+    expected = f"one that samples in {STAGE.rpartition('.')[2]}'s"
+    raise AttachError(complaint(found, expected, f"leave the request without {KEY}"))
 
 
 @contextmanager
@@ -159,7 +202,7 @@ def asked_by(batch: Any) -> Asked | None:
     Raises:
         SettingError: what it says cannot be.
     """
-    said = (batch.extra or {}).get("diffusers_kwargs") or {}
+    said = (batch.extra or {}).get(WORDS) or {}
     return settings().of(said.get(KEY))
 
 
@@ -170,7 +213,9 @@ def begun(stage: Any, ctx: Any, batch: Any, asked: Asked) -> Sampling:
         BWCacheError: it cannot be sampled as asked.
     """
     _expect_alone(stage, batch)
-    session = attached({"transformer": stage.transformer, "transformer_2": stage.transformer_2}, asked)
+    _expect_own_step(stage)
+    modules = {"transformer": stage.transformer, "transformer_2": stage.transformer_2}
+    session = attached(modules, asked, direct=True)
     try:
         found = levels(ctx.scheduler, ctx.timesteps)
         expect_known(session, found)
@@ -205,6 +250,20 @@ def _expect_alone(stage: Any, batch: Any) -> None:
         )
 
 
+def _expect_own_step(stage: Any) -> None:
+    """Raise where a stage makes its steps in a way of its own, so that nobody here knows what a denoiser returns.
+
+    Raises:
+        AttachError: it does.
+    """
+    home, _, name = STAGE.rpartition(".")
+    usual = getattr(importlib.import_module(home), name)
+    other = [path for path in STEP if getattr(type(stage), path) is not getattr(usual, path)]
+    if other:
+        found = f"{type(stage).__name__} with a {other[0]} of its own"
+        raise AttachError(complaint(found, f"{name}'s", f"leave the request without {KEY}"))
+
+
 def _names(policy: Any) -> dict[bool, str] | None:
     """What branches are called, by whether they are negative; None: there are others, which the session tells apart."""
     kinds = [bool(branch.is_conditional) for branch in getattr(policy, "branches", ())]
@@ -213,6 +272,10 @@ def _names(policy: Any) -> dict[bool, str] | None:
 
 def _name(batch: Any) -> str:
     return f"request {batch.request_id}"
+
+
+def _is_told(batch: Any) -> bool:
+    return KEY in (batch.usage or {})
 
 
 def _tell(batch: Any, said: dict[str, Any]) -> None:

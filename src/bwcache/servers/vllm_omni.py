@@ -27,8 +27,9 @@ import torch
 
 import bwcache
 from bwcache.core.trace import Trace
+from bwcache.core.words import shown
 from bwcache.errors import AttachError, BWCacheError, SettingError, complaint
-from bwcache.servers.asked import KEY, Asked, Settings
+from bwcache.servers.asked import KEY, OFF, Asked, Settings
 from bwcache.servers.levels import Levels, levels
 from bwcache.servers.sampling import attached, expect_known, fitted, line, step
 
@@ -40,7 +41,10 @@ RUNNER = "vllm_omni.diffusion.worker.diffusion_model_runner"
 SELECTS = "get_cache_backend"
 EXPECTED = {
     SELECTOR: {SELECTS: ("cache_backend", "cache_config")},
-    RUNNER: {"DiffusionModelRunner._execute_stepwise": ("self", "scheduler_output")},
+    RUNNER: {
+        "DiffusionModelRunner._execute_stepwise": ("self", "scheduler_output"),
+        "DiffusionModelRunner._refresh_cache_for_requests": ("self", "reqs"),
+    },
 }
 """What is relied upon, module by module: a function and its first arguments."""
 KEPT_TRACES = 32
@@ -67,6 +71,7 @@ def _at_runner() -> None:
         expect_door(runner)
         _put(runner, SELECTS, selecting)
         _put(runner.DiffusionModelRunner, "_execute_stepwise", stepping)
+        _put(runner.DiffusionModelRunner, "_refresh_cache_for_requests", refreshing)
 
 
 def expect_door(module: Any) -> None:
@@ -120,6 +125,8 @@ def selecting(inner: Callable[..., Any], cache_backend: Any, cache_config: Any) 
 def stepping(inner: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) -> Any:
     """One step of some requests: the runner looks away from our backend, which keeps requests apart."""
     if not isinstance(runner.cache_backend, Backend):
+        new = getattr(args[0] if args else kwargs["scheduler_output"], "scheduled_new_reqs", ())
+        _say_unheard(runner, [each.req for each in new])
         return inner(runner, *args, **kwargs)
     config = runner.od_config
     named, config.cache_backend = config.cache_backend, "none"
@@ -127,6 +134,22 @@ def stepping(inner: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) 
         return inner(runner, *args, **kwargs)
     finally:
         config.cache_backend = named
+
+
+def refreshing(inner: Callable[..., Any], runner: Any, reqs: Any, *args: Any, **kwargs: Any) -> Any:
+    """As requests begin: those that ask us on a server that was not told of us are not passed over in silence."""
+    if not isinstance(runner.cache_backend, Backend):
+        _say_unheard(runner, reqs)
+    return inner(runner, reqs, *args, **kwargs)
+
+
+def _say_unheard(runner: Any, requests: Sequence[Any]) -> None:
+    for request in requests:
+        said = (request.sampling_params.extra_args or {}).get(KEY)
+        if said not in (None, False, *OFF):
+            found = f"{KEY} {shown(said)} asked of a server with cache backend {runner.od_config.cache_backend!r}"
+            expected = f"a server with cache backend {NAME!r}, and one cache at a time"
+            _say(request.request_id, SettingError(complaint(found, expected, f"start it with --cache-backend {NAME}")))
 
 
 class Backend:
