@@ -141,6 +141,7 @@ def served(
     kinds: tuple[str, ...] = ("sp", "cfg", "pp", "tp"),
     talks: bool = False,
     runtimes: tuple[str, ...] = (XFUSER,),
+    run: Callable[[Any], Any] | None = None,
     **sizes: int,
 ) -> Any:
     """As if runtimes were loaded that know their groups: of each kind one of so many ranks, the last kind the last."""
@@ -156,6 +157,8 @@ def served(
         module.blocks[1].attn1.processor = Talking()
     sys.modules.update({state.__name__: state for state in states})
     try:
+        if run is not None:
+            return run(module)
         with bwcache.attach(module, POLICY) as session:
             return session.ranks
     finally:
@@ -237,6 +240,10 @@ def cases(rank: int) -> dict[str, Callable[[], Any]]:
     found["served, guidance"] = lambda: served(cfg=2)
     found["served, stages"] = lambda: served(pp=2)
     found["served, tensors"] = lambda: served(tp=2, talks=True)
+    found["served, latents of its own"] = lambda: served(sp=2, run=lambda module: cached(module, POLICY, seed=rank))
+    found["served, latents of its own, tensors"] = lambda: served(
+        tp=2, run=lambda module: cached(module, POLICY, seed=rank)
+    )
     found["served by two"] = lambda: served(runtimes=(OMNI, VLLM), tp=2, talks=True)
     found["served by two, alone"] = lambda: served(runtimes=(OMNI, VLLM), talks=True)
     found["served, alone"] = lambda: served(talks=True)
@@ -351,6 +358,19 @@ def test_a_group_that_is_named_settles_it(said: list[dict[str, Any]]) -> None:
 )
 def test_whoever_serves_the_model_knows_its_ranks(said: list[dict[str, Any]], case: str, what: str) -> None:
     assert said[0][case] == said[1][case] == what
+
+
+def test_latents_are_cut_into_sequences_before_they_enter_and_are_the_same_for_parts_of_tensors(
+    said: list[dict[str, Any]],
+) -> None:
+    """sglang cuts them, so what enters is another on each rank; a grade would have ended each request there."""
+    first, second = (each["served, latents of its own"] for each in said)
+    assert first["line"] == second["line"]
+    assert "sequence parallelism" in first["ranks"]
+    for each in said:
+        kind, text = each["served, latents of its own, tensors"]
+        assert kind == "RanksDifferError"
+        assert "latents that are not the same" in text
 
 
 def test_a_runtime_that_does_not_tell_of_all_its_groups_settles_nothing(said: list[dict[str, Any]]) -> None:

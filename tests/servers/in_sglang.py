@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.servers.degrees import DEGREES
+
 STEPS = 12
 
 
@@ -33,8 +35,10 @@ class Settings(SimpleNamespace):
 
 @cache
 def environment() -> Any:
-    """Its parallel state, of one rank; the settings that its modules ask for."""
+    """Its parallel state; the settings that its modules ask for."""
+    (degrees,) = DEGREES
     settings = Settings(attention_backend="torch_sdpa", component_attention_backends={}, disable_autocast=True)
+    settings.enable_cfg_parallel = degrees.cfg > 1
     settings.pipeline_config = SimpleNamespace(
         get_classifier_free_guidance_scale=lambda batch, scale: scale,
         slice_noise_pred=lambda made, latents: made,
@@ -45,9 +49,16 @@ def environment() -> Any:
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "0")
     part("runtime.server_args").set_global_server_args(settings)
+    rank = str(degrees.rank)
+    os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": str(degrees.count)}
     with tempfile.NamedTemporaryFile(delete=False) as meeting:
         part("runtime.distributed").maybe_init_distributed_environment_and_model_parallel(
-            1, 1, distributed_init_method=f"file://{meeting.name}"
+            degrees.tp,
+            degrees.sequence,
+            degrees.cfg,
+            degrees.ulysses,
+            degrees.ring,
+            distributed_init_method=f"file://{degrees.meeting or meeting.name}",
         )
     return settings
 
@@ -260,6 +271,9 @@ class Sample:
         flow.set_timesteps(self.steps, device="cpu")
         generator = torch.Generator().manual_seed(self.seed)
         latents = torch.randn(self.kind.shape, generator=generator)
+        (degrees,) = DEGREES
+        if degrees.sequence > 1:
+            latents = latents.chunk(degrees.sequence, dim=2)[degrees.rank].contiguous()
         policy = part("runtime.distributed.cfg_policy").CFGPolicy()
         kwargs = [self.kind.conditions(generator) for _ in range(2)]
         context = part("runtime.pipelines_core.stages.denoising").DenoisingContext(

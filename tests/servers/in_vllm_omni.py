@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tests.servers.degrees import DEGREES
+
 STEPS = 12
 
 
@@ -35,11 +37,24 @@ def environment() -> Any:
     kind.get_diffusion_attn_backend_cls = classmethod(lambda *_, **__: attention)
     plain = part("diffusion.attention.backends.sdpa").SDPAImpl
     plain.forward = plain.forward_cuda  # torch's own attention, on any device
-    with tempfile.NamedTemporaryFile(delete=False) as meeting, config.set_current_vllm_config(settings):
+    (degrees,) = DEGREES
+    PARALLEL.sequence_parallel_size = degrees.sequence
+    PARALLEL.ulysses_degree, PARALLEL.ring_degree = degrees.ulysses, degrees.ring
+    with tempfile.NamedTemporaryFile(delete=False) as alone, config.set_current_vllm_config(settings):
+        meeting = f"file://{degrees.meeting or alone.name}"
         if not torch.distributed.is_initialized():
-            torch.distributed.init_process_group("gloo", init_method=f"file://{meeting.name}", world_size=1, rank=0)
-        state.init_distributed_environment(1, 0, f"file://{meeting.name}", 0, "gloo")
-        state.initialize_model_parallel(backend="gloo")
+            torch.distributed.init_process_group(
+                "gloo", init_method=meeting, world_size=degrees.count, rank=degrees.rank
+            )
+        state.init_distributed_environment(degrees.count, degrees.rank, meeting, degrees.rank, "gloo")
+        state.initialize_model_parallel(
+            tensor_parallel_size=degrees.tp,
+            cfg_parallel_size=degrees.cfg,
+            sequence_parallel_size=degrees.sequence,
+            ulysses_degree=degrees.ulysses,
+            ring_degree=degrees.ring,
+            backend="gloo",
+        )
     return settings
 
 
@@ -248,6 +263,8 @@ def looped(kind: Kind) -> Any:
         def __init__(self) -> None:
             nn.Module.__init__(self)
             self.transformer = kind.build()
+            with around():
+                part("diffusion.registry")._apply_sequence_parallel_if_enabled(self, Served(parallel_config=PARALLEL))
             self.ran = 0
             getattr(self.transformer, kind.blocks)[1].register_forward_pre_hook(self.count)
 

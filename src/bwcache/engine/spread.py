@@ -32,6 +32,9 @@ _BESIDE = {"vllm_omni.diffusion.distributed.parallel_state": "vllm.distributed.p
 _WORDS = {"sp": "sequence", "cfg": "guidance", "tp": "tensor"}
 """Kinds of groups that make one video together."""
 
+_GIVEN_ALIKE = {"tp"}
+"""Those whose ranks are given the same. sglang cuts latents into sequences before they enter; a branch is a prompt."""
+
 
 def related(ranks: Ranks | None, modules: dict[str, nn.Module]) -> Related:
     """Return the ranks that decide together with this one.
@@ -160,7 +163,7 @@ def _served() -> tuple[Parts | None, str | None]:
         if some:
             said = " and ".join(_WORDS[kind] for kind in some)
             groups = tuple(one.device_group for one in some.values())
-            return Parts(groups, f"{said} parallelism of {name}", alike="cfg" not in some), name
+            return Parts(groups, f"{said} parallelism of {name}", alike=set(some) <= _GIVEN_ALIKE), name
         if known.keys() >= _WORDS.keys():
             return None, name
     return None, None
