@@ -21,7 +21,7 @@ from tests.comfy.torchvision_beside_cpu import make_importable
 CHECKOUT = os.environ.get("BWCACHE_COMFYUI", "")
 
 needs_comfyui = pytest.mark.skipif(
-    not CHECKOUT, reason="BWCACHE_COMFYUI names no checkout of ComfyUI: see docs/comfyui.md, Tests"
+    not CHECKOUT, reason="BWCACHE_COMFYUI names no checkout of ComfyUI: see CONTRIBUTING.md, ComfyUI"
 )
 
 
@@ -121,16 +121,20 @@ class Sample:
     positive: Any = None
     negative: Any = None
     shape: tuple[int, ...] = (1, 16, 2, 8, 8)
+    sound: tuple[int, ...] | None = None
     seed: int = 3
     more: dict[str, Any] = field(default_factory=dict)
 
     @torch.inference_mode()
     def of(self, model: Any, **changed: Any) -> torch.Tensor:
-        """The latents; ComfyUI runs all nodes so."""
+        """The latents, of picture and sound in one row; ComfyUI runs all nodes so."""
         sample = comfy().sample
-        latents = torch.zeros(self.shape)
+        latents: Any = torch.zeros(self.shape)
+        if self.sound is not None:
+            nested = importlib.import_module("comfy.nested_tensor").NestedTensor
+            latents = nested([latents, torch.zeros(self.sound)])
         noise = sample.prepare_noise(latents, self.seed)
-        made: torch.Tensor = sample.sample(
+        made = sample.sample(
             model,
             noise,
             self.steps,
@@ -145,7 +149,8 @@ class Sample:
             **self.more,
             **changed,
         )
-        return made
+        parts = made.unbind() if self.sound is not None else [made]
+        return parts[0] if len(parts) == 1 else torch.cat([part.flatten() for part in parts])
 
 
 @dataclass

@@ -77,8 +77,14 @@ class Base:
     def _apply(
         self, x: Tensor, t: Tensor, c_concat: Any, c_crossattn: Any, control: Any, options: Any, **more: Any
     ) -> Any:
-        output = self.diffusion_model(x, t, context=c_crossattn, control=control, transformer_options=options, **more)
-        return self.model_sampling.calculate_denoised(t, output, x)
+        listed = getattr(
+            self.diffusion_model, "takes_a_list", False
+        )  # the first frame is the picture, the next the sound
+        given: Any = list(x.split(1, 2)) if listed else x
+        output = self.diffusion_model(
+            given, t, context=c_crossattn, control=control, transformer_options=options, **more
+        )
+        return self.model_sampling.calculate_denoised(t, torch.cat(output, 2) if listed else output, x)
 
 
 class Patcher:
@@ -232,16 +238,18 @@ class Guider:
 
 
 def block_class(returns: Sequence[str]) -> type[nn.Module]:
-    """A block that takes these streams and returns them."""
+    """A block that takes these streams and returns them; "x[0]", "x[1]": as a pair in one argument."""
+    names = list(dict.fromkeys(name.partition("[")[0] for name in returns))
 
     def forward(self: Any, *streams: Any, context: Any = None, transformer_options: Any = None) -> Any:
         """Each stream a little further, by the others and the prompt."""
         text = 0 if context is None else context.mean(1, keepdim=True)
+        streams = streams[0] if len(names) < len(returns) else streams
         made = tuple(stream + 0.3 * torch.tanh(self.linear(stream) + text) for stream in streams)
         return made if len(made) > 1 else made[0]
 
     arguments = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
-    arguments += [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in returns]
+    arguments += [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
     more = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
         for name in ("context", "transformer_options")
@@ -266,7 +274,13 @@ def denoiser_class(row: BlockSpec) -> type[nn.Module]:
             kind = block_class(part.returns)
             setattr(self, part.path, nn.ModuleList(kind() for _ in range(layers)))
 
-    def run(self: Any, latents: Tensor, time: Tensor, context: Any, options: Any) -> Tensor:
+    def run(self: Any, latents: Any, time: Tensor, context: Any, options: Any) -> Any:
+        if row.latents_listed:
+            hidden = (self.enter(part.flatten(1).unsqueeze(-1)) + time.view(-1, 1, 1) for part in latents)
+            pair = tuple(hidden)
+            for block in getattr(self, row.lists[0].path):
+                pair = block(pair, context=context, transformer_options=options)
+            return [self.leave(own).squeeze(-1).view_as(part) for own, part in zip(pair, latents, strict=True)]
         hidden = self.enter(latents.flatten(1).unsqueeze(-1)) + time.view(-1, 1, 1)
         if row.batch_axis:  # a stream of the shape [T, H, W, B, C], of which this has [T, 1, 1, B, C]
             hidden = hidden.transpose(0, 1)[:, None, None]
@@ -292,9 +306,8 @@ def denoiser_class(row: BlockSpec) -> type[nn.Module]:
     arguments = [kinds(name, kinds.POSITIONAL_OR_KEYWORD) for name in ("self", *names, "context")]
     arguments += [kinds(name, kinds.POSITIONAL_OR_KEYWORD, default=None) for name in ("control", "transformer_options")]
     forward.__signature__ = inspect.Signature(arguments)  # type: ignore[attr-defined]
-    return type(
-        row.model, (nn.Module,), {"__init__": init, "forward": forward, "__module__": f"{row.module_prefix}.model"}
-    )
+    own = {"__init__": init, "forward": forward, "__module__": f"{row.module_prefix}.model"}
+    return type(row.model, (nn.Module,), {**own, "takes_a_list": row.latents_listed})
 
 
 CLASSES = {f"{row.module_prefix}.{row.model}": denoiser_class(row) for row in comfyui.ROWS}

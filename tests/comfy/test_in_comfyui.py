@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +15,9 @@ import bwcache
 from bwcache.comfy.recorder import Recorder
 from bwcache.comfy.sampling import Runs, Settings, cached
 from bwcache.errors import SettingError
+from bwcache.policies.planned import plan
 from tests.comfy.comfyui import Sample, needs_comfyui, text, wan, witnessed
+from tests.comfy.test_models_in_comfyui import TINY
 
 pytestmark = [needs_comfyui, pytest.mark.filterwarnings("ignore::UserWarning:comfy")]
 
@@ -285,6 +289,76 @@ def test_hints_of_vace(policy: str) -> None:
     assert torch.isfinite(made).all()
     assert not witness.stale()
     assert 0 < len(computed_steps(runs)) < 8
+
+
+SHIFTS = (1.0, 3.0, 5.0, 8.0)
+
+
+def shifted(model: Any, shift: float, steps: int) -> tuple[Any, list[float]]:
+    """A model behind the node that sets its shift, and the sigmas of so many steps there, by the formula."""
+    node = importlib.import_module("comfy_extras.nodes_model_advanced").ModelSamplingSD3
+    even = [1 - step / steps for step in range(steps + 1)]
+    return node().patch(model, shift)[0], [shift * t / (1 + (shift - 1) * t) for t in even]
+
+
+@pytest.mark.parametrize("shift", SHIFTS)
+def test_noise_is_told_right_under_every_shift(model: Any, monkeypatch: pytest.MonkeyPatch, shift: float) -> None:
+    seen: dict[int, tuple[float | None, float | None]] = {}
+
+    def noting(method: str) -> None:
+        real = getattr(bwcache.Adaptive, method)
+
+        def noted(self: Any, observation: Any, state: Any) -> Any:
+            seen[observation.step.index] = (observation.step.noise, observation.step.next_noise)
+            return real(self, observation, state)
+
+        monkeypatch.setattr(bwcache.Adaptive, method, noted)
+
+    noting("decide")
+    noting("refresh")
+    patcher, sigmas = shifted(model, shift, 12)
+    _, runs, witness = ran(patcher, Sample(steps=12), bwcache.Adaptive(0.3))
+    assert not witness.stale()
+    assert 0 < len(computed_steps(runs)) < 12
+    near = 1e-3 * shift  # ComfyUI takes the nearest of a thousand
+    for step, levels in seen.items():
+        assert levels == pytest.approx((sigmas[step], sigmas[step + 1]), abs=near)
+    assert len(seen) == 12
+    told = {event.step: event.sigma for event in runs.traces[-1].events}
+    assert told == pytest.approx(dict(enumerate(sigmas[:-1])), abs=near)
+
+
+@pytest.mark.parametrize("shift", SHIFTS)
+def test_looking_ahead_is_right_under_every_shift(model: Any, shift: float) -> None:
+    patcher, sigmas = shifted(model, shift, 30)
+    times: list[float] = []
+    module = model.model.diffusion_model
+    hook = module.register_forward_pre_hook(lambda _, args: times.append(float(args[1].flatten()[0]) / 1000))
+    try:
+        made, runs, witness = ran(patcher, Sample(steps=30), bwcache.Planned(0.03, ahead=0.5))
+    finally:
+        hook.remove()
+    assert torch.isfinite(made).all()
+    assert not witness.stale()
+    ahead = {event.step: event.evaluated_at for event in runs.traces[-1].events if event.evaluated_at is not None}
+    assert ahead
+    assert not [event.reason for event in runs.traces[-1].events if "in place: the" in event.reason]
+    for step, share in ahead.items():
+        assert sigmas[-1] < share < sigmas[step]
+        assert any(abs(time - share) < 1e-4 for time in times)
+    assert all(any(abs(time - level) < 1e-3 * shift for level in (*sigmas, *ahead.values())) for time in times)
+
+
+def test_noise_of_a_model_that_is_no_flow_is_told_as_a_share() -> None:
+    tiny = TINY["Stable Diffusion 1.5"]
+    model = tiny.model()
+    clone, runs = cached(model, Settings(bwcache.Planned(0.05)))
+    sample = replace(tiny.sample(), steps=12)
+    sample.of(clone)
+    samplers = importlib.import_module("comfy.samplers")
+    sigmas = samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 12)
+    shares = tuple(float(sigma / (1 + sigma)) for sigma in sigmas)
+    assert set(computed_steps(runs)) == plan(shares, 0.05)[0]
 
 
 PLAIN = (

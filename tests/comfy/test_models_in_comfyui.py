@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import importlib
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 import bwcache
+from bwcache.comfy.plans import digest
+from bwcache.comfy.recorder import Recorder
 from bwcache.comfy.rows import row_of
 from bwcache.comfy.sampling import Settings, cached
 from bwcache.errors import BWCacheError
-from tests.comfy.comfyui import Sample, made, needs_comfyui, text, wan, witnessed
+from tests.comfy.comfyui import Sample, comfy, made, needs_comfyui, text, wan, witnessed
 
 pytestmark = [needs_comfyui, pytest.mark.filterwarnings("ignore::UserWarning:comfy")]
 
@@ -25,6 +29,7 @@ class Tiny:
 
     Attributes:
         kind: a class of `comfy.supported_models`; empty: Wan, by detection.
+        sound: the latents of its sound, if it makes that.
         blocks: the path of its blocks.
         named: whether its blocks have a row.
         clean: whether its prediction is one that is known.
@@ -38,17 +43,21 @@ class Tiny:
     named: bool = True
     clean: bool = True
     prompt: dict[str, Any] = field(default_factory=dict)
-    needs: str = ""
+    sound: tuple[int, ...] | None = None
 
     def model(self) -> Any:
+        comfy()
+        if self.kind and not hasattr(importlib.import_module("comfy.supported_models"), self.kind):
+            pytest.skip(f"this ComfyUI does not have {self.kind} yet")
         return made(self.kind, dict(self.config)) if self.kind else wan()
 
     def sample(self) -> Sample:
         more = {name: value() if callable(value) else value for name, value in self.prompt.items()}
         positive, negative = (text(seed, width=self.width, **more) for seed in (1, 2))
-        return Sample(positive=positive, negative=negative, shape=self.shape)
+        return Sample(positive=positive, negative=negative, shape=self.shape, sound=self.sound)
 
 
+FRAMES, STILL = (1, 16, 2, 8, 8), (1, 16, 8, 8)
 DUAL = {"mlp_ratio": 2.0, "num_heads": 1, "hidden_size": 128, "depth": 2, "depth_single_blocks": 2, "qkv_bias": True}
 HUNYUAN = {
     **DUAL,
@@ -69,6 +78,12 @@ FLUX = {
 }
 LTXV = {"image_model": "ltxv", "num_layers": 3, "cross_attention_dim": 128, "caption_channels": 64}
 LTXV |= {"num_attention_heads": 2, "attention_head_dim": 64, "in_channels": 16}
+LTX_2 = {
+    **LTXV,
+    **{"image_model": "ltxav", "audio_num_attention_heads": 2, "audio_attention_head_dim": 16},
+    **{"audio_cross_attention_dim": 32, "connector_num_layers": 1, "connector_num_attention_heads": 1},
+    **{"connector_attention_head_dim": 32, "audio_connector_num_attention_heads": 1},
+}
 MOCHI = {
     **{"image_model": "mochi_preview", "depth": 3, "patch_size": 2, "num_heads": 1, "hidden_size_x": 128},
     **{"hidden_size_y": 64, "mlp_ratio_x": 96.0, "mlp_ratio_y": 4.0, "learn_sigma": False, "in_channels": 12},
@@ -113,26 +128,72 @@ UNET = {
 }
 
 
+WAN = {"image_model": "wan2.1", "dim": 128, "ffn_dim": 256, "num_heads": 1, "num_layers": 3, "text_dim": 64}
+WAN |= {"freq_dim": 256, "in_dim": 16, "out_dim": 16}
+HUNYUAN_15 = {**HUNYUAN, "in_channels": 65, "out_channels": 32, "patch_size": [1, 1, 1], "vec_in_dim": None}
+HUNYUAN_15 |= {"use_cond_type_embedding": True, "vision_in_dim": 64, "depth_single_blocks": 0}
+CHROMA = {name: value for name, value in FLUX.items() if name != "guidance_embed"}
+CHROMA |= {"image_model": "chroma", "in_channels": 64, "out_channels": 64, "in_dim": 64, "out_dim": 128}
+CHROMA |= {"hidden_dim": 64, "n_layers": 2, "vec_in_dim": None}
+FLUX_2 = {**FLUX, "image_model": "flux2", "in_channels": 128, "out_channels": 128, "patch_size": 1, "vec_in_dim": None}
+FLUX_2 |= {"axes_dim": [32, 32, 32, 32], "txt_ids_dims": [3], "global_modulation": True, "mlp_silu_act": True}
+FLUX_2 |= {"qkv_bias": False, "ops_bias": False, "mlp_ratio": 3.0, "theta": 2000}
+Z_IMAGE = {**LUMINA, "z_image_modulation": True, "time_scale": 1000.0, "pad_tokens_multiple": 32, "dim": 256}
+Z_IMAGE |= {"n_heads": 2, "n_kv_heads": 2, "axes_dims": [32, 48, 48]}
+
+
 def pooled(size: int) -> Any:
     return lambda: {"pooled_output": torch.randn(1, size, generator=torch.Generator().manual_seed(9))}["pooled_output"]
 
 
+def drawn(*shape: int) -> Any:
+    return lambda: torch.randn(*shape, generator=torch.Generator().manual_seed(5))
+
+
+def wan_of(kind: str, model_type: str, config: dict[str, Any], **prompt: Any) -> Tiny:
+    """One of the models that derive from Wan."""
+    return Tiny(kind, {**WAN, "model_type": model_type, **config}, FRAMES, 64, "blocks", prompt=prompt)
+
+
 MASK = {"attention_mask": lambda: torch.ones(1, 12, dtype=torch.long)}
-FRAMES, STILL = (1, 16, 2, 8, 8), (1, 16, 8, 8)
 TINY = {
     "Wan": Tiny("", {}, FRAMES, 4096, "blocks"),
+    "Wan 2.2 5B": Tiny(
+        "WAN22_T2V", {**WAN, "model_type": "t2v", "in_dim": 48, "out_dim": 48}, (1, 48, 2, 8, 8), 64, "blocks"
+    ),
+    "Wan from a picture": wan_of("WAN21_I2V", "i2v", {"in_dim": 36}, concat_latent_image=drawn(*FRAMES)),
+    "Wan Camera": wan_of("WAN21_Camera", "camera", {}, camera_conditions=drawn(1, 24, 2, 64, 64)),
+    "Wan S2V": wan_of(
+        "WAN22_S2V", "s2v", {"num_layers": 5, "audio_dim": 32, "audio_inject_layers": [0, 4]},
+        audio_embed=drawn(1, 25, 32, 8),
+    ),
+    "Wan HuMo": wan_of("WAN21_HuMo", "humo", {"in_dim": 36}, audio_embed=drawn(1, 2, 8, 5, 1280)),
+    "Wan SCAIL": wan_of("WAN21_SCAIL", "scail", {"in_dim": 20}, pose_video_latent=drawn(1, 16, 2, 4, 4)),
+    "Wan Animate": wan_of(
+        "WAN22_Animate", "animate", {"in_dim": 36, "num_layers": 5}, pose_video_latent=drawn(*FRAMES)
+    ),
     "HunyuanVideo": Tiny("HunyuanVideo", HUNYUAN, FRAMES, 64, "single_blocks", prompt={"pooled_output": pooled(768)}),
+    "HunyuanVideo 1.5": Tiny(
+        "HunyuanVideo15", HUNYUAN_15, (1, 32, 2, 8, 8), 64, "double_blocks", prompt={"pooled_output": pooled(768)}
+    ),
+    "Chroma": Tiny("Chroma", CHROMA, STILL, 64, "single_blocks", prompt={"pooled_output": pooled(768)}),
+    "Flux 2": Tiny("Flux2", FLUX_2, (1, 128, 8, 8), 64, "single_blocks", prompt={"pooled_output": pooled(768)}),
     "Flux": Tiny("Flux", FLUX, STILL, 64, "single_blocks", prompt={"pooled_output": pooled(768)}),
     "LTXV": Tiny("LTXV", LTXV, FRAMES, 64, "transformer_blocks", prompt={"frame_rate": 25, **MASK}),
+    "LTX-2": Tiny(
+        "LTXAV", LTX_2, FRAMES, 128, "transformer_blocks", prompt={"frame_rate": 25},
+        sound=(1, 8, 4, 16),
+    ),
     "Mochi": Tiny("GenmoMochi", MOCHI, (1, 12, 2, 8, 8), 64, "blocks", prompt={**MASK, "num_tokens": 12}),
     "Cosmos 1": Tiny("CosmosT2V", {**COSMOS, **COSMOS_1}, FRAMES, 64, "blocks", clean=False),
     "Cosmos Predict 2": Tiny("CosmosT2IPredict2", {**COSMOS, **COSMOS_2}, FRAMES, 64, "blocks"),
     "Kandinsky 5": Tiny(
         "Kandinsky5", KANDINSKY, FRAMES, 64, "visual_transformer_blocks", prompt={"pooled_output": pooled(768)},
-        needs="kandinsky5",
     ),
     "Qwen-Image": Tiny("QwenImage", QWEN, (1, 16, 1, 8, 8), 3584, "transformer_blocks"),
     "Lumina 2": Tiny("Lumina2", LUMINA, STILL, 64, "layers", prompt={"num_tokens": 12, **MASK}),
+    "Z-Image": Tiny("ZImage", Z_IMAGE, STILL, 64, "layers", prompt={"num_tokens": 12, **MASK}),
+    "Anima": Tiny("Anima", {**COSMOS, **COSMOS_2, "image_model": "anima"}, FRAMES, 64, "blocks"),
     "Stable Diffusion 3": Tiny(
         "SD3", SD3, STILL, 128, "joint_blocks", named=False, prompt={"pooled_output": pooled(64)}
     ),
@@ -153,8 +214,6 @@ def last_block(tiny: Tiny) -> Any:
 @pytest.mark.parametrize("policy", [BLOCKS, CLEAN], ids=["blocks", "clean"])
 def test_a_model_is_reused_and_nothing_of_it_is_stale(name: str, policy: Any) -> None:
     tiny = TINY[name]
-    if tiny.needs:
-        pytest.importorskip(f"comfy.ldm.{tiny.needs}.model", reason="this ComfyUI does not have it yet")
     model, sample = tiny.model(), tiny.sample()
     plain = sample.of(model)
     fits = tiny.clean if policy is CLEAN else tiny.named
@@ -177,10 +236,41 @@ def test_a_model_is_reused_and_nothing_of_it_is_stale(name: str, policy: Any) ->
     assert torch.equal(sample.of(model), plain)
 
 
-def test_picture_and_sound_in_one_list_are_refused() -> None:
-    class LTXAVModel(torch.nn.Module):
-        def forward(self, x: Any, timestep: Any) -> Any:
-            return x
+@pytest.mark.parametrize("name", [name for name, tiny in TINY.items() if tiny.named])
+def test_what_is_kept_of_the_blocks_is_all_that_the_rest_reads(name: str) -> None:
+    """A forward that replays the blocks of the same forward returns the same, bit for bit."""
+    tiny = TINY[name]
+    model = tiny.model()
+    module = model.model.diffusion_model
+    forwards: list[Any] = []
+    hook = module.register_forward_pre_hook(lambda _, *given: forwards.append(given), with_kwargs=True)
+    replace(tiny.sample(), steps=2, cfg=1.0).of(model)
+    hook.remove()
+    ran: list[Any] = []
+    last_block(tiny)(module).register_forward_pre_hook(lambda *given: ran.append(given))
+    args, kwargs = forwards[0]
+    policy = bwcache.FixedInterval(interval=3, warmup=1, tail=1)
+    with bwcache.attach(module, policy, spec=row_of(module), per_sample=False) as session, torch.inference_mode():
+        made = []
+        for index in range(3):
+            with session.step(index=index, total=8, branch="cond"):
+                made.append(module(*args, **kwargs))
+    assert len(ran) == 1
+    for other in made[1:]:
+        pairs = zip(made[0], other, strict=True) if isinstance(other, list) else [(made[0], other)]
+        assert all(torch.equal(*pair) for pair in pairs)
 
-    with pytest.raises(BWCacheError, match="LTXAVModel, whose latents are picture and sound in one list"):
-        row_of(LTXAVModel())
+
+def test_a_plan_of_picture_and_sound_is_recorded_and_proved_by_the_picture() -> None:
+    tiny = TINY["LTX-2"]
+    model, recorder = tiny.model(), Recorder()
+    tiny.sample().of(recorder.on(model))
+    found = recorder.found()
+    assert len(found.shares) == 9
+    host = importlib.import_module("bwcache.comfy.host")
+    nested = importlib.import_module("comfy.nested_tensor").NestedTensor
+    picture, sound = torch.rand(1, 3, 4, 8, 8), torch.rand(1, 8, 4, 16)
+    vae = SimpleNamespace(decode=lambda latents: latents.permute(0, 2, 3, 4, 1))
+    assert torch.equal(torch.as_tensor(host.decoded(vae, nested([picture, sound]))), picture[0].permute(1, 2, 3, 0))
+    sums = {digest(nested([picture, sound])), digest(nested([picture, sound + 1])), digest(nested([picture]))}
+    assert len(sums) == 3

@@ -83,8 +83,8 @@ def test_the_pack_loads_without_diffusers() -> None:
     assert done.stdout.strip() == "set()"
 
 
-def test_each_trap_that_the_page_names_has_a_test() -> None:
-    page = (ROOT / "docs" / "comfyui.md").read_text(encoding="utf-8")
+def test_each_trap_that_is_named_has_a_test() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     named = re.findall(r"`(test_\w+)::(test_\w+)`", page)
     assert len(named) > 25
     for file, name in named:
@@ -143,6 +143,10 @@ def test_a_grade_reuses_and_the_report_says_what(nodes: Any) -> None:
     assert 0 < picture.min() + picture.std() < picture.max() == 1
     assert text.startswith("10 steps, 10 evaluations, ")
     assert "step 9 uncond: " in text
+    assert "computed: planned, steps 1" in text
+    brief = made.ui["text"][0]
+    assert text.startswith(brief)
+    assert brief.count("\n") < 12  # as there is room for
     assert set(made.ui) == {"images", "text"}
 
 

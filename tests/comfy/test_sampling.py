@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -273,6 +275,34 @@ def test_arguments_that_nobody_knows_are_handed_on() -> None:
         assert {"latent_shapes": [1], "later": "too"}.items() <= kwargs.items()
 
 
+def test_a_host_without_a_place_to_stand_at_is_said_at_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = type("WrappersMP", (), {point.upper(): point for point in POINTS if point != "predict_noise"})
+    monkeypatch.setitem(sys.modules, "comfy.patcher_extension", SimpleNamespace(WrappersMP=points))
+    monkeypatch.setitem(sys.modules, "comfyui_version", SimpleNamespace(__version__="0.3.40"))
+    message = r"found ComfyUI 0\.3\.40 without predict_noise .* expected ComfyUI 0\.3\.64 or newer.* update ComfyUI"
+    with pytest.raises(BWCacheError, match=message):
+        cached(model(), Settings(CLEAN))
+
+
+@pytest.mark.parametrize("point", ["sampler_sample", "predict_noise", "uuids"])
+@pytest.mark.filterwarnings("ignore::bwcache.errors.NeverReusedWarning")
+def test_a_host_that_no_longer_says_something_is_computed(point: str) -> None:
+    patcher = model()
+    clone, runs = cached(patcher, Settings(CLEAN))
+    if point == "uuids":
+
+        def renamed(executor: Any, *args: Any, **kwargs: Any) -> Any:
+            options = {**args[5], "names": args[5]["uuids"]}
+            del options["uuids"]
+            return executor(*args[:5], options, *args[6:], **kwargs)
+
+        clone.wrappers["apply_model"] = {"host": [renamed], **clone.wrappers["apply_model"]}
+    else:
+        clone.remove_wrappers_with_key(point, "bwcache")
+    assert torch.equal(sampled(clone), sampled(patcher))
+    assert "this ComfyUI did not say" in runs.notes[-1]
+
+
 def test_options_of_a_forward_are_read_and_left_as_they_were() -> None:
     patcher = model()
     clone, runs = cached(patcher, Settings(CLEAN))
@@ -295,10 +325,29 @@ def test_options_of_a_forward_are_read_and_left_as_they_were() -> None:
         assert all(before[name] is after[name] for name in before)
 
 
-def test_planned_memory_is_switched_off_while_it_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-    from types import SimpleNamespace
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("apart", APART.values(), ids=APART)
+def test_weights_of_blocks_that_do_not_run_are_not_loaded_beforehand(policy: str, apart: Any) -> None:
+    """Newer ComfyUI streams the weights of the next block while one runs, if an option of the forward says so."""
+    patcher = model()
+    asked: list[tuple[bool, bool]] = []
+    ran = [False]
+    module: Any = patcher.model.diffusion_model
+    module.blocks[-1].register_forward_pre_hook(lambda *_: ran.__setitem__(0, True))
+    begins = lambda _, args, kwargs: ran.__setitem__(0, False)  # noqa: E731
+    ends = lambda _, args, kwargs, made: asked.append((kwargs["transformer_options"]["prefetch_dynamic_vbars"], ran[0]))  # noqa: E731
+    module.register_forward_pre_hook(begins, with_kwargs=True)
+    module.register_forward_hook(ends, with_kwargs=True)
+    patcher.model_options["transformer_options"]["prefetch_dynamic_vbars"] = True
+    clone, runs = cached(patcher, Settings(POLICIES[policy]))
+    sampled(clone, apart=apart)
+    assert runs.traces[-1].reuse_rate > 0
+    assert all(wanted == blocks_ran for wanted, blocks_ran in asked)
+    assert (False, False) in asked or policy == "clean"  # which does not call the model at all
+    assert patcher.model_options["transformer_options"]["prefetch_dynamic_vbars"] is True
 
+
+def test_planned_memory_is_switched_off_while_it_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = SimpleNamespace(disable_comfy_compiler=False)
     monkeypatch.setitem(sys.modules, "comfy.cli_args", SimpleNamespace(args=arguments))
     seen: list[bool] = []

@@ -1,6 +1,6 @@
 """What other caches get wrong without a word, in a real ComfyUI: each with its right outcome.
 
-The table is in docs/comfyui.md.
+The table is in CONTRIBUTING.md.
 """
 
 from __future__ import annotations

@@ -74,8 +74,8 @@ def sampled(model: Any, asked: Asked, positive: Any, seed: int, on_step: OnStep)
 
 
 def decoded(vae: Any, latents: Tensor) -> Frames:
-    """Return the frames of latents, float32 `[F, H, W, 3]` in 0..1."""
-    frames = vae.decode(latents)
+    """Return the frames of latents, of picture and sound those of the picture, float32 `[F, H, W, 3]` in 0..1."""
+    frames = vae.decode(latents.unbind()[0] if latents.is_nested else latents)
     made: Frames = frames.reshape(-1, *frames.shape[-3:]).float().clamp(0, 1).cpu().numpy()
     return made
 

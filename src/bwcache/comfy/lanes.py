@@ -43,8 +43,16 @@ class Lanes:
         return self._names[key]
 
 
+PREFETCH = "prefetch_dynamic_vbars"
+"""With it set, newer ComfyUI loads the weights of each block while the one before runs."""
+
+
 class Options(dict[str, Any]):
-    """`transformer_options` that stay right when a forward runs on some rows of its batch."""
+    """`transformer_options` that stay right when a forward runs on some rows of its batch, or without its blocks."""
+
+    def without_blocks(self) -> Options:
+        """Return the options of a forward in which no block runs: their weights are not loaded."""
+        return Options({**self, PREFETCH: False}) if self.get(PREFETCH) else self
 
     def of_rows(self, rows: Sequence[int], count: int) -> Options:
         """Return the options of these of so many rows: which parts of the batch there are is said anew."""

@@ -312,9 +312,10 @@ class BWCacheReport(io.ComfyNode):
     @classmethod
     def execute(cls, run: Runs, samples: Any) -> io.NodeOutput:
         trace = run.traces[-1] if run.traces else None
-        text = pictures.said(trace, run.notes[-1] if run.notes else "")
+        note = run.notes[-1] if run.notes else ""
         picture = pictures.drawn(trace) if trace is not None else pictures.empty()
-        return io.NodeOutput(samples, picture, text, ui=shown(cls, picture, text))
+        text = pictures.said(trace, note)
+        return io.NodeOutput(samples, picture, text, ui=shown(cls, picture, pictures.briefly(trace, note)))
 
 
 class BWCacheCompare(io.ComfyNode):
@@ -345,7 +346,8 @@ class BWCacheCompare(io.ComfyNode):
         images, close = pictures.beside(uncached, cached)
         speed = line(run.traces[-1]) if run.traces else "nothing was reused"
         text = f"{close}; {speed}"
-        return io.NodeOutput(images, text, ui=shown(cls, images[len(images) // 2][None], text))
+        middle = pictures.captioned(images[len(images) // 2][None], ("uncached", "cached", "difference, 4 times"))
+        return io.NodeOutput(images, text, ui=shown(cls, middle, text))
 
 
 class BWCacheSaveTrace(io.ComfyNode):

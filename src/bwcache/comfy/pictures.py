@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from bwcache.core.trace import Trace
 from bwcache.errors import SettingError, complaint
 from bwcache.measure.quality import psnr, ssim
+from bwcache.report.timeline import legend, reasons, timeline
 
 SSIM_SIDE = 11
 """Pixels that a picture must have each way for SSIM."""
@@ -26,23 +28,52 @@ def drawn(trace: Trace) -> Tensor:
     """
     from PIL import Image
 
-    from bwcache.report.plots import plot_similarity
+    from bwcache.comfy.run_picture import draw
+    from bwcache.comfy.sampling import counted
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run.png"
-        plot_similarity(trace, path, title=trace.meta.get("model", ""))
+        draw(trace, path, counted(trace))
         picture = np.asarray(Image.open(path).convert("RGB"))
     return torch.from_numpy(picture.astype(np.float32) / 255)[None]
 
 
-def said(trace: Trace | None, note: str) -> str:
-    """Return a run in words: its line, its summary, each step with its reason; or why there is none."""
+def captioned(picture: Tensor, captions: Sequence[str]) -> Tensor:
+    """Return a picture of as many panels side by side with a word above each.
+
+    Args:
+        picture: `[1, H, W, 3]` in 0..1.
+        captions: of the panels, from the left.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    width = picture.shape[2]
+    size = max(10, width // (16 * len(captions)))
+    band = Image.new("RGB", (width, 2 * size), "white")
+    font, pen = ImageFont.load_default(size), ImageDraw.Draw(band)
+    for i, word in enumerate(captions):
+        place = (round((i + 0.5) * width / len(captions)), size)
+        pen.text(place, word, fill="black", font=font, anchor="mm")
+    above = torch.from_numpy(np.asarray(band).astype(np.float32) / 255)
+    return torch.cat([above, picture[0].float().cpu()])[None]
+
+
+def briefly(trace: Trace | None, note: str) -> str:
+    """Return a run in a few lines, as there is room for on a node: its line, a letter per step, the reasons."""
     from bwcache.comfy.sampling import line
 
     if trace is None:
+        return said(trace, note)
+    letters = timeline(trace)
+    return "\n".join((line(trace), "", f"{letters}  ({legend([letters])})", *reasons(trace)))
+
+
+def said(trace: Trace | None, note: str) -> str:
+    """Return a run in words: in brief, its summary, each step with its reason; or why there is none."""
+    if trace is None:
         return note or "nothing was sampled with this model yet"
     rows = [f"step {event.step} {event.branch}: {event.action}, {event.reason}" for event in trace.events]
-    return "\n".join((line(trace), "", str(trace.summary()), "", *rows))
+    return "\n".join((briefly(trace, note), "", str(trace.summary()), "", *rows))
 
 
 def beside(uncached: Tensor, cached: Tensor, gain: int = 4) -> tuple[Tensor, str]:

@@ -155,6 +155,8 @@ def digest(value: Any) -> str:
 
 
 def _sum(value: Any, seen: int) -> int:
+    if getattr(value, "is_nested", False):  # of picture and sound
+        return _sum(list(value.unbind()), seen)
     if isinstance(value, torch.Tensor):
         flat = value.detach().flatten()
         places = torch.linspace(0, max(flat.numel() - 1, 0), min(ENTRIES**2, flat.numel())).long().to(flat.device)

@@ -8,25 +8,14 @@ from typing import Any
 from bwcache.errors import AttachError, complaint
 from bwcache.models import BlockSpec, table, uncompiled
 
-PAIRS = ("LTXAVModel",)
-"""Classes whose latents are a list of picture and sound: no tensor that could be kept."""
-
 
 def row_of(module: Any) -> BlockSpec:
     """Return the row of a `diffusion_model`: that of its class, or one without blocks.
 
     Raises:
-        AttachError: its latents are no tensor, or its forward does not begin with latents and time.
+        AttachError: its forward does not begin with latents and time.
     """
     kind = type(uncompiled(module))
-    if any(base.__name__ in PAIRS for base in kind.__mro__):
-        raise AttachError(
-            complaint(
-                f"a {kind.__name__}, whose latents are picture and sound in one list",
-                "a model of one tensor of latents",
-                "use the model without this node",
-            )
-        )
     return table.row_of(kind) or _as_a_whole(kind)
 
 
@@ -41,5 +30,11 @@ def _as_a_whole(kind: type) -> BlockSpec:
             )
         )
     return BlockSpec(
-        kind.__name__, (), latents=names[0], timestep=names[1], guidance="either", module_prefix=kind.__module__
+        kind.__name__,
+        (),
+        latents=names[0],
+        latents_listed=True,
+        timestep=names[1],
+        guidance="either",
+        module_prefix=kind.__module__,
     )

@@ -84,6 +84,7 @@ def cached(model: Any, settings: Settings) -> tuple[Any, Runs]:
     Raises:
         BWCacheError: the policy does not fit this model.
     """
+    expect_host(model)
     expect_fits(model, settings.policy)
     runs, clone = Runs(), model.clone()
     around = Around(settings, runs)
@@ -91,6 +92,23 @@ def cached(model: Any, settings: Settings) -> tuple[Any, Runs]:
         clone.remove_wrappers_with_key(point, KEY)
         clone.add_wrapper_with_key(point, KEY, getattr(around, point))
     return clone, runs
+
+
+def host_version() -> str:
+    """Return ComfyUI and its version, as far as it says that."""
+    version = getattr(sys.modules.get("comfyui_version"), "__version__", None)
+    return f"ComfyUI {version}" if version else "this ComfyUI"
+
+
+def expect_host(model: Any) -> None:
+    """Raises `AttachError` where ComfyUI lacks a place to stand at: it is too old, or too new for this pack."""
+    points: Any = getattr(sys.modules.get("comfy.patcher_extension"), "WrappersMP", None)
+    known = set(POINTS) if points is None else set(map(str, vars(points).values()))
+    missing = [point for point in POINTS if point not in known]
+    if missing or not hasattr(model, "add_wrapper_with_key"):
+        found = f"{host_version()} without {missing[0] if missing else 'wrappers'} (comfy.patcher_extension.WrappersMP)"
+        expected = "ComfyUI 0.3.64 or newer, whose samplings others may stand around"
+        raise AttachError(complaint(found, expected, "update ComfyUI; if it is newer than this pack, update the pack"))
 
 
 def expect_fits(model: Any, policy: Policy[Any]) -> BlockSpec:
@@ -127,16 +145,23 @@ class Around:
     def __init__(self, settings: Settings, runs: Runs) -> None:
         self._settings, self._runs = settings, runs
         self._samplings: list[Sampling] = []
+        self._begun = 0
 
     def outer_sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """Keep ComfyUI's compiler of whole forwards away: what it plans memory for must not be kept across forwards."""
+        before = self._begun
         with _no_planned_memory():
-            return executor(*args, **kwargs)
+            made = executor(*args, **kwargs)
+        if self._begun == before:
+            self._runs.notes.append(f"{host_version()} did not say when its sampler began: everything was computed")
+            LOG.warning("bwcache: %s", self._runs.notes[-1])
+        return made
 
     def sampler_sample(
         self, executor: Any, model_wrap: Any, sigmas: Any, extra_args: Any, *args: Any, **kwargs: Any
     ) -> Any:
         """One sampling, from the first evaluation to the last."""
+        self._begun += 1
         options = extra_args.get("model_options", {})
         if options.get("multigpu_clones"):
             self._runs.notes.append("several GPUs share this sampling: everything was computed")
@@ -232,12 +257,18 @@ class Sampling:
     def forward(self, base: Any, options: Options, control: Any) -> Iterator[None]:
         """Around one forward of the model."""
         session = self._attached(base)
-        if session is None or self._index < 0:
-            yield
-            return
         names = self._lanes.of(options, control, getattr(base, "current_patcher", None))
-        with session.step(**self._said(), branch=names or None):
+        if self._index < 0 or not names:
+            self.note = f"{host_version()} did not say {'of which prompts' if not names else 'in which evaluation'} a "
+            self.note += "forward was: it was computed"
+        if session is None:
             yield
+        elif self._index < 0 or not names:
+            with session.aside():
+                yield
+        else:
+            with session.step(**self._said(), branch=names):
+                yield
 
     def _said(self) -> dict[str, Any]:
         said: dict[str, Any] = {"index": self._index, "sigma": self._levels.told(self._sigma)}
@@ -306,16 +337,20 @@ def _holds_ours(module: Any) -> bool:
     return any(session.is_of(module) for session in _OURS)
 
 
-def line(trace: Trace) -> str:
-    """Return a run in one line: sampler's steps, evaluations, those computed, the speedup of the model's work."""
+def counted(trace: Trace) -> str:
+    """Return how many steps and evaluations a run had, how many were computed, the speedup of the model's work."""
     kinds: dict[int, set[str]] = {}
     for event in trace.events:
         kinds.setdefault(event.step, set()).add(event.action)
     computed = sum(actions != {"reuse"} for actions in kinds.values())
     share = len(kinds) / computed if computed else 1.0
-    note = f" ({trace.meta['note']})" if "note" in trace.meta else ""
     steps = trace.meta.get("sampler_steps")
-    return f"{steps} steps, {len(kinds)} evaluations, {computed} computed: {share:.2f}x in the model's work{note}"
+    return f"{steps} steps, {len(kinds)} evaluations, {computed} computed: {share:.2f}x in the model's work"
+
+
+def line(trace: Trace) -> str:
+    """Return a run in one line: `counted`, and what there is to know of it beside."""
+    return counted(trace) + (f" ({trace.meta['note']})" if "note" in trace.meta else "")
 
 
 def _stand_inside(options: Any) -> None:

@@ -19,6 +19,7 @@ from bwcache.engine.fitting import refused
 from bwcache.engine.forward import Forward, RunAgain
 from bwcache.engine.guidance import expect_parts
 from bwcache.engine.idle import IdleCalls, IdleModules
+from bwcache.engine.listed import as_one
 from bwcache.engine.plan import Plan, Spot
 from bwcache.engine.run import Run
 from bwcache.engine.swapped import Swapped
@@ -146,7 +147,11 @@ class Denoiser:
         def called(*args: Any, **kwargs: Any) -> Any:
             return self.call(inner, args, kwargs)
 
-        hidden: Callable[..., Any] = torch.compiler.disable(called)
+        def called_with_list(*args: Any, **kwargs: Any) -> Any:
+            return as_one(self.stack.root.streams[0], self.call, inner, args, kwargs)
+
+        listed = self.stack.spec.latents_listed
+        hidden: Callable[..., Any] = torch.compiler.disable(called_with_list if listed else called)
         return hidden
 
     def call(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -229,6 +234,8 @@ class Denoiser:
     def _run(self, run: Run, group: Group, rows: BatchLayout, call: Call, inner: Callable[..., Any]) -> Any:
         """One forward of some samples; again, with all modules, where it turned out that it needed one it skipped."""
         plan, here, session = self.plan, self._session.here, self._session
+        if self._replays_all(group):
+            call = call.with_arguments(*without_blocks(call.args, call.kwargs))
         first = self._idle_calls(run, group, call) if self._idle.modules else None
         for idle in (first, None):
             forward = here.forward = Forward(plan, run, group, rows, call, self._session.timing, idle)
@@ -253,6 +260,14 @@ class Denoiser:
         if idle is not None and idle.known is None and forward.computed:
             run.idle.setdefault(idle.inputs, idle.outlines)
         return returned
+
+    def _replays_all(self, group: Group) -> bool:
+        """Whether it is decided that no block will run, though the denoiser will."""
+        if group.decided is None or self.plan.root is not None or len(self.plan.sites) != 1:
+            return False
+        site, blocks = self.plan.sites[0], self.stack.blocks
+        whole = site.first is blocks[0] and site.last is blocks[-1]
+        return whole and all(decision.reuses for each in group.decided for decision in each.values())
 
     def _root(self, forward: Forward, inner: Callable[..., Any]) -> Callable[..., Any]:
         """What is called as the denoiser: itself, at another noise level, or also with only half of it moved on."""
@@ -307,3 +322,12 @@ def _on(
     if skipped is None or stack.skips is None:
         return chosen
     return stack.skips.replaced(rows.take(skipped.T, lanes).T, *chosen)
+
+
+def without_blocks(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return a forward's arguments where no block will run: one that has a method `without_blocks()` gives another."""
+
+    def own(value: Any) -> Any:
+        return value.without_blocks() if hasattr(value, "without_blocks") else value
+
+    return tuple(map(own, args)), {name: own(value) for name, value in kwargs.items()}

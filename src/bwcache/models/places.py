@@ -59,9 +59,8 @@ class Place:
         """Return the streams as they enter the place, by name and in return order."""
         found: dict[str, Any] = {}
         for stream in self.streams:
-            name, position = stream.name, stream.position
-            if position is not None:
-                found[name] = kwargs[name] if name in kwargs else args[position] if position < len(args) else None
+            if stream.position is not None:
+                found[stream.name] = stream.read(args, kwargs)
         return found
 
     def entered(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -165,9 +165,9 @@ def _flag(module: nn.Module, said: str, kind: str) -> Flag:
 
 def _blocks(module: nn.Module, part: BlockList, spec: BlockSpec) -> list[Place]:
     owner = inside(module, part.path)
-    if owner is None and part.optional:
-        return []
     named = named_modules(owner, part.path)
+    if not named and part.optional:
+        return []
     if not named:
         kinds = (nn.ModuleList, nn.ModuleDict)
         lists = [path for path, child in module.named_modules() if isinstance(child, kinds) and len(child)]

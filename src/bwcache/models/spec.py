@@ -62,11 +62,13 @@ class BlockList:
     Attributes:
         path: attribute path of the `ModuleList` or `ModuleDict` in the denoiser, or of one block that stands alone.
         returns: what a block returns, in order, by the names that its own `forward` gives to the same streams as
-            arguments. One name: the block returns a bare tensor. Skipping a block hands these arguments back.
+            arguments. One name: the block returns a bare tensor. Skipping a block hands these arguments back. Where one
+            argument is a tuple of them, "x[0]" and "x[1]".
         measured: what this list calls the measured stream, where that differs from the row's.
         outlined: whether a block returns something else than it takes in (a U-Net's, with its skips): then `returns`
             only names the values, and a skipped block hands back empty tensors of the shapes that it last returned.
-        optional: whether a module may have none of them.
+        optional: whether a module may have none of them. Where the last list is missing, the measured stream of the one
+            before is what the rest of the forward reads.
         hook: for a model that never calls the blocks themselves: the function that it calls in place of each, as a path
             to an entry of a mapping in the denoiser, such as "hooks.layer_forward". `returns` names its arguments.
         index: the keyword argument that tells that function which block it is.
@@ -102,6 +104,8 @@ class BlockSpec:
         measured: the stream whose change is the indicator.
         also_measured: further streams that are replayed: the indicator is the largest of their changes.
         latents: the argument of the denoiser's forward that it works on; the first tensor it returns is its prediction.
+        latents_listed: whether these may be a list of tensors, such as picture and sound, and the prediction too: they
+            are kept as one.
         layout: how these lie, a letter for each axis: b batch, c channels, f frames, h height, w width, n tokens; such
             as "bcfhw". Empty: nobody looked.
         named: modules that methods look at, name to path in the denoiser; "[i]" behind it picks one of the values that
@@ -144,6 +148,7 @@ class BlockSpec:
     measured: str = "hidden_states"
     also_measured: tuple[str, ...] = ()
     latents: str = "hidden_states"
+    latents_listed: bool = False
     layout: str = ""
     named: Mapping[str, str] = field(default_factory=dict, hash=False)
     timestep: str = "timestep"

@@ -294,9 +294,15 @@ class BlockStack:
         last = first if last is None else last
         if streams is None:
             is_end = last in self.blocks[-1:]
-            streams = self.spec.read_after if is_end else tuple(stream.name for stream in last.streams)
+            streams = self.read_after if is_end else tuple(stream.name for stream in last.streams)
         name = name or (first.name if last is first else f"{first.name}-{last.name}")
         return Site(name, first, last, streams, keeps, since, beside)
+
+    @property
+    def read_after(self) -> tuple[str, ...]:
+        """The streams of the last block that the rest of the forward reads."""
+        last = self.lists[-1]
+        return self.spec.read_after if last is self.spec.lists[-1] else (last.measured or self.spec.measured,)
 
     def whole(self, keeps: Keeps = "output") -> Site:
         """Return all blocks as one site."""

@@ -19,17 +19,22 @@ _OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 class Stream:
     """A tensor that flows through a module: the argument's name and its position among the positional ones.
 
-    The position is None where it is no argument: a value that a module only returns.
+    The position is None where it is no argument: a value that a module only returns. Of a tuple of tensors, as one
+    argument, each is a stream: "x[0]", whose `index` is 0.
     """
 
     name: str
     position: int | None
+    index: int | None = None
 
     def read(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Return the stream's value in a call of the module, or None."""
-        if self.name in kwargs:
-            return kwargs[self.name]
-        return args[self.position] if self.position is not None and self.position < len(args) else None
+        name = self.name if self.index is None else self.name.partition("[")[0]
+        if name in kwargs:
+            found = kwargs[name]
+        else:
+            found = args[self.position] if self.position is not None and self.position < len(args) else None
+        return found if self.index is None or found is None else found[self.index]
 
     def replaced(self, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Return the arguments of a call with another value of the stream."""
@@ -84,14 +89,15 @@ def stream_of(
         SpecMismatchError: its forward has no such argument.
     """
     names = parameters(module) if function is None else list(inspect.signature(function).parameters)
-    if name in names:
-        return Stream(name, names.index(name))
+    argument, bracket, index = name.partition("[")
+    if argument in names:
+        return Stream(name, names.index(argument), int(index[:-1]) if bracket else None)
     if returned:
         return Stream(name, None)
     raise SpecMismatchError(
         complaint(
             f"forward({', '.join(names)}) of {where} ({type(module).__name__})",
-            f"an argument {name!r}",
+            f"an argument {argument!r}",
             "correct the row: the argument was renamed, or this is another version of the class",
         )
     )

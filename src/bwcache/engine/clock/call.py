@@ -176,7 +176,8 @@ class Time:
     @property
     def entries(self) -> int:
         """How many numbers there are: samples, frames or tokens may have times of their own."""
-        return self.argument.numel() if isinstance(self.argument, Tensor) else 1
+        parts = self.argument if isinstance(self.argument, tuple) else (self.argument,)
+        return max((part.numel() for part in parts if isinstance(part, Tensor)), default=1)
 
     @property
     def mean(self) -> float:

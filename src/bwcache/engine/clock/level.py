@@ -140,6 +140,8 @@ def _is_of_parts(call: Call) -> bool:
 
 
 def _like(argument: Any, value: float) -> Any:
+    if isinstance(argument, tuple):  # a time of the picture and one of the sound
+        return tuple(_like(each, value) for each in argument)
     if not isinstance(argument, Tensor):
         return type(argument)(value)
     return torch.full_like(argument, value if argument.is_floating_point() else round(value))
@@ -176,6 +178,8 @@ def _forms(scheduler: Any) -> tuple[Callable[[float], float], ...]:
 
 def _is_near(value: float, argument: Any) -> bool:
     """Whether all entries of a time argument are this number, as far as its type can tell."""
+    if isinstance(argument, tuple):
+        return all(_is_near(value, each) for each in argument)
     low, high = (argument.min().item(), argument.max().item()) if isinstance(argument, Tensor) else (argument, argument)
     rounded = isinstance(argument, Tensor) and argument.dtype in (torch.bfloat16, torch.float16)
     off = abs(value) / (256 if rounded else 1e5) + 1e-4

@@ -32,7 +32,7 @@ WAN = BlockSpec(
 )
 DOUBLE_SINGLE = (
     BlockList("double_blocks", ("img", "txt"), measured="img", parts_missing=UNSEEN),
-    blocks("single_blocks"),
+    replace(blocks("single_blocks"), optional=True),  # HunyuanVideo 1.5 has none
 )
 FLUX = replace(WAN, model="Flux", lists=DOUBLE_SINGLE, layout="bchw", module_prefix="comfy.ldm.flux")
 
@@ -46,6 +46,19 @@ ROWS = (
     replace(WAN, model="AnimateWanModel"),
     replace(WAN, model="HunyuanVideo", lists=DOUBLE_SINGLE, module_prefix="comfy.ldm.hunyuan_video"),
     replace(WAN, model="LTXVModel", lists=(blocks("transformer_blocks"),), module_prefix="comfy.ldm.lightricks"),
+    # picture and sound: latents in a list, and blocks that take and return a pair
+    replace(
+        WAN,
+        model="LTXAVModel",
+        lists=(blocks("transformer_blocks", "x[0]", "x[1]"),),
+        read_after=("x[0]", "x[1]"),
+        measured="x[0]",
+        also_measured=("x[1]",),
+        latents_listed=True,
+        layout="",
+        module_prefix="comfy.ldm.lightricks",
+        sources="ComfyUI 0.18.2",
+    ),
     # the first axes of its streams are frames, height and width
     replace(WAN, model="GeneralDIT", timestep="timesteps", batch_axis=3, module_prefix="comfy.ldm.cosmos"),
     replace(
