@@ -143,7 +143,7 @@ def test_a_grade_reuses_and_the_report_says_what(nodes: Any) -> None:
     assert 0 < picture.min() + picture.std() < picture.max() == 1
     assert text.startswith("10 steps, 10 evaluations, ")
     assert "step 9 uncond: " in text
-    assert "computed: planned, steps 1" in text
+    assert "computed: planned, steps 2, 4" in text
     brief = made.ui["text"][0]
     assert text.startswith(brief)
     assert brief.count("\n") < 12  # as there is room for
