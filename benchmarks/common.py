@@ -6,10 +6,11 @@ import functools
 import hashlib
 import json
 import statistics
+import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +21,12 @@ from bwcache import shapes
 from bwcache.core.files import write_text
 from bwcache.measure.call import Call, Request, call
 from bwcache.measure.environment import environment
+from bwcache.study.folder import Folder
+from bwcache.study.study import identity
 from training.data import split
+
+RUNS = Path(__file__).resolve().parent.parent / "experiments" / "runs"
+"""Where scripts keep what they have, so that they go on where they were stopped."""
 
 
 def captions(count: int) -> list[str]:
@@ -60,18 +66,49 @@ def code() -> str:
     return seen.hexdigest()[:16]
 
 
+def commit() -> dict[str, str] | None:
+    """Return the commit of the code and its date, as YYYY-MM-DD; None where it is no clone."""
+    asked = ["git", "-C", str(Path(__file__).parent), "log", "-1", "--format=%h %cs"]
+    try:
+        told = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return dict(zip(("name", "date"), told, strict=True))
+
+
+class Kept:
+    """What the parts of a script found, kept as long as the code and the machine that make videos are the same.
+
+    Args:
+        pipe: of which the parts are.
+        name: of the script.
+    """
+
+    def __init__(self, pipe: Any, name: str) -> None:
+        self._folder = Folder(RUNS / name, identity(pipe, request("")))
+
+    def part(self, make: Callable[[], dict[str, Any]], *key: Any) -> dict[str, Any]:
+        """Return what `make` returns, made once for each key, of plain values."""
+        found = self._folder.figures("part", code(), *key)
+        if found is None:
+            found = make()
+            self._folder.keep_figures("part", found, code(), *key)
+        return found
+
+
 @contextmanager
-def laps(pipe: Any) -> Iterator[list[float]]:
+def laps(pipe: Any, clock: Callable[[], float] = time.perf_counter) -> Iterator[list[float]]:
     """Fills the list with the seconds of each forward, to the beginning of the next one (of the last: to its end).
 
-    What lies between two forwards, guidance and the scheduler's step, is part of the first. By the clock of the CPU.
+    What lies between two forwards, guidance and the scheduler's step, is part of the first. By the clock of the CPU;
+    by `time.process_time` what other processes do beside it does not count.
     """
     marks: list[float] = []
     seconds: list[float] = []
     with ExitStack() as undo:
-        before = pipe.transformer.register_forward_pre_hook(lambda *_: marks.append(time.perf_counter()), prepend=True)
+        before = pipe.transformer.register_forward_pre_hook(lambda *_: marks.append(clock()), prepend=True)
         undo.callback(before.remove)
-        undo.callback(pipe.transformer.register_forward_hook(lambda *_: ends.append(time.perf_counter())).remove)
+        undo.callback(pipe.transformer.register_forward_hook(lambda *_: ends.append(clock())).remove)
         ends: list[float] = []
         yield seconds
     seconds += [b - a for a, b in pairwise([*marks, ends[-1]])]
@@ -88,8 +125,8 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def publish(pipe: Any, figures: dict[str, Any], out: Path | None) -> None:
-    """Prints the figures with the machine, and writes them to a file if one is given."""
-    text = json.dumps({"environment": environment(pipe), **figures}, indent=1)
+    """Prints the figures with the machine and the code, and writes them to a file if one is given."""
+    text = json.dumps({"environment": environment(pipe), "commit": commit(), **figures}, indent=1)
     sys.stdout.write(text + "\n")
     if out is not None:
         write_text(out, text + "\n")

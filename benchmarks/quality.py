@@ -6,31 +6,36 @@
 - The sampled indicator against the exact one: in how many computed steps do they decide alike?
 
 Speed is given as the share of block compute saved and as the denoising speedup over uncached calls that alternate with
-the others; quality is PSNR and SSIM against the uncached video from the same noise, mean and worst.
+the others, in the time that the process worked; quality is PSNR and SSIM against the uncached video from the same
+noise, mean and worst. What a stopped call has made is kept, and a second call goes on there.
 """
 
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from tqdm import tqdm
 
 import bwcache
-from benchmarks.common import cached, captions, load, publish, request
-from bwcache.measure.call import Call, Request, call
+from benchmarks.common import Kept, cached, captions, laps, load, publish, request
+from bwcache.measure.call import Request, call
+from bwcache.measure.frames import Frames
 from bwcache.measure.quality import quality
+from bwcache.study.results import CEILING
 
 THRESHOLDS = (0.05, 0.10, 0.15, 0.20, 0.25)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One cached or shortened call against its reference."""
+    """One cached or shortened call against its reference; of an identical video the PSNR is the ceiling's."""
 
     computed: int
     saved: float
@@ -39,18 +44,27 @@ class Row:
     ssim: float
 
     @classmethod
-    def of(cls, reference: Call, made: Call, computed: int, saved: float) -> Row:
-        """Compares a call with the uncached one of the same prompt and noise."""
-        measured = quality(reference.frames, made.frames)
-        assert reference.denoise_seconds is not None
-        assert made.denoise_seconds is not None
-        speedup = reference.denoise_seconds / made.denoise_seconds
-        return cls(computed, saved, speedup, measured.psnr, measured.ssim)
+    def beside(cls, pipe: Any, asked: Request, other: Request, policy: bwcache.BWCache | None = None) -> Row:
+        """Makes a video as asked and then another, under a policy if one is given, and compares the two."""
+        truth, whole, _ = made(pipe, asked)
+        frames, seconds, trace = made(pipe, other, policy)
+        measured = quality(truth, frames)
+        computed, saved = (trace.computed, trace.reuse_rate) if trace else (other.steps, 1 - other.steps / asked.steps)
+        return cls(computed, saved, whole / seconds, min(measured.psnr, CEILING), measured.ssim)
+
+
+def made(
+    pipe: Any, asked: Request, policy: bwcache.BWCache | None = None
+) -> tuple[Frames, float, bwcache.Trace | None]:
+    """A video, for how many seconds its denoising kept this process at work, and the trace if there is a policy."""
+    with laps(pipe, time.process_time) as seconds:
+        done, trace = cached(pipe, policy, asked, timing=False) if policy else (call(pipe, asked), None)
+    return done.frames, sum(seconds), trace
 
 
 def table_row(rows: list[Row]) -> dict[str, Any]:
-    """Means over the prompts, and the worst quality; a PSNR of infinity (identical) counts as 100 dB."""
-    psnr = [min(row.psnr, 100.0) for row in rows]
+    """Means over the prompts, and the worst quality."""
+    psnr = [row.psnr for row in rows]
     return {
         "computed_steps": statistics.fmean(row.computed for row in rows),
         "block_compute_saved": statistics.fmean(row.saved for row in rows),
@@ -62,22 +76,15 @@ def table_row(rows: list[Row]) -> dict[str, Any]:
     }
 
 
-def under(pipe: Any, policy: bwcache.BWCache, requests: list[Request]) -> dict[str, Any]:
-    """A policy's row."""
+def rows_of(
+    kept: Kept, pipe: Any, name: str, requests: list[Request], policy: bwcache.BWCache | None = None, steps: int = 0
+) -> dict[str, Any]:
+    """The row of a policy, or of fewer steps with the same scheduler."""
     rows = []
     for asked in requests:
-        truth = call(pipe, asked)
-        made, trace = cached(pipe, policy, asked, timing=False)
-        rows.append(Row.of(truth, made, trace.computed, trace.reuse_rate))
-    return table_row(rows)
-
-
-def fewer_steps(pipe: Any, steps: int, requests: list[Request]) -> dict[str, Any]:
-    """The row of the same scheduler with fewer steps."""
-    rows = []
-    for asked in requests:
-        truth, made = call(pipe, asked), call(pipe, replace(asked, steps=steps))
-        rows.append(Row.of(truth, made, steps, 1 - steps / asked.steps))
+        other = replace(asked, steps=steps or asked.steps)
+        row = kept.part(lambda: asdict(Row.beside(pipe, asked, other, policy)), name, asked.seed)  # noqa: B023
+        rows.append(Row(**row))
     return table_row(rows)
 
 
@@ -93,16 +100,23 @@ def policies() -> Iterator[tuple[str, bwcache.BWCache]]:
         yield f"tail guard {guard:g}", bwcache.BWCache(tail_guard=guard)
 
 
-def curve(pipe: Any, steps: int, prompts: list[str]) -> dict[str, Any]:
+def curve(kept: Kept, pipe: Any, steps: int, prompts: list[str]) -> dict[str, Any]:
     """The exact indicator of every step of uncached runs, mean and range over the prompts."""
-    exact = bwcache.NeverReuse(measures=1)
-    runs = []
-    for prompt in tqdm(prompts, f"curve, {steps} steps"):
-        _, trace = cached(pipe, exact, request(prompt, steps), timing=False)
-        runs.append(pooled(trace))
-    by_step = list(zip(*(run[1:] for run in runs), strict=True))
+    runs = [indicators(kept, pipe, 1, steps, prompt) for prompt in tqdm(prompts, f"curve, {steps} steps")]
+    by_step = list(zip(*runs, strict=True))
     mean = [statistics.fmean(values) for values in by_step]
     return {"steps": steps, "mean": mean, "min": [min(v) for v in by_step], "max": [max(v) for v in by_step]}
+
+
+def indicators(kept: Kept, pipe: Any, measures: Any, steps: int, prompt: str) -> list[float]:
+    """The indicator at every step after the first one of an uncached run."""
+
+    def run() -> dict[str, Any]:
+        _, trace = cached(pipe, bwcache.NeverReuse(measures=measures), request(prompt, steps), timing=False)
+        return {"indicators": pooled(trace)[1:]}
+
+    found: list[float] = kept.part(run, "indicators", measures, steps, prompt)["indicators"]
+    return found
 
 
 def pooled(trace: bwcache.Trace) -> list[float]:
@@ -113,15 +127,11 @@ def pooled(trace: bwcache.Trace) -> list[float]:
     return [statistics.fmean(steps[step]) for step in sorted(steps)]
 
 
-def agreement(pipe: Any, prompts: list[str]) -> dict[str, Any]:
+def agreement(kept: Kept, pipe: Any, steps: int, prompts: list[str]) -> dict[str, Any]:
     """Exact against sampled indicator along the same uncached runs, and whether the same side of each threshold."""
     alike, errors = {threshold: [0, 0] for threshold in THRESHOLDS}, []
     for prompt in tqdm(prompts, "sample against exact"):
-        asked = request(prompt)
-        exact, sampled = (
-            pooled(cached(pipe, bwcache.NeverReuse(measures=share), asked, timing=False)[1])[1:]
-            for share in (1, "default")
-        )
+        exact, sampled = (indicators(kept, pipe, share, steps, prompt) for share in (1, "default"))
         errors += [abs(b / a - 1) for a, b in zip(exact, sampled, strict=True)]
         for threshold, counts in alike.items():
             counts[0] += sum((a < threshold) == (b < threshold) for a, b in zip(exact, sampled, strict=True))
@@ -136,7 +146,7 @@ def agreement(pipe: Any, prompts: list[str]) -> dict[str, Any]:
     }
 
 
-def agreement_in_use(pipe: Any, prompts: list[str]) -> dict[str, Any]:
+def agreement_in_use(kept: Kept, pipe: Any, prompts: list[str]) -> dict[str, Any]:
     """The same in cached runs at the default policy, where many measurements lie close to the threshold.
 
     Counts the decisions that follow a computed step, of each run until the two first differ: after that they make
@@ -144,10 +154,7 @@ def agreement_in_use(pipe: Any, prompts: list[str]) -> dict[str, Any]:
     """
     same = total = whole = 0
     for i, prompt in enumerate(tqdm(prompts, "sample against exact, in use")):
-        exact, sampled = (
-            actions(cached(pipe, bwcache.BWCache(sample=share), request(prompt, seed=i), timing=False)[1])
-            for share in (1, None)
-        )
+        exact, sampled = (actions(kept, pipe, share, request(prompt, seed=i)) for share in (1, None))
         split = next((step for step, pair in enumerate(zip(exact, sampled, strict=True)) if len(set(pair)) > 1), None)
         end = len(exact) if split is None else split + 1
         total += sum(exact[step - 1] == "compute" for step in range(1, end))
@@ -156,10 +163,16 @@ def agreement_in_use(pipe: Any, prompts: list[str]) -> dict[str, Any]:
     return {"prompts": len(prompts), "decisions": total, "agreement": same / total, "runs_alike": whole / len(prompts)}
 
 
-def actions(trace: bwcache.Trace) -> list[str]:
+def actions(kept: Kept, pipe: Any, sample: float | None, asked: Request) -> list[str]:
     """What was done in each step by the first branch."""
-    first = trace.events[0].branch
-    return [event.action for event in trace.events if event.branch == first]
+
+    def run() -> dict[str, Any]:
+        _, trace = cached(pipe, bwcache.BWCache(sample=sample), asked, timing=False)
+        first = trace.events[0].branch
+        return {"actions": [event.action for event in trace.events if event.branch == first]}
+
+    found: list[str] = kept.part(run, "actions", sample, asked.seed)["actions"]
+    return found
 
 
 def main(
@@ -168,21 +181,27 @@ def main(
     out: Annotated[Path | None, typer.Option(help="also write the JSON here")] = None,
 ) -> None:
     """Measure what BWCache does to speed and quality."""
+    torch.set_num_threads(1)
     pipe = load()
+    kept = Kept(pipe, "quality")
     texts = captions(max(prompts, agreement_prompts))
     requests = [request(prompt, seed=i) for i, prompt in enumerate(texts[:prompts])]
+    steps = requests[0].steps
     call(pipe, requests[0])
-    rows = {name: under(pipe, policy, requests) for name, policy in tqdm(list(policies()), "policies")}
-    counts = sorted({round(row["computed_steps"]) for row in rows.values()})
-    shorter = {f"{n} steps": fewer_steps(pipe, n, requests) for n in tqdm(counts, "fewer steps")}
+    rows = {name: rows_of(kept, pipe, name, requests, policy) for name, policy in tqdm(list(policies()), "policies")}
+    shorter = {
+        f"{n} steps": rows_of(kept, pipe, f"{n} steps", requests, steps=n)
+        for n in tqdm(sorted({round(row["computed_steps"]) for row in rows.values()}), "fewer steps")
+    }
+    several = texts[:agreement_prompts]
     figures = {
         "prompts": prompts,
-        "steps": requests[0].steps,
-        "curves": [curve(pipe, steps, texts[:prompts]) for steps in (30, 50)],
+        "steps": steps,
+        "curves": [curve(kept, pipe, n, texts[:prompts]) for n in (30, 50)],
         "policies": rows,
         "fewer_steps": shorter,
-        "sampled_indicator": agreement(pipe, texts[:agreement_prompts]),
-        "sampled_indicator_in_use": agreement_in_use(pipe, texts[:agreement_prompts]),
+        "sampled_indicator": agreement(kept, pipe, steps, several),
+        "sampled_indicator_in_use": agreement_in_use(kept, pipe, several),
     }
     publish(pipe, figures, out)
 

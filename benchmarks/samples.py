@@ -1,7 +1,8 @@
 """What it costs and gains that every sample of a batch decides for itself: `python -m benchmarks.samples [--out FILE]`.
 
 Batches of captions of the shapes model, made three ways in turns: as one that decides for all, each sample for itself,
-and one after the other alone. The videos made alone are the measure: what a batch should give.
+and one after the other alone. The videos made alone are the measure: what a batch should give. Seconds are those that
+the process worked. Each batch that is done is kept, and a second call goes on there.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import typer
 from tqdm import tqdm
 
 import bwcache
-from benchmarks.common import captions, load, publish
+from benchmarks.common import Kept, captions, load, publish
 from bwcache import shapes
 from bwcache.measure.frames import Frames
 from bwcache.measure.quality import quality
@@ -26,10 +27,10 @@ Made = tuple[list[Frames], float, list[bwcache.Trace]]
 
 
 def videos(pipe: Any, prompts: list[str], seeds: list[int], policy: Any, per_sample: bool) -> Made:
-    """The videos of one call, its seconds of denoising and decoding, and the trace."""
+    """The videos of one call, the seconds it kept this process at work, and the trace."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     with bwcache.attach(pipe, policy, per_sample=per_sample) as session:
-        start = time.perf_counter()
+        start = time.process_time()
         made = pipe(
             prompts,
             height=shapes.HEIGHT,
@@ -40,7 +41,7 @@ def videos(pipe: Any, prompts: list[str], seeds: list[int], policy: Any, per_sam
             generator=generators,
             output_type="np",
         ).frames
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
     return list(made), seconds, [session.trace]
 
 
@@ -55,6 +56,29 @@ def closeness(made: list[Frames], alone: list[Frames]) -> list[float]:
     return [min(quality(b, a).psnr, 100.0) for a, b in zip(made, alone, strict=True)]
 
 
+def one_batch(pipe: Any, prompts: list[str], seeds: list[int], rounds: int) -> dict[str, Any]:
+    """Of each side the median seconds over the rounds and the reuse rate, and PSNR against the videos made alone."""
+    policy = bwcache.BWCache()
+    sides: dict[str, Callable[[], Made]] = {
+        "uncached": lambda: videos(pipe, prompts, seeds, bwcache.NeverReuse(), False),
+        "one decision": lambda: videos(pipe, prompts, seeds, policy, False),
+        "per sample": lambda: videos(pipe, prompts, seeds, policy, True),
+        "alone": lambda: one_by_one(pipe, prompts, seeds, policy),
+    }
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    for _ in range(rounds):
+        made = {side: make() for side, make in sides.items()}
+        for side, (_, spent, _) in made.items():
+            seconds[side].append(spent)
+    return {
+        "seconds": {side: statistics.median(spent) for side, spent in seconds.items()},
+        "reuse": {
+            side: statistics.fmean(trace.reuse_rate for trace in traces) for side, (_, _, traces) in made.items()
+        },
+        "psnr": {side: closeness(made[side][0], made["alone"][0]) for side in ("one decision", "per sample")},
+    }
+
+
 def main(
     batch: Annotated[int, typer.Option(help="samples in a batch")] = 4,
     batches: Annotated[int, typer.Option(help="batches of different captions")] = 6,
@@ -62,40 +86,26 @@ def main(
     out: Annotated[Path | None, typer.Option(help="also write the JSON here")] = None,
 ) -> None:
     """Measure samples that decide for themselves."""
+    torch.set_num_threads(1)
     pipe, texts = load(), captions(batch * batches)
-    policy = bwcache.BWCache()
-    sides: dict[str, Callable[[list[str], list[int]], Made]] = {
-        "uncached": lambda p, s: videos(pipe, p, s, bwcache.NeverReuse(), False),
-        "one decision": lambda p, s: videos(pipe, p, s, policy, False),
-        "per sample": lambda p, s: videos(pipe, p, s, policy, True),
-        "alone": lambda p, s: one_by_one(pipe, p, s, policy),
-    }
-    seconds: dict[str, list[float]] = {side: [] for side in sides}
-    reuse: dict[str, list[float]] = {side: [] for side in sides}
-    psnr: dict[str, list[float]] = {"one decision": [], "per sample": []}
+    kept = Kept(pipe, "samples")
+    found = []
     for i in tqdm(range(batches), "batches"):
-        prompts, seeds = texts[i * batch : (i + 1) * batch], list(range(i * batch, (i + 1) * batch))
-        taken: dict[str, list[float]] = {side: [] for side in sides}
-        for _ in range(rounds):
-            made = {side: make(prompts, seeds) for side, make in sides.items()}
-            for side, (_, spent, _) in made.items():
-                taken[side].append(spent)
-        for side in sides:
-            seconds[side].append(statistics.median(taken[side]))
-            reuse[side].append(statistics.fmean(trace.reuse_rate for trace in made[side][2]))
-        for side in psnr:
-            psnr[side] += closeness(made[side][0], made["alone"][0])
+        places = list(range(i * batch, (i + 1) * batch))
+        prompts = [texts[place] for place in places]
+        found.append(kept.part(lambda: one_batch(pipe, prompts, places, rounds), places, rounds))  # noqa: B023
+    psnr = {side: [one for part in found for one in part["psnr"][side]] for side in found[0]["psnr"]}
+    speedups = {
+        side: [part["seconds"]["uncached"] / part["seconds"][side] for part in found] for side in found[0]["seconds"]
+    }
     publish(
         pipe,
         {
             "batch": batch,
             "batches": batches,
             "rounds": rounds,
-            "speedup_over_uncached": {
-                side: statistics.median(u / s for u, s in zip(seconds["uncached"], seconds[side], strict=True))
-                for side in sides
-            },
-            "reuse_rate": {side: statistics.fmean(values) for side, values in reuse.items()},
+            "speedup_over_uncached": {side: statistics.median(values) for side, values in speedups.items()},
+            "reuse_rate": {side: statistics.fmean(part["reuse"][side] for part in found) for side in found[0]["reuse"]},
             "psnr_against_alone": {
                 side: {"mean": statistics.fmean(v), "worst": min(v), "equal_or_nearly": sum(x > 60 for x in v) / len(v)}
                 for side, v in psnr.items()

@@ -148,6 +148,7 @@ def main(
     out: Annotated[Path | None, typer.Option(help="also write the JSON here")] = None,
 ) -> None:
     """Measure how few entries and blocks suffice."""
+    torch.set_num_threads(1)
     pipe = load()
     comparisons = [Comparison(entries) for entries in ENTRIES]
     steps = 0
