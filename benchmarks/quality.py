@@ -5,17 +5,18 @@
 - Guidance branches that decide together against each for itself.
 - The sampled indicator against the exact one: in how many computed steps do they decide alike?
 
-Speed is given as the share of block compute saved and as the denoising speedup over uncached calls that alternate with
-the others, in the time that the process worked; quality is PSNR and SSIM against the uncached video from the same
-noise, mean and worst. What a stopped call has made is kept, and a second call goes on there.
+Speed is given as the share of block compute saved and as the denoising speedup over the uncached call of the same
+prompt, in the time that the process worked; quality is PSNR and SSIM against the uncached video from the same noise,
+mean and worst. What a stopped call has made is kept, and a second call goes on there.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +28,7 @@ import bwcache
 from benchmarks.common import Kept, cached, captions, laps, load, publish, request
 from bwcache.measure.call import Request, call
 from bwcache.measure.frames import Frames
-from bwcache.measure.quality import quality
+from bwcache.measure.quality import psnr, ssim
 from bwcache.study.results import CEILING
 
 THRESHOLDS = (0.05, 0.10, 0.15, 0.20, 0.25)
@@ -43,49 +44,60 @@ class Row:
     psnr: float
     ssim: float
 
-    @classmethod
-    def beside(cls, pipe: Any, asked: Request, other: Request, policy: bwcache.BWCache | None = None) -> Row:
-        """Makes a video as asked and then another, under a policy if one is given, and compares the two."""
-        truth, whole, _ = made(pipe, asked)
-        frames, seconds, trace = made(pipe, other, policy)
-        measured = quality(truth, frames)
-        computed, saved = (trace.computed, trace.reuse_rate) if trace else (other.steps, 1 - other.steps / asked.steps)
-        return cls(computed, saved, whole / seconds, min(measured.psnr, CEILING), measured.ssim)
+
+@dataclass(frozen=True)
+class Made:
+    """A video, for how many seconds its denoising kept this process at work, and the trace if there was a policy."""
+
+    frames: Frames
+    seconds: float
+    trace: bwcache.Trace | None
 
 
-def made(
-    pipe: Any, asked: Request, policy: bwcache.BWCache | None = None
-) -> tuple[Frames, float, bwcache.Trace | None]:
-    """A video, for how many seconds its denoising kept this process at work, and the trace if there is a policy."""
+def make(pipe: Any, asked: Request, policy: bwcache.BWCache | None = None) -> Made:
+    """One call, under a policy if one is given."""
     with laps(pipe, time.process_time) as seconds:
         done, trace = cached(pipe, policy, asked, timing=False) if policy else (call(pipe, asked), None)
-    return done.frames, sum(seconds), trace
+    return Made(done.frames, sum(seconds), trace)
 
 
-def table_row(rows: list[Row]) -> dict[str, Any]:
+def compared(truth: Made, other: Made, steps: int, of: int) -> Row:
+    """A cached video, or one of fewer steps, beside the uncached one of all of them."""
+    trace = other.trace
+    computed, saved = (trace.computed, trace.reuse_rate) if trace else (steps, 1 - steps / of)
+    close = psnr(truth.frames, other.frames), ssim(truth.frames, other.frames)
+    return Row(computed, saved, truth.seconds / other.seconds, min(close[0], CEILING), close[1])
+
+
+def table_row(own: list[Row]) -> dict[str, Any]:
     """Means over the prompts, and the worst quality."""
-    psnr = [row.psnr for row in rows]
+    closeness = [row.psnr for row in own]
     return {
-        "computed_steps": statistics.fmean(row.computed for row in rows),
-        "block_compute_saved": statistics.fmean(row.saved for row in rows),
-        "denoise_speedup": statistics.median(row.speedup for row in rows),
-        "psnr": statistics.fmean(psnr),
-        "worst_psnr": min(psnr),
-        "ssim": statistics.fmean(row.ssim for row in rows),
-        "worst_ssim": min(row.ssim for row in rows),
+        "computed_steps": statistics.fmean(row.computed for row in own),
+        "block_compute_saved": statistics.fmean(row.saved for row in own),
+        "denoise_speedup": statistics.median(row.speedup for row in own),
+        "psnr": statistics.fmean(closeness),
+        "worst_psnr": min(closeness),
+        "ssim": statistics.fmean(row.ssim for row in own),
+        "worst_ssim": min(row.ssim for row in own),
     }
 
 
-def rows_of(
-    kept: Kept, pipe: Any, name: str, requests: list[Request], policy: bwcache.BWCache | None = None, steps: int = 0
-) -> dict[str, Any]:
-    """The row of a policy, or of fewer steps with the same scheduler."""
-    rows = []
-    for asked in requests:
-        other = replace(asked, steps=steps or asked.steps)
-        row = kept.part(lambda: asdict(Row.beside(pipe, asked, other, policy)), name, asked.seed)  # noqa: B023
-        rows.append(Row(**row))
-    return table_row(rows)
+def rows(
+    kept: Kept, pipe: Any, requests: list[Request], sides: Mapping[str, tuple[int, bwcache.BWCache | None]]
+) -> dict[str, dict[str, Any]]:
+    """A row for each side, a number of steps and a policy or none; prompt by prompt, after its uncached video."""
+    found: dict[str, list[Row]] = {name: [] for name in sides}
+    for asked in tqdm(requests, f"{len(sides)} settings"):
+        truth = cache(partial(make, pipe, asked))
+
+        def row(steps: int, policy: bwcache.BWCache | None, asked: Request = asked, truth: Any = truth) -> Any:
+            before = truth()  # so that it is made first, and alike for all
+            return asdict(compared(before, make(pipe, replace(asked, steps=steps), policy), steps, asked.steps))
+
+        for name, side in sides.items():
+            found[name].append(Row(**kept.part(partial(row, *side), name, asked.seed)))
+    return {name: table_row(own) for name, own in found.items()}
 
 
 def policies() -> Iterator[tuple[str, bwcache.BWCache]]:
@@ -188,17 +200,15 @@ def main(
     requests = [request(prompt, seed=i) for i, prompt in enumerate(texts[:prompts])]
     steps = requests[0].steps
     call(pipe, requests[0])
-    rows = {name: rows_of(kept, pipe, name, requests, policy) for name, policy in tqdm(list(policies()), "policies")}
-    shorter = {
-        f"{n} steps": rows_of(kept, pipe, f"{n} steps", requests, steps=n)
-        for n in tqdm(sorted({round(row["computed_steps"]) for row in rows.values()}), "fewer steps")
-    }
+    cached_rows = rows(kept, pipe, requests, {name: (steps, policy) for name, policy in policies()})
+    counts = sorted({round(row["computed_steps"]) for row in cached_rows.values()})
+    shorter = rows(kept, pipe, requests, {f"{n} steps": (n, None) for n in counts})
     several = texts[:agreement_prompts]
     figures = {
         "prompts": prompts,
         "steps": steps,
         "curves": [curve(kept, pipe, n, texts[:prompts]) for n in (30, 50)],
-        "policies": rows,
+        "policies": cached_rows,
         "fewer_steps": shorter,
         "sampled_indicator": agreement(kept, pipe, steps, several),
         "sampled_indicator_in_use": agreement_in_use(kept, pipe, several),
