@@ -177,6 +177,15 @@ def test_every_policy_is_documented() -> None:
             assert f"::: bwcache.{name}\n" in reference
 
 
+def test_every_method_has_a_row_where_methods_are_compared() -> None:
+    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    first = text[text.index("| policy |") :].split("\n\n")[0]
+    rows = {name for name in policies.__all__ if re.search(rf"^\| \[?`{name}`", first, re.MULTILINE)}
+    made = {name for name in policies.__all__ if inspect.isclass(getattr(policies, name))}
+    kinds = {name for name in made if issubclass(getattr(policies, name), policies.Policy)}
+    assert kinds - rows == {"Policy", "NeverReuse", "Guarded", "PerDenoiser"}  # none of them is a method
+
+
 def test_every_public_name_is_in_the_reference() -> None:
     reference = page("api.md")
     for name in bwcache.__all__:

@@ -40,10 +40,11 @@ def attach(
 
     Args:
         target: a diffusers pipeline, or the denoiser alone.
-        policy: what to reuse and when; if none is given, BWCache with the settings published for the model, or else
-            with the paper's defaults. A mapping names one for each denoiser, such as "transformer_2"; one that it does
-            not name is always computed. A path is that of a file which `bwcache tune` or `bwcache calibrate`
-            wrote.
+        policy: what to reuse and when. A grade ("near", "balanced", "fast") is this project's own method. If none is
+            given, BWCache with the settings published for the model, or else with `BWCache()`'s: the paper's
+            thresholds and windows, on a sample of the entries. A mapping names one for each denoiser, such as
+            "transformer_2"; one that it does not name is always computed. A path is that of a file which
+            `bwcache tune` or `bwcache calibrate` wrote.
         steps: number of steps of each run of a bare module, where no pipeline announces it.
         timing: whether the trace carries the seconds of blocks and indicator.
         spec: the row of a model that is not in the table.
