@@ -21,6 +21,7 @@ from bwcache import shapes
 from bwcache.core.files import write_text
 from bwcache.measure.call import Call, Request, call
 from bwcache.measure.environment import environment
+from bwcache.models import denoisers
 from bwcache.study.folder import Folder
 from bwcache.study.study import identity
 from training.data import split
@@ -105,10 +106,11 @@ def laps(pipe: Any, clock: Callable[[], float] = time.perf_counter) -> Iterator[
     """
     marks: list[float] = []
     seconds: list[float] = []
+    denoiser = next(iter(denoisers(pipe).values()))
     with ExitStack() as undo:
-        before = pipe.transformer.register_forward_pre_hook(lambda *_: marks.append(clock()), prepend=True)
+        before = denoiser.register_forward_pre_hook(lambda *_: marks.append(clock()), prepend=True)
         undo.callback(before.remove)
-        undo.callback(pipe.transformer.register_forward_hook(lambda *_: ends.append(clock())).remove)
+        undo.callback(denoiser.register_forward_hook(lambda *_: ends.append(clock())).remove)
         ends: list[float] = []
         yield seconds
     seconds += [b - a for a, b in pairwise([*marks, ends[-1]])]
