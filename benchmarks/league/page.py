@@ -6,7 +6,7 @@ So the page says what was measured, and nothing else.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.league.contenders import KINDS, LEVELS, MODELS, NATIVE, SETTINGS
 from benchmarks.league.ladders import LEFT_OUT
+from benchmarks.league.summary import AT, Told, summary
 from benchmarks.league.taken_over import taken_over
-from benchmarks.league.words import CLAIMS, EXCHANGES, SAME, Field, beside, compared, led, stands, verdict
+from benchmarks.league.words import CLAIMS, EXCHANGES, SAME, Field, beside, compared, stands, verdict
 from benchmarks.race import plot
 from benchmarks.race.choice import decibels
 from benchmarks.race.command import STAGES
-from benchmarks.race.figures import Standing, behind, standings, worst_speeds
+from benchmarks.race.figures import MIDDLE, Standing, behind, standings, worst_speeds
 from benchmarks.race.plot import GREY, Style
 from benchmarks.race.race import MODELS as EVERY
 from benchmarks.race.race import REGIMES
@@ -28,6 +29,7 @@ from benchmarks.race.words import between, times
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "league.json"
+TIMES = HERE.parent / "results" / "league-times.json"
 LEAD = HERE.parent / "results" / "lead.json"
 DOCS = HERE.parent.parent / "docs"
 
@@ -73,24 +75,44 @@ def unable(found: Mapping[str, Any], model: str, regime: str) -> dict[str, str]:
     }
 
 
-def missing(found: Mapping[str, Any], every: Fields) -> list[str]:
-    """Return, in words, in which races nothing was made, and who in the others has not run, or not to the end."""
-    lines: dict[str, list[str]] = {}
-    for model in MODELS:
-        for regime in EVERY[model].regimes:
-            title, field = f"{model}, {REGIMES[regime].title}", every.get(model, {}).get(regime)
-            if not field:
-                lines.setdefault("nothing", []).append(title)
-                continue
-            race = found["races"][model][regime]
-            there = {one.family: one.stage for one in field} | dict.fromkeys(unable(found, model, regime), "final")
-            unrun = [family for family in NATIVE if family not in there]
-            left = dropped(race, field)
-            few = [family for family, stage in there.items() if stage != "final" and family not in left]
-            for what, names in ((f"not {'; '.join(unrun)}", unrun), (f"on few videos alone {'; '.join(few)}", few)):
-                if names:
-                    lines.setdefault(what, []).append(title)
-    return [f"{'; '.join(titles)}: {what}" for what, titles in lines.items()]
+def unrun(race: Mapping[str, Any], field: Field, able: Iterable[str]) -> list[str]:
+    """Return whose method made no video in a race, though nothing says that it cannot."""
+    there = {one.family for one in field} | set(able)
+    return [family for family in NATIVE if family not in there]
+
+
+def races_of(found: Mapping[str, Any], times: Mapping[str, Any], over: Mapping[str, list[str]]) -> list[Told]:
+    """Return every race in which anything was made, as the page tells it."""
+    made = []
+    for model, races in fields(found).items():
+        for regime, field in races.items():
+            race, where = found["races"][model][regime], f"{model}/{regime}"
+            out = unable(found, model, regime)
+            made.append(
+                Told(
+                    model,
+                    regime,
+                    REGIMES[regime].title if model == MODELS[0] else f"{model}, {REGIMES[regime].title}",
+                    field,
+                    *sides(race, field),
+                    times.get(where, {}),
+                    dropped(race, field),
+                    unrun(race, field, out),
+                    out,
+                    over.get(where, ()),
+                )
+            )
+    return made
+
+
+def cause(why: str) -> str:
+    """Return what was found, of a refusal's line."""
+    return why.split("; ")[0].removeprefix("found ")
+
+
+def kibibytes(kept: float | None) -> str:
+    """Return bytes in words."""
+    return "–" if kept is None else f"{kept / 1024:.0f} KiB"
 
 
 def dropped(race: Mapping[str, Any], field: Field) -> list[str]:
@@ -126,35 +148,32 @@ def main() -> None:
         for regime in EVERY[model].regimes:
             found["races"].setdefault(model, {}).setdefault(regime, {stage: {} for stage in STAGES})
     over = taken_over(found, read(LEAD), SETTINGS.lengths.final)
-    every = fields(found)
+    measured = read(TIMES)["races"] if TIMES.is_file() else {}
+    races = races_of(found, measured, over)
     images = DOCS / "images"
     images.mkdir(parents=True, exist_ok=True)
-    for model, races in every.items():
-        for regime, field in races.items():
-            draw(f"{model}: {REGIMES[regime].title}", field, images / f"league-{model}-{regime}.png")
+    for race in races:
+        draw(race.title, race.standings, images / f"league-{race.model}-{race.regime}.png")
     jinja = Environment(loader=FileSystemLoader(HERE), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     jinja.filters |= {"times": times, "between": between, "decibels": decibels, "behind": behind, "worst": worst_speeds}
+    jinja.filters |= {"cause": cause, "kibibytes": kibibytes}
+    lengths = SETTINGS.lengths
     shown = {
         "levels": LEVELS,
-        "regimes": REGIMES,
+        "middle": MIDDLE,
+        "at": AT,
+        "many": len(lengths.final),
+        "few": len(lengths.coarse),
+        "possible": sum(len(EVERY[model].regimes) for model in MODELS),
         "lengths": SETTINGS,
         "left_out": LEFT_OUT,
         "methods": found["methods"],
     }
-    said = {"claims": CLAIMS, "exchanges": EXCHANGES, "same": SAME, "missing": missing(found, every), "over": over}
-    how = {"stands": stands, "led": led, "verdict": verdict, "beside": beside, "compared": compared}
-    told = {
-        (model, regime): {
-            "sides": sides(found["races"][model][regime], field),
-            "dropped": dropped(found["races"][model][regime], field),
-            "unable": unable(found, model, regime),
-        }
-        for model, races in every.items()
-        for regime, field in races.items()
-    }
+    said = {"claims": CLAIMS, "exchanges": EXCHANGES, "same": SAME, "summary": summary(races, found["methods"])}
+    how = {"stands": stands, "verdict": verdict, "beside": beside, "compared": compared}
     template = jinja.get_template("league.md.jinja")
     environments = found["environments"] or read(LEAD)["environments"]
-    page = template.render(**shown, **said, **how, models=every, told=told, environments=environments)
+    page = template.render(**shown, **said, **how, races=races, environments=environments)
     (DOCS / "league.md").write_text(page.rstrip() + "\n", encoding="utf-8")
 
 

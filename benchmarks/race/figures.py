@@ -98,17 +98,18 @@ def standings(
     )
 
 
-def speed(rows: Sequence[Result], level: float) -> Speed:
-    """Return how fast a family is at a mean PSNR, along its front."""
+def speed(rows: Sequence[Result], level: float, draws: int | None = None) -> Speed:
+    """Return how fast a family is at a mean PSNR, along its front; of the interval so many draws, 0: there is none."""
     value, bound = speedup_at(rows, level)
     if value is None:
         return Speed(max(rows, key=decibels).compute_speedup, "<=")
-    return Speed(value, bound, speedup_interval(rows, level, draws=DRAWS))
+    draws = DRAWS if draws is None else draws
+    return Speed(value, bound, speedup_interval(rows, level, draws=draws) if draws else None)
 
 
 def worst_speeds(rows: Sequence[Result], levels: Sequence[float]) -> tuple[Speed, ...]:
-    """Return how fast a family is at each level by its worst video: as `speed`, with its PSNR in place of the mean."""
-    return tuple(speed([by_worst(row) for row in rows], level) for level in levels)
+    """Return how fast a family is at each level by its worst video: its PSNR in place of the mean, and no interval."""
+    return tuple(speed([by_worst(row) for row in rows], level, draws=0) for level in levels)
 
 
 def by_worst(row: Result) -> Result:
