@@ -24,7 +24,7 @@ CONSTRAINTS := $(if $(TORCH),$(VENV)/constraints.txt,$(PINS))
 export NO_MKDOCS_2_WARNING ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ray test-servers load-serve fuzz kills oldest check docs dist clean
+.PHONY: help demo test test-ray test-torchao test-servers load-serve fuzz kills oldest check docs dist clean
 
 help:  ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -64,6 +64,10 @@ oldest:  ## the tests that hold on the oldest torch and diffusers that are claim
 test-ray:  ## the tests that start a Ray cluster, in an environment of its own
 	$(MAKE) test VENV=.venv-ray DEV=test,ray TESTS="-m ray tests/ray tests/test_examples.py -n 0"
 
+# What the command writes to stderr is tested, and torchao writes there when it is imported.
+test-torchao:  ## the tests beside torchao's weights of 8 bits, in an environment of its own
+	$(MAKE) test VENV=.venv-torchao DEV=test,torchao TESTS=tests/beside/test_quantized.py
+
 load-serve: $(VENV)/.installed-dev  ## 200 requests at a server on this machine, some of them cancelled: prints JSON
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.load_serve
 
@@ -75,7 +79,7 @@ docs: $(VENV)/.installed-dev  ## the documentation, served at http://127.0.0.1:8
 	$(BIN)/python -m mkdocs serve
 
 clean:  ## remove everything that was made, the environment too
-	rm -rf .venv .venv-oldest .venv-ray demo site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest .venv-ray .venv-torchao demo site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment is made again only when what it is made of changes. torch comes first and alone: a bare

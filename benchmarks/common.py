@@ -132,3 +132,12 @@ def publish(pipe: Any, figures: dict[str, Any], out: Path | None) -> None:
     sys.stdout.write(text + "\n")
     if out is not None:
         write_text(out, text + "\n")
+
+
+def publish_part(pipe: Any, name: str, figures: dict[str, Any], out: Path | None) -> None:
+    """Prints a part of what a script finds, with the machine and the code, and puts it into a file if one is given."""
+    part = {"environment": environment(pipe), "commit": commit(), **figures}
+    sys.stdout.write(json.dumps({name: part}, indent=1) + "\n")
+    if out is not None:
+        there = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+        write_text(out, json.dumps({**there, name: part}, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""What BWCache does on the shapes model: `python -m benchmarks.quality [--out FILE] [--prompts N]`.
+"""What BWCache does on the shapes model: `python -m benchmarks.quality [--section NAME] [--out FILE] [--prompts N]`.
 
 - The indicator's curve over 30 and 50 steps: is it a U?
 - Threshold, interval and predictor against speed and quality, beside fewer steps at the same number of computed steps.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -25,7 +25,8 @@ import typer
 from tqdm import tqdm
 
 import bwcache
-from benchmarks.common import Kept, cached, captions, laps, load, publish, request
+from benchmarks.common import Kept, cached, captions, laps, load, publish_part, request
+from benchmarks.race.command import chosen
 from bwcache.measure.call import Request, call
 from bwcache.measure.frames import Frames
 from bwcache.measure.quality import psnr, ssim
@@ -100,16 +101,21 @@ def rows(
     return {name: table_row(own) for name, own in found.items()}
 
 
-def policies() -> Iterator[tuple[str, bwcache.BWCache]]:
-    """What is compared: thresholds, intervals, guards, predictors, and who decides."""
-    for threshold in THRESHOLDS:
-        yield f"threshold {threshold:g}", bwcache.BWCache(threshold=threshold)
-        yield f"threshold {threshold:g}, linear", bwcache.BWCache(threshold=threshold, predictor=bwcache.Linear())
-        yield f"threshold {threshold:g}, per branch", bwcache.BWCache(threshold=threshold, decision="per_branch")
-    for interval in (1, 0.05, 0.2):
-        yield f"interval {interval:g}", bwcache.BWCache(reuse_interval=interval)
-    for guard in (0.0, 1.0):
-        yield f"tail guard {guard:g}", bwcache.BWCache(tail_guard=guard)
+def thresholds() -> dict[str, bwcache.BWCache]:
+    """The paper's replay, and a line through the last two computed steps."""
+    linear = {f"threshold {one:g}, linear": bwcache.BWCache(one, predictor=bwcache.Linear()) for one in THRESHOLDS}
+    return {f"threshold {one:g}": bwcache.BWCache(one) for one in THRESHOLDS} | linear
+
+
+def settings() -> dict[str, bwcache.BWCache]:
+    """Intervals and guards."""
+    guards = {f"tail guard {one:g}": bwcache.BWCache(tail_guard=one) for one in (0.0, 1.0)}
+    return {f"interval {one:g}": bwcache.BWCache(reuse_interval=one) for one in (1, 0.05, 0.2)} | guards
+
+
+def per_branch() -> dict[str, bwcache.BWCache]:
+    """Each guidance branch for itself."""
+    return {f"threshold {one:g}, per branch": bwcache.BWCache(one, decision="per_branch") for one in THRESHOLDS}
 
 
 def curve(kept: Kept, pipe: Any, steps: int, prompts: list[str]) -> dict[str, Any]:
@@ -187,33 +193,63 @@ def actions(kept: Kept, pipe: Any, sample: float | None, asked: Request) -> list
     return found
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What all sections are of."""
+
+    kept: Kept
+    pipe: Any
+    requests: list[Request]
+    several: list[str]
+
+    @property
+    def steps(self) -> int:
+        """Of the uncached run."""
+        return self.requests[0].steps
+
+    def under(self, some: Mapping[str, bwcache.BWCache]) -> dict[str, dict[str, Any]]:
+        """The rows of policies."""
+        return rows(self.kept, self.pipe, self.requests, {name: (self.steps, policy) for name, policy in some.items()})
+
+    def few(self) -> dict[str, Any]:
+        """Runs of as many steps as the thresholds compute."""
+        counts = sorted({round(row["computed_steps"]) for row in self.under(thresholds()).values()})
+        return rows(self.kept, self.pipe, self.requests, {f"{n} steps": (n, None) for n in counts})
+
+    def curves(self) -> list[dict[str, Any]]:
+        """The exact indicator over 30 and 50 steps."""
+        prompts = [asked.prompt for asked in self.requests]
+        return [curve(self.kept, self.pipe, steps, prompts) for steps in (30, 50)]
+
+
+SECTIONS: Mapping[str, Callable[[Plan], Any]] = {
+    "thresholds": lambda plan: plan.under(thresholds()),
+    "fewer_steps": Plan.few,
+    "curves": Plan.curves,
+    "settings": lambda plan: plan.under(settings()),
+    "per_branch": lambda plan: plan.under(per_branch()),
+    "sampled_indicator": lambda plan: agreement(plan.kept, plan.pipe, plan.steps, plan.several),
+    "sampled_indicator_in_use": lambda plan: agreement_in_use(plan.kept, plan.pipe, plan.several),
+}
+"""In the order in which they are made."""
+
+
 def main(
+    section: Annotated[list[str] | None, typer.Option(help=f"{', '.join(SECTIONS)}; without it, all")] = None,
     prompts: Annotated[int, typer.Option(help="videos per row")] = 16,
     agreement_prompts: Annotated[int, typer.Option(help="videos for the sampled indicator")] = 128,
-    out: Annotated[Path | None, typer.Option(help="also write the JSON here")] = None,
+    out: Annotated[Path | None, typer.Option(help="also write the JSON here; other sections in it stay")] = None,
 ) -> None:
     """Measure what BWCache does to speed and quality."""
     torch.set_num_threads(1)
     pipe = load()
-    kept = Kept(pipe, "quality")
     texts = captions(max(prompts, agreement_prompts))
     requests = [request(prompt, seed=i) for i, prompt in enumerate(texts[:prompts])]
-    steps = requests[0].steps
+    plan = Plan(Kept(pipe, "quality"), pipe, requests, texts[:agreement_prompts])
     call(pipe, requests[0])
-    cached_rows = rows(kept, pipe, requests, {name: (steps, policy) for name, policy in policies()})
-    counts = sorted({round(row["computed_steps"]) for row in cached_rows.values()})
-    shorter = rows(kept, pipe, requests, {f"{n} steps": (n, None) for n in counts})
-    several = texts[:agreement_prompts]
-    figures = {
-        "prompts": prompts,
-        "steps": steps,
-        "curves": [curve(kept, pipe, n, texts[:prompts]) for n in (30, 50)],
-        "policies": cached_rows,
-        "fewer_steps": shorter,
-        "sampled_indicator": agreement(kept, pipe, steps, several),
-        "sampled_indicator_in_use": agreement_in_use(kept, pipe, several),
-    }
-    publish(pipe, figures, out)
+    for name in chosen("section", section, SECTIONS):
+        figures = {"prompts": prompts, "steps": plan.steps, "clock": "process", "found": SECTIONS[name](plan)}
+        publish_part(pipe, name, figures, out)
 
 
 if __name__ == "__main__":

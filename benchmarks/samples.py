@@ -101,6 +101,7 @@ def main(
     publish(
         pipe,
         {
+            "clock": "process",
             "batch": batch,
             "batches": batches,
             "rounds": rounds,

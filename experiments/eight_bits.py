@@ -1,11 +1,13 @@
-"""Experiment 29: caches on weights of 8 bits. Do the work saved and the errors of the two go together?
+"""Experiment 29: caches on weights of 8 bits. Do the work saved, the time and the errors go together?
 
-Needs torchao (`pip install torchao`), which nothing else does.
+Needs torchao (`pip install 'bwcache[torchao]'`), which nothing else does. Times are those that the process worked.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
+import time
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -21,8 +23,10 @@ from experiments.common import kept, load, publish, request, videos
 VIDEOS, FIRST = 8, 88
 KINDS = {
     "int8 weights": "Int8WeightOnlyConfig",
+    "fp8 weights": "Float8WeightOnlyConfig",
+    "int8 weights and activations": "Int8DynamicActivationInt8WeightConfig",
 }
-"""Name -> the setting of torchao. int8 activations and fp8 weights have settings there too, and were not run."""
+"""Name -> the setting of torchao."""
 
 POLICIES: dict[str, bwcache.Policy[Any]] = {
     "Planned, 10 steps": bwcache.Planned(computed=10),
@@ -30,53 +34,49 @@ POLICIES: dict[str, bwcache.Policy[Any]] = {
     "TaylorSeer lite 4": bwcache.TaylorSeer(4, 1, 3, lite=True),
 }
 
+Made = tuple[list[np.ndarray], list[float]]
+"""Videos, and for how many seconds each kept this process at work."""
+
 
 @torch.no_grad()
 def main() -> None:
     """Runs and writes it."""
+    torch.set_num_threads(1)
     pipe = load()
     full = cache(partial(made, pipe))
     alone = {
-        name: kept("eight_bits", pipe, ["full", name], partial(under, pipe, policy, full, full))
+        name: kept("eight_bits", pipe, ["timed", "full", name], partial(under, pipe, policy, full, full))
         for name, policy in POLICIES.items()
     }
     rows: list[list[Any]] = [
-        ["weights", "cache", "steps computed", "PSNR", "worst", "if errors add up", "to the same weights, uncached"]
-    ]
+        [
+            "weights", "cache", "steps computed", "times faster", "if the two multiply", "PSNR", "worst",
+            "if errors add up", "to the same weights, uncached",
+        ]
+    ]  # fmt: skip
     figures: dict[str, Any] = {"videos": VIDEOS, "full": alone}
     for name, policy in alone.items():
-        rows.append(
-            [
-                "float32",
-                name,
-                f"{mean(policy['computed']):.1f}",
-                *level(policy["psnr"]),
-                "–",
-                f"{mean(policy['psnr']):.1f}",
-            ]
-        )
+        closeness = [*level(policy["psnr"]), "–", f"{mean(policy['psnr']):.1f}"]
+        rows.append(["float32", name, f"{mean(policy['computed']):.1f}", f"{policy['speedup']:.2f}x", "–", *closeness])
     for kind, setting in KINDS.items():
-        found = kept("eight_bits", pipe, [kind], partial(measured, setting, full))
+        found = kept("eight_bits", pipe, ["timed", kind], partial(measured, setting, full))
         figures[kind] = found
-        rows.append([kind, "none", "30.0", *level(found["none"]["psnr"]), "–", "–"])
+        slower = found["none"]["speedup"]
+        rows.append([kind, "none", "30.0", f"{slower:.2f}x", "–", *level(found["none"]["psnr"]), "–", "–"])
         for name in POLICIES:
             own = found[name]
-            summed = [added(a, b) for a, b in zip(found["none"]["psnr"], alone[name]["psnr"], strict=True)]
-            own["summed"] = summed
+            own["summed"] = [added(a, b) for a, b in zip(found["none"]["psnr"], alone[name]["psnr"], strict=True)]
+            own["multiplied"] = slower * alone[name]["speedup"]
             rows.append(
                 [
-                    kind,
-                    name,
-                    f"{mean(own['computed']):.1f}",
-                    *level(own["psnr"]),
-                    f"{mean(summed):.1f}",
-                    f"{mean(own['own']):.1f}",
+                    kind, name, f"{mean(own['computed']):.1f}", f"{own['speedup']:.2f}x", f"{own['multiplied']:.2f}x",
+                    *level(own["psnr"]), f"{mean(own['summed']):.1f}", f"{mean(own['own']):.1f}",
                 ]
-            )
+            )  # fmt: skip
     publish("eight_bits", figures, pipe, rows)
 
 
-def measured(setting: str, full: Callable[[], list[np.ndarray]]) -> dict[str, Any]:
+def measured(setting: str, full: Callable[[], Made]) -> dict[str, Any]:
     """The figures of one kind of weights, without a cache and under each."""
     from torchao import quantization
 
@@ -84,27 +84,42 @@ def measured(setting: str, full: Callable[[], list[np.ndarray]]) -> dict[str, An
     before = weight(pipe)
     quantization.quantize_(pipe.transformer.blocks, getattr(quantization, setting)())
     plain = made(pipe)
-    found: dict[str, Any] = {"none": {"psnr": [psnr(a, b) for a, b in zip(full(), plain, strict=True)]}}
+    closeness = [psnr(a, b) for a, b in zip(full()[0], plain[0], strict=True)]
+    found: dict[str, Any] = {"none": {"psnr": closeness, "speedup": faster(full(), plain)}}
     found |= {name: under(pipe, policy, full, lambda: plain) for name, policy in POLICIES.items()}
     return found | {"bytes": [before, weight(pipe)]}
 
 
 def under(
-    pipe: Any, policy: bwcache.Policy[Any], full: Callable[[], list[np.ndarray]], plain: Callable[[], list[np.ndarray]]
+    pipe: Any, policy: bwcache.Policy[Any], full: Callable[[], Made], plain: Callable[[], Made]
 ) -> dict[str, Any]:
-    """Closeness of each video to the full one and to that of its own weights, and the steps that it computes."""
+    """Closeness of each video to the full one and to that of its own weights, its steps, and times faster than full."""
+    full(), plain()  # the uncached ones come first, so that no session holds the pipeline
     with bwcache.attach(pipe, policy) as session:
         cached = made(pipe)
     return {
-        "psnr": [psnr(a, b) for a, b in zip(full(), cached, strict=True)],
-        "own": [psnr(a, b) for a, b in zip(plain(), cached, strict=True)],
+        "psnr": [psnr(a, b) for a, b in zip(full()[0], cached[0], strict=True)],
+        "own": [psnr(a, b) for a, b in zip(plain()[0], cached[0], strict=True)],
         "computed": [trace.computed for trace in session.traces],
+        "speedup": faster(full(), cached),
     }
 
 
-def made(pipe: Any) -> list[np.ndarray]:
-    """The videos."""
-    return [call(pipe, request(video.prompt, seed=video.seed)).frames for video in videos(VIDEOS, FIRST)]
+def made(pipe: Any) -> Made:
+    """The videos, and their seconds, after one that does not count."""
+    several = videos(VIDEOS, FIRST)
+    call(pipe, request(several[0].prompt, steps=4))
+    frames, seconds = [], []
+    for video in several:
+        start = time.process_time()
+        frames.append(call(pipe, request(video.prompt, seed=video.seed)).frames)
+        seconds.append(time.process_time() - start)
+    return frames, seconds
+
+
+def faster(one: Made, other: Made) -> float:
+    """Return how many times faster the other was than the first, in the median of the videos."""
+    return statistics.median(a / b for a, b in zip(one[1], other[1], strict=True))
 
 
 def weight(pipe: Any) -> int:

@@ -174,20 +174,3 @@ def stands(found: Comparison) -> str:
     """Return whether the published order of two methods holds: "holds", "does not hold", "level", "mixed" or "open"."""
     told = verdict(found.speeds)
     return {"faster": "holds", "slower": "does not hold"}.get(told, told)
-
-
-def leaders(field: Field, level: int, count: int = 3) -> list[tuple[str, Speed]]:
-    """Return the fastest caches at one level, on the most videos that any made; those below the level are left out."""
-    caches = [one for one in field if one.kind != "fewer steps"]
-    most = max((one.videos for one in caches), default=0)
-    able = [(one.family, one.speeds[level]) for one in caches if one.videos == most and one.speeds[level].bound != "<="]
-    return sorted(able, key=lambda pair: -(pair[1].value or 0.0))[:count]
-
-
-def led(field: Field, level: int) -> str:
-    """Return who leads at one level, and how far, in a sentence's part; empty where nobody reached it."""
-    first = leaders(field, level)
-    if not first or first[0][1].value is None:
-        return ""
-    told = [f"{family} {speed.bound}{speed.value:.2f}x" for family, speed in first]
-    return ", ".join(told)

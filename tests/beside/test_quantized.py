@@ -1,7 +1,7 @@
 """Weights of 8 bits: in a layer written here, and by torchao where it is installed.
 
-torchao is no requirement of the tests: where it is installed, importing diffusers writes warnings to stderr, and what
-the command line writes there is tested.
+torchao is in an environment of its own (`make test-torchao`): where it is installed, importing diffusers writes
+warnings to stderr, and what the command line writes there is tested.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def test_layers_that_are_replaced_by_int8_ones() -> None:
 
 
 def by_torchao(pipe: Any) -> None:
-    quantization = pytest.importorskip("torchao.quantization", reason="needs torchao: pip install torchao")
+    quantization = pytest.importorskip("torchao.quantization", reason="needs torchao: make test-torchao")
     quantization.quantize_(pipe.transformer.blocks, quantization.Int8WeightOnlyConfig())
 
 

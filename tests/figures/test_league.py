@@ -10,10 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import bwcache.policies
 from benchmarks.league import __main__ as command
-from benchmarks.league import contenders, page, words
+from benchmarks.league import contenders, page, summary, times, words
 from benchmarks.league.facts import facts, lines_of_code, reads
 from benchmarks.league.ladders import LADDERS, LEFT_OUT, Ladder, each
 from benchmarks.league.taken_over import taken_over
@@ -178,12 +179,51 @@ def test_a_published_order_holds_or_not() -> None:
     assert exchanged <= families
 
 
-def test_who_leads() -> None:
-    field = stand(fast=FAST, slow=SLOW)
-    assert words.led(field, 1) == "fast 4.14x, slow 2.07x"
+def told(field: list[figures.Standing], **more: Any) -> summary.Told:
+    return summary.Told("shapes", "euler-1-30", "a race", field, field, (), more.pop("times", {}), **more)
+
+
+def test_who_leads_by_the_mean_and_by_the_worst_video() -> None:
+    field = stand(fast=FAST, slow=SLOW, fixed_interval=SLOW)
+    said = summary.race_in_words(told(field))
+    assert said.startswith("**a race** (3 caches on 2 videos): at 35 dB fast 3.40x, ")  # of 4x at 31 dB, 2.5x at 41
+    assert "where the worst video shall have as much, fast 3.10x" in said  # which is 2 dB below the mean
+    assert "1 of 2 are clearly faster than fixed interval" in said
     high = stand(fast=FAST[:2], slow=SLOW)
-    assert words.led(high, 3).startswith("slow ")  # the other one never gets there
-    assert words.led([], 0) == ""
+    assert "at 35 dB slow " in summary.race_in_words(told(high))  # the other one never gets there
+    assert summary.race_in_words(told([])) == ""
+
+
+def test_what_follows_is_told_with_its_figures() -> None:
+    ahead, behind = stand(BWCache=FAST, TeaCache=SLOW, FasterCache=FAST), stand(BWCache=SLOW, TeaCache=FAST)
+    assert summary.published([told(ahead)]) == (
+        "**Published orders** at 35 dB: 1 hold in every race (BWCache ahead of TeaCache 2.00x); "
+        "1 are level (BWCache ahead of FasterCache 1.00x)."
+    )
+    both = [told(ahead), told(behind)]
+    assert "1 hold in some (BWCache ahead of TeaCache 0.50 to 2.00x)" in summary.published(both)
+    pair = words.Exchange("BWCache", "TeaCache", "a thing")
+    assert summary.idea("An idea", [pair], both) == (
+        "**An idea**, times faster at 35 dB (below 1: slower), over TeaCache: BWCache 0.50 to 2.00x."
+    )
+    assert summary.idea("An idea", [words.Exchange("MagCache", "TeaCache", "")], both) == ""
+    assert summary.reach([Speed(2.0, ">="), Speed(1.5, "~")]) == ">=2.00x"
+    assert summary.reach([Speed(2.0, ">="), Speed(1.5)]) == "1.50x"
+    theirs = {"SeaCache": FAST, "SeaCache (diffusers)": SLOW}
+    race = {"final": {name: row(name, *points) for name, points in theirs.items()}}
+    field = figures.standings(race, dict.fromkeys(theirs, "native"), contenders.LEVELS)
+    assert "level in 0 of 1 comparisons at all four levels; at 35 dB else SeaCache 2.00x" in summary.others(
+        [told(field)]
+    )
+    assert summary.others([told(field, over=["SeaCache (diffusers)"])]) == ""  # along another page's ladder
+
+
+def test_time_is_that_of_the_setting_which_the_table_has() -> None:
+    (fast,) = stand(fast=FAST)
+    measured = {"label": fast.middle.label, "speedup": 3.2, "reads_per_step": 2.0}
+    assert told([fast], times={"fast": measured}).by_time(fast) == 3.2
+    assert told([fast], times={"fast": measured | {"label": "another"}}).by_time(fast) is None
+    assert told([fast]).reads(fast) is None
 
 
 def test_the_worst_video_has_speeds_of_its_own() -> None:
@@ -235,7 +275,9 @@ def test_a_tiny_league_from_end_to_end(folder: Path, monkeypatch: pytest.MonkeyP
     assert any("diffusers" in family for family in field)
     why = page.unable(results, "shapes", "euler-3-30")
     assert list(why) == ["DeepCache"]
-    assert any(line.startswith("shapes, Euler, shift 3, 30 steps: not ") for line in page.missing(results, every))
+    left = page.unrun(results["races"]["shapes"]["euler-3-30"], every["shapes"]["euler-3-30"], why)
+    assert "MagCache" in left
+    assert not {"fixed interval", "DeepCache"} & set(left)
     monkeypatch.setattr(figures, "DRAWS", 20)
     monkeypatch.setattr(page, "taken_over", lambda *_: {})
     monkeypatch.setattr(page, "read", lambda *_: results)
@@ -243,8 +285,25 @@ def test_a_tiny_league_from_end_to_end(folder: Path, monkeypatch: pytest.MonkeyP
     page.main()
     text = (tmp_path / "league.md").read_text(encoding="utf-8")
     assert "| **fixed interval** |" in text
-    assert f"- DeepCache: {why['DeepCache']}" in text
+    assert "Not on this model: DeepCache (WanTransformer3DModel, which is no U-Net)." in text
+    assert "Not run yet: " in text
     assert (tmp_path / "images" / "league-shapes-euler-3-30.png").stat().st_size > 10_000
+
+
+def test_time_and_reads_are_measured_of_one_setting(folder: Path) -> None:
+    race = tiny(folder)
+    fixed = next(one for one in race.methods("fixed interval") if "(3, warm-up 1" in one.label)
+    plain = times.counted(race)
+    found = times.row(race, fixed, plain)
+    assert found["label"] == fixed.label
+    assert found["reads_per_step"] == 0
+    assert 1.0 < found["speedup"] < 4.0  # two of four steps are computed
+    assert len(found["seconds"]) == times.ROUNDS
+    with times.Reads() as reads:
+        assert bool(torch.ones(1))
+        assert torch.ones(1).item() == 1
+        assert torch.ones(2).tolist() == [1, 1]
+    assert reads.count == 3
 
 
 def test_tables_are_measured_once_and_on_other_videos(folder: Path) -> None:
