@@ -24,9 +24,9 @@ from benchmarks.race.figures import Speed
 from benchmarks.race.race import Lengths, Race
 from benchmarks.race.rows import result_of, row_of
 from bwcache.errors import AttachError
-from bwcache.policies import BWCache, FixedInterval, MagCache, Policy, SpeCa
+from bwcache.policies import BWCache, FirstBlock, FixedInterval, MagCache, Policy, SpeCa
 from bwcache.study import Cell, Result
-from bwcache.study.methods import FewerSteps
+from bwcache.study.methods import FewerSteps, UnderPolicy
 from bwcache.study.peers import Guards
 
 FEW = Lengths(
@@ -296,7 +296,9 @@ def test_time_and_reads_are_measured_of_one_setting(folder: Path) -> None:
     plain = times.counted(race)
     found = times.row(race, fixed, plain)
     assert found["label"] == fixed.label
-    assert found["reads_per_step"] == 0
+    assert found["reads_per_step"] * race.steps <= 8  # as the run begins, and never again
+    probing = times.row(race, UnderPolicy(FirstBlock(0.5)), plain)
+    assert probing["reads_per_step"] * race.steps >= found["reads_per_step"] * race.steps + 3  # all steps but the first
     assert 1.0 < found["speedup"] < 4.0  # two of four steps are computed
     assert len(found["seconds"]) == times.ROUNDS
     with times.Reads() as reads:
