@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from types import SimpleNamespace
@@ -332,3 +332,86 @@ def sampled(pipe: Any, *requests: Any) -> Tensor:
     with torch.inference_mode():
         made: Tensor = pipe.forward(batch)
     return made
+
+
+class Stepped:
+    """vllm-omni's own runner in step mode, with its own Qwen-Image pipeline: who comes is encoded by a seed.
+
+    Args:
+        backend: of caches; none: it has none.
+    """
+
+    def __init__(self, backend: Any = None) -> None:
+        kind, own = KINDS["Qwen-Image"], part("diffusion.models.qwen_image.pipeline_qwen_image")
+        base: Any = own.QwenImagePipeline
+
+        class Tiny(base):
+            def prepare_encode(self, state: Any, **_: Any) -> Any:
+                drawn = torch.Generator().manual_seed(state.sampling.seed)
+                state.latents = text(drawn, *kind.shape)
+                made = [kind.conditions(drawn) for _ in range(2)]
+                for name, own in zip(("", "negative_"), made, strict=True):
+                    setattr(state, f"{name}prompt_embeds", own["encoder_hidden_states"])
+                    setattr(state, f"{name}prompt_embeds_mask", own["encoder_hidden_states_mask"])
+                    setattr(state, f"{name}txt_seq_lens", own["txt_seq_lens"])
+                state.img_shapes, state.do_true_cfg = made[0]["img_shapes"], True
+                state.scheduler = importlib.import_module("diffusers").FlowMatchEulerDiscreteScheduler(shift=3.0)
+                state.scheduler.set_timesteps(state.sampling.num_inference_steps)
+                state.scheduler.set_begin_index(0)
+                state.timesteps = state.scheduler.timesteps
+                return state
+
+            def post_decode(self, state: Any, **_: Any) -> Any:
+                return part("diffusion.data").DiffusionOutput(output=state.latents)
+
+        pipe = Tiny.__new__(Tiny)
+        nn.Module.__init__(pipe)
+        pipe.transformer, pipe.scheduler, pipe._interrupt, pipe._attention_kwargs = kind.build(), None, False, None
+        runner = part("diffusion.worker.diffusion_model_runner").DiffusionModelRunner
+        self.pipe, self.runner = pipe, runner.__new__(runner)
+        named = "none" if backend is None else "bwcache"
+        vars(self.runner).update(
+            od_config=Served(parallel_config=PARALLEL, cache_backend=named, streaming_output=False),
+            vllm_config=environment(),
+            pipeline=pipe,
+            cache_backend=backend,
+            kv_transfer_manager=None,
+            _interaction_coordinator=None,
+            input_batch=None,
+            state_cache={},
+            device=torch.device("cpu"),
+        )
+        self.runner._maybe_recv_stage_payload = self.runner._maybe_send_stage_payload = lambda *_: None
+        if backend is not None:
+            backend.enable(pipe)
+
+    def wave(self, new: dict[str, Any], names: Sequence[str], over: Sequence[str] = ()) -> dict[str, Tensor]:
+        """One step of some requests, of those that are new too; return what is done of those that are over."""
+        sched, data = part("diffusion.sched.interface"), importlib.import_module("vllm_omni.inputs.data")
+        come = []
+        for name, (said, seed, steps) in new.items():
+            parameters = data.OmniDiffusionSamplingParams(
+                seed=seed,
+                num_inference_steps=steps,
+                true_cfg_scale=3.0,
+                extra_args={} if said is None else {"bwcache": said},
+            )
+            request = part("diffusion.request").OmniDiffusionRequest("a circle", parameters, name)
+            come.append(sched.NewRequestData(name, request))
+        cached = sched.CachedRequestData(list(names))
+        wave = sched.DiffusionSchedulerOutput(0, come, cached, set(over), 0, 0)
+        memory = {"validate_kv_metadata": True, "record_output_peak_memory": False}  # of which a CPU knows nothing
+        made = self.runner._execute_stepwise(wave, **memory)
+        outputs = [made.get_request_output(name) for name in (*new, *names)]
+        return {one.request_id: one.result.output for one in outputs if one.finished}
+
+    def all(self, requests: dict[str, Any], late: int = 0) -> dict[str, Tensor]:
+        """Requests that come one after another, each so many waves after the last."""
+        waiting, made, waves = dict(requests), dict[str, Tensor](), 0
+        while waiting or self.runner.state_cache:
+            here = list(self.runner.state_cache)
+            ready = len(requests) if not late else waves // late + 1
+            new = [name for i, name in enumerate(requests) if name in waiting and i < ready]
+            made |= self.wave({name: waiting.pop(name) for name in new}, here)
+            waves += 1
+        return made

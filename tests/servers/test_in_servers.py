@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -130,3 +131,45 @@ def test_classes_of_vllm_omni(name: str) -> None:
         assert pipe.ran == 2 * line.count("C")
         assert (pipe.ran < 2 * host.STEPS) == (said not in ("off", ZERO)) == (not torch.equal(made, plain))
         assert torch.isfinite(made).all()
+
+
+@needs("vllm_omni")
+@pytest.mark.parametrize("late", [0, 2])
+def test_step_mode_of_vllm_omni(late: int) -> None:
+    """Its own runner: whoever is sampled beside it, a request is what it is alone, and one that is aborted is freed."""
+    from tests.servers import in_vllm_omni as host
+
+    vllm_omni.register()
+    said = {"1": "fast", "2": None, "3": {"name": "FixedInterval", "interval": 2}, "4": "near"}
+    requests = {name: (word, int(name), host.STEPS - int(name) % 2) for name, word in said.items()}
+    backend = vllm_omni.Backend({"policy": "off"})
+    stepped = host.Stepped(backend)
+    made = stepped.all(requests, late)
+    gc.collect()
+    assert sorted(trace.steps for trace in backend.traces) == [11, 11, 12]
+    assert all(trace.computed < trace.steps for trace in backend.traces)
+    for name, request in requests.items():
+        alone = host.Stepped(vllm_omni.Backend({"policy": "off"})).all({name: request})
+        torch.testing.assert_close(made[name], alone[name], atol=1e-5 if said[name] is None else 0, rtol=0)
+    plain = host.Stepped().all({"2": requests["2"]})
+    torch.testing.assert_close(made["2"], plain["2"], atol=1e-5, rtol=0)
+    assert "_compiled_call_impl" not in vars(stepped.pipe.transformer)
+
+
+@needs("vllm_omni")
+def test_a_request_that_is_aborted_in_step_mode_leaves_nothing() -> None:
+    from tests.servers import in_vllm_omni as host
+
+    vllm_omni.register()
+    backend = vllm_omni.Backend({"policy": "off"})
+    stepped = host.Stepped(backend)
+    stepped.wave({"1": ("fast", 1, host.STEPS), "2": ("near", 2, host.STEPS)}, [])
+    for _ in range(3):
+        stepped.wave({}, ["1", "2"])
+    stepped.wave({}, ["2"], over=["1"])
+    gc.collect()
+    assert [trace.steps for trace in backend.traces] == [4]
+    made = stepped.all({})
+    alone = host.Stepped(vllm_omni.Backend({"policy": "off"})).all({"2": ("near", 2, host.STEPS)})
+    assert torch.equal(made["2"], alone["2"])
+    assert "_compiled_call_impl" not in vars(stepped.pipe.transformer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from collections.abc import Iterator
@@ -298,3 +299,13 @@ def test_known_schedulers_are_those_of_known_homes() -> None:
     assert predicts_flow(either)
     either.config.prediction_type = "epsilon"
     assert not predicts_flow(either)
+
+
+def test_memory_is_flat_over_many_requests() -> None:
+    at, held = stage(), []
+    for i in range(200):
+        sampled(at, Request.saying((FAST, "nearly", {"name": "Planned", "computed": 3}, None)[i % 4]))
+        if i in (19, 199):
+            gc.collect()
+            held.append(sum(isinstance(each, (Tensor, bwcache.Session)) for each in gc.get_objects()))
+    assert held[0] == held[1]

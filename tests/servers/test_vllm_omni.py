@@ -216,7 +216,6 @@ def test_each_request_is_what_it_is_alone_whoever_is_sampled_beside_it(late: int
     said = ["fast", "off", {"name": "Planned", "computed": 3}, {"name": "FixedInterval", "interval": 2}, "near"]
     ran = runner(config={"policy": "off"})
     made = stepped(ran, [State(str(i), word, seed=i, steps=STEPS - i % 2) for i, word in enumerate(said)], late)
-    gc.collect()
     around = ran.cache_backend
     assert ran.od_config.cache_backend == "bwcache"
     assert len(around.traces) == len(said) - 1
@@ -244,7 +243,7 @@ def test_one_that_is_given_up_is_freed_and_the_others_go_on() -> None:
     for _ in range(3):
         ran._execute_stepwise(["1", "2"])
     del ran.state_cache["1"]
-    gc.collect()
+    ran._execute_stepwise(["2"])
     assert [trace.steps for trace in ran.cache_backend.traces] == [3]
     made = stepped(ran, [])
     alone = stepped(runner(config={"policy": FAST}), [State("2", seed=2)])
@@ -263,6 +262,27 @@ def test_one_that_pauses_goes_on_with_what_it_kept() -> None:
         assert torch.equal(made[str(i)], alone[str(i)])
 
 
+def test_memory_is_flat_over_many_requests() -> None:
+    """Two at a time in step mode, some of which are given up; between them requests in request mode."""
+    ran, held = runner(config={"policy": "off"}), []
+    words = {"name": "Planned", "computed": 3}, {"name": "FixedInterval", "interval": 2}
+    for i in range(100):
+        pair = {str(2 * i + j): State(str(2 * i + j), word, seed=j, steps=8) for j, word in enumerate(words)}
+        ran.state_cache |= pair
+        while ran.state_cache:
+            if i % 3 == 0:
+                ran.state_cache.pop(str(2 * i), None)
+            ran._execute_stepwise(list(ran.state_cache))
+        del pair
+        ran.execute(Asking("a", "fast" if i % 2 else "nearly"))
+        if i in (9, 99):
+            gc.collect()
+            held.append(sum(isinstance(each, (Tensor, bwcache.Session)) for each in gc.get_objects()))
+    assert held[0] == held[1]
+    assert not ran.cache_backend._arounds[0]._requests
+    assert len(ran.cache_backend.traces) == plugin.KEPT_TRACES
+
+
 @pytest.mark.parametrize("wrong", ["nearly", {"name": "DeepCache"}, "chunks"])
 def test_in_step_mode_what_cannot_be_is_said_once_and_computed(wrong: Any, caplog: pytest.LogCaptureFixture) -> None:
     ran = runner(config={"policy": "off"})
@@ -273,5 +293,4 @@ def test_in_step_mode_what_cannot_be_is_said_once_and_computed(wrong: Any, caplo
     problems = [record for record in caplog.records if record.levelname == "ERROR"]
     assert len(problems) == 1
     assert "request bad" in problems[0].message
-    gc.collect()
     assert [steps_of(trace).count("C") for trace in ran.cache_backend.traces] == [PLANNED]

@@ -17,7 +17,7 @@ import logging
 import sys
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import wraps
 from importlib.metadata import version
@@ -134,6 +134,7 @@ def stepping(inner: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) 
         return inner(runner, *args, **kwargs)
     finally:
         config.cache_backend = named
+        runner.cache_backend.keep_only(runner.state_cache)
 
 
 def refreshing(inner: Callable[..., Any], runner: Any, reqs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -171,6 +172,7 @@ class Backend:
         said = config if isinstance(config, Mapping) else getattr(config, "_extra_params", None) or {}
         self.settings = Settings({"policy": USUAL, **said})
         self.traces: deque[Trace] = deque(maxlen=KEPT_TRACES)
+        self._arounds: list[Around] = []
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(config={self.config})"
@@ -178,6 +180,7 @@ class Backend:
     def enable(self, pipeline: Any) -> None:
         """Stand around a pipeline's forward, and its steps. The model itself is held only while it samples."""
         around = Around(self, pipeline)
+        self._arounds.append(around)
         for name in ("forward", "denoise_step", "predict_noise", *BRANCHING):
             if hasattr(pipeline, name):
                 inner = getattr(pipeline, name)
@@ -190,6 +193,11 @@ class Backend:
     def is_enabled(self) -> bool:
         """Return whether it is enabled."""
         return self.enabled
+
+    def keep_only(self, names: Container[str]) -> None:
+        """Let go of all requests in step mode but these: they are over, or were given up."""
+        for around in self._arounds:
+            around.keep_only(names)
 
 
 BRANCHING = ("predict_noise_maybe_with_cfg", "predict_noise_with_multi_branch_cfg")
@@ -337,7 +345,6 @@ class Around:
                 session.close()
             raise
         self._session, self._requests[state.request_id] = session, asked
-        weakref.finalize(state, self._dropped, state.request_id)
 
     def _in_turn(self, inner: Callable[..., Any], input_batch: Any, state: Any, asked: Asked) -> Any:
         assert self._session is not None
@@ -349,15 +356,14 @@ class Around:
             finally:
                 self._sampling = None
 
-    def _dropped(self, name: str) -> None:
-        """A request is over or was given up: nobody holds its state any more."""
-        asked, session = self._requests.pop(name, None), self._session
-        if asked is None or session is None:
-            return
-        self._present = name, asked
-        session.drop(name)
-        if not self._requests:
-            self._session = None
+    def keep_only(self, names: Container[str]) -> None:
+        """Let go of all requests but these; the model itself too, where none of ours is left."""
+        for name in [name for name in self._requests if name not in names]:
+            self._present = name, self._requests.pop(name)
+            if self._session is not None:
+                self._session.drop(name)
+        if not self._requests and self._session is not None:
+            session, self._session = self._session, None
             session.close()
 
 
