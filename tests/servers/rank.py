@@ -19,7 +19,8 @@ SAID = ("fast", {"name": "EasyCache", "threshold": 5.0})
 
 def in_sglang() -> list[dict[str, Any]]:
     """What a rank of sglang decided for each request."""
-    plugin, host = importlib.import_module("bwcache.servers.sglang"), importlib.import_module("tests.servers.in_sglang")
+    plugin: Any = importlib.import_module("bwcache.servers.sglang")
+    host = importlib.import_module("tests.servers.in_sglang")
     registry = host.part("runtime.platforms.plugins").HookRegistry
     plugin.register()
     registry.apply_hooks()

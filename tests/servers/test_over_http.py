@@ -33,7 +33,18 @@ def test_sglang(tmp_path: Path) -> None:
     assert [answer["status"] for answer in answers] == ["completed"] * 4
     plain, fast, wrong, blocks = (Path(answer["file_path"]).read_bytes() for answer in answers)
     assert plain == wrong == blocks != fast
+    assert log.count("bwcache: here; requests that say nothing: off") == 1
     (computed,) = re.findall(rf"bwcache: request {answers[1]['id']}: fast, 8 steps, (\d) computed: ", log)
     assert 1 < int(computed) < 8
     assert re.search(rf"bwcache: request {answers[2]['id']}: everything is computed: found bwcache 'nearly'", log)
     assert re.search(rf"{answers[3]['id']}: everything is computed: found a method that keeps blocks", log)
+
+
+@needs("vllm_omni")
+def test_vllm_omni(tmp_path: Path) -> None:
+    log, answers = served("serve_vllm_omni", tmp_path)
+    assert [answer["status"] for answer in answers] == [200] * 3
+    plain, fast, wrong = (answer["made"] for answer in answers)
+    assert plain == wrong != fast
+    assert re.search(rf"bwcache: request {answers[1]['id']}: fast, 12 steps, \d computed: ", log)
+    assert re.search(rf"bwcache: request {answers[2]['id']}: everything is computed: found bwcache 'nearly'", log)

@@ -220,6 +220,7 @@ def test_a_stage_with_a_step_of_its_own_is_computed(name: str) -> None:
 def test_a_pipeline_that_samples_in_a_loop_of_its_own_is_named(caplog: pytest.LogCaptureFixture) -> None:
     kind = sys.modules[f"{SGLANG}pipelines_core.composed_pipeline_base"].ComposedPipelineBase
     at = stage()
+    plugin._greet.cache_clear()
     usual, own = kind(lambda batch: sampled(at, batch)), type("CausalPipeline", (kind,), {})(lambda batch: None)
     for pipe, word, problem in (
         (usual, FAST, None),
@@ -234,6 +235,8 @@ def test_a_pipeline_that_samples_in_a_loop_of_its_own_is_named(caplog: pytest.Lo
         problems = [row["problem"] for row in (result.usage or {}).get("bwcache", ()) if "problem" in row]
         assert len(problems) == len([one for one in caplog.records if one.levelname == "ERROR"]) == bool(problem)
         assert not problem or problem in problems[0]
+        greeted = "bwcache: here; requests that say nothing: off" in caplog.messages
+        assert greeted == (pipe is usual and word == FAST)  # the first one
 
 
 def test_an_error_of_the_model_is_the_requests_and_leaves_nothing() -> None:

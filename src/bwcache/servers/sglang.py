@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -139,12 +140,20 @@ def _without_word(batch: Any) -> Iterator[None]:
 
 def around_pipeline(call: Callable[..., Any], pipeline: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
     """One request from end to end: where it was sampled past the loop that we stand around, that is said."""
+    _greet()
     result = call(pipeline, batch, *args, **kwargs)
     if not _is_told(batch):
         with _asked(batch, lambda asked: _unheard(pipeline)):
             if result is not batch and _is_told(batch):
                 result.usage = batch.usage
     return result
+
+
+@cache
+def _greet() -> None:
+    """Say once that we are here: as plugins are loaded, sglang's log does not show what they say yet."""
+    usual = settings().usual
+    LOG.info("bwcache: here; requests that say nothing: %s", "off" if usual is None else usual.word)
 
 
 def _unheard(pipeline: Any) -> None:

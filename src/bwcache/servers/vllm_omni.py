@@ -186,6 +186,8 @@ class Backend:
                 inner = getattr(pipeline, name)
                 setattr(pipeline, name, _around(inner, getattr(around, name)))
         self.enabled = True
+        usual = "off" if self.settings.usual is None else self.settings.usual.word
+        LOG.info("bwcache: around %s; requests that say nothing: %s", type(pipeline).__name__, usual)
 
     def refresh(self, pipeline: Any, num_inference_steps: int, verbose: bool = True) -> None:
         """Nothing: each request has a run of its own, which begins with it and ends with it."""
