@@ -210,6 +210,11 @@ def test_two_videos_side_by_side(nodes: Any) -> None:
     assert all(part in text for part in ("PSNR 2", "SSIM", "10 evaluations"))
     assert pictures.beside(one, one)[1] == "identical, bit for bit"
     assert "PSNR" in pictures.beside(one[:, :4, :4], other[:, :4, :4])[1]
+    shown = pictures.captioned(images[:1], ("uncached", "cached", "difference"), text)[0]
+    at = next(row for row in range(len(shown)) if torch.equal(shown[row : row + 32], images[0]))
+    assert 0 < at < len(shown) - 32
+    assert not (shown[:at] == 1).all()
+    assert not (shown[at + 32 :] == 1).all()
     with pytest.raises(SettingError, match="expected as many pictures of the same size"):
         pictures.beside(one, one[:2])
 

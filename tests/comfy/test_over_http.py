@@ -100,8 +100,7 @@ def test_a_workflow_goes_in_and_pictures_come_out(server: Server, plain: str) ->
     assert report.std() > 10
     beside = server.picture(ran["outputs"]["compare"]["images"][0])
     assert beside.shape[1] == 3 * 128
-    assert beside.shape[0] > 128  # with words above
-    assert (beside[-128:, :128] != beside[-128:, 128:256]).any()
+    assert 128 < beside.shape[0] < 180  # with words above and below
     assert "PSNR" in ran["outputs"]["compare"]["text"][0]
     assert ran["outputs"]["trace"]["text"] == ["mine_00001.jsonl in the output folder"]
     assert (server.base / "output" / "mine_00001.jsonl").read_text().count("\n") > 8

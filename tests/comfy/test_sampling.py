@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import bwcache
+from bwcache.comfy import words
 from bwcache.comfy.lanes import Lanes
 from bwcache.comfy.rehearsal import evaluations
 from bwcache.comfy.rows import row_of as row_of_module
@@ -246,7 +247,9 @@ def test_what_a_model_cannot_carry_is_said_at_the_node() -> None:
         cached(model(kind=EDM), Settings(CLEAN))
     unknown = type("SomeNet", (torch.nn.Module,), {"forward": lambda self, x, timesteps, context=None, **kwargs: x})
     patcher = look_alike.Patcher(look_alike.Base(unknown()))
-    with pytest.raises(BWCacheError, match="a method that keeps blocks, on a SomeNet"):
+    with pytest.raises(
+        BWCacheError, match=r"a method that keeps blocks, on a SomeNet.*these fit as they are: .*Planned"
+    ):
         cached(patcher, Settings(BLOCKS))
     with pytest.raises(BWCacheError, match="a method that keeps blocks, on a SomeNet"):
         cached(patcher, Settings(bwcache.Foresight()))
@@ -254,6 +257,29 @@ def test_what_a_model_cannot_carry_is_said_at_the_node() -> None:
     strange = type("Sound", (torch.nn.Module,), {"forward": lambda self, audio: audio})
     with pytest.raises(BWCacheError, match="whose forward takes audio"):
         cached(look_alike.Patcher(look_alike.Base(strange())), Settings(CLEAN))
+
+
+class SomeNet(torch.nn.Module):
+    """A class that no row is of."""
+
+    def forward(self, x: torch.Tensor, timesteps: torch.Tensor, context: Any = None, **_: Any) -> torch.Tensor:
+        return torch.tanh(x + timesteps.view(-1, 1, 1, 1, 1) + context.mean((1, 2)).view(-1, 1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("kind", ["comfy.ldm.wan.WanModel", "comfy.ldm.lightricks.LTXAVModel", "no row"])
+@pytest.mark.parametrize("name", words.methods())
+@pytest.mark.filterwarnings("ignore::bwcache.errors.NeverReusedWarning")
+def test_each_method_samples_or_is_refused_at_the_node(name: str, kind: str) -> None:
+    patcher = look_alike.Patcher(look_alike.Base(SomeNet())) if kind == "no row" else model(kind)
+    plain = sampled(patcher)
+    refusal, runs = "", Runs()
+    try:
+        clone, runs = cached(patcher, Settings(words.of_method(name, "")))
+        assert torch.isfinite(sampled(clone, apart=lambda i: i % 3 == 1)).all()
+    except BWCacheError as error:
+        refusal = str(error)
+    assert "expected" in refusal or [trace.steps for trace in runs.traces] == [STEPS]
+    assert torch.equal(sampled(patcher), plain)
 
 
 def test_arguments_that_nobody_knows_are_handed_on() -> None:

@@ -89,8 +89,8 @@ def sampled(session: bwcache.Session, denoise: Any, listed: bool, times: int = 1
             count = len(names)
             rows: Any = x.expand(count, -1, -1).contiguous()
             time: Any = torch.full((count,), share)
-            said = {"index": step, "total": STEPS, "sigma": share, "prediction": "flow", "schedule": SHARES}
-            with session.step(**said, branch=names, time_of=float):
+            said: dict[str, Any] = {"index": step, "total": STEPS, "sigma": share, "schedule": SHARES}
+            with session.step(**said, prediction="flow", branch=names, time_of=float):
                 out = denoise(
                     apart(rows, SHAPES) if listed else rows,
                     (time,) * times if times > 1 else time,

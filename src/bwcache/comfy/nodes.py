@@ -346,8 +346,8 @@ class BWCacheCompare(io.ComfyNode):
         images, close = pictures.beside(uncached, cached)
         speed = line(run.traces[-1]) if run.traces else "nothing was reused"
         text = f"{close}; {speed}"
-        middle = pictures.captioned(images[len(images) // 2][None], ("uncached", "cached", "difference, 4 times"))
-        return io.NodeOutput(images, text, ui=shown(cls, middle, text))
+        middle, panels = images[len(images) // 2][None], ("uncached", "cached", "difference, 4 times")
+        return io.NodeOutput(images, text, ui=shown(cls, pictures.captioned(middle, panels, text), text))
 
 
 class BWCacheSaveTrace(io.ComfyNode):

@@ -38,24 +38,30 @@ def drawn(trace: Trace) -> Tensor:
     return torch.from_numpy(picture.astype(np.float32) / 255)[None]
 
 
-def captioned(picture: Tensor, captions: Sequence[str]) -> Tensor:
-    """Return a picture of as many panels side by side with a word above each.
+def captioned(picture: Tensor, captions: Sequence[str], below: str) -> Tensor:
+    """Return a picture of as many panels side by side with a word above each, and a line below.
 
     Args:
         picture: `[1, H, W, 3]` in 0..1.
         captions: of the panels, from the left.
+        below: the line.
     """
+    width, count = picture.shape[2], len(captions)
+    places = [(round((i + 0.5) * width / count), word) for i, word in enumerate(captions)]
+    bands = _band(width, places, count), _band(width, [(width // 2, below)], 1)
+    return torch.cat([bands[0], picture[0].float().cpu(), bands[1]])[None]
+
+
+def _band(width: int, words: Sequence[tuple[int, str]], count: int) -> Tensor:
+    """A white strip, `[h, W, 3]`, with words around their places, as large as `count` of them have room."""
     from PIL import Image, ImageDraw, ImageFont
 
-    width = picture.shape[2]
-    size = max(10, width // (16 * len(captions)))
+    size = max(8, min(width // 48, int(1.7 * width / count / max(len(word) for _, word in words))))
     band = Image.new("RGB", (width, 2 * size), "white")
-    font, pen = ImageFont.load_default(size), ImageDraw.Draw(band)
-    for i, word in enumerate(captions):
-        place = (round((i + 0.5) * width / len(captions)), size)
-        pen.text(place, word, fill="black", font=font, anchor="mm")
-    above = torch.from_numpy(np.asarray(band).astype(np.float32) / 255)
-    return torch.cat([above, picture[0].float().cpu()])[None]
+    pen, font = ImageDraw.Draw(band), ImageFont.load_default(size)
+    for place, word in words:
+        pen.text((place, size), word, fill="black", font=font, anchor="mm")
+    return torch.from_numpy(np.asarray(band).astype(np.float32) / 255)
 
 
 def briefly(trace: Trace | None, note: str) -> str:

@@ -26,7 +26,7 @@ def draw(trace: Trace, path: Path, title: str) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    branches = list(dict.fromkeys(event.branch for event in trace.events))[:MOST_ROWS]
+    branches = sorted({event.branch for event in trace.events})[:MOST_ROWS]
     with mpl.rc_context({"font.size": 13}):
         figure = Figure((6.0, 3.2 + 0.35 * len(branches)), dpi=150, facecolor="white", layout="constrained")
         FigureCanvasAgg(figure)

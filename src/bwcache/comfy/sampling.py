@@ -24,8 +24,9 @@ from bwcache.comfy.plans import KeptPlan
 from bwcache.comfy.rehearsal import adds_noise, evaluations
 from bwcache.comfy.rows import row_of
 from bwcache.core.trace import Trace
+from bwcache.engine.fitting import refused
 from bwcache.engine.plan import Plan
-from bwcache.errors import AlreadyAttachedError, AttachError, complaint
+from bwcache.errors import AlreadyAttachedError, AttachError, SettingError, complaint
 from bwcache.models import BlockSpec, resolve, uncompiled
 from bwcache.policies import Guarded, Policy
 
@@ -119,7 +120,11 @@ def expect_fits(model: Any, policy: Policy[Any]) -> BlockSpec:
     """
     module = model.get_model_object("diffusion_model")
     row = row_of(module)
-    plan = Plan.of(policy, resolve("diffusion_model", module, row), timing=False)
+    stack = resolve("diffusion_model", module, row)
+    try:
+        plan = Plan.of(policy, stack, timing=False)
+    except (AttachError, SettingError) as error:
+        raise refused(error, lambda other: Plan.of(other, stack, timing=False)) from error
     levels = NoiseLevels(model.get_model_object("model_sampling"))
     if plan.clean and levels.prediction is None:
         kind = type(model.get_model_object("model_sampling")).__mro__
