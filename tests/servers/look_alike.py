@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from bwcache import Tuned
+from bwcache.policies.tuned_file import TunedFile
 
 SGLANG = "sglang.multimodal_gen.runtime."
 OMNI = "vllm_omni.diffusion."
@@ -41,6 +46,7 @@ CONTRACT: dict[str, tuple[str, ...]] = {
     f"{SGLANG}pipelines_core.composed_pipeline_base.ComposedPipelineBase.forward": ("self", "batch", "server_args"),
     f"{SGLANG}pipelines.diffusers_pipeline.DiffusersExecutionStage.forward": ("self", "batch", "server_args"),
     f"{OMNI}cache.selector.get_cache_backend": ("cache_backend", "cache_config"),
+    f"{OMNI}sched.request_scheduler.build_request_batch_sampling_params_key": ("request",),
     f"{OMNI}cache.base.CacheBackend.enable": ("self", "pipeline"),
     f"{OMNI}cache.base.CacheBackend.refresh": ("self", "pipeline", "num_inference_steps", "verbose"),
     f"{OMNI}cache.base.CacheBackend.is_enabled": ("self",),
@@ -58,6 +64,8 @@ CONTRACT: dict[str, tuple[str, ...]] = {
 
 FIELDS: dict[str, tuple[str, ...]] = {
     "sglang.multimodal_gen.configs.sample.sampling_params.SamplingParams": ("enable_teacache", "enable_spectrum"),
+    f"{SGLANG}pipelines_core.composed_pipeline_base.ComposedPipelineBase": ("stages",),
+    f"{SGLANG}pipelines_core.stages.base.PipelineStage": ("role_affinity",),
     f"{SGLANG}pipelines_core.schedule_batch.Req": (
         *("extra", "usage", "is_warmup", "is_cfg_negative", "sampling_params"),
     ),
@@ -75,6 +83,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     f"{OMNI}data.OmniDiffusionConfig": ("cache_backend", "cache_config"),
     f"{OMNI}data.DiffusionCacheConfig": ("_extra_params",),
     f"{OMNI}worker.request_batch.DiffusionRequestBatch": ("requests", "request_ids", "sampling_params_list"),
+    f"{OMNI}sched.interface.RequestBatchSamplingParamsKey": ("condition_key",),
     f"{OMNI}worker.utils.StepRequestState": (
         *("request_id", "sampling", "latents", "timesteps", "step_index", "scheduler", "extra", "chunk_num_steps"),
     ),
@@ -207,6 +216,15 @@ def installed(*build: Callable[[], None]) -> Iterator[None]:
         sys.modules.update(before)
 
 
+def plan_for_flux(folder: Path) -> str:
+    """The path of a plan that `bwcache tune` could have written for another model."""
+    policy = Tuned((0, 2), ((1.0,), (1.0,)), (1.0, 0.75, 0.5, 0.25, 0.0), "FluxTransformer2DModel")
+    made_for = {"scheduler": {"class": "UniPCMultistepScheduler", "predicts": "flow"}}
+    content = TunedFile(policy, made_for, {"psnr": 35.2}, {"expected": 3.0}).to_json()
+    (folder / "plan.json").write_text(json.dumps(content))
+    return str(folder / "plan.json")
+
+
 # --- sglang ---------------------------------------------------------------------------------------------------------
 
 
@@ -308,8 +326,8 @@ def sglang() -> None:
             return batch
 
     class ComposedPipelineBase:
-        def __init__(self, stage: Any) -> None:
-            self.stage = stage
+        def __init__(self, stage: Any, role: str = "denoiser") -> None:
+            self.stage, self.stages = stage, [SimpleNamespace(role_affinity=SimpleNamespace(value=role))]
 
         def forward(self, batch: Any, server_args: Any) -> Any:
             self.stage(batch)
@@ -513,6 +531,16 @@ def omni() -> None:
                 del self.state_cache[name]
             return over
 
+    @dataclass(frozen=True)
+    class Key:
+        steps: int
+        condition_key: Any = None
+
+    def build_request_batch_sampling_params_key(request: Any) -> Any:
+        return Key(STEPS)
+
+    admits = {"build_request_batch_sampling_params_key": build_request_batch_sampling_params_key}
+    module(f"{OMNI}sched.request_scheduler", **admits)
     module(f"{OMNI}cache.base", CacheBackend=CacheBackend)
     module(f"{OMNI}cache.selector", get_cache_backend=get_cache_backend, CacheBackend=CacheBackend)
     module(f"{OMNI}distributed.cfg_parallel", CFGParallelMixin=CFGParallelMixin)

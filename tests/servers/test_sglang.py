@@ -6,6 +6,7 @@ import gc
 import logging
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -126,6 +127,13 @@ def test_two_experts_keep_apart_what_is_theirs() -> None:
     assert said(request)["line"][first] == "C"  # what the other one kept is not for this one
 
 
+def test_a_plan_for_another_model_is_said_and_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(plugin.VARIABLE, look_alike.plan_for_flux(tmp_path))
+    at, request = stage(), Request()
+    assert torch.equal(sampled(at, request), sampled(at, Request.saying("off")))
+    assert "found WanTransformer3DModel under a file tuned for FluxTransformer2DModel" in said(request)["problem"]
+
+
 def test_a_warm_up_is_left_alone() -> None:
     at, request = stage(), Request.saying(FAST, is_warmup=True)
     sampled(at, request)
@@ -144,6 +152,7 @@ WRONG: dict[str, tuple[Request, str]] = {
     ),
     "file": (Request.saying("/etc/plan.json"), "expected near or balanced or fast or off"),
     "table": (Request.saying({"name": "SmoothCache", "errors": "/etc/x.npz"}), "which may be a file"),
+    "form": (Request({"diffusers_kwargs": "near"}), "found diffusers_kwargs 'near'; expected"),
     "TeaCache": (Request.saying(NEAR, enable_teacache=True), "TeaCache at work on this request"),
     "Spectrum": (Request.saying(NEAR, enable_spectrum=True), "Spectrum at work on this request"),
 }
@@ -228,6 +237,7 @@ def test_a_pipeline_that_samples_in_a_loop_of_its_own_is_named(caplog: pytest.Lo
         (usual, "nearly", "found bwcache 'nearly'"),
         (own, None, None),
         (own, "off", None),
+        (kind(lambda batch: None, role="encoder"), FAST, None),
         (own, FAST, "found CausalPipeline, which samples in a loop of its own; expected one that samples in Denoising"),
     ):
         caplog.clear()

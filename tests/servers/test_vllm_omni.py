@@ -6,6 +6,7 @@ import gc
 import logging
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -98,6 +99,25 @@ def test_requests_in_one_batch_that_ask_for_the_same_go_along() -> None:
     torch.testing.assert_close(both[1:], alone.execute(Asking("2", seed=2)), atol=1e-5, rtol=1e-5)
 
 
+def test_requests_that_ask_for_something_else_are_not_put_into_one_batch() -> None:
+    key = sys.modules[f"{OMNI}sched.request_scheduler"].build_request_batch_sampling_params_key
+    words = (None, "off", "near", {"name": "Planned", "computed": 3})
+    assert len({key(Asking("1", word)) for word in words}) == len(words)
+    assert key(Asking("1", "near")) == key(Asking("2", "near", seed=2))
+    assert key(Asking("1")).condition_key is None
+
+
+def test_a_plan_for_another_model_is_said_and_computed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ran = runner(config={"policy": "off", "policies": {"house": look_alike.plan_for_flux(tmp_path)}})
+    plain = runner(backend="none").execute(Asking("1"))
+    assert torch.equal(ran.execute(Asking("1", "house")), plain)
+    made = stepped(ran, [State("1", "house")])
+    assert torch.equal(made["1"], stepped(runner(backend="none"), [State("1")])["1"])
+    problems = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert len(problems) == 2
+    assert all("found WanTransformer3DModel under a file tuned for FluxTransformer2DModel" in one for one in problems)
+
+
 def test_two_experts_keep_apart_what_is_theirs() -> None:
     kind = sys.modules[f"{OMNI}models.wan2_2.wan2_2_transformer"].WanTransformer3DModel
     ran = runner(pipeline(transformer_2=kind(seed=1)), {"policy": FAST})
@@ -170,12 +190,14 @@ def test_a_config_that_cannot_be_is_an_error_as_the_server_starts(config: Any, f
         runner(config=config)
 
 
-@pytest.mark.parametrize("door", ["cache.selector", "worker.diffusion_model_runner"])
+@pytest.mark.parametrize("door", ["cache.selector", "sched.request_scheduler", "worker.diffusion_model_runner"])
 def test_another_vllm_omni_is_named(door: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugin, "version", lambda name: "0.99.0")
     moved = sys.modules[f"{OMNI}{door}"]
     if door == "cache.selector":
         monkeypatch.setattr(moved, "get_cache_backend", lambda name: None)
+    elif door == "sched.request_scheduler":
+        monkeypatch.delattr(moved, plugin.ADMITS)
     else:
         monkeypatch.delattr(moved.DiffusionModelRunner, "_execute_stepwise")
     with pytest.raises(bwcache.AttachError, match=r"found vllm-omni 0\.99\.0 with .*; expected .*0\.30\.0; install"):

@@ -12,7 +12,7 @@ import importlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -128,7 +128,7 @@ def around_call(call: Callable[..., Any], stage: Any, batch: Any, *args: Any, **
 @contextmanager
 def _without_word(batch: Any) -> Iterator[None]:
     before = (batch.extra or {}).get(WORDS)
-    if not before:
+    if not isinstance(before, Mapping):
         yield
         return
     batch.extra[WORDS] = {name: value for name, value in before.items() if name != KEY}
@@ -142,7 +142,7 @@ def around_pipeline(call: Callable[..., Any], pipeline: Any, batch: Any, *args: 
     """One request from end to end: where it was sampled past the loop that we stand around, that is said."""
     _greet()
     result = call(pipeline, batch, *args, **kwargs)
-    if not _is_told(batch):
+    if not _is_told(batch) and any(stage.role_affinity.value == "denoiser" for stage in pipeline.stages):
         with _asked(batch, lambda asked: _unheard(pipeline)):
             if result is not batch and _is_told(batch):
                 result.usage = batch.usage
@@ -212,6 +212,8 @@ def asked_by(batch: Any) -> Asked | None:
         SettingError: what it says cannot be.
     """
     said = (batch.extra or {}).get(WORDS) or {}
+    if not isinstance(said, Mapping):
+        raise SettingError(complaint(f"{WORDS} {shown(said)}", f'{{"{KEY}": "near"}}', "send it as JSON"))
     return settings().of(said.get(KEY))
 
 

@@ -19,6 +19,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import wraps
 from importlib.metadata import version
 from typing import Any
@@ -39,8 +40,11 @@ USUAL = "balanced"
 SELECTOR = "vllm_omni.diffusion.cache.selector"
 RUNNER = "vllm_omni.diffusion.worker.diffusion_model_runner"
 SELECTS = "get_cache_backend"
+ADMISSION = "vllm_omni.diffusion.sched.request_scheduler"
+ADMITS = "build_request_batch_sampling_params_key"
 EXPECTED = {
     SELECTOR: {SELECTS: ("cache_backend", "cache_config")},
+    ADMISSION: {ADMITS: ("request",)},
     RUNNER: {
         "DiffusionModelRunner._execute_stepwise": ("self", "scheduler_output"),
         "DiffusionModelRunner._refresh_cache_for_requests": ("self", "reqs"),
@@ -61,6 +65,9 @@ def register() -> None:
     expect_door(selector)
     selector.CacheBackend.register(Backend)
     _put(selector, SELECTS, selecting)
+    admission = importlib.import_module(ADMISSION)
+    expect_door(admission)
+    _put(admission, ADMITS, admitting)
     _at_runner()
 
 
@@ -112,6 +119,12 @@ def _around(inner: Callable[..., Any], around: Callable[..., Any]) -> Any:
 
     setattr(called, NAME, around)
     return called
+
+
+def admitting(inner: Callable[..., Any], request: Any) -> Any:
+    """What requests in one batch have in common: with it also what they ask of us."""
+    key, said = inner(request), (request.sampling_params.extra_args or {}).get(KEY)
+    return key if said is None else replace(key, condition_key=(KEY, repr(said), key.condition_key))
 
 
 def selecting(inner: Callable[..., Any], cache_backend: Any, cache_config: Any) -> Any:
