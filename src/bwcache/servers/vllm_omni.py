@@ -42,7 +42,7 @@ RUNNER = "vllm_omni.diffusion.worker.diffusion_model_runner"
 SELECTS = "get_cache_backend"
 ADMISSION = "vllm_omni.diffusion.sched.request_scheduler"
 ADMITS = "build_request_batch_sampling_params_key"
-EXPECTED = {
+EXPECTED: dict[str, dict[str, tuple[str, ...]]] = {
     SELECTOR: {SELECTS: ("cache_backend", "cache_config")},
     ADMISSION: {ADMITS: ("request",)},
     RUNNER: {
