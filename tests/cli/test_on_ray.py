@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import subprocess
+import sys
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,3 +61,35 @@ def test_teams_and_ray_are_not_for_one_video(bwcache_command: Any, tmp_path: Any
     assert ended.code == 2
     assert "found --gpus-per-video 2 with --ray; expected one GPU for each video; " in ended.err
     assert not (tmp_path / "out").exists()
+
+
+class Busy:
+    """A Ray whose start fails some times, each time with a process that it leaves behind."""
+
+    def __init__(self, fails: int) -> None:
+        self.fails, self.left = fails, list[subprocess.Popen[bytes]]()
+
+    def init(self, address: str, **options: Any) -> None:
+        self.left.append(subprocess.Popen(["sleep", "600"]))
+        if len(self.left) <= self.fails:
+            raise RuntimeError("The current node timed out during startup.")
+
+    def shutdown(self) -> None:
+        pass
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs a system that says which processes there are")
+def test_a_start_that_fails_is_tried_again_and_leaves_no_process_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    for fails, ends in ((2, [-9, -9, None]), (3, [-9, -9, -9])):
+        ray = Busy(fails)
+        monkeypatch.setitem(sys.modules, "ray", ray)
+        try:
+            with contextlib.suppress(SettingError), connected("local") as found:
+                assert found is ray
+            assert len(ray.left) == 3
+            ended = [process.wait(10) if ends[place] else process.poll() for place, process in enumerate(ray.left)]
+            assert ended == ends
+        finally:
+            for process in ray.left:
+                process.kill()
+                process.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 from itertools import islice
 from pathlib import Path
@@ -114,3 +115,10 @@ def test_a_long_file_is_never_held(tmp_path: Path, name: str, line: str) -> None
         tracemalloc.stop()
     assert count > 29_000
     assert most < 200_000
+
+
+def test_a_pipe_is_refused_since_rows_are_read_more_than_once(tmp_path: Path) -> None:
+    """As in `--prompts <(head prompts.txt)`: the second reading found nothing, and no video was made."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SettingError, match="a pipe or device, which can be read but once; expected a file; write the"):
+        next(read_lines(tmp_path / "pipe"))

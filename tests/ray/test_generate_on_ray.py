@@ -18,10 +18,11 @@ from typing import Any
 import pytest
 
 from bwcache.fleet.cluster import connected, run_workers
+from tests.ray import PATIENCE
 from tests.serve.served import environment
 
 ray = pytest.importorskip("ray")
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(3 * PATIENCE)]
 
 ROWS = 8
 
@@ -45,7 +46,7 @@ def holders(folder: Path) -> set[int]:
     return found
 
 
-def until(true: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 500) -> None:
+def until(true: Callable[[], Any], process: subprocess.Popen[str], seconds: float = PATIENCE) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert process.poll() is None, process.communicate()[0]
@@ -72,13 +73,13 @@ def test_two_workers_one_killed_then_the_command_killed_and_started_again(tmp_pa
     others = holders(tmp_path)
     first.kill()
     first.wait()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while any(lives(process) for process in others):  # the cluster ends with the command
         assert time.monotonic() < deadline
         time.sleep(0.1)
     before = cells(tmp_path)
     assert len(before) < ROWS
-    said, _ = (again := begin(tmp_path, "--ray", "--workers", "2")).communicate(timeout=800)
+    said, _ = (again := begin(tmp_path, "--ray", "--workers", "2")).communicate(timeout=PATIENCE)
     assert again.returncode == 0, said
     assert f"{ROWS} of {ROWS} videos are in " in said
     after = cells(tmp_path)
@@ -94,7 +95,7 @@ def test_what_a_worker_raises_ends_the_command_in_one_line(tmp_path: Path) -> No
     (tmp_path / "out").mkdir()
     record = {"format": "bwcache-videos-1", "model": {"pipeline": "Other"}, "packages": {}, "dtype": "x", "weights": ""}
     (tmp_path / "out" / "videos.json").write_text(json.dumps(record))
-    said, _ = (ended := begin(tmp_path, "--ray")).communicate(timeout=600)
+    said, _ = (ended := begin(tmp_path, "--ray")).communicate(timeout=PATIENCE)
     assert ended.returncode == 2
     assert said.splitlines()[-1].startswith("bwcache: found results of another ")
 
@@ -117,7 +118,7 @@ def test_an_address_without_a_cluster_is_said_at_once(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        said, _ = (ended := begin(tmp_path, "--ray", address)).communicate(timeout=200)
+        said, _ = (ended := begin(tmp_path, "--ray", address)).communicate(timeout=PATIENCE)
     assert ended.returncode == 2
     assert f"bwcache: found no Ray cluster at --ray '{address}' (Connection refused); expected one that runs; " in said
     assert not (tmp_path / "out").exists()

@@ -34,7 +34,7 @@ class Served:
         self.lines: list[str] = []
         self._ready = threading.Event()
         threading.Thread(target=self._read, daemon=True).start()
-        if not self._ready.wait(600) or self.process.poll() is not None:
+        if not self._ready.wait(1500) or self.process.poll() is not None:
             self.end()
             raise AssertionError("".join(self.lines))
         self.address = next(line for line in self.lines if AT in line).split()[-1]

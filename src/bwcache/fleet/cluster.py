@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from bwcache.core.words import shown
@@ -51,13 +53,26 @@ def _join(ray: Any, address: str) -> None:
     """Connect; on a busy machine Ray gives up its own start after 30 s, and does better the next time."""
     more: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
     for last in (False, False, True) if address == LOCAL else (True,):
+        before = _children()
         try:
             ray.init(address, log_to_driver=False, logging_level="error", **more)
             return
         except Exception as error:  # of whatever kind: Ray has no class for a start that failed
             ray.shutdown()
+            for process in _children() - before:  # of a start that failed Ray leaves them, and they slow the next one
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
             if last:
                 raise _no_cluster(address, " ".join(str(error).split())[:160]) from error
+
+
+def _children() -> set[int]:
+    """The processes that this one has started and that are still there; none where the system does not say."""
+    found: set[int] = set()
+    for path in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found.update(map(int, path.read_text(encoding="ascii").split()))
+    return found
 
 
 def run_workers(ray: Any, work: Work, count: int, gpus: int, hear: Callable[[Any], None], say: Tell) -> None:

@@ -50,6 +50,9 @@ def read_lines(path: Path) -> Iterator[Line]:
     kinds = {".jsonl": _json_lines, ".ndjson": _json_lines, ".csv": _csv_rows, ".parquet": _parquet_rows}
     read: Callable[[Path], Iterator[Line]] = kinds.get(path.suffix.lower(), _text_lines)
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            found = f"prompt file {named(path)}, a pipe or device, which can be read but once"
+            raise SettingError(complaint(found, "a file", "write the rows into one"))
         yield from read(path)
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())
