@@ -21,8 +21,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ class Outcome:
         seconds: from the acceptance to the end, of those that were made.
         again: beginnings anew, after a replica died.
         full: answers that there is no room.
-        resident: bytes of the server's process, after each twentieth request.
+        resident: bytes of the server's process, after each tenth part of the requests.
+        killed: replicas.
     """
 
     ends: Counter[str] = field(default_factory=Counter)
@@ -50,6 +52,7 @@ class Outcome:
     again: int = 0
     full: int = 0
     resident: list[int] = field(default_factory=list)
+    killed: int = 0
 
 
 async def ask(client: httpx.AsyncClient, values: dict[str, Any], cancel: float | None, outcome: Outcome) -> str:
@@ -102,7 +105,7 @@ async def load(address: str, process: int, count: int, at_once: int, kills: int)
             cancel = random.uniform(0, 4) if random.random() < 0.2 else None
             how = await ask(client, values | {"grade": random.choice(GRADES)}, cancel, outcome)
             outcome.ends[how] += 1
-            if outcome.ends.total() % 20 == 0:
+            if outcome.ends.total() % max(1, count // 10) == 0:
                 outcome.resident.append(resident(process))
 
     async def killer() -> None:
@@ -112,6 +115,7 @@ async def load(address: str, process: int, count: int, at_once: int, kills: int)
             for replica in replicas(process)[:1]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(replica, signal.SIGKILL)
+                    outcome.killed += 1
 
     async with httpx.AsyncClient(base_url=address, timeout=600, limits=limits) as client:
         await asyncio.gather(killer(), *(hand(client) for _ in range(at_once)))
@@ -157,8 +161,13 @@ def main() -> None:
         server = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
         try:
             assert server.stderr is not None
-            lines = iter(server.stderr.readline, "")
-            address = next(line.split()[-1] for line in lines if " at http://" in line)
+            said: list[str] = []
+            while not said or (said[-1] and " at http://" not in said[-1]):
+                said.append(server.stderr.readline())
+            if not said[-1]:
+                raise SystemExit(f"the server did not start:\n{''.join(said)}")
+            address = said[-1].split()[-1]
+            threading.Thread(target=deque, args=(server.stderr, 0), daemon=True).start()  # a full pipe would stop it
             begun = time.monotonic()
             outcome = asyncio.run(load(address, server.pid, asked.requests, asked.at_once, asked.kills))
         finally:
@@ -178,6 +187,7 @@ def main() -> None:
                 "without an answer": lost,
                 "full": outcome.full,
                 "again": outcome.again,
+                "killed": outcome.killed,
                 "p50": round(shares[9], 2),
                 "p95": round(shares[18], 2),
                 "resident MiB": [round(one / 2**20) for one in outcome.resident],
