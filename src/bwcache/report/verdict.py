@@ -119,9 +119,9 @@ class Verdict:
 
     @property
     def division(self) -> str | None:
-        """How the cached calls divide, and what that means for the speedup in all; None where it is unknown."""
+        """How the cached calls divide, and what that leaves of the speedup; None without one or where it is unknown."""
         whole = sum(self.parts.values()) if self.parts is not None else 0.0
-        if self.parts is None or whole <= 0:
+        if self.parts is None or whole <= 0 or not self.reused:
             return None
         before, after = (self.parts[name] / whole for name in ("before", "after"))
         said = (
