@@ -12,7 +12,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 import bwcache
-from bwcache.engine.clock.host_timesteps import HostTimesteps
+from bwcache.engine.clock.times import HostTimesteps
 from bwcache.features import taps
 from bwcache.models import denoisers
 from tests.tiny import CASES, VIDEO_TO_VIDEO, WAN, Case, Scripted

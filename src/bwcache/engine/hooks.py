@@ -18,15 +18,14 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from bwcache.engine.clock import Context
+from bwcache.engine.clock.clock import heard
 from bwcache.errors import SpecMismatchError, complaint
 from bwcache.models.stack import Hook, Place
 
@@ -197,18 +196,6 @@ def sessions() -> list[Session]:
 def listen(undo: ExitStack, module: nn.Module, here: Any, end: Callable[[], None]) -> None:
     """Tells the clock that is `here` of each cache context (None as a pipeline leaves it), and of the end of a run."""
 
-    def telling(inner: Callable[..., Any]) -> Callable[..., Any]:
-        @contextmanager
-        def cache_context(name: str, **said: Any) -> Iterator[None]:
-            with inner(name, **said):
-                here.clock.context = _context(name, said)
-                try:
-                    yield
-                finally:
-                    here.clock.context = None
-
-        return cache_context
-
     def ending(inner: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(inner)
         def reset_stateful_cache(*args: Any, **kwargs: Any) -> Any:
@@ -217,7 +204,7 @@ def listen(undo: ExitStack, module: nn.Module, here: Any, end: Callable[[], None
 
         return reset_stateful_cache
 
-    stand_before(undo, module, "cache_context", telling)
+    stand_before(undo, module, "cache_context", functools.partial(functools.partial, heard, here))
     stand_before(undo, module, "_reset_stateful_cache", ending)
 
 
@@ -233,15 +220,16 @@ def stand_before(undo: ExitStack, module: Any, name: str, make: Interceptor) -> 
         undo.callback(_State.of(module).let_go)
 
 
-class _Stand:
+class _Stand(functools.partial[Any]):
     """What stands in a mapping in the place of a function; a copy has the function itself, of the copied object."""
 
-    def __init__(self, make: Callable[[Any], Any], inner: Callable[..., Any]) -> None:
-        functools.update_wrapper(self, inner)
-        self._inner, self._call = inner, make(inner)
+    def __new__(cls, make: Callable[[Any], Any], inner: Callable[..., Any]) -> _Stand:
+        stand = super().__new__(cls, make(inner))
+        functools.update_wrapper(stand, inner)
+        stand._inner = inner
+        return stand
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._call(*args, **kwargs)
+    _inner: Callable[..., Any]
 
     def __reduce__(self) -> Any:
         return _itself, (self._inner,)
@@ -251,16 +239,19 @@ def _itself(value: Any) -> Any:
     return value
 
 
-class _Listener:
+class _Listener(functools.partial[Any]):
     """A method set over one of the module's own; a copy of the module has its own method back."""
 
-    def __init__(self, module: Any, name: str, make: Callable[[Any], Any], inner: Callable[..., Any]) -> None:
-        functools.update_wrapper(self, inner)
-        self._module, self._name, self._call = module, name, make(inner)
-        self.own = vars(module).get(name, _ABSENT)
+    def __new__(cls, module: Any, name: str, make: Callable[[Any], Any], inner: Callable[..., Any]) -> _Listener:
+        listener = super().__new__(cls, make(inner))
+        functools.update_wrapper(listener, inner)
+        listener._module, listener._name = module, name
+        listener.own = vars(module).get(name, _ABSENT)
+        return listener
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._call(*args, **kwargs)
+    _module: Any
+    _name: str
+    own: Any
 
     def __reduce__(self) -> Any:
         return getattr, (self._module, self._name)
@@ -304,15 +295,3 @@ def _beneath(value: Any) -> Any:
     while isinstance(value, _Listener):
         value = value.own
     return _ABSENT if isinstance(value, _State) else value
-
-
-def _context(name: str, said: Mapping[str, Any]) -> Context:
-    """What is known of all that this version of diffusers says."""
-    known = {}
-    for key, value in said.items():
-        if key in _SAID:
-            known[key] = value
-    return Context(name, **known)
-
-
-_SAID = {field.name for field in fields(Context)}

@@ -3,8 +3,7 @@
 from bwcache.engine.clock.call import Call
 from bwcache.engine.clock.caller import Caller
 from bwcache.engine.clock.clock import Clock
-from bwcache.engine.clock.context import Context
-from bwcache.engine.clock.host import HostStep
+from bwcache.engine.clock.host import Context, HostStep
 from bwcache.engine.clock.schedule import Loop, Schedule
 
 __all__ = ["Call", "Caller", "Clock", "Context", "HostStep", "Loop", "Schedule"]

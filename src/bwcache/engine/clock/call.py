@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from bwcache.engine.clock.context import Context
-from bwcache.engine.clock.host import HostStep
-from bwcache.engine.clock.host_timesteps import HostTimesteps
+from bwcache.engine.clock.host import Context, HostStep
 from bwcache.engine.clock.latents import LatentsSample
+from bwcache.engine.clock.times import HostTimesteps
 from bwcache.features.noise_level import NoiseLevel
 from bwcache.models import BlockStack
 

@@ -14,27 +14,34 @@ computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 from bwcache.core import Step
 from bwcache.engine.clock.call import Call
 from bwcache.engine.clock.caller import Caller
-from bwcache.engine.clock.change import ChangeSignal
-from bwcache.engine.clock.context import Context
-from bwcache.engine.clock.counter import CounterSignal
-from bwcache.engine.clock.host import HostStep
-from bwcache.engine.clock.host_timesteps import HostTimesteps
+from bwcache.engine.clock.host import Context, HostStep
 from bwcache.engine.clock.level import level_of, said_by_host
-from bwcache.engine.clock.progress import Progress
-from bwcache.engine.clock.said import ContextSignal, HostSignal, Said
+from bwcache.engine.clock.progress import ANOTHER_RUN, SIGNALS, ChangeSignal, HostSignal, Progress, Said, Signal
 from bwcache.engine.clock.schedule import Loop, Schedule
-from bwcache.engine.clock.signal import ANOTHER_RUN, Signal
-from bwcache.engine.clock.times import numbers
+from bwcache.engine.clock.times import HostTimesteps, numbers
 from bwcache.features.noise_level import NoiseLevel
 
-SIGNALS: tuple[type[Signal], ...] = (HostSignal, ContextSignal, CounterSignal, ChangeSignal)
-"""In order of trust; the last one always tells something."""
+_SAID = {field.name for field in fields(Context)}
+"""What is heard of all that a version of diffusers says in its cache context."""
+
+
+@contextmanager
+def heard(here: Any, inner: Callable[..., Any], name: str, **said: Any) -> Iterator[None]:
+    """Open a pipeline's cache context `inner`, known meanwhile to the clock that is `here`."""
+    with inner(name, **said):
+        here.clock.context = Context(name, **{key: said[key] for key in said if key in _SAID})
+        try:
+            yield
+        finally:
+            here.clock.context = None
 
 
 class Clock:

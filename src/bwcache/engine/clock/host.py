@@ -1,4 +1,4 @@
-"""What the program around a denoiser says of a forward: nothing is trusted more."""
+"""What is said around a forward: by the program around the denoiser, or by a pipeline in its cache context."""
 
 from __future__ import annotations
 
@@ -100,6 +100,17 @@ class HostStep:
                 raise _wrong(f"noise {self.noise!r}", "two shares", "pass (before, after) the step")
             return (self.noise[0], self.noise[1])
         return (self.noise, None)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a pipeline says around a forward: diffusers' cache context, of whatever version. None: not said."""
+
+    name: str
+    step_index: int | None = None
+    num_inference_steps: int | None = None
+    timestep: Any = None
+    sigma: float | None = None
 
 
 def _expect_count(name: str, value: Any, least: int) -> None:
