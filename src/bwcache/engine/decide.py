@@ -59,9 +59,9 @@ def decide(run: Run, plan: Plan, step: Step, rows: BatchLayout, call: Call) -> l
         if run.votes is not None:
             run.votes.agree(plan, [])
         return [Group(steps, tuple(lanes), None)]
-    decided = []
+    decided: list[Mapping[str, Decision]] = []
     for own, lane in zip(steps, lanes, strict=True):
-        decided.append(_decisions(run, plan, own, lane, call))
+        decided.append(plan.never or _decisions(run, plan, own, lane, call))
     if run.votes is not None:
         return [Group(steps, tuple(lanes), run.votes.agree(plan, decided), tuple(range(len(lanes))))]
     if len(lanes) == 1:

@@ -23,8 +23,8 @@ from bwcache.engine.measuring import Measuring, rows_at
 from bwcache.engine.memory import Outlines, need, outlines
 from bwcache.engine.numbers import Numbers
 from bwcache.engine.plan import Plan, Spot
+from bwcache.engine.returned import Outline
 from bwcache.engine.run import Intervals, Row, Run
-from bwcache.engine.samples import Outline
 from bwcache.errors import AttachError, BlocksChangedError, complaint
 from bwcache.features import Predictor
 from bwcache.features.prediction_error import NUMBERS, PredictionSamples
@@ -82,7 +82,7 @@ class Forward:
         since: what entered the places from which residuals are taken, by site.
         outside: outlines of what entered the places before the first block, by name, until memory is counted.
         refused: why nothing is kept of it, or None.
-        counts: whether the policy can do anything with what is measured or kept.
+        counts: whether the policy can do anything with what is measured or kept; `keeps`: whether anything is kept.
         counted: whether its memory was.
         computed: whether any place ran.
         disorder: whether a place was called twice.
@@ -109,6 +109,7 @@ class Forward:
     outside: dict[str, Outlines] = field(default_factory=dict)
     refused: str | None = None
     counts: bool = True
+    keeps: bool = False
     counted: bool = False
     computed: bool = False
     disorder: bool = False
@@ -119,8 +120,11 @@ class Forward:
     def __post_init__(self) -> None:
         self.steps, self.lanes = self.group.steps, self.group.lanes
         self.measuring = Measuring(self.plan, self.run, self.steps, self.lanes, self.rows, self.timed)
-        self.counts = self.steps[0].total is not None or not self.plan.needs_total
         self.forgotten = self.run.forgotten
+        if not self.plan.holds:
+            return
+        self.counts = self.steps[0].total is not None or not self.plan.needs_total
+        self.keeps = self.plan.keeps and self.counts
         taps = self.lanes[0].taps
         if taps is not None and len(self.lanes) == 1 and self.counts and not self.timed:
             self.record = taps.record
@@ -135,13 +139,12 @@ class Forward:
             block = place.block or 0
             self.disorder = self.disorder or bool(self.route and block <= self.route[-1])
             self.route.append(block)
+        if self.replaying is None and (spot.begins or (spot.sites and spot.sites[-1].name not in self.calls)):
+            self._arrive(spot, args, kwargs)
         if self.replaying is not None:
             if spot.handed_on is not None and not self.timed:
                 name, position = spot.handed_on
                 return kwargs[name] if name in kwargs else args[position]
-        elif spot.begins or (spot.sites and spot.sites[-1].name not in self.calls):
-            self._arrive(spot, args, kwargs)
-        if self.replaying is not None:
             returned = self._skip(self.replaying, place, args, kwargs)
             if not self.replaying.closed:
                 return returned
@@ -221,6 +224,10 @@ class Forward:
 
     def _enter(self, site: Site, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Takes the site's decision; what enters may contradict it, and then it is computed."""
+        if self.plan.never is not None:
+            decisions = [known[site.name] for known in self.group.decided or ()]
+            self.calls[site.name] = SiteCall(site, decisions, "compute", (), {})
+            return
         entered = place.inputs(args, kwargs)
         rows = self.rows if self.rows.is_whole else rows_at(place, self.rows)
         signature = _signature(entered, rows) if self.plan.keeps else ()
@@ -352,11 +359,6 @@ class Forward:
             lane.shardings[call.site.name] = spread
         return {name: own_part(feature) for name, feature in kept.items()}
 
-    @property
-    def keeps(self) -> bool:
-        """Whether anything is kept of it."""
-        return self.plan.keeps and self.counts
-
     def _root(self, call: SiteCall, returned: Any) -> dict[str, Tensor]:
         """What is kept of what the denoiser returned."""
         kept, frame = returned_values.taken_apart(returned)
@@ -426,7 +428,7 @@ class Forward:
         for lane in self.lanes:
             self.refused = self.refused or lane.refused
         if self.refused is not None:
-            self.counts, self.record = False, None
+            self.counts, self.keeps, self.record = False, False, None
             self.measuring.let_go()
 
     def finish(self) -> None:
@@ -446,7 +448,7 @@ class Forward:
         if self.measuring.seen:
             self.measuring.settle(self._was_computed)
         self._note()
-        if self.computed:
+        if self.computed and self.plan.keeps:
             for lane in self.lanes:
                 lane.latents, lane.inputs = self.begun.kind, self.begun.inputs
                 lane.shapes = self.begun.shapes if self.run.votes is not None else None
@@ -468,10 +470,11 @@ class Forward:
             OverBudgetError: as `Run.note_bytes`.
         """
         numbers = None
-        for call in self.calls.values():
-            if call.action != "reuse":
-                numbers = Numbers(self.run.ranks)
-                break
+        if self.plan.holds or self.run.ranks is not None:
+            for call in self.calls.values():
+                if call.action != "reuse":
+                    numbers = Numbers(self.run.ranks)
+                    break
         waiting: list[tuple[Row, SiteCall, int]] = []
         for j, (step, lane) in enumerate(zip(self.steps, self.lanes, strict=True)):
             measured = None
@@ -488,9 +491,9 @@ class Forward:
                     waiting += [] if row is None else [(row, reached, j)]
         if self.computed:
             self.run.note_bytes(self.lanes, self.hidden)
-        for row, call, j in waiting:
-            self._tell_of_feature(row, call, j)
         if numbers is not None:
+            for row, call, j in waiting:
+                self._tell_of_feature(row, numbers, call, j)
             if self.run.together is not None:
                 self.run.together.add(numbers)
             numbers.set_out()
@@ -498,24 +501,23 @@ class Forward:
     def _note_call(
         self, step: Step, lane: Lane, call: SiteCall, decided: Decision, measured: slice | None, numbers: Numbers | None
     ) -> Row | None:
-        """One row; where its numbers are still to come, or the policy is to be told, it is waited for, and returned."""
+        """One row, which waits for what it is to tell; returned where its feature has numbers as well."""
         plan, run, site = self.plan, self.run, call.site
         place = run.note(step, plan.where[site.name], call.action, decided.reason, decided.value, decided.at)
         if call.action == "reuse" and not self.timed:
             return None
-        row = Row(place, step, lane, site, plan, numbers or Numbers(), measured)
-        row.blocks, row.indicator = call.inside, self.measuring.intervals
+        row = Row(place, step, lane, site, plan, numbers, measured)
+        if self.timed:
+            row.blocks, row.indicator = call.inside, self.measuring.intervals
         run.pending.append(row)
-        return row if numbers is not None else None
+        return row if numbers is not None and (self.keeps or (run.ranks is not None and plan.keeps)) else None
 
-    def _tell_of_feature(self, row: Row, call: SiteCall, j: int) -> None:
+    def _tell_of_feature(self, row: Row, numbers: Numbers, call: SiteCall, j: int) -> None:
         """The row's numbers on what is kept: that there was no room after all, other ranks have to hear as well."""
-        if not self.keeps and (self.run.ranks is None or not self.plan.keeps):
-            return
         is_kept = bool(call.finite) and row.lane.refused is None
-        row.finite = row.numbers.add(call.finite[j] if is_kept else None, 1)
+        row.finite = numbers.add(call.finite[j] if is_kept else None, 1)
         if self.plan.needs_errors or call.action == "check":
-            row.error = row.numbers.add(call.errors[j] if call.errors else None, NUMBERS)
+            row.error = numbers.add(call.errors[j] if call.errors else None, NUMBERS)
 
     def _note_unreached(self, step: Step, lane: Lane, site: Site) -> None:
         """A site that lies in a reused one, or that this forward left out."""

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from bwcache.engine.clock.call import PLAIN_VALUES, Inputs
-from bwcache.engine.samples import Outline
+from bwcache.engine.returned import Outline
 
 Outlines = dict[tuple[str, int], Outline]
 """What the idle modules returned in one forward, by path and ordinal of the call."""

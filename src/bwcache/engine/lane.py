@@ -7,7 +7,7 @@ from typing import Any
 
 from bwcache.core import Step
 from bwcache.engine import reasons
-from bwcache.engine.samples import Outline
+from bwcache.engine.returned import Outline
 from bwcache.features.looks import Look
 from bwcache.features.prediction_error import PredictionSamples
 from bwcache.features.shards import Sharding

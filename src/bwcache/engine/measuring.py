@@ -48,15 +48,14 @@ class Measuring:
         """Take the output of a place whose tap goes the fast way."""
         if type(feature) is not Tensor:
             feature = own_part(feature)
-        if len(self.rows) == 1 and not self.timed:
-            lane = self.lanes[0]
-            (lane.taps or self.run.taps(lane, self.plan, feature)).record(number, feature)
-            return
-        now = timing.clock(feature.device) if self.timed else None
+        lane, now = self.lanes[0], timing.clock(feature.device) if self.timed else None
         start = now() if now is not None else None
-        for j, lane in enumerate(self.lanes):
-            own = self.rows.of(feature, j)
-            (lane.taps or self.run.taps(lane, self.plan, own)).record(number, own)
+        if len(self.lanes) == 1:
+            (lane.taps or self.run.taps(lane, self.plan, feature)).record(number, feature)
+        else:
+            for j, lane in enumerate(self.lanes):
+                own = self.rows.of(feature, j)
+                (lane.taps or self.run.taps(lane, self.plan, own)).record(number, own)
         if now is not None and start is not None:
             self.intervals.append((start, now()))
 

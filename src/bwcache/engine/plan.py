@@ -8,6 +8,8 @@ from functools import cached_property
 from itertools import combinations
 from typing import Any, get_args
 
+from bwcache.core import Decision
+from bwcache.engine import reasons
 from bwcache.errors import AttachError, complaint
 from bwcache.features import Predictor, Sample, relative_l1
 from bwcache.features.looks import Look
@@ -80,6 +82,7 @@ class Plan:
         where: how events name each site: with its denoiser.
         clean: whether a site keeps clean latents, so that the noise level is asked for.
         swaps: whether a tap has the denoiser evaluated once more.
+        never: what is decided in every forward, by site, where nothing is held and nobody probes; else None.
         beside: whether a site keeps the difference to another branch, so that branches are told apart in a batch.
     """
 
@@ -103,14 +106,18 @@ class Plan:
     needs_total: bool = field(init=False)
     needs_errors: bool = field(init=False)
     where: dict[str, str] = field(init=False)
+    never: dict[str, Decision] | None = field(init=False)
     clean: bool = field(init=False)
     swaps: bool = field(init=False)
     beside: bool = field(init=False)
 
     def __post_init__(self) -> None:
         policy, predictor = self.policy, self.policy.feature_predictor
+        holds = self.keeps or bool(self.taps)
+        never = {site.name: Decision("compute", reasons.NEVER) for site in self.sites}
         facts = {
-            "holds": self.keeps or bool(self.taps),
+            "holds": holds,
+            "never": None if holds or policy.probes else never,
             "predictor": predictor,
             "history": 0 if predictor is None else predictor.history,
             "probes": policy.probes,

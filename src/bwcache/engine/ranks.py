@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -158,7 +159,7 @@ class Related:
     lockstep: Lockstep | None = None
     why: str = ONE_PROCESS
 
-    @property
+    @cached_property
     def alone(self) -> bool:
         """Whether there is nobody to agree with."""
         return self.parts is None and self.lockstep is None

@@ -6,7 +6,6 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -42,7 +41,7 @@ class Row:
     Attributes:
         event: its place in the trace.
         step, lane, site, plan: where it was.
-        numbers: of its forward; `measured`, `finite` and `error` say where its own stand there.
+        numbers: of its forward, if there are any; `measured`, `finite` and `error` say where its own stand there.
         blocks, indicator: time spent, if it is taken.
     """
 
@@ -51,7 +50,7 @@ class Row:
     lane: Lane
     site: Site
     plan: Plan
-    numbers: Numbers
+    numbers: Numbers | None
     measured: slice | None = None
     finite: slice | None = None
     error: slice | None = None
@@ -60,7 +59,7 @@ class Row:
 
     def readings(self) -> Readings | None:
         """Return what its forward's taps measured; waits."""
-        values = self.numbers.read(self.measured)
+        values = self._read(self.measured)
         if values is None:
             return None
         half = len(values) // 2
@@ -68,11 +67,20 @@ class Row:
 
     def prediction_error(self) -> PredictionError | None:
         """Return how close the predictor would have come; waits."""
-        values = None if self.error is None else self.numbers.read(self.error)
+        values = self._read(self.error)
         return None if values is None else PredictionError(*values)
 
+    def is_finite(self) -> bool | None:
+        """Return whether all that was kept is finite; None where nothing was, or not on all ranks; waits."""
+        values = self._read(self.finite)
+        return None if values is None else math.isfinite(values[0])
 
-_numbers = attrgetter("numbers")
+    def _read(self, place: slice | None) -> list[float] | None:
+        return None if place is None or self.numbers is None else self.numbers.read(place)
+
+
+def _arrive(rows: Sequence[Row]) -> None:
+    arrive([row.numbers for row in rows if row.numbers is not None])
 
 
 class Run:
@@ -226,11 +234,11 @@ class Run:
             trace.hidden_bytes = hidden
         for lane in lanes:
             lane.count_samples()
-        sampled = self.held.sampled
+        held = self.held
         if self.memory.limited:
-            self._hold_to_limit(lanes, sampled)
-        trace.peak_bytes = max(trace.peak_bytes, self.held.device + sampled)
-        trace.host_bytes = max(trace.host_bytes, self.held.host)
+            self._hold_to_limit(lanes, held.sampled)
+        trace.peak_bytes = max(trace.peak_bytes, held.device + held.sampled)
+        trace.host_bytes = max(trace.host_bytes, held.host)
 
     def _hold_to_limit(self, lanes: Sequence[Lane], sampled: int) -> None:
         predictor = self.policy.feature_predictor
@@ -245,7 +253,7 @@ class Run:
     @property
     def is_told_to_stop(self) -> bool:
         """Whether a rank was told to stop, as all know that decide together."""
-        return any(said is not None and said.stops for said in (self.together, self.votes))
+        return (self.together is not None and self.together.stops) or (self.votes is not None and self.votes.stops)
 
     def tell_to_stop(self) -> None:
         """Let all that decide together hear that they are to stop."""
@@ -271,25 +279,27 @@ class Run:
     def resolve(self) -> None:
         """Take what the computed forwards measured, and tell policy and trace."""
         pending, self.pending = self.pending, []
-        arrive(map(_numbers, pending))
+        _arrive(pending)
         errors: dict[tuple[int | None, str], PredictionError] = {}
         for row in pending:
-            readings, error, finite = row.readings(), row.prediction_error(), row.numbers.read(row.finite)
-            row.lane.not_finite.discard(row.site.name)
-            if finite is None and row.finite is not None and self.trace.events[row.event].action == "compute":
-                row.lane.slot(row.site.name).drop()  # some rank could not keep it, so that none of them may use it
-            if finite is not None and not math.isfinite(finite[0]):
-                row.lane.slot(row.site.name).drop()
-                row.lane.not_finite.add(row.site.name)
+            event, lane, site = self.trace.events[row.event], row.lane, row.site
+            readings, error = self._tell(row)
+            lane.not_finite.discard(site.name)
+            if row.finite is not None:
+                finite = row.is_finite()
+                if finite is False:
+                    lane.not_finite.add(site.name)
+                if finite is False or (finite is None and event.action == "compute"):
+                    lane.slot(site.name).drop()  # also where some rank could not keep it, so that none may use it
             if error is not None:
-                key = (row.step.sample, self.trace.events[row.event].site)
+                key = (row.step.sample, event.site)
                 errors[key] = errors[key] + error if key in errors else error
-            self._tell(row, readings, error)
-            if self.trace.events[row.event].action != "reuse":
-                row.lane.last = readings
-                name, kind = row.plan.stack.name, row.site.first.kind
-                at = self.trace.events[row.event].evaluated_at
-                seen = Observation(row.step, row.site.name, readings, error, name, kind=kind, evaluated_at=at)
+            if event.action != "reuse":
+                lane.last = readings
+                name, kind = row.plan.stack.name, site.first.kind
+                seen = Observation(
+                    row.step, site.name, readings, error, name, kind=kind, evaluated_at=event.evaluated_at
+                )
                 self.policy.refresh(seen, self.state)
         for key, error in errors.items():
             if error.square > 0:
@@ -298,13 +308,15 @@ class Run:
     def as_it_stands(self) -> Trace:
         """Return the trace with all that was measured so far. Changes nothing: the policy is told when it is due."""
         pending = list(self.pending)
-        arrive(map(_numbers, pending))
+        _arrive(pending)
         for row in pending:
-            self._tell(row, row.readings(), row.prediction_error())
+            self._tell(row)
         return self.trace
 
-    def _tell(self, row: Row, readings: Readings | None, error: PredictionError | None) -> None:
-        """Complete a row of the trace."""
+    def _tell(self, row: Row) -> tuple[Readings | None, PredictionError | None]:
+        """Complete a row of the trace by what was measured, and return that."""
+        readings = None if row.measured is None else row.readings()
+        error = None if row.error is None else row.prediction_error()
         found: dict[str, Any] = {}
         if readings:
             found |= {"indicator": readings.mean, "distances": readings.distances}
@@ -314,6 +326,7 @@ class Run:
             found |= {"seconds": timing.seconds(row.blocks), "indicator_seconds": timing.seconds(row.indicator)}
         if found:
             self.trace.events[row.event] = replace(self.trace.events[row.event], **found)
+        return readings, error
 
     def invalidate(self) -> None:
         """Forget all that is kept: whatever it was made from has changed."""

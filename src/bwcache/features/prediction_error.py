@@ -72,6 +72,7 @@ class PredictionSamples:
         self._past: list[tuple[Step, Tensor]] = []
         self._kind: tuple[object, ...] = ()
         self._axes: tuple[int, ...] | None = None
+        self._n = 1
 
     def compare(
         self, feature: Tensor, step: Step, predictor: Predictor, last: PredictionError | None = None, keep: bool = True
@@ -91,8 +92,8 @@ class PredictionSamples:
         kind = (feature.shape, feature.dtype, feature.device)
         if kind != self._kind:
             self._past.clear()
-            self._kind, self._axes = kind, order(feature)
-        sample = every(_step(feature), feature, 0, torch.float32, self._axes)
+            self._kind, self._axes, self._n = kind, order(feature), _step(feature)
+        sample = every(self._n, feature, 0, torch.float32, self._axes)
         numbers = self._error(sample, step, predictor, predictor.share(last)) if self._past else None
         if keep:
             self._past.insert(0, (step, sample))

@@ -8,7 +8,7 @@ as they lie in memory, so that none but those that are kept are touched.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -80,6 +80,7 @@ class Walk:
         n: every n-th entry is kept.
         dtype: in which they are kept.
         axes: the order in which it goes through them, as `order` has it.
+        entries: how many are kept.
     """
 
     shape: torch.Size
@@ -88,17 +89,16 @@ class Walk:
     n: int
     dtype: torch.dtype
     axes: tuple[int, ...] | None = None
+    entries: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "entries", self.shape.numel() // self.n)
 
     @classmethod
     def through(cls, feature: Tensor, taps: int, share: float | None) -> Walk:
         """As `stride`, `precision` and `order` have it."""
         n = stride(feature, taps, share)
         return cls(feature.shape, feature.dtype, feature.device, n, precision(feature, share), order(feature))
-
-    @property
-    def entries(self) -> int:
-        """How many entries are kept."""
-        return self.shape.numel() // self.n
 
     def suits(self, feature: Tensor) -> bool:
         """Whether a feature is of the kind that this walk was made for."""
@@ -107,17 +107,6 @@ class Walk:
     def sample(self, feature: Tensor, first: int) -> Tensor:
         """Of a feature `[B, …, C]` of this kind, every n-th entry from the `first` modulo n: `[entries]`; a copy."""
         return every(self.n, feature, first, self.dtype, self.axes)
-
-    def samples(self, features: dict[int, Tensor], first: int) -> Tensor:
-        """Of several features by number, as `sample` has each from `first` plus its number on: `[T, entries]`."""
-        n, size, step = self.n, (self.entries,), (self.n,)
-        parts = []
-        for number, feature in features.items():
-            if self.axes is not None or not feature.is_contiguous():
-                feature = laid(feature, self.axes)
-            parts.append(feature.as_strided(size, step, feature.storage_offset() + (first + number) % n))
-        together = torch.stack(parts).to(self.dtype)
-        return together.detach() if together.requires_grad else together
 
 
 def every(n: int, feature: Tensor, first: int, dtype: torch.dtype, axes: tuple[int, ...] | None = None) -> Tensor:

@@ -180,11 +180,13 @@ class LateTaps(SampledTaps):
 
     def record(self, tap: int, feature: Tensor) -> None:
         """As its base; from the second forward on it only takes note of the feature."""
-        if self._late is not False and feature.is_inference():
+        if self._late and not feature.is_inference():
+            self._held.append((tap, feature, feature._version))
+            return
+        if feature.is_inference():
             self._late = False  # what is written into such a tensor is not counted
-        if self._late is not True:
-            super().record(tap, feature)
-        if self._late is not False:
+        super().record(tap, feature)
+        if self._late is None:
             self._held.append((tap, feature, feature._version))
 
     def measure(self) -> Tensor | None:
@@ -207,14 +209,21 @@ class LateTaps(SampledTaps):
     def _sheets(self, held: list[tuple[int, Tensor, int]]) -> list[Sheet]:
         """All samples, on one sheet for each kind of feature."""
         kinds: dict[sampling.Walk, dict[int, Tensor]] = {}
-        walk: sampling.Walk | None = None
+        walk = self._walks[-1] if held and held[0][1].device == self._walks[-1].device else None
         for tap, feature, _ in held:
             if walk is None or feature.shape != walk.shape or feature.dtype is not walk.of:
                 walk = self._walk(feature)
             kinds.setdefault(walk, {})[tap] = feature
         sheets = []
         for walk, some in kinds.items():
-            sheets.append(Sheet(walk, list(some), walk.samples(some, self._first)))
+            n, size, step = walk.n, (walk.entries,), (walk.n,)
+            parts = []
+            for tap, feature in some.items():  # as Walk.sample has it, all of one kind at once
+                if walk.axes is not None or not feature.is_contiguous():
+                    feature = sampling.laid(feature, walk.axes)
+                parts.append(feature.as_strided(size, step, feature.storage_offset() + (self._first + tap) % n))
+            together = torch.cat(parts).view(len(parts), -1).to(walk.dtype)
+            sheets.append(Sheet(walk, list(some), together.detach() if together.requires_grad else together))
         return sheets
 
 
