@@ -16,7 +16,7 @@ from bwcache import BWCache, Decision, Observation, compute, reuse
 from bwcache.core.trace import reuse_line
 from bwcache.engine.batch import BatchLayout
 from bwcache.engine.guidance import branches_of, period
-from bwcache.engine.returned import Outline
+from bwcache.engine.idle import Outline
 from bwcache.models import denoisers, resolve
 from tests.runs.cases import BY_NAME as EVERY
 from tests.runs.cases import SD3, SD3_PAG

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 import bwcache
 from bwcache.core.trace import reuse_line
-from bwcache.engine.returned import Outline
+from bwcache.engine.idle import Outline
 from bwcache.models import resolve
 from tests.conformance.test_models import STEPS, Stored, alike
 from tests.tiny import Scripted

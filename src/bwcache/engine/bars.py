@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+import torch.distributed as dist
 from torch import nn
 
 from bwcache.engine import hooks
@@ -74,7 +75,8 @@ def _listen(bar: Any, pipeline: Any, session: Session) -> None:
 
     bar.close = closing
     update = getattr(bar, "update", None)
-    if update is None:
+    alone = session.related.alone and not (dist.is_available() and dist.is_initialized())
+    if update is None or alone:
         return
 
     def updating(*args: Any, **kwargs: Any) -> Any:

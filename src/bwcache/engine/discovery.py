@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from bwcache.core.words import shown
 from bwcache.engine import hooks
-from bwcache.engine.returned import Outline
+from bwcache.engine.idle import Outline
 from bwcache.errors import AlreadyAttachedError, AttachError, NotProvenError, SettingError, complaint
 from bwcache.models import BlockList, BlockSpec, BlockStack, Place, resolve
 

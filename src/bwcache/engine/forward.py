@@ -16,14 +16,13 @@ from bwcache.engine import returned as returned_values
 from bwcache.engine.batch import BatchLayout
 from bwcache.engine.clock import Call
 from bwcache.engine.decide import Group, decision
-from bwcache.engine.idle import IdleCalls
+from bwcache.engine.idle import IdleCalls, Outline
 from bwcache.engine.lane import Lane
 from bwcache.engine.lockstep import COMPUTED_ELSEWHERE
 from bwcache.engine.measuring import Measuring, rows_at
 from bwcache.engine.memory import Outlines, need, outlines
 from bwcache.engine.numbers import Numbers
 from bwcache.engine.plan import Plan, Spot
-from bwcache.engine.returned import Outline
 from bwcache.engine.run import Intervals, Row, Run
 from bwcache.errors import AttachError, BlocksChangedError, complaint
 from bwcache.features import Predictor

@@ -7,7 +7,7 @@ from typing import Any
 
 from bwcache.core import Step
 from bwcache.engine import reasons
-from bwcache.engine.returned import Outline
+from bwcache.engine.idle import Outline
 from bwcache.features.looks import Look
 from bwcache.features.prediction_error import PredictionSamples
 from bwcache.features.shards import Sharding
@@ -38,6 +38,7 @@ class Lane:
         taps, looks: the pasts of its taps.
         samples: by site, samples of the past by which predictions are judged.
         last: what the taps measured in the last computed forward.
+        sampled: the bytes of taps, looks and samples, as they were last counted.
     """
 
     name: str
@@ -60,7 +61,7 @@ class Lane:
     looks: list[Look] | None = None
     samples: dict[str, PredictionSamples] = field(default_factory=dict)
     last: Readings | None = None
-    _sampled: int = 0
+    sampled: int = 0
 
     def slot(self, site: str) -> Slot:
         """Return what is kept of a site; empty at first."""
@@ -84,15 +85,5 @@ class Lane:
         self.slots.clear()
         self.taps, self.looks, self.returned = None, None, None
         self.samples.clear()
-        self.held.sampled -= self._sampled
-        self._sampled = 0
-
-    def count_samples(self) -> None:
-        """Count the bytes that taps hold, and the samples by which predictions are judged."""
-        now = 0 if self.taps is None else self.taps.nbytes
-        if self.looks:
-            now += sum([look.nbytes for look in self.looks])
-        if self.samples:
-            now += sum([kept.nbytes for kept in self.samples.values()])
-        self.held.sampled += now - self._sampled
-        self._sampled = now
+        self.held.sampled -= self.sampled
+        self.sampled = 0

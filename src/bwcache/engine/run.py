@@ -232,9 +232,12 @@ class Run:
         trace = self.trace
         if hidden > trace.hidden_bytes:
             trace.hidden_bytes = hidden
-        for lane in lanes:
-            lane.count_samples()
         held = self.held
+        for lane in lanes:
+            before, lane.sampled = lane.sampled, 0 if lane.taps is None else lane.taps.nbytes
+            for kept in (*(lane.looks or ()), *lane.samples.values()):
+                lane.sampled += kept.nbytes
+            held.sampled += lane.sampled - before
         if self.memory.limited:
             self._hold_to_limit(lanes, held.sampled)
         trace.peak_bytes = max(trace.peak_bytes, held.device + held.sampled)
