@@ -154,6 +154,7 @@ def main(
         "adaptive": gained(found, "adaptive") | indicator(found, "adaptive"),
         "exact_indicator": indicator(found, "exact"),
         "over_no_session": over_no_session,
+        "two_by_two": True,
     }
     publish(pipe, figures, out)
 
