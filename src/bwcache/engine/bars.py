@@ -81,7 +81,7 @@ def _listen(bar: Any, pipeline: Any, session: Session) -> None:
 
     def updating(*args: Any, **kwargs: Any) -> Any:
         found = update(*args, **kwargs)
-        if not session.related.alone and session.here.bars.get(id(pipeline)) is token:
+        if session.here.bars.get(id(pipeline)) is token:
             session.hear_interrupt(pipeline)
         return found
 

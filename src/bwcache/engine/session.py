@@ -353,9 +353,9 @@ class Session:
             run.stopped = True
 
     def hear_interrupt(self, pipeline: Any) -> None:
-        """Of several ranks: take an interrupt of this one's pipeline back until all know of it; then all stop."""
+        """Take an interrupt of this rank's pipeline back until all know of it that decide together: then all stop."""
         run = self.here.run
-        if run is None or run.is_told_to_stop or not getattr(pipeline, "_interrupt", False):
+        if run is None or self.related.alone or run.is_told_to_stop or not getattr(pipeline, "_interrupt", False):
             return
         pipeline._interrupt = False
         run.tell_to_stop()
