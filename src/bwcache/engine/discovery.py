@@ -8,9 +8,10 @@ bit for bit, what replaying every single block gives. What cannot be proven is r
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -199,17 +200,12 @@ def _doubt(module: nn.Module, stack: BlockStack, recording: Recording) -> str | 
         return "a forward that gives another result each time"
     if _held(module) != before:
         return "blocks that keep something between forwards"
-    blocks = [block.module for block in stack.blocks]
-    with _stored(blocks) as stored:
-        _run(module, first)
-        stored.replaying = True
-        expected = _run(module, second)
+    stored: list[tuple[nn.Module, Answer]] = [(block.module, _stored) for block in stack.blocks]
+    expected = _replayed(module, stored, first, second)
     if _alike(expected, _run(module, second)):
         return "a forward on which its blocks have no effect"
-    with _skipped(stack, recording) as skipping:
-        _run(module, first)
-        skipping.replaying = True
-        made = _run(module, second)
+    skipped = [(block.module, _skipped(block)) for block in stack.blocks[:-1]]
+    made = _replayed(module, [*skipped, stored[-1]], first, second)
     return None if _alike(made, expected) else "a forward that reads more than the last block's output"
 
 
@@ -308,65 +304,48 @@ def _run(module: nn.Module, arguments: dict[str, Any]) -> list[Tensor]:
         return _tensors(module(*args, **kwargs))
 
 
-@dataclass
-class Replay:
-    """Whether blocks are replayed now."""
-
-    replaying: bool = False
+Answer = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+"""What a block returned before, and what it is called with now -> what it returns in a replay."""
 
 
-@contextmanager
-def _stored(blocks: list[nn.Module]) -> Iterator[Replay]:
-    """Brute force: every block returns what it returned before."""
-    state = Replay()
+def _replayed(
+    module: nn.Module, answers: Sequence[tuple[nn.Module, Answer]], first: dict[str, Any], second: dict[str, Any]
+) -> list[Tensor]:
+    """What the second forward returns, whose blocks are answered for by what they returned in the first."""
+    kept: dict[nn.Module, object] = {}
+    replaying = False
 
-    def around(inner: Callable[..., Any]) -> Callable[..., Any]:
-        kept: list[object] = []
-
+    def around(block: nn.Module, answer: Answer, inner: Callable[..., Any]) -> Callable[..., Any]:
         def called(*args: Any, **kwargs: Any) -> Any:
-            if not state.replaying:
-                kept[:] = [_copied(returned := inner(*args, **kwargs))]
-                return returned
-            return _copied(kept[0])
+            if replaying:
+                return answer(kept[block], args, kwargs)
+            kept[block] = _copied(returned := inner(*args, **kwargs))
+            return returned
 
         return called
 
     with ExitStack() as undo:
-        for block in blocks:
-            undo.callback(hooks.intercept(block, around).restore)
-        yield state
+        for block, answer in answers:
+            undo.callback(hooks.intercept(block, partial(around, block, answer)).restore)
+        _run(module, first)
+        replaying = True
+        return _run(module, second)
 
 
-@contextmanager
-def _skipped(stack: BlockStack, recording: Recording) -> Iterator[Replay]:
-    """As the engine does: inner blocks hand on what they were given, the last one returns what it returned before.
+def _stored(kept: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Brute force: a block returns what it returned before."""
+    return _copied(kept)
 
-    What nobody may read is NaN, so that the proof fails where somebody does.
-    """
-    state = Replay()
 
-    def skipping(block: Place, last: bool) -> hooks.Interceptor:
-        def around(inner: Callable[..., Any]) -> Callable[..., Any]:
-            kept: list[object] = []
+def _skipped(block: Place) -> Answer:
+    """As the engine does: an inner block hands on what it was given; NaN where nobody may read it."""
 
-            def called(*args: Any, **kwargs: Any) -> Any:
-                if not state.replaying:
-                    kept[:] = [_copied(returned := inner(*args, **kwargs))]
-                    return returned
-                if last:
-                    return _copied(kept[0])
-                if block.outlined:
-                    return Outline.of(kept[0]).filled(value=float("nan"))
-                return block.packed(block.inputs(args, kwargs))
+    def answer(kept: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if block.outlined:
+            return Outline.of(kept).filled(value=float("nan"))
+        return block.packed(block.inputs(args, kwargs))
 
-            return called
-
-        return around
-
-    with ExitStack() as undo:
-        for i, block in enumerate(stack.blocks):
-            undo.callback(hooks.intercept(block.module, skipping(block, i == len(stack.blocks) - 1)).restore)
-        yield state
+    return answer
 
 
 def _held(module: nn.Module) -> dict[str, tuple[int, int]]:

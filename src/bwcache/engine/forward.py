@@ -121,6 +121,7 @@ class Forward:
         self.measuring = Measuring(self.plan, self.run, self.steps, self.lanes, self.rows, self.timed)
         self.forgotten = self.run.forgotten
         if not self.plan.holds:
+            self.counted = True
             return
         self.counts = self.steps[0].total is not None or not self.plan.needs_total
         self.keeps = self.plan.keeps and self.counts
@@ -224,7 +225,7 @@ class Forward:
     def _enter(self, site: Site, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Takes the site's decision; what enters may contradict it, and then it is computed."""
         if self.plan.never is not None:
-            decisions = [known[site.name] for known in self.group.decided or ()]
+            decisions = [self.plan.never[site.name]] * len(self.lanes)
             self.calls[site.name] = SiteCall(site, decisions, "compute", (), {})
             return
         entered = place.inputs(args, kwargs)
@@ -407,10 +408,8 @@ class Forward:
             OverBudgetError: it has none, and this is the run's first step.
             AttachError: other blocks stand in the place of those that are counted.
         """
-        holds, stack, account = self.plan.holds, self.plan.stack, self.run.memory
-        self.counted = not (holds and self.plan.is_inside and place.kind in OUTSIDE)
-        if not holds:
-            return
+        stack, account = self.plan.stack, self.run.memory
+        self.counted = not (self.plan.is_inside and place.kind in OUTSIDE)
         new = [lane for lane in self.lanes if self.counts and (lane.name, stack.name) not in account.needs]
         if new:
             expect_own_blocks(stack)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,10 +26,7 @@ class Bands(Predictor):
     low: float = 1.0
     high: float = 1.0
 
-    @property
-    def history(self) -> int:
-        """One."""
-        return 1
+    history: ClassVar[int] = 1
 
     def predict(self, past: Past, step: Step) -> Tensor:
         """Return the scaled feature, computed in float32 and handed out in the features' dtype."""

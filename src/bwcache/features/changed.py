@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,10 +22,7 @@ class Changed(Predictor):
 
     weight: float = 0.5
 
-    @property
-    def history(self) -> int:
-        """Two."""
-        return 2
+    history: ClassVar[int] = 2
 
     def predict(self, past: Past, step: Step) -> Tensor:
         """Return the sum, in the features' dtype."""

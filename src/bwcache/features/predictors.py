@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -74,10 +75,7 @@ class Predictor(ABC):
 class Last(Predictor):
     """The last computed feature, replayed: what the paper does (arXiv 2509.13789, Eq. 8)."""
 
-    @property
-    def history(self) -> int:
-        """One."""
-        return 1
+    history: ClassVar[int] = 1
 
     def predict(self, past: Past, step: Step) -> Tensor:
         """Return a copy of the newest feature."""
@@ -123,10 +121,7 @@ class Taylor(Predictor):
 class Linear(Predictor):
     """The straight line in sigma through the last two computed features."""
 
-    @property
-    def history(self) -> int:
-        """Two."""
-        return 2
+    history: ClassVar[int] = 2
 
     def predict(self, past: Past, step: Step) -> Tensor:
         """Return where the line leads; replays where only one feature is known."""
@@ -143,10 +138,7 @@ class Along(Predictor):
         if not FACTOR.holds(self.length):
             raise SettingError(complaint(f"length {shown(self.length)}", FACTOR.name, "try 1"))
 
-    @property
-    def history(self) -> int:
-        """Two."""
-        return 2
+    history: ClassVar[int] = 2
 
     def predict(self, past: Past, step: Step) -> Tensor:
         """Return the newest feature, and `length` of the way to where the line leads."""
@@ -163,10 +155,7 @@ class Extended(Predictor):
         if not FACTOR.holds(self.length):
             raise SettingError(complaint(f"length {shown(self.length)}", FACTOR.name, "try 1.2"))
 
-    @property
-    def history(self) -> int:
-        """Two."""
-        return 2
+    history: ClassVar[int] = 2
 
     def predict(self, past: Past, step: Step) -> Tensor:
         """Return the feature `length` times as far from the older one as the newer one is; one alone is replayed."""
@@ -197,10 +186,7 @@ class Bounded(Predictor):
                 expected = between(0, LARGEST_FACTOR).name
                 raise SettingError(complaint(f"{name} {shown(value)}", expected, "try 0.3 and 1.5"))
 
-    @property
-    def history(self) -> int:
-        """Two."""
-        return 2
+    history: ClassVar[int] = 2
 
     def predict(self, past: Past, step: Step) -> Tensor:
         """Return where the line leads within its reach; replays where one feature or no noise level is known."""
