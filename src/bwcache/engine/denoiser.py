@@ -190,7 +190,7 @@ class Denoiser:
             if run.together is not None:
                 run.together.begin(call)
             groups = decide(run, self.plan, step, rows, call)
-            if run.is_told_to_stop:
+            if not run.alone and run.is_told_to_stop:
                 session.stop_now()
             if len(groups) == 1:
                 return self._run(run, groups[0], rows, call, inner)

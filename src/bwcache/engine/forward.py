@@ -248,7 +248,8 @@ class Forward:
         call = self.calls[site.name] = SiteCall(site, decisions, action, signature, entered)
         if action == "reuse":
             self.replaying = call
-            self.lanes[0].slots[site.name].prefetch()
+            if self.run.held.offload is not None:
+                self.lanes[0].slots[site.name].prefetch()
 
     def _decision(self, j: int, site: Site, signature: Signature) -> Decision:
         lane = self.lanes[j]
@@ -419,7 +420,7 @@ class Forward:
                 return
             branches = 2 if self.run.guided and stack.spec.guidance == "separate" else 1
             account.reserve(new, stack.name, need(self.plan, entered, self.outside), branches, self.run.in_first_step)
-        self._obey_refusals()
+            self._obey_refusals()
 
     def _obey_refusals(self) -> None:
         """Where there was no room for a lane nothing is measured and kept, nor what was seen before that was known."""

@@ -81,11 +81,11 @@ class Numbers:
         return self._values[place]
 
 
-def arrive(several: Iterable[Numbers]) -> None:
-    """Read the numbers of several forwards at once; waits."""
+def arrive(several: Iterable[Numbers | None]) -> None:
+    """Read the numbers of several forwards at once, of those that have any; waits."""
     unread, vectors = [], []
     for one in dict.fromkeys(several):
-        if one._vector is None or one._values is not None:
+        if one is None or one._vector is None or one._values is not None:
             continue
         if one._copied is not None:
             one._copied.synchronize()

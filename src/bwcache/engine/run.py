@@ -59,7 +59,7 @@ class Row:
 
     def readings(self) -> Readings | None:
         """Return what its forward's taps measured; waits."""
-        values = self._read(self.measured)
+        values = None if self.numbers is None else self.numbers.read(self.measured)
         if values is None:
             return None
         half = len(values) // 2
@@ -67,20 +67,13 @@ class Row:
 
     def prediction_error(self) -> PredictionError | None:
         """Return how close the predictor would have come; waits."""
-        values = self._read(self.error)
+        values = None if self.numbers is None else self.numbers.read(self.error)
         return None if values is None else PredictionError(*values)
 
     def is_finite(self) -> bool | None:
         """Return whether all that was kept is finite; None where nothing was, or not on all ranks; waits."""
-        values = self._read(self.finite)
+        values = None if self.numbers is None else self.numbers.read(self.finite)
         return None if values is None else math.isfinite(values[0])
-
-    def _read(self, place: slice | None) -> list[float] | None:
-        return None if place is None or self.numbers is None else self.numbers.read(place)
-
-
-def _arrive(rows: Sequence[Row]) -> None:
-    arrive([row.numbers for row in rows if row.numbers is not None])
 
 
 class Run:
@@ -99,7 +92,7 @@ class Run:
         stopped: whether it is to stop.
         forgotten: how often all that is kept was forgotten.
         ranks: those that have parts of this video, or None; `together`: what they tell each other.
-        votes: of the ranks that compute at the same time, or None.
+        votes: of the ranks that compute at the same time, or None; `alone`: there are neither.
         pending: the computed rows whose numbers are wanted when the next decision is due.
         evaluated: the last call of a denoiser, by its lanes, where it is evaluated once more.
         errors: how close the predictor came at the last computed step, over all branches: by sample, and by site as
@@ -121,6 +114,7 @@ class Run:
         self.ranks = ranks = None if related is None else related.parts
         self.together = None if ranks is None else Together(ranks, f"{meta.get('policy')} {meta.get('total')}")
         self.votes = Votes(related.voters) if related is not None and related.lockstep is not None else None
+        self.alone = self.together is None and self.votes is None
         self.held = Held(Offload() if memory.offload else None)
         self.memory = MemoryPlan(memory, self.trace, policy, ranks, self.votes)
         self.guided = guided
@@ -282,7 +276,7 @@ class Run:
     def resolve(self) -> None:
         """Take what the computed forwards measured, and tell policy and trace."""
         pending, self.pending = self.pending, []
-        _arrive(pending)
+        arrive([row.numbers for row in pending])
         errors: dict[tuple[int | None, str], PredictionError] = {}
         for row in pending:
             event, lane, site = self.trace.events[row.event], row.lane, row.site
@@ -311,7 +305,7 @@ class Run:
     def as_it_stands(self) -> Trace:
         """Return the trace with all that was measured so far. Changes nothing: the policy is told when it is due."""
         pending = list(self.pending)
-        _arrive(pending)
+        arrive([row.numbers for row in pending])
         for row in pending:
             self._tell(row)
         return self.trace

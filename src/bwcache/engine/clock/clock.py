@@ -36,8 +36,9 @@ _SAID = {field.name for field in fields(Context)}
 @contextmanager
 def heard(here: Any, inner: Callable[..., Any], name: str, **said: Any) -> Iterator[None]:
     """Open a pipeline's cache context `inner`, known meanwhile to the clock that is `here`."""
+    known = said if said.keys() <= _SAID else {key: said[key] for key in said if key in _SAID}
     with inner(name, **said):
-        here.clock.context = Context(name, **{key: said[key] for key in said if key in _SAID})
+        here.clock.context = Context(name, **known)
         try:
             yield
         finally:
