@@ -38,7 +38,6 @@ class Lane:
         taps, looks: the pasts of its taps.
         samples: by site, samples of the past by which predictions are judged.
         last: what the taps measured in the last computed forward.
-        sampled: the bytes of taps, looks and samples, as they were last counted.
     """
 
     name: str
@@ -61,7 +60,7 @@ class Lane:
     looks: list[Look] | None = None
     samples: dict[str, PredictionSamples] = field(default_factory=dict)
     last: Readings | None = None
-    sampled: int = 0
+    _sampled: int = 0
 
     def slot(self, site: str) -> Slot:
         """Return what is kept of a site; empty at first."""
@@ -85,5 +84,13 @@ class Lane:
         self.slots.clear()
         self.taps, self.looks, self.returned = None, None, None
         self.samples.clear()
-        self.held.sampled -= self.sampled
-        self.sampled = 0
+        self.held.sampled -= self._sampled
+        self._sampled = 0
+
+    def count_samples(self) -> None:
+        """Count the bytes that taps hold, and the samples by which predictions are judged."""
+        now = 0 if self.taps is None else self.taps.nbytes
+        for kept in (*(self.looks or ()), *self.samples.values()):
+            now += kept.nbytes
+        self.held.sampled += now - self._sampled
+        self._sampled = now

@@ -228,10 +228,7 @@ class Run:
             trace.hidden_bytes = hidden
         held = self.held
         for lane in lanes:
-            before, lane.sampled = lane.sampled, 0 if lane.taps is None else lane.taps.nbytes
-            for kept in (*(lane.looks or ()), *lane.samples.values()):
-                lane.sampled += kept.nbytes
-            held.sampled += lane.sampled - before
+            lane.count_samples()
         if self.memory.limited:
             self._hold_to_limit(lanes, held.sampled)
         trace.peak_bytes = max(trace.peak_bytes, held.device + held.sampled)
