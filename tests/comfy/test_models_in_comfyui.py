@@ -261,6 +261,36 @@ def test_what_is_kept_of_the_blocks_is_all_that_the_rest_reads(name: str) -> Non
         assert all(torch.equal(*pair) for pair in pairs)
 
 
+@pytest.mark.parametrize("how", ["alone", "in a batch", "with a mask"])
+def test_picture_and_sound_are_reused_and_looked_ahead_together(how: str) -> None:
+    tiny = TINY["LTX-2"]
+    model, sample = tiny.model(), replace(tiny.sample(), steps=16)
+    nested = importlib.import_module("comfy.nested_tensor").NestedTensor
+    more: dict[str, Any] = {}
+    if how == "in a batch":
+        assert sample.sound is not None
+        sample = replace(sample, shape=(2, *sample.shape[1:]), sound=(2, *sample.sound[1:]))
+    if how == "with a mask":
+        first_frame = torch.ones(1, 1, 2, 8, 8)
+        first_frame[:, :, 0] = 0
+        more["noise_mask"] = nested([first_frame, torch.ones(1, 1, 4, 16)])
+    plain = sample.of(model, **more)
+    with witnessed(model, last_block(tiny)) as (seen, witness):
+        assert torch.equal(sample.of(cached(seen, Settings(bwcache.Planned(0)))[0], **more), plain)
+        for policy in (BLOCKS, bwcache.Planned(0.02, ahead=0.5)):
+            witness.forwards.clear()
+            clone, runs = cached(seen, Settings(policy))
+            assert torch.isfinite(sample.of(clone, **more)).all()
+            assert not witness.stale()
+            assert 0 < len(set(witness.computed)) < 16
+    ahead = [event for event in runs.traces[-1].events if event.evaluated_at is not None]
+    in_place = [
+        event for event in runs.traces[-1].events if "denoise_mask belongs to the latents of now" in event.reason
+    ]
+    assert bool(ahead) != bool(in_place)
+    assert bool(in_place) == (how == "with a mask")  # whose masked tokens have a time of their own
+
+
 def test_a_plan_of_picture_and_sound_is_recorded_and_proved_by_the_picture() -> None:
     tiny = TINY["LTX-2"]
     model, recorder = tiny.model(), Recorder()
