@@ -98,6 +98,15 @@ def test_the_environment_says_what_the_others_get(monkeypatch: pytest.MonkeyPatc
         assert computed in (None, said(request).get("computed"))
 
 
+@pytest.mark.parametrize("word", ["Near", " near\n", "NEAR"])
+def test_a_grade_is_one_word_however_it_is_written(word: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Also in the log, where a line of somebody else's cannot be begun."""
+    request = Request.saying(word)
+    sampled(stage(), request)
+    assert said(request)["policy"] == NEAR
+    assert all("\n" not in text for text in caplog.messages)
+
+
 def test_branches_are_named_by_what_sglang_says_of_them() -> None:
     at, seen = stage(), []
     begun = plugin.begun
@@ -144,6 +153,7 @@ WRONG: dict[str, tuple[Request, str]] = {
     "word": (Request.saying("nearly"), "found bwcache 'nearly'; expected near or balanced or fast or off"),
     "kind": (Request.saying(3), "found bwcache 3; expected a word, or a policy's description"),
     "field": (Request.saying({"name": "Planned", "tolerances": 1}), "did you mean tolerance"),
+    "name": (Request.saying({"name": ["Planned"]}), "found policy ['Planned'] in a request"),
     "policy": (Request.saying({"name": "BWCache"}), "WanTransformer3DModel"),
     "import": (Request.saying({"name": "os:system"}), "policy 'os:system' in a request"),
     "inner": (

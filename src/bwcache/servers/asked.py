@@ -80,15 +80,16 @@ class Settings:
     def _named(self, said: Any, read: Any) -> Asked | None:
         if said is None or said is False or (isinstance(said, str) and said.strip().lower() in OFF):
             return None
-        word = said if isinstance(said, str) else shown(said)
-        return Asked(word, read(said), self.memory)
+        if isinstance(said, str) and said.strip().lower() in GRADES and said not in self._own:
+            said = said.strip().lower()
+        return Asked(said if isinstance(said, str) else shown(said), read(said), self.memory)
 
     def _of_network(self, said: Any) -> Policy[Any] | str:
         if isinstance(said, str) and said in self._own:
             return self._own[said]
         if isinstance(said, str):
             words = [*GRADES, *self._own, OFF[0]]
-            if said.strip().lower() not in GRADES:
+            if said not in GRADES:
                 raise SettingError(complaint(f"{KEY} {shown(said)}", " or ".join(words), "say one of these"))
         elif isinstance(said, Mapping):
             _expect_harmless(said)
@@ -115,7 +116,7 @@ def _expect_harmless(said: Any) -> None:
         SettingError: it does.
     """
     values = list(said.values()) if isinstance(said, Mapping) else list(said)
-    if isinstance(said, Mapping) and "name" in said and said["name"] not in known():
+    if isinstance(said, Mapping) and "name" in said and not (isinstance(said["name"], str) and said["name"] in known()):
         found = f"policy {shown(said['name'])} in a request"
         raise SettingError(complaint(found, " or ".join(known()), "name one of these"))
     for value in values:
