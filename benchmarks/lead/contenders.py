@@ -11,13 +11,23 @@ from typing import Any
 import diffusers
 from tqdm import tqdm
 
-from benchmarks.lead.plans import plans
+from benchmarks.lead.plans import COMPUTED, MADE_OF, plans_for
 from benchmarks.race.contender import Contender, Plain, Witnessed, once
 from benchmarks.race.race import Race
 from bwcache.features import Last, Linear, Predictor
 from bwcache.measure.schedulers import replaced
-from bwcache.policies import Adaptive, BWCache, EasyCache, FixedInterval, Foresight, Guarded, Planned, Policy, Tuned
-from bwcache.study import Folder
+from bwcache.policies import (
+    Adaptive,
+    BWCache,
+    EasyCache,
+    FixedInterval,
+    Foresight,
+    Guarded,
+    MeanCache,
+    Planned,
+    Policy,
+    Tuned,
+)
 from bwcache.study.methods import FewerSteps, Method
 from bwcache.study.peers import (
     DBCache,
@@ -57,9 +67,6 @@ class Ours:
     guarded: Policies
 
 
-COMPUTED: Mapping[int, tuple[int, ...]] = {30: (5, 6, 7, 8, 9, 10), 50: (6, 7, 8, 9, 10, 12)}
-"""Numbers of steps that plans are made for, by the steps of a run."""
-
 PLANNED = (0.012, 0.016, 0.02, 0.025, 0.03, 0.037, 0.04, 0.045, 0.06)
 
 OURS: Mapping[str, Ours] = {
@@ -97,6 +104,18 @@ class WithPlan(Witnessed):
     def settings(self) -> dict[str, Any]:
         """With what is expected."""
         return {**super().settings(), "expected": self.expected}
+
+
+@dataclass(frozen=True)
+class WithList(Witnessed):
+    """A list that was fitted to the model in its regime. Its label says how many steps it computes."""
+
+    policy: MeanCache
+
+    @property
+    def label(self) -> str:
+        """The name, and computed steps of how many."""
+        return f"{self.name} ({len(self.policy.computed)} of {self.policy.steps} steps)"
 
 
 GUARDS: Mapping[int, tuple[Guards, ...]] = {
@@ -190,6 +209,9 @@ PEERS: Mapping[str, Field] = {
 }
 """By the name for --method: caches of other libraries and papers, and the plain fixed interval."""
 
+FITTED = "meancache"
+"""The peer whose lists are made for a model and a regime, from the videos that our plans are made of."""
+
 FAR_BEHIND = ("pab", "foresight", "fastercache")
 """Who skips attention alone, or block by block: tried between the first guards only."""
 
@@ -218,23 +240,30 @@ def witnessed(name: str, race: Race) -> list[Method]:
 
 def with_plans(race: Race) -> list[Method]:
     """Return a plan for each number of computed steps, made for a race's model in its regime."""
-    folder = Folder(race.folder.path / "tuning", race.folder.identity)
-    made = plans(race.pipe, race.request, race.lengths.computed or COMPUTED[race.steps], folder)
-    return [WithPlan(one.policy, (), TUNED, "", race.witness(one.policy), one.expected) for one in made]
+    return [WithPlan(one.policy, (), TUNED, "", race.witness(one.policy), one.expected) for one in plans_for(race)]
+
+
+def with_lists(race: Race) -> list[Method]:
+    """Return MeanCache with a list of each number of computed steps, from the videos that plans are made of."""
+    traces = race.traces(MeanCache.measuring(race.steps), MADE_OF)
+    made = [MeanCache.fitted(traces, count) for count in race.lengths.computed or COMPUTED[race.steps]]
+    return [WithList(one, (), "MeanCache", "", race.witness(one)) for one in made]
 
 
 def contender(name: str) -> Contender:
-    """Return one by its name. Ours run with one number alone at all its values, and plans at all, whatever came out."""
+    """Return one by its name. Ours run with one number alone at all its values, what is made for a model at all, whatever came out."""
     if name == TUNED:
         return Contender("ours", with_plans, always=lambda methods: methods)
     if name in OURS:
         alone = len(OURS[name].alone)
         return Contender("ours", functools.partial(witnessed, name), always=lambda methods: methods[:alone])
+    if name == FITTED:
+        return Contender("peer", with_lists, always=lambda methods: methods)
     kind = "peer" if name in PEERS else "fewer steps"
     return Contender(kind, lambda race: settings(name, race.terms), may_fall_behind=name in PEERS)
 
 
-CONTENDERS: Mapping[str, Contender] = {name: contender(name) for name in (*SHORTER, *PEERS, *OURS)}
+CONTENDERS: Mapping[str, Contender] = {name: contender(name) for name in (*SHORTER, *PEERS, FITTED, *OURS)}
 """By the name for --method."""
 
 KINDS = {name: one.kind for name, one in CONTENDERS.items()}

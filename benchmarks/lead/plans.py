@@ -5,9 +5,9 @@ They are made of few videos, none of which is run again later. What is proved of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -17,9 +17,15 @@ from bwcache.measure.call import Request
 from bwcache.study import Folder, Result, Video
 from bwcache.study.tuning import BUDGET, Tuner, Videos
 
+if TYPE_CHECKING:
+    from benchmarks.race.race import Race
+
 MADE_OF, UNUSED = range(64, 70), range(70, 72)
 """Places of captions: of the videos that plans are made of, as many as `bwcache tune --calibrate 6 --verify 2` makes of
 50 steps within its budget; and of those that would prove one there, which are not made here."""
+
+COMPUTED: Mapping[int, tuple[int, ...]] = {30: (5, 6, 7, 8, 9, 10), 50: (6, 7, 8, 9, 10, 12)}
+"""Numbers of steps that plans are made for, by the steps of a run."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,12 @@ def plans(pipe: Any, request: Callable[[int], Request], counts: Sequence[int], f
     budget = BUDGET * len(counts)  # each number may take a tuning's work
     tuner = Tuner(pipe, request(MADE_OF[0]), Videos(made_of, unused), folder, budget, say=tqdm.write)
     return [Plan(tuner.policy(fit.count), round(fit.mean, 2)) for fit in tuner.fits(counts)]
+
+
+def plans_for(race: Race) -> list[Plan]:
+    """Return those for a race's model in its regime, made once."""
+    folder = Folder(race.folder.path / "tuning", race.folder.identity)
+    return plans(race.pipe, race.request, race.lengths.computed or COMPUTED[race.steps], folder)
 
 
 def wished(rows: Sequence[Result]) -> dict[str, Result]:

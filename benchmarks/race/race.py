@@ -214,15 +214,16 @@ class Race:
             why = str(error)
         return [Terms(self.steps, one, self.pipe.scheduler, ratios, why) for one in self.guards]
 
-    def traces(self, measuring: bwcache.Policy[Any]) -> list[Trace]:
-        """Return what a policy measures in uncached runs of the captions for calibration.
+    def traces(self, measuring: bwcache.Policy[Any], places: Sequence[int] = ()) -> list[Trace]:
+        """Return what a policy measures in uncached runs of the captions at some places: those for calibration if none.
 
         Raises:
             BWCacheError: it cannot on this model.
         """
-        key = json.dumps(measuring.describe(), sort_keys=True)
+        places = places or self.lengths.calibration
+        key = json.dumps([measuring.describe(), *places], sort_keys=True)
         if key not in self._traces:
-            requests = [self.request(place) for place in self.lengths.calibration]
+            requests = [self.request(place) for place in places]
             self._traces[key] = [common.cached(self.pipe, measuring, one, timing=False)[1] for one in requests]
         return self._traces[key]
 

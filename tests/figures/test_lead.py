@@ -17,7 +17,7 @@ from benchmarks.race.figures import Speed
 from benchmarks.race.race import MODELS, Lengths, Race
 from benchmarks.race.rows import result_of, row_of
 from bwcache.features import Last
-from bwcache.policies import Adaptive, BWCache, Guarded
+from bwcache.policies import Adaptive, BWCache, Guarded, MeanCache
 from bwcache.study import Result
 from bwcache.study.peers import Guards
 from bwcache.study.peers.ladders import Terms
@@ -307,6 +307,26 @@ def test_plans_are_made_of_other_videos_and_run_on_the_many(tmp_path: Path, monk
     again = tiny_race(tmp_path, few).methods(contenders.TUNED)
     assert [one.label for one in again] == [one["label"] for one in found]
     assert {path: path.stat().st_mtime_ns for path in tuning.rglob("*.npz")} == kept
+
+
+def test_the_lists_of_a_peer_are_made_of_the_same_videos_as_our_plans(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contenders, "MADE_OF", range(64, 66))
+    monkeypatch.setattr(contenders, "CONTENDERS", {contenders.FITTED: contenders.contender(contenders.FITTED)})
+    few = Lengths((), range(104, 105), rounds=FEW.rounds, steps=5, guards=(Guards(1, 1),), computed=(2, 3))
+    race = tiny_race(tmp_path, few)
+    asked: list[str] = []
+    request = race.request
+    monkeypatch.setattr(race, "request", lambda place=None: asked.append(str(place)) or request(place))  # type: ignore[func-returns-value]
+    methods = race.methods(contenders.FITTED)
+    assert set(asked) == {"64", "65", "96"}  # 96: the witness
+    assert [one.label for one in methods] == ["MeanCache (2 of 5 steps)", "MeanCache (3 of 5 steps)"]
+    traces = race.traces(MeanCache.measuring(5), range(64, 66))
+    assert [one.policy for one in methods] == [MeanCache.fitted(traces, count) for count in (2, 3)]  # type: ignore[attr-defined]
+    race.final(contenders.FITTED)
+    assert [one["videos"][0][:2] for one in race.rows("final")[contenders.FITTED]] == [[104, 0.4], [104, 0.6]]
+    assert contenders.KINDS[contenders.FITTED] == "peer"
 
 
 def test_results_of_others_stay(folder: Path) -> None:
