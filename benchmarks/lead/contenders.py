@@ -72,6 +72,7 @@ PLANNED = (0.012, 0.016, 0.02, 0.025, 0.03, 0.037, 0.04, 0.045, 0.06)
 OURS: Mapping[str, Ours] = {
     "Planned": Ours([Planned(tolerance) for tolerance in PLANNED], lambda terms: []),
     "Planned ahead": Ours([Planned(tolerance, ahead=0.5) for tolerance in PLANNED], lambda terms: []),
+    "Planned, making up": Ours([Planned(tolerance, makes_up=True) for tolerance in PLANNED], lambda terms: []),
     "Adaptive": Ours(
         [Adaptive(tolerance) for tolerance in TOLERANCES],
         lambda terms: [Adaptive(tolerance, terms.guards.warmup / terms.steps) for tolerance in TOLERANCES],
@@ -251,7 +252,10 @@ def with_lists(race: Race) -> list[Method]:
 
 
 def contender(name: str) -> Contender:
-    """Return one by its name. Ours run with one number alone at all its values, what is made for a model at all, whatever came out."""
+    """Return one by its name.
+
+    Ours run with one number alone at all its values, and what is made for a model at all, whatever came out.
+    """
     if name == TUNED:
         return Contender("ours", with_plans, always=lambda methods: methods)
     if name in OURS:

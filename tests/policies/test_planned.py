@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 import bwcache
 from bwcache.core import Step
 from bwcache.errors import SettingError
 from bwcache.policies import Observation
-from bwcache.policies.planned import inside, plan
+from bwcache.policies.planned import inside, lengths, plan
 from bwcache.policies.planning import DRIFT, POWER, RESPONSE, Window, at, best, damages, foretold
 from tests.tiny import BY_NAME
 
@@ -189,6 +192,72 @@ def test_a_pipeline_is_evaluated_where_the_plan_says() -> None:
     assert set(expected) <= set(long)
 
 
+def beyond(schedule: tuple[float, ...], before: int, first: int, end: int) -> float:
+    """What a window of two differences from the start would have to go on, straight from what the one before missed.
+
+    The latents are followed with numpy through both windows for an estimate that moves by one at each computed step:
+    what is missed at the end of the first, less what is taken back, over what one more in the second comes to.
+    """
+    latents = np.zeros(2)  # held, and as it should have been
+    for step in range(before, first):
+        kept = schedule[step + 1] / schedule[step]
+        latents = kept * latents + (1 - kept) * np.array([0.0, 1.0])
+    missed = float(latents[1] - latents[0]) * float(
+        np.interp(-schedule[first], [-s for s, _ in RESPONSE], [r for _, r in RESPONSE])
+    )
+    more = np.zeros(2)
+    for step in range(first, end):
+        kept = schedule[step + 1] / schedule[step]
+        more = kept * more + np.array([0.0, 1 - kept])
+        missed *= kept
+    return min(0.9 * missed / float(more[1]), 1.2)
+
+
+@pytest.mark.parametrize(("steps", "shift", "computed"), [(50, 5.0, 8), (50, 5.0, 12), (30, 3.0, 9), (30, 1.0, 8)])
+def test_early_windows_make_up_for_what_the_one_before_them_missed(steps: int, shift: float, computed: int) -> None:
+    schedule = flow(steps, shift)
+    listed = sorted(plan(schedule, 0.03, computed)[0])
+    expected = {
+        step: beyond(schedule, before, first, end)
+        for before, first, end in zip(listed, listed[1:], [*listed[2:], steps], strict=False)
+        for step in range(first + 1, end)
+        if schedule[first] > 0.9
+    }
+    assert lengths(schedule, frozenset(listed)) == pytest.approx(expected)
+    assert expected
+    policy = bwcache.Planned(computed=computed, makes_up=True)
+    for index in set(range(1, steps)) - set(listed):
+        decision = policy.decide(Observation(step(index, schedule, True), "site"), policy.init())
+        how = decision.how.length - 1 if decision.how else None
+        assert how == (pytest.approx(expected[index]) if index in expected else None)
+        made_up = decision.reason.startswith("making up for the window before (")
+        assert made_up == (index in expected)
+        held = bwcache.Planned(computed=computed).decide(
+            Observation(step(index, schedule, True), "site"), policy.init()
+        )
+        assert held == replace(decision, how=None, reason=held.reason)
+
+
+def test_what_is_made_up_is_a_sum_of_two_estimates() -> None:
+    """As under a tuned plan with these weights, which has a loop by hand."""
+    case = BY_NAME["wan"]
+    pipe: Any = case.build()
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=5.0)
+    pipe.scheduler.set_timesteps(10)
+    schedule = tuple(map(float, pipe.scheduler.sigmas))
+    listed = sorted(plan(schedule, 0.03, 5)[0])
+    how = lengths(schedule, frozenset(listed))
+    rows = [(1 + how[first + 1], -how[first + 1]) if first + 1 in how else (1.0,) for first in listed]
+    found = []
+    made = bwcache.Planned(computed=5, predictor=bwcache.Bounded(0), makes_up=True)
+    for policy in (made, bwcache.Tuned(tuple(listed), tuple(rows), schedule), replace(made, makes_up=False)):
+        with bwcache.attach(pipe, policy):
+            found.append(case.run(pipe, num_inference_steps=10))
+    assert any(len(row) == 2 for row in rows)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(found[0], found[2], rtol=1e-3, atol=1e-4)
+
+
 def test_without_a_schedule_every_window_stays_within_its_damage() -> None:
     schedule = flow(50, 5.0)
     computed = [i for i, each in enumerate(decided(bwcache.Planned(0.03), schedule, False)) if each]
@@ -234,7 +303,16 @@ def test_bounded_goes_a_part_of_the_line_and_no_further_than_its_reach() -> None
 
 @pytest.mark.parametrize(
     "settings",
-    [{"tolerance": -1}, {"tolerance": math.nan}, {"computed": 0}, {"computed": 2.5}, {"predictor": 3}, {"ahead": 1.5}],
+    [
+        {"tolerance": -1},
+        {"tolerance": math.nan},
+        {"computed": 0},
+        {"computed": 2.5},
+        {"predictor": 3},
+        {"ahead": 1.5},
+        {"makes_up": 1},
+        {"makes_up": True, "predictor": bwcache.Last()},
+    ],
 )
 def test_values_outside_their_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(SettingError):

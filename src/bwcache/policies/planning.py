@@ -148,6 +148,28 @@ def best(windows: Sequence[Sequence[float]], enough: float | None = None, comput
     return list(next(found, range(total)))
 
 
+MADE_UP, MOST_MADE_UP = 0.9, 1.2
+"""Share of what a window missed that the next one makes up, and the most of a difference of estimates that it may take.
+The weights that `bwcache tune` fits come to that share (docs/experiments/worth.md)."""
+EARLY = 0.9
+"""Noise above which they do so in all lists; below, in long windows, they do less."""
+
+
+def made_up(before: float, noise: float, end: float) -> float:
+    """Return how far a window's estimate goes on beyond the newest one, in differences of the last two.
+
+    The window before has filled a share of the latents with an estimate that was too old by then. What the denoiser
+    will not take back of that is made up by the share that this window fills.
+
+    Args:
+        before: noise at the computed step before, 1..0.
+        noise: at the window's first step, below `before`.
+        end: after its last step, below `noise`.
+    """
+    missed = (before - noise) / before * at(RESPONSE, noise)
+    return float(min(MADE_UP * missed * end / (noise - end), MOST_MADE_UP))
+
+
 def carried(noise: float, there: float, before: float) -> float:
     """Return the damage, as foretold, of latents that are carried on along an estimate: how far that is off by then.
 
