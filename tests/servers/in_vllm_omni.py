@@ -370,6 +370,7 @@ class Stepped:
         runner = part("diffusion.worker.diffusion_model_runner").DiffusionModelRunner
         self.pipe, self.runner = pipe, runner.__new__(runner)
         named = "none" if backend is None else "bwcache"
+        part("diffusion.cache.selector").get_cache_backend("none", None)  # as it does when it loads a model
         vars(self.runner).update(
             od_config=Served(parallel_config=PARALLEL, cache_backend=named, streaming_output=False),
             vllm_config=environment(),

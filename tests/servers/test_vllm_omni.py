@@ -143,6 +143,22 @@ def test_a_request_that_asks_a_server_that_was_not_told_is_not_passed_over(backe
     assert len(caplog.records) == 2
 
 
+@pytest.mark.parametrize("backend", ["none", "bwcache"])
+def test_a_runner_that_is_loaded_after_the_plugin_is_found_as_it_selects(backend: str, caplog: Any) -> None:
+    """As in a worker, which imports it later: it has the function that selects from the selector by then."""
+    with look_alike.installed(look_alike.omni):
+        path = f"{OMNI}worker.diffusion_model_runner"
+        later = sys.modules.pop(path)
+        plugin.register()
+        later.get_cache_backend = sys.modules[f"{OMNI}cache.selector"].get_cache_backend
+        sys.modules[path] = later
+        ran = runner(config={"policy": "off"}, backend=backend)
+        ran.execute(Asking("1", FAST))
+        stepped(ran, [State("2", FAST)])
+    assert ("asked of a server with cache backend 'none'" in caplog.text) == (backend == "none")
+    assert ("request 2: fast" in caplog.text) == (backend == "bwcache")
+
+
 class Scheduled(list[str]):
     """Who is sampled in a step, and who of them is new."""
 

@@ -129,10 +129,8 @@ def admitting(inner: Callable[..., Any], request: Any) -> Any:
 
 def selecting(inner: Callable[..., Any], cache_backend: Any, cache_config: Any) -> Any:
     """Return the backend of a name: ours, or what vllm-omni selects."""
-    if cache_backend != NAME:
-        return inner(cache_backend, cache_config)
     _at_runner()
-    return Backend(cache_config)
+    return Backend(cache_config) if cache_backend == NAME else inner(cache_backend, cache_config)
 
 
 def stepping(inner: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) -> Any:
