@@ -235,7 +235,7 @@ class Denoiser:
         """One forward of some samples; again, with all modules, where it turned out that it needed one it skipped."""
         plan, here, session = self.plan, self._session.here, self._session
         if self._replays_all(group):
-            call = call.with_arguments(*without_blocks(call.args, call.kwargs))
+            call = without_blocks(call)
         first = self._idle_calls(run, group, call) if self._idle.modules else None
         for idle in (first, None):
             forward = here.forward = Forward(plan, run, group, rows, call, self._session.timing, idle)
@@ -263,11 +263,10 @@ class Denoiser:
 
     def _replays_all(self, group: Group) -> bool:
         """Whether it is decided that no block will run, though the denoiser will."""
-        if group.decided is None or self.plan.root is not None or len(self.plan.sites) != 1:
+        whole = self.plan.whole
+        if whole is None or group.decided is None or self.plan.root is not None:
             return False
-        site, blocks = self.plan.sites[0], self.stack.blocks
-        whole = site.first is blocks[0] and site.last is blocks[-1]
-        return whole and all(decision.reuses for each in group.decided for decision in each.values())
+        return all(decided[whole.name].action == "reuse" for decided in group.decided)
 
     def _root(self, forward: Forward, inner: Callable[..., Any]) -> Callable[..., Any]:
         """What is called as the denoiser: itself, at another noise level, or also with only half of it moved on."""
@@ -324,10 +323,15 @@ def _on(
     return stack.skips.replaced(rows.take(skipped.T, lanes).T, *chosen)
 
 
-def without_blocks(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return a forward's arguments where no block will run: one that has a method `without_blocks()` gives another."""
+def without_blocks(call: Call) -> Call:
+    """Return a forward's call where no block will run: arguments that have a method `without_blocks()` give others."""
+    for value in (*call.args, *call.kwargs.values()):
+        if hasattr(value, "without_blocks"):
+            break
+    else:
+        return call
 
     def own(value: Any) -> Any:
         return value.without_blocks() if hasattr(value, "without_blocks") else value
 
-    return tuple(map(own, args)), {name: own(value) for name, value in kwargs.items()}
+    return call.with_arguments(tuple(map(own, call.args)), {name: own(value) for name, value in call.kwargs.items()})

@@ -74,8 +74,8 @@ class Plan:
         columns: for each tap, whether it is a look, its number among the looks or samples, and how many lags it has.
         judged: for each look, the site whose computing makes what it saw its past; None: every step does.
         outer: by site, the sites that it lies in.
-        alone: the site, where it is the only one, has all blocks and keeps their output: nothing else has a say in what
-            a forward of it returns.
+        whole: the site, where it is the only one and has all blocks; else None.
+        alone: the same where it keeps their output: nothing else has a say in what a forward of it returns.
         keeps: whether the policy can reuse, so that features are kept for it.
         holds: whether anything is held between steps: features, or what taps compare.
         predictor, probes, needs_total, needs_errors: the policy's; `history`: the predictor's.
@@ -97,6 +97,7 @@ class Plan:
     columns: tuple[tuple[bool, int, int], ...]
     judged: tuple[str | None, ...]
     outer: dict[str, tuple[str, ...]]
+    whole: Site | None
     alone: Site | None
     keeps: bool
     holds: bool = field(init=False)
@@ -189,14 +190,15 @@ class Plan:
         root = next((spot for spot in by_place.values() if spot.place.kind == "root"), None)
         spots = tuple(spot for spot in by_place.values() if spot is not root and (busy or spot.is_marked))
         outer = {site.name: tuple(other.name for other in sites if _is_within(site, other)) for site in sites}
-        whole = sites[0] if len(sites) == 1 and _span(sites[0]) == (0, len(stack.blocks) - 1) else None
-        alone = whole if whole is not None and whole.keeps == "output" and whole.first.kind == "block" else None
+        one = sites[0] if len(sites) == 1 and sites[0].first.kind == "block" else None
+        whole = one if one is not None and _span(one) == (0, len(stack.blocks) - 1) else None
+        alone = whole if whole is not None and whole.keeps == "output" else None
         columns = tuple(
             (i in looks, (looks if i in looks else samples).index(i), len(tap.lags)) for i, tap in enumerate(taps)
         )
         judged = tuple(None if taps[i].against == "step" else _judging(sites, taps[i].place) for i in looks)
         keeps = policy.may_reuse
-        return cls(stack, policy, sites, root, spots, taps, samples, looks, columns, judged, outer, alone, keeps)
+        return cls(stack, policy, sites, root, spots, taps, samples, looks, columns, judged, outer, whole, alone, keeps)
 
 
 def _spots(
