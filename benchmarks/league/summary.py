@@ -103,7 +103,7 @@ def race_in_words(race: Told) -> str:
     able = [one for one in race.caches if one.speeds[AT].bound != "<="][:3]
     if not able:
         return ""
-    count = f"{len(race.caches)} caches on {able[0].videos} videos"
+    count = f"{len(race.caches)} caches on {able[0].videos} videos{'' if race.many else ', those for choosing'}"
     told = [f"at {MIDDLE:g} dB {', '.join(f'{one.family} {times(one.speeds[AT])}' for one in able)}"]
     told += [part for part in (_worst(race), _ahead(race), _memory(race)) if part]
     return f"**{race.title}** ({count}): {'; '.join(told)}."
@@ -158,12 +158,16 @@ def idea(name: str, pairs: Iterable[Exchange], races: Sequence[Told]) -> str:
 
 
 def reach(factors: Sequence[Speed]) -> str:
-    """Return the least and the greatest of some factors in words; one that is bounded only where no other is known."""
-    known = [one for one in factors if one.value is not None and not one.bound]
-    if not known:
-        return next((times(one) for one in factors if one.value is not None and one.bound != "~"), "")
-    low, high = min(one.value or 0.0 for one in known), max(one.value or 0.0 for one in known)
-    return f"{low:.2f}x" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}x"
+    """Return the least and the greatest of some factors in words, and what is but bounded and lies beyond them."""
+    told = [one for one in factors if one.value is not None and one.bound != "~"]
+    known = [one.value or 0.0 for one in told if not one.bound]
+    above = [one.value or 0.0 for one in told if one.bound == ">=" and (one.value or 0.0) > max(known, default=0.0)]
+    below = [one.value or 0.0 for one in told if one.bound == "<=" and (not known or (one.value or 0.0) < min(known))]
+    ends = dict.fromkeys(f"{one:.2f}" for one in (min(known), max(known))) if known else ()
+    parts = [f"<={min(below):.2f}x"] if below else []
+    parts += [f"{' to '.join(ends)}x"] if known else []
+    parts += [f">={max(above):.2f}x"] if above else []
+    return " and ".join(parts)
 
 
 def published(races: Sequence[Told]) -> str:
@@ -191,8 +195,8 @@ def others(races: Sequence[Told]) -> str:
         if apart:
             told.append(f"{family} {reach(apart)}")
     more = f"; at {MIDDLE:g} dB else {', '.join(told)}" if told else ""
-    where = f"level in {level} of {count} comparisons at all four levels"
-    return f"**Ours over the other libraries' own code**: {where}{more}." if count else ""
+    where = f"each along its own ladder, level in {level} of {count} comparisons at all four levels"
+    return f"**Ours over the other libraries' own code**, {where}{more}." if count else ""
 
 
 def by_time(races: Sequence[Told]) -> str:

@@ -208,7 +208,9 @@ def test_what_follows_is_told_with_its_figures() -> None:
     )
     assert summary.idea("An idea", [words.Exchange("MagCache", "TeaCache", "")], both) == ""
     assert summary.reach([Speed(2.0, ">="), Speed(1.5, "~")]) == ">=2.00x"
-    assert summary.reach([Speed(2.0, ">="), Speed(1.5)]) == "1.50x"
+    assert summary.reach([Speed(2.0, ">="), Speed(1.5), Speed(1.2, ">=")]) == "1.50x and >=2.00x"
+    assert summary.reach([Speed(0.5, "<="), Speed(1.5), Speed(0.9), Speed(1.0, "<=")]) == "<=0.50x and 0.90 to 1.50x"
+    assert summary.reach([Speed(None), Speed(1.0, "~")]) == ""
     theirs = {"SeaCache": FAST, "SeaCache (diffusers)": SLOW}
     race = {"final": {name: row(name, *points) for name, points in theirs.items()}}
     field = figures.standings(race, dict.fromkeys(theirs, "native"), contenders.LEVELS)
