@@ -61,7 +61,7 @@ def fields(found: Mapping[str, Any]) -> Fields:
 
 def sides(race: Mapping[str, Any], field: Field) -> tuple[Field, Field]:
     """Return those who made the many videos, and all on the few."""
-    few = standings({"coarse": race["coarse"]}, KINDS, LEVELS)
+    few = standings({"coarse": race["coarse"]}, KINDS, LEVELS, draws=0)
     return [one for one in field if one.stage == "final"], few
 
 

@@ -79,6 +79,7 @@ def standings(
     race: Mapping[str, Mapping[str, Sequence[dict[str, Any]]]],
     kinds: Mapping[str, str],
     levels: Sequence[float] = LEVELS,
+    draws: int | None = None,
 ) -> list[Standing]:
     """Return every family of a race, by its last stage; those of the final first, and of each the fastest.
 
@@ -86,13 +87,16 @@ def standings(
         race: what it found.
         kinds: of each contender.
         levels: in dB.
+        draws: of the videos, for the intervals; 0: there are none.
     """
     found: dict[str, Standing] = {}
     for stage in ("coarse", "final"):
         for name, plain in race.get(stage, {}).items():
             for family, rows in by_family([result_of(row) for row in plain if row["videos"]]).items():
                 own = tuple(longest(rows))
-                found[family] = Standing(family, kinds[name], own, stage, tuple(speed(own, level) for level in levels))
+                found[family] = Standing(
+                    family, kinds[name], own, stage, tuple(speed(own, level, draws) for level in levels)
+                )
     return sorted(
         found.values(), key=lambda one: (one.stage != "final", -sum(speed.value or 0.0 for speed in one.speeds))
     )
