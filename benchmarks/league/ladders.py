@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.lead.plans import plans_for
 from bwcache.core import Trace
 from bwcache.features import Last, Linear
 from bwcache.policies import (
@@ -44,6 +45,7 @@ from bwcache.policies import (
     Spectrum,
     TaylorSeer,
     TeaCache,
+    Tuned,
 )
 from bwcache.policies.sortblock import PUBLISHED as SORTBLOCK
 from bwcache.study.solvers import compute_range
@@ -367,6 +369,13 @@ LADDERS: tuple[Ladder, ...] = (
     planned(Last(), "Planned, replay", "this project's lists, with replay for the forecast"),
     planned(Linear(), "Planned, linear", "this project's lists, with a line for the forecast"),
     Ladder(
+        "Tuned",
+        Tuned,
+        lambda race: {str(len(one.policy.steps)): one.policy for one in reversed(plans_for(race))},
+        "this project: lists and weights as bwcache tune makes them, by the number of computed steps",
+        guarded=False,
+    ),
+    Ladder(
         "BlockwiseAdaptiveCache",
         BlockwiseAdaptiveCache,
         counted(BlockwiseAdaptiveCache),
@@ -381,7 +390,6 @@ LEFT_OUT: Mapping[str, str] = {
     "StepList": "is any list; Planned, MeanCache and the fixed interval are lists",
     "PerDenoiser": "is for two denoisers",
     "Guarded": "is around the others",
-    "Tuned": "is fitted to one model by its own command",
     "SkipDiT": "needs a model that was trained with long skips",
     "FlowCache": "is for video that is made chunk by chunk",
     "FlashBlock": "is for video that is made chunk by chunk",

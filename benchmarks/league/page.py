@@ -13,6 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from benchmarks.lead.plans import MADE_OF
 from benchmarks.league.contenders import KINDS, LEVELS, MODELS, NATIVE, SETTINGS
 from benchmarks.league.ladders import LEFT_OUT
 from benchmarks.league.summary import AT, Told, summary
@@ -168,6 +169,7 @@ def main() -> None:
         "lengths": SETTINGS,
         "left_out": LEFT_OUT,
         "methods": found["methods"],
+        "made_of": MADE_OF,
     }
     said = {"claims": CLAIMS, "exchanges": EXCHANGES, "same": SAME, "summary": summary(races, found["methods"])}
     how = {"stands": stands, "verdict": verdict, "beside": beside, "compared": compared}

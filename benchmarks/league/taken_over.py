@@ -19,6 +19,7 @@ NAMES: Mapping[str, str] = {
     "multistep": "multistep",
     "Planned": "Planned",
     "Adaptive": "Adaptive",
+    "Tuned": "Tuned",
     **{name: f"{name} by {library}" for name, library in LIBRARIES.items()},
 }
 """By its contenders, those of the league that they are."""

@@ -6,7 +6,6 @@ import inspect
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -71,12 +70,19 @@ def test_every_policy_has_a_ladder_or_a_reason() -> None:
 
 @pytest.mark.parametrize("steps", [30, 50])
 def test_settings_of_a_ladder_have_names_of_their_own(steps: int) -> None:
-    def refused(*_: Any) -> Any:
-        raise AttachError("no runs here")
+    class NoRuns:
+        guards = contenders.GUARDS[steps]
 
-    race: Any = SimpleNamespace(
-        steps=steps, guards=contenders.GUARDS[steps], traces=refused, witness=lambda policy: "w"
-    )
+        def __init__(self) -> None:
+            self.steps = steps
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttachError(f"no {name} here")
+
+        def witness(self, policy: Policy[Any]) -> str:
+            return "w"
+
+    race: Any = NoRuns()
     for ladder in LADDERS:
         made = contenders.native(ladder, race)
         if isinstance(made[0], contenders.Unable):  # it needs the runs
