@@ -29,8 +29,9 @@ export NO_MKDOCS_2_WARNING ?= 1
 help:  ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 16
 
-demo: $(VENV)/.installed  ## install, and make the same videos with and without caching: results in demo/
-	$(BIN)/bwcache compare --out $(OUT) --overwrite
+demo: $(VENV)/.installed  ## install, and make the same videos with and without caching, by two methods: results in demo/
+	$(BIN)/bwcache compare --out $(OUT)/paper --overwrite
+	$(BIN)/bwcache compare --grade near --out $(OUT)/near --overwrite
 
 # One worker per core, one thread each: torch processes on few cores must not spin against each other.
 test: $(VENV)/.installed-dev  ## install, and run all tests
