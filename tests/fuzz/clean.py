@@ -6,6 +6,7 @@ is read off the scheduler at the time with which the denoiser is called, or is w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -58,6 +59,9 @@ def predicted(clean: Tensor, latents: Tensor, level: Level) -> Tensor:
 def foretold(policy: Any, past: Sequence[Kept], share: float, reason: str) -> Tensor:
     """The clean latents of a skipped step, from those of the computed ones, newest first."""
     predictor, newest = policy.feature_predictor, past[0].clean
+    made_up = re.match(r"making up for the window before \(([\d.]+),", reason)
+    if made_up and len(past) > 1:
+        return newest + float(made_up[1]) * (newest - past[1].clean)
     if isinstance(predictor, bwcache.Bounded) and len(past) > 1:
         gap = past[1].share - past[0].share
         far = min((past[0].share - share) / gap, predictor.reach) if gap else 0.0

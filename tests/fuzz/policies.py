@@ -49,8 +49,6 @@ class Chosen:
     @property
     def foretells(self) -> bool:
         """Whether brute force can tell what is made of clean latents: `clean.foretold`."""
-        if getattr(self.policy, "makes_up", False):
-            return False
         return self.replays or type(self.policy.feature_predictor) in (bwcache.Bounded, Weighted)
 
 

@@ -31,6 +31,10 @@ LINE = (
     "There z goes from z_(last computed) on along the line through the last two, in the share of noise s: "
     "z = z_i + {length:g} t (z_i - z_p), t = (s - s_i) / (s_i - s_p), t at most {reach:g}; alone it is replayed."
 )
+BEYOND = (
+    " In the window of a computed step i that stands in 'beyond' it is z = z_i + beyond[i] (z_i - z_p) instead: that makes "
+    "up for what the window before missed."
+)
 
 
 def run_plan(settings: PlanSettings) -> None:
@@ -61,9 +65,11 @@ def plan_of(schedule: Sequence[float], steps: Sequence[int], predictor: str) -> 
 def lines(content: dict[str, Any]) -> list[str]:
     """Return the plan for people."""
     total, computed, weights = content["steps"], content["computed"], content.get("weights")
+    beyond = content.get("beyond", {})
     rows = []
     for step in computed:
         row = "" if weights is None else "  then " + " ".join(f"{weight:+.3f}" for weight in weights[str(step)])
+        row = f"  then beyond by {beyond[str(step)]:.3f}" if str(step) in beyond else row
         rows.append(f"{step:>4}  noise {content['noise'][step]:.3f}{row}")
     return [
         f"{len(computed)} of {total} steps computed ({total / len(computed):.2f}x): {', '.join(map(str, computed))}",
@@ -94,7 +100,7 @@ def _of_schedule(settings: PlanSettings) -> dict[str, Any]:
     """What `Planned` does on flow matching by Euler, for any model."""
     from bwcache.features import Bounded
     from bwcache.policies.grades import graded
-    from bwcache.policies.planned import plan
+    from bwcache.policies.planned import beyond_newest, plan
 
     if settings.steps is None:
         found = "neither a tuned file nor --steps"
@@ -111,7 +117,9 @@ def _of_schedule(settings: PlanSettings) -> dict[str, Any]:
         raise SettingError(complaint(f"--shift {shift:g}", "one whose noise falls from 1 to 0", "try 5"))
     steps, damage = plan(schedule, policy.tolerance)
     words = LINE.format(**dataclasses.asdict(policy.predictor)) if isinstance(policy.predictor, Bounded) else ""
-    content = plan_of(schedule, sorted(steps), KEPT + words)
+    beyond = beyond_newest(schedule, steps) if policy.making_up else {}
+    windows = {str(step - 1): far for step, far in beyond.items() if step - 1 in steps}
+    content = {**plan_of(schedule, sorted(steps), KEPT + words + BEYOND), "beyond": windows}
     made_for = {"scheduler": {"class": "FlowMatchEulerDiscreteScheduler", "settings": {"shift": shift}}}
     return {**content, "made_for": made_for, "foretold": round(damage, 5)}
 

@@ -8,7 +8,7 @@ damage foretold for the whole run stays within a tolerance, with as few computed
 Until the next one an estimate follows the line through the last two for a part of the way: `Bounded`. Or it is made
 inside of its window, for which it holds then (`ahead`): the latents are carried on along the way that they came, and
 the denoiser is evaluated there. Where that is too far to go, or cannot be mapped for certain, it is evaluated in place.
-Early windows may go further along that line, and so make up for what the one before them missed (`makes_up`).
+Early windows go further along that line, and so make up for what the one before them missed (`makes_up`).
 
 Where nobody says the noise levels before the run, windows are as long as the same damage allows, one after another, and
 evaluated in place.
@@ -77,7 +77,8 @@ class Planned(Policy[State]):
         ahead: how far into a window of several steps the denoiser is evaluated, 0..1: 0 in place, .5 at the mean of
             their noise levels.
         makes_up: whether a window above a noise of .9 that follows another one makes up for what that one missed,
-            in place of the predictor; where the noise levels are known before the run.
+            in place of the predictor; where the noise levels are known before the run. None: where the predictor keeps
+            two estimates, and none is made inside of its window.
 
     Raises:
         SettingError: a value outside its range.
@@ -94,7 +95,7 @@ class Planned(Policy[State]):
     computed: int | None = None
     predictor: Predictor = field(default_factory=Bounded)
     ahead: float = 0.0
-    makes_up: bool = False
+    makes_up: bool | None = None
 
     def __post_init__(self) -> None:
         expect(number(self.tolerance) and self.tolerance >= 0, "tolerance", self.tolerance, "a number >= 0", "0.03")
@@ -102,9 +103,15 @@ class Planned(Policy[State]):
         expect(counts, "computed", self.computed, "a whole number of steps >= 1, or None", "10")
         expect_predictor(self.predictor, "bwcache.Bounded()")
         expect(number(self.ahead) and 0 <= self.ahead <= 1, "ahead", self.ahead, "a share 0..1", "0")
-        expect(isinstance(self.makes_up, bool), "makes_up", self.makes_up, "True or False", "False")
+        known = self.makes_up is None or isinstance(self.makes_up, bool)
+        expect(known, "makes_up", self.makes_up, "True, False or None", "None")
         two = not self.makes_up or self.predictor.history > 1
         expect(two, "predictor", self.predictor, "with makes_up one that keeps two estimates", "bwcache.Bounded()")
+
+    @property
+    def making_up(self) -> bool:
+        """Whether early windows make up for what the one before them missed."""
+        return self.predictor.history > 1 and self.ahead == 0 if self.makes_up is None else self.makes_up
 
     @property
     def feature_predictor(self) -> Predictor:
@@ -136,9 +143,13 @@ class Planned(Policy[State]):
             steps, damage = plan(step.schedule, self.tolerance, self.computed)
             if step.index in steps:
                 return compute("planned", damage, inside(step.schedule, steps, self.ahead).get(step.index))
-            how = Last() if state.ahead.get(step.sample) else self._made_up(step, steps)
-            what = "making up for the window before" if isinstance(how, Extended) else "held"
-            return reuse(f"{what} ({len(steps)} of {step.total} steps planned)", damage, how)
+            planned = f"{len(steps)} of {step.total} steps planned"
+            if state.ahead.get(step.sample):
+                return reuse(f"held ({planned})", damage, Last())
+            beyond = beyond_newest(step.schedule, steps).get(step.index) if self.making_up else None
+            if beyond is None:
+                return reuse(f"held ({planned})", damage)
+            return reuse(f"making up for the window before ({beyond:.4f}, {planned})", damage, Extended(1 + beyond))
         held = state.held.setdefault(step.sample, Held())
         if held.decided_at != step.index:
             held.decided_at, held.decision = step.index, self._along(step, held.window)
@@ -155,11 +166,6 @@ class Planned(Policy[State]):
         if step.noise is not None and step.next_noise is not None:
             held.window = Window(step.noise)
             held.window.go(step.noise, step.next_noise)
-
-    def _made_up(self, step: Step, steps: frozenset[int]) -> Predictor | None:
-        """What makes up for the window before, if that is wanted here."""
-        beyond = lengths(step.schedule, steps).get(step.index) if self.makes_up and step.schedule is not None else None
-        return None if beyond is None else Extended(1 + beyond)
 
     def _along(self, step: Step, window: Window | None) -> Decision:
         """A decision without a plan: of the window so far."""
@@ -206,8 +212,10 @@ def inside(schedule: tuple[float, ...], steps: frozenset[int], ahead: float) -> 
 
 
 @lru_cache(maxsize=64)
-def lengths(schedule: tuple[float, ...], steps: frozenset[int]) -> dict[int, float]:
-    """Return the skipped steps that make up for the window before theirs, and how far they go beyond its estimate.
+def beyond_newest(schedule: tuple[float, ...], steps: frozenset[int]) -> dict[int, float]:
+    """Return the skipped steps that make up for the window before theirs, and how far they go beyond the newest estimate.
+
+    In differences of the last two estimates, to four digits, so that the trace says all of it.
 
     Args:
         schedule: share of noise at each step and after the last one, 1..0.
@@ -216,6 +224,6 @@ def lengths(schedule: tuple[float, ...], steps: frozenset[int]) -> dict[int, flo
     found, listed = dict[int, float](), sorted(steps)
     for before, first, end in zip(listed, listed[1:], [*listed[2:], len(schedule) - 1], strict=False):
         if schedule[first] > EARLY:
-            beyond = made_up(schedule[before], schedule[first], schedule[end])
+            beyond = round(made_up(schedule[before], schedule[first], schedule[end]), 4)
             found |= dict.fromkeys(range(first + 1, end), beyond)
     return found
