@@ -72,9 +72,6 @@ PLANNED = (0.012, 0.016, 0.02, 0.025, 0.03, 0.037, 0.04, 0.045, 0.06)
 OURS: Mapping[str, Ours] = {
     "Planned": Ours([Planned(tolerance) for tolerance in PLANNED], lambda terms: []),
     "Planned ahead": Ours([Planned(tolerance, ahead=0.5) for tolerance in PLANNED], lambda terms: []),
-    "Planned, making up": Ours(
-        [Planned(tolerance, makes_up=True) for tolerance in (0.016, 0.02, 0.03, 0.04, 0.06)], lambda terms: []
-    ),
     "Adaptive": Ours(
         [Adaptive(tolerance) for tolerance in TOLERANCES],
         lambda terms: [Adaptive(tolerance, terms.guards.warmup / terms.steps) for tolerance in TOLERANCES],

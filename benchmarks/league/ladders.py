@@ -112,11 +112,15 @@ COMPUTED = (0.12, 0.16, 0.2, 0.27, 0.35, 0.45)
 """Computed steps, as shares of the run."""
 
 
-def planned(predictor: Any, name: str, source: str) -> Ladder:
+def planned(predictor: Any, name: str, source: str, makes_up: bool | None = None) -> Ladder:
     """The planned list with another forecast."""
     tolerances = (0.006, 0.009, 0.012, 0.016, 0.02, 0.025, 0.03, 0.037, 0.045, 0.06, 0.09)
     return Ladder(
-        name, Planned, each(lambda one: Planned(one, predictor=predictor), *reversed(tolerances)), source, False
+        name,
+        Planned,
+        each(lambda one: Planned(one, predictor=predictor, makes_up=makes_up), *reversed(tolerances)),
+        source,
+        False,
     )
 
 
@@ -367,7 +371,7 @@ LADDERS: tuple[Ladder, ...] = (
     ),
     planned(Planned().predictor, "Planned", "this project"),
     planned(Last(), "Planned, replay", "this project's lists, with replay for the forecast"),
-    planned(Linear(), "Planned, linear", "this project's lists, with a line for the forecast"),
+    planned(Linear(), "Planned, linear", "this project's lists, with a line for the forecast", makes_up=False),
     Ladder(
         "Tuned",
         Tuned,

@@ -31,7 +31,11 @@ EXCHANGES: Mapping[str, tuple[Exchange, ...]] = {
     "Forecast": (
         Exchange("fixed interval, linear", "fixed interval", "a line through two computed steps, for replay"),
         Exchange("Planned, linear", "Planned, replay", "the same on planned lists"),
-        Exchange("Planned", "Planned, linear", "a line that is cut short, for the whole one"),
+        Exchange(
+            "Planned",
+            "Planned, linear",
+            "a line that is cut short, and early what the window before missed, for the whole line",
+        ),
         Exchange("TaylorSeer, lite", "fixed interval", "differences of computed steps, for replay"),
         Exchange("HiCache, lite", "TaylorSeer, lite", "Hermite polynomials, for powers"),
         Exchange("Spectrum, half a line", "Spectrum", "half a line mixed into the curve"),
@@ -43,7 +47,11 @@ EXCHANGES: Mapping[str, tuple[Exchange, ...]] = {
         Exchange("SpeCa, lite", "TaylorSeer, lite", "drafts that are checked, for equal gaps"),
     ),
     "Timetable and forecast": (
-        Exchange("Planned", "fixed interval", "a planned list and a line that is cut short, for equal gaps and replay"),
+        Exchange(
+            "Planned",
+            "fixed interval",
+            "a planned list, a line that is cut short, and early what the window before missed; for equal gaps and replay",
+        ),
         Exchange("MeanCache", "fixed interval", "a fitted list and mean velocities"),
         Exchange("Spectrum, half a line", "fixed interval", "growing windows, and a curve through all computed steps"),
     ),

@@ -119,7 +119,7 @@ def _of_schedule(settings: PlanSettings) -> dict[str, Any]:
     words = LINE.format(**dataclasses.asdict(policy.predictor)) if isinstance(policy.predictor, Bounded) else ""
     beyond = beyond_newest(schedule, steps) if policy.making_up else {}
     windows = {str(step - 1): far for step, far in beyond.items() if step - 1 in steps}
-    content = {**plan_of(schedule, sorted(steps), KEPT + words + BEYOND), "beyond": windows}
+    content = {**plan_of(schedule, sorted(steps), KEPT + words + BEYOND * bool(windows)), "beyond": windows}
     made_for = {"scheduler": {"class": "FlowMatchEulerDiscreteScheduler", "settings": {"shift": shift}}}
     return {**content, "made_for": made_for, "foretold": round(damage, 5)}
 

@@ -213,7 +213,7 @@ def inside(schedule: tuple[float, ...], steps: frozenset[int], ahead: float) -> 
 
 @lru_cache(maxsize=64)
 def beyond_newest(schedule: tuple[float, ...], steps: frozenset[int]) -> dict[int, float]:
-    """Return the skipped steps that make up for the window before theirs, and how far they go beyond the newest estimate.
+    """Return how far skipped steps that make up for the window before theirs go beyond the newest estimate, by index.
 
     In differences of the last two estimates, to four digits, so that the trace says all of it.
 
