@@ -50,7 +50,7 @@ EXCHANGES: Mapping[str, tuple[Exchange, ...]] = {
         Exchange(
             "Planned",
             "fixed interval",
-            "a planned list, a line that is cut short, and early what the window before missed; for equal gaps and replay",
+            "a planned list, a line that is cut short, and early what windows missed; for equal gaps and replay",
         ),
         Exchange("MeanCache", "fixed interval", "a fitted list and mean velocities"),
         Exchange("Spectrum, half a line", "fixed interval", "growing windows, and a curve through all computed steps"),

@@ -32,8 +32,8 @@ LINE = (
     "z = z_i + {length:g} t (z_i - z_p), t = (s - s_i) / (s_i - s_p), t at most {reach:g}; alone it is replayed."
 )
 BEYOND = (
-    " In the window of a computed step i that stands in 'beyond' it is z = z_i + beyond[i] (z_i - z_p) instead: that makes "
-    "up for what the window before missed."
+    " In the window of a computed step i that stands in 'beyond' it is z = z_i + beyond[i] (z_i - z_p) instead: that "
+    "makes up for what the window before missed."
 )
 
 
