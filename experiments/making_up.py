@@ -1,6 +1,6 @@
 """Experiment 31: does it pay that early windows make up for what the one before them missed? On videos new to all.
 
-Both models, four regimes, 24 captions on which nothing was chosen, in batches of eight; each beside the same lists without.
+Both models, four regimes, 24 captions on which nothing was chosen, in batches of eight; each plan with and without.
 """
 
 from __future__ import annotations
