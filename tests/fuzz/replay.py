@@ -279,7 +279,7 @@ class Replay:
             names = [branch for branch, _ in rows.lanes]
         keys = [(name, branch, sample) for branch, (_, sample) in zip(names, rows.lanes or [("", None)], strict=True)]
         self._check(name, rows, keys, said.get("index"))
-        outputs, groups = [], self._groups(rows)
+        outputs, groups = [], self._groups(rows, keys)
         for ordinals, actions in groups:
             some = (args, kwargs) if len(groups) == 1 else layout.taken((args, kwargs), ordinals)
             own = [keys[i] for i in ordinals]
@@ -370,14 +370,22 @@ class Replay:
             self.complaints.append(f"lanes {lanes} in a batch of {expected}")
         return Layout(found, count)
 
-    def _groups(self, rows: Rows) -> list[tuple[list[int], dict[str, str]]]:
+    def _groups(self, rows: Rows, keys: Sequence[Any]) -> list[tuple[list[int], dict[str, str]]]:
         """Lanes that do the same run together, those that compute first."""
         if rows.lanes is None:
             return [([0], rows.actions(None))]
-        found: dict[tuple[tuple[str, str], ...], list[int]] = {}
+        found: dict[tuple[bool, tuple[tuple[str, str], ...]], list[int]] = {}
         for i, lane in enumerate(rows.lanes):
-            found.setdefault(tuple(sorted(rows.actions(lane).items())), []).append(i)
-        return [(found[actions], dict(actions)) for actions in sorted(found, key=_late)]
+            which = self._forgotten_since(rows, lane, keys[i]), tuple(sorted(rows.actions(lane).items()))
+            found.setdefault(which, []).append(i)
+        return [(found[one], dict(one[1])) for one in sorted(found, key=lambda one: (one[0], _late(one[1])))]
+
+    def _forgotten_since(self, rows: Rows, lane: Lane, key: Any) -> bool:
+        """Whether a lane was to be reused in a pass of its own, when those before it in the same forward lost all."""
+        if not any(do.what == "invalidate" and do.where == "block" for do in self.call.does):
+            return False
+        held = any((*stored[:2], stored[-1]) == key for stored in self.stored)
+        return held and any(event.reason.startswith("nothing kept to reuse") for event in rows.of([lane]))
 
     def _check(self, name: str, rows: Rows, keys: Sequence[Any], said: int | None) -> None:
         """The step is the true one, or that which is said, and a reused lane was here in the step before."""

@@ -148,7 +148,7 @@ def test_a_runner_that_is_loaded_after_the_plugin_is_found_as_it_selects(backend
     """As in a worker, which imports it later: it has the function that selects from the selector by then."""
     with look_alike.installed(look_alike.omni):
         path = f"{OMNI}worker.diffusion_model_runner"
-        later = sys.modules.pop(path)
+        later: Any = sys.modules.pop(path)
         plugin.register()
         later.get_cache_backend = sys.modules[f"{OMNI}cache.selector"].get_cache_backend
         sys.modules[path] = later
