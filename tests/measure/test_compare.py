@@ -36,6 +36,12 @@ def measured(pipe, policy, **values):
     return comparison, pairs
 
 
+def test_a_denoiser_that_is_reused_as_a_whole_saves_all_of_a_forward(pipe):
+    run = measured(pipe, bwcache.Planned(computed=2))[0].runs[0]
+    assert run.computed == 2
+    assert run.ideal_denoise_speedup == pytest.approx(STEPS / 2)
+
+
 def test_a_comparison_that_reuses(pipe):
     policy = bwcache.BWCache(threshold=10.0, reuse_interval=2)
     comparison, pairs = measured(pipe, policy, repeats=2, name="shapes")
