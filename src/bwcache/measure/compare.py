@@ -142,9 +142,10 @@ def warm_up(
     return share, apart if math.isfinite(apart) else None
 
 
-def _skipped(trace: Trace, block_share: float) -> float:
-    """The share of the denoising time that a reused forward saves: all of it where the denoiser itself is reused."""
-    return 1.0 if trace.sites and all(site.endswith("/root") for site in trace.sites) else block_share
+def _possible(trace: Trace, block_share: float | None) -> float | None:
+    """How much faster denoising can be: a reused forward saves its blocks, or all of it where it is itself reused."""
+    whole = bool(trace.sites) and all(site.endswith("/root") for site in trace.sites)
+    return None if block_share is None else 1 / (1 - trace.reuse_rate * (1.0 if whole else block_share))
 
 
 def compare_one(
@@ -188,9 +189,7 @@ def compare_one(
         cached_seconds=statistics.median(one.seconds for one, _, _ in cached),
         uncached_denoise_seconds=median(one.denoise_seconds for one in uncached),
         cached_denoise_seconds=median(one.denoise_seconds for one, _, _ in cached),
-        ideal_denoise_speedup=None
-        if block_share is None
-        else 1 / (1 - trace.reuse_rate * _skipped(trace, block_share)),
+        ideal_denoise_speedup=_possible(trace, block_share),
         psnr=measured.psnr,
         ssim=measured.ssim,
         indicator_share=statistics.median(shares) if shares else None,

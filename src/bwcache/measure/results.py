@@ -47,7 +47,7 @@ class Run:
         cached_seconds: the whole call with it.
         uncached_denoise_seconds: denoising alone.
         cached_denoise_seconds: denoising alone.
-        ideal_denoise_speedup: what the reuse rate allows when what is reused (blocks, the whole denoiser) costs nothing.
+        ideal_denoise_speedup: what the reuse rate allows if what is reused (blocks, or all) costs nothing.
         psnr: dB against the uncached video; infinity when identical.
         ssim: against the uncached video.
         indicator_share: time spent measuring the indicator, as a share of the cached denoising time, 0..1.
