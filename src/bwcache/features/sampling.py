@@ -108,6 +108,17 @@ class Walk:
         """Of a feature `[B, …, C]` of this kind, every n-th entry from the `first` modulo n: `[entries]`; a copy."""
         return every(self.n, feature, first, self.dtype, self.axes)
 
+    def samples(self, features: dict[int, Tensor], first: int) -> Tensor:
+        """Of several features by number, as `sample` has each from `first` plus its number on: `[T, entries]`."""
+        n, size, step = self.n, (self.entries,), (self.n,)
+        parts = []
+        for number, feature in features.items():
+            if self.axes is not None or not feature.is_contiguous():
+                feature = laid(feature, self.axes)
+            parts.append(feature.as_strided(size, step, feature.storage_offset() + (first + number) % n))
+        together = torch.cat(parts).view(len(parts), -1).to(self.dtype)
+        return together.detach() if together.requires_grad else together
+
 
 def every(n: int, feature: Tensor, first: int, dtype: torch.dtype, axes: tuple[int, ...] | None = None) -> Tensor:
     """Every n-th entry from the `first` modulo n, as so many as there are whole n: `[…]` -> `[S]`; a copy.

@@ -216,14 +216,7 @@ class LateTaps(SampledTaps):
             kinds.setdefault(walk, {})[tap] = feature
         sheets = []
         for walk, some in kinds.items():
-            n, size, step = walk.n, (walk.entries,), (walk.n,)
-            parts = []
-            for tap, feature in some.items():  # as Walk.sample has it, all of one kind at once
-                if walk.axes is not None or not feature.is_contiguous():
-                    feature = sampling.laid(feature, walk.axes)
-                parts.append(feature.as_strided(size, step, feature.storage_offset() + (self._first + tap) % n))
-            together = torch.cat(parts).view(len(parts), -1).to(walk.dtype)
-            sheets.append(Sheet(walk, list(some), together.detach() if together.requires_grad else together))
+            sheets.append(Sheet(walk, list(some), walk.samples(some, self._first)))
         return sheets
 
 
