@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bwcache.models import BlockSpec
+from bwcache.models import BlockList, BlockSpec
 from bwcache.models.families import comfyui
+from bwcache.models.spec import Part
 
 Wrapper = Callable[..., Any]
 WIDTH = 8
@@ -237,14 +238,34 @@ class Guider:
         return denoised[1] + self.scale * (denoised[0] - denoised[1])
 
 
-def block_class(returns: Sequence[str]) -> type[nn.Module]:
-    """A block that takes these streams and returns them; "x[0]", "x[1]": as a pair in one argument."""
+def part_class(stream: str) -> type[nn.Module]:
+    """A part of a block, that takes and returns one stream by this name."""
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return torch.tanh(self.linear(args[0]))
+
+    kinds = inspect.Parameter
+    arguments = [kinds(name, kinds.POSITIONAL_OR_KEYWORD) for name in ("self", stream)]
+    forward.__signature__ = inspect.Signature(arguments)  # type: ignore[attr-defined]
+
+    def init(self: Any) -> None:
+        nn.Module.__init__(self)
+        self.linear = nn.Linear(WIDTH, WIDTH)
+
+    return type("Part", (nn.Module,), {"__init__": init, "forward": forward})
+
+
+def block_class(part: BlockList) -> type[nn.Module]:
+    """A block that takes the streams of a list and returns them; "x[0]", "x[1]": as a pair in one argument."""
+    returns, inside = part.returns, [own for own in part.parts.values() if isinstance(own, Part)]
     names = list(dict.fromkeys(name.partition("[")[0] for name in returns))
 
     def forward(self: Any, *streams: Any, context: Any = None, transformer_options: Any = None) -> Any:
         """Each stream a little further, by the others and the prompt."""
         text = 0 if context is None else context.mean(1, keepdim=True)
         streams = streams[0] if len(names) < len(returns) else streams
+        for own in inside:
+            streams = (streams[0] + 0.1 * getattr(self, own.path)(streams[0]), *streams[1:])
         made = tuple(stream + 0.3 * torch.tanh(self.linear(stream) + text) for stream in streams)
         return made if len(made) > 1 else made[0]
 
@@ -259,6 +280,8 @@ def block_class(returns: Sequence[str]) -> type[nn.Module]:
     def init(self: Any) -> None:
         nn.Module.__init__(self)
         self.linear = nn.Linear(WIDTH, WIDTH)
+        for own in inside:
+            setattr(self, own.path, part_class(own.returns[0])())
 
     return type("Block", (nn.Module,), {"__init__": init, "forward": forward})
 
@@ -271,7 +294,7 @@ def denoiser_class(row: BlockSpec) -> type[nn.Module]:
         torch.manual_seed(0)
         self.enter, self.leave = nn.Linear(1, WIDTH), nn.Linear(WIDTH, 1)
         for part in row.lists:
-            kind = block_class(part.returns)
+            kind = block_class(part)
             setattr(self, part.path, nn.ModuleList(kind() for _ in range(layers)))
 
     def run(self: Any, latents: Any, time: Tensor, context: Any, options: Any) -> Any:

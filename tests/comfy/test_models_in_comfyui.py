@@ -201,6 +201,14 @@ TINY = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Parts(bwcache.FixedInterval):
+    """Replays each part of the blocks by itself."""
+
+    def sites(self, stack: bwcache.BlockStack) -> tuple[bwcache.Site, ...]:
+        return tuple(stack.site(part) for part in stack.parts())
+
+
 def last_block(tiny: Tiny) -> Any:
     def find(module: Any) -> torch.nn.Module:
         blocks = list(getattr(module, tiny.blocks).children())
@@ -249,16 +257,34 @@ def test_what_is_kept_of_the_blocks_is_all_that_the_rest_reads(name: str) -> Non
     ran: list[Any] = []
     last_block(tiny)(module).register_forward_pre_hook(lambda *given: ran.append(given))
     args, kwargs = forwards[0]
-    policy = bwcache.FixedInterval(interval=3, warmup=1, tail=1)
-    with bwcache.attach(module, policy, spec=row_of(module), per_sample=False) as session, torch.inference_mode():
-        made = []
-        for index in range(3):
-            with session.step(index=index, total=8, branch="cond"):
-                made.append(module(*args, **kwargs))
-    assert len(ran) == 1
-    for other in made[1:]:
-        pairs = zip(made[0], other, strict=True) if isinstance(other, list) else [(made[0], other)]
-        assert all(torch.equal(*pair) for pair in pairs)
+    for policy in (bwcache.FixedInterval(interval=3, warmup=1, tail=1), Parts(interval=3, warmup=1, tail=1)):
+        if isinstance(policy, Parts) and not any(part.parts for part in row_of(module).lists):
+            continue
+        ran.clear()
+        with bwcache.attach(module, policy, spec=row_of(module), per_sample=False) as session, torch.inference_mode():
+            made = []
+            for index in range(3):
+                with session.step(index=index, total=8, branch="cond"):
+                    made.append(module(*args, **kwargs))
+        assert session.trace.reuse_rate > 0.6
+        assert len(ran) == (3 if isinstance(policy, Parts) else 1)
+        for other in made[1:]:
+            pairs = zip(made[0], other, strict=True) if isinstance(other, list) else [(made[0], other)]
+            assert all(torch.equal(*pair) for pair in pairs)
+
+
+@pytest.mark.parametrize("name", [name for name in TINY if name.startswith("Wan")])
+@pytest.mark.parametrize("policy", [bwcache.PyramidAttentionBroadcast(), bwcache.TaylorSeer(), bwcache.FasterCache()], ids=str)
+def test_methods_on_parts_of_blocks(name: str, policy: Any) -> None:
+    tiny = TINY[name]
+    model, sample = tiny.model(), replace(tiny.sample(), steps=12)
+    plain = sample.of(model)
+    clone, runs = cached(model, Settings(policy))
+    assert torch.isfinite(sample.of(clone)).all()
+    assert not runs.notes[-1]
+    assert runs.traces[-1].reuse_rate > 0.1
+    assert {event.branch for event in runs.traces[-1].events} == {"cond", "uncond"}
+    assert torch.equal(sample.of(model), plain)
 
 
 @pytest.mark.parametrize("how", ["alone", "in a batch", "with a mask"])

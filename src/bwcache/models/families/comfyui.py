@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bwcache.models.families.layouts import X
-from bwcache.models.spec import BlockList, BlockSpec
+from bwcache.models.spec import BlockList, BlockSpec, Part
 
 UNSEEN = "nobody looked at what ComfyUI's blocks call inside"
 
@@ -19,9 +19,10 @@ def blocks(path: str = "blocks", *returns: str) -> BlockList:
     return BlockList(path, returns or X, parts_missing=UNSEEN)
 
 
+WAN_PARTS = {"self": Part("self_attn", X), "cross": Part("cross_attn", X), "ffn": Part("ffn", ("input",))}
 WAN = BlockSpec(
     "WanModel",
-    (blocks(),),
+    (BlockList("blocks", X, parts=WAN_PARTS),),
     read_after=X,
     measured="x",
     latents="x",
@@ -60,7 +61,9 @@ ROWS = (
         sources="ComfyUI 0.18.2",
     ),
     # the first axes of its streams are frames, height and width
-    replace(WAN, model="GeneralDIT", timestep="timesteps", batch_axis=3, module_prefix="comfy.ldm.cosmos"),
+    replace(
+        WAN, model="GeneralDIT", lists=(blocks(),), timestep="timesteps", batch_axis=3, module_prefix="comfy.ldm.cosmos"
+    ),
     replace(
         WAN,
         model="MiniTrainDIT",
