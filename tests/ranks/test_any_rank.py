@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import bwcache
 from bwcache import Adaptive, BWCache, BWCacheError, DBCache, EasyCache, FirstBlock, Foresight, Linear
 from bwcache.core.trace import reuse_line
+from bwcache.engine import together
 from bwcache.engine.memory import MemoryPlan
 from bwcache.engine.run import Run
 from bwcache.features import taps
@@ -25,7 +26,10 @@ from tests.ranks.test_context import Residual
 from tests.ranks.threads import ApartError, Meeting, spread
 from tests.tiny import Scripted, noise, wan_transformer
 
-pytestmark = pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning"),
+    pytest.mark.filterwarnings("ignore:found invalidate:RuntimeWarning"),
+]
 
 RANKS, STEPS = 8, 5
 REUSED = frozenset({2, 3})
@@ -73,6 +77,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> Faulty:
         monkeypatch.setattr(
             kind, "measure", lambda self, measure=measure: _less(measure(self), here.now("measures nothing"))
         )
+    monkeypatch.setattr(together, "PATIENCE", 0.05)
     keep, fits = Run.keep, MemoryPlan.fits
     monkeypatch.setattr(Run, "keep", lambda self, *args: not here.now("keeps nothing") and keep(self, *args))
     monkeypatch.setattr(MemoryPlan, "fits", lambda self, held: not here.now("has no room") and fits(self, held))
@@ -179,6 +184,30 @@ def test_what_happens_on_one_rank(
         for name in ("scripted", "BWCache"):
             faults = [(RANKS - 1, step, what)]
             alike(meeting.run(partial(sampled, meeting, faulty, modules, POLICIES[name], faults, True)))
+
+
+TOLD = st.tuples(st.integers(0, STEPS - 1), st.sets(st.integers(0, RANKS - 1), min_size=RANKS - 2))
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.sampled_from(sorted(POLICIES)), told=st.lists(TOLD, max_size=3))
+def test_whoever_is_told_to_forget(
+    modules: list[Any], faulty: Faulty, monkeypatch: pytest.MonkeyPatch, name: str, told: list[tuple[int, set[int]]]
+) -> None:
+    """All of them or some, whose patience is short: all compute in the same steps."""
+    faults = [(rank, step, "forgets") for step, ranks in told for rank in ranks]
+    meeting = Meeting(RANKS)
+    with spread(meeting, "parts", monkeypatch):
+        alike(meeting.run(partial(sampled, meeting, faulty, modules, POLICIES[name], faults, True)))
+
+
+def test_all_that_are_told_forget_at_once(modules: list[Any], faulty: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(together, "PATIENCE", 60.0)
+    meeting = Meeting(RANKS)
+    faults = [(rank, 3, "forgets") for rank in range(RANKS)]
+    with spread(meeting, "parts", monkeypatch):
+        found = meeting.run(partial(sampled, meeting, faulty, modules, POLICIES["scripted"], faults, True))
+    assert [line for line, _ in found] == ["CCrCC"] * RANKS
 
 
 @pytest.mark.parametrize("relation", ["parts", "lockstep"])

@@ -24,6 +24,7 @@ class Meeting:
 
     count: int
     here: threading.local = field(default_factory=threading.local)
+    store: torch.distributed.Store = field(default_factory=torch.distributed.HashStore)
     _said: list[Any] = field(init=False)
     _all: threading.Barrier = field(init=False)
 
@@ -83,6 +84,17 @@ class FakeParts(Parts):
     @property
     def device(self) -> torch.device:
         return torch.device("cpu")
+
+    @property
+    def store(self) -> torch.distributed.Store:
+        return self.meeting.store
+
+    @property
+    def rank(self) -> int:
+        return int(self.meeting.here.rank)
+
+    def _timeout(self) -> float:
+        return float("inf")
 
     def add_up(self, vector: torch.Tensor) -> None:
         several = self.meeting.exchange(f"a vector of {len(vector)}", vector.clone())

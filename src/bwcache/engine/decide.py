@@ -7,7 +7,7 @@ forward itself measured: it is asked when the site is reached, by the same funct
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -112,7 +112,10 @@ def decision(
         return Decision("compute", doubt)
     error = run.errors.get((step.sample, plan.where[site.name]))
     observation = Observation(step, site.name, lane.last, error, plan.stack.name, look, site.first.kind)
-    return run.policy.decide(observation, run.state)
+    found = run.policy.decide(observation, run.state)
+    if found.reuses and run.together is not None and run.together.waits_to_forget:
+        return replace(found, reason=reasons.TOLD_ALONE)
+    return found
 
 
 def _doubt(run: Run, plan: Plan, step: Step, lane: Lane, site: Site, call: Call) -> str | None:

@@ -37,6 +37,7 @@ class Lane:
         shardings: by site, how the streams that are kept of it lie on the ranks, where they do.
         taps, looks: the pasts of its taps.
         samples: by site, samples of the past by which predictions are judged.
+        told: whether it was told to forget, and nothing was kept since.
         last: what the taps measured in the last computed forward.
     """
 
@@ -60,6 +61,7 @@ class Lane:
     looks: list[Look] | None = None
     samples: dict[str, PredictionSamples] = field(default_factory=dict)
     last: Readings | None = None
+    told: bool = False
     _sampled: int = 0
 
     def slot(self, site: str) -> Slot:
@@ -75,7 +77,7 @@ class Lane:
             return reasons.FIRST_STEP
         if site in self.not_finite:
             return reasons.NOT_FINITE
-        return f"{reasons.NOTHING_KEPT} (of {self.name} at {denoiser})"
+        return f"{reasons.FORGOTTEN if self.told else reasons.NOTHING_KEPT} (of {self.name} at {denoiser})"
 
     def forget(self) -> None:
         """Drop all that was kept."""

@@ -8,6 +8,8 @@ is local to a rank is told to the others before anybody decides by it, and no ra
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from bwcache.engine.alike import SETTINGS
+from bwcache.engine.unanimous import all_are_told
 from bwcache.errors import RanksDifferError, SettingError, complaint, warn
 
 if TYPE_CHECKING:
@@ -29,6 +32,10 @@ AUTO = "auto"
 
 ONE_PROCESS = "one process"
 """Why there is nobody to agree with, where there is no other rank at all."""
+
+
+_RUNS: Counter[tuple[str | int, ...]] = Counter()
+"""How many runs of several ranks began in this process: by their groups, and this rank."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,44 @@ class Parts:
     def device(self) -> torch.device:
         """Where what they measured has to lie."""
         return _devices(self.groups)[-1]
+
+    @property
+    def store(self) -> dist.Store | None:
+        """By what the group met; None where they are several, or it has none."""
+        known = dist.distributed_c10d._world.pg_map  # torch says it nowhere else
+        return known[self.groups[0]][1] if len(self.groups) == 1 and self.groups[0] in known else None
+
+    @property
+    def rank(self) -> int:
+        """Which of them this one is, in the first group."""
+        return dist.get_rank(self.groups[0])
+
+    def next_run(self) -> int:
+        """Return the ordinal of a run that begins now, of those of these ranks in this process."""
+        key = (*(group.group_name for group in self.groups), self.rank)
+        _RUNS[key] += 1
+        return _RUNS[key]
+
+    def all_are_told(self, what: str, patience: float) -> bool:
+        """Return whether all of them ask by these words, before one of them has waited for so many seconds.
+
+        The same on all that ask. Never where they are several groups, which did not meet at one place.
+
+        Args:
+            what: what they were told, and when; it never comes again on this rank.
+            patience: in seconds; at most a quarter of the time-out of their group.
+        """
+        store = self.store
+        if store is None:
+            return False
+        return all_are_told(store, f"bwcache/{what}", self.rank, self.count, min(patience, self._timeout() / 4))
+
+    def _timeout(self) -> float:
+        """Seconds after which those that wait in a collective give up; without an end where the group does not say."""
+        with contextlib.suppress(AttributeError, RuntimeError):
+            backend = self.groups[0]._get_backend(self.device)
+            return float(backend.options._timeout.total_seconds())
+        return float("inf")
 
     def add_up(self, vector: torch.Tensor) -> None:
         """Replace a vector by the sum of those of all ranks."""

@@ -185,6 +185,7 @@ class Run:
                 lane.forget()
                 return False
         slot.push(signature, step, streams, history)
+        lane.told = False
         return True
 
     def note(
@@ -255,15 +256,19 @@ class Run:
         if said is not None:
             said.wants_stop = True
 
-    def tell_to_forget(self) -> None:
-        """Let all that decide together hear that what they keep is to be forgotten.
+    def tell_to_forget(self) -> bool:
+        """Forget what is kept, at once if all ranks are told that have parts of this video; return whether.
 
         In lockstep nothing has to be said: who has nothing to reuse computes, and then all do.
         """
         if self.together is None or self.votes is not None:
             self.invalidate()
-        else:
-            self.together.wants_forget = True
+            return True
+        if threading.current_thread() is self.thread and self.together.all_are_told():
+            self.invalidate()
+            return True
+        self.together.wants_forget = self.together.waits_to_forget = True
+        return False
 
     @property
     def in_first_step(self) -> bool:
@@ -327,6 +332,7 @@ class Run:
         self.forgotten += 1
         for lane in list(self.lanes.values()):
             lane.forget()
+            lane.told = True
 
     def close(self) -> None:
         """The run is over: the trace is completed and everything else freed."""

@@ -123,6 +123,7 @@ class Session:
         self._steps = steps
         self.here = Sampling(self._new_clock)
         self._requests: dict[Hashable, dict[str, Any]] = {}
+        self._told_alone = False
         self._policy, self._next = policy, policy
         self._memory = memory
         self._bare = spec is not None
@@ -317,21 +318,22 @@ class Session:
                     denoiser.plan_for(policy)
             self._policy, self._next = policy, later
 
-    def invalidate(self, *, everywhere: bool = False) -> None:
+    def invalidate(self) -> None:
         """Forget all that is kept: call it where a callback changes prompts or weights in the middle of a run.
 
-        A forward that is under way keeps nothing. Of ranks that have parts of one video it is enough to tell one: all
-        of them forget, after the next step that computes.
-
-        Args:
-            everywhere: whether all of these ranks are told before the same step, so that they need not tell each other
-                and forget at once. Told to some of them alone, they wait for each other in vain.
+        A forward that is under way keeps nothing. Of ranks that have parts of one video all are to be told, before the
+        same step. Where some are not, none may forget alone: those that were told wait for the others for some seconds,
+        warn, and then all of them forget after the next step that computes.
         """
-        for run in list(self._runs):
-            if everywhere:
-                run.invalidate()
-            else:
-                run.tell_to_forget()
+        if not all([run.tell_to_forget() for run in list(self._runs)]) and not self._told_alone:
+            self._told_alone = True
+            count = self.related.parts.count if self.related.parts is not None else 1
+            found = f"invalidate() on some of {count} ranks that make one video"
+            expected = "it on all of them, before the same step and in the threads that sample"
+            action = (
+                "call it so, or stop the run: until the next step that computes, steps replay what was to be forgotten"
+            )
+            warn(complaint(found, expected, action), RuntimeWarning)
 
     def stop(self) -> None:
         """Stop the run in progress: a pipeline that can be interrupted ends its loop, else the next forward raises.
