@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch._C._distributed_c10d import HashStore, Store
 
 from bwcache.engine import lockstep, session
 from bwcache.engine.ranks import Lockstep, Parts, Related
@@ -24,7 +25,7 @@ class Meeting:
 
     count: int
     here: threading.local = field(default_factory=threading.local)
-    store: torch.distributed.Store = field(default_factory=torch.distributed.HashStore)
+    store: Store = field(default_factory=HashStore)
     _said: list[Any] = field(init=False)
     _all: threading.Barrier = field(init=False)
 
@@ -86,7 +87,7 @@ class FakeParts(Parts):
         return torch.device("cpu")
 
     @property
-    def store(self) -> torch.distributed.Store:
+    def store(self) -> Store:
         return self.meeting.store
 
     @property

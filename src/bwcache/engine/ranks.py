@@ -23,6 +23,8 @@ from bwcache.engine.unanimous import all_are_told
 from bwcache.errors import RanksDifferError, SettingError, complaint, warn
 
 if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
     Groups = tuple[dist.ProcessGroup, ...]
 
 NAMED = "ranks="
@@ -34,7 +36,7 @@ ONE_PROCESS = "one process"
 """Why there is nobody to agree with, where there is no other rank at all."""
 
 
-_RUNS: Counter[tuple[str | int, ...]] = Counter()
+_RUNS: Counter[tuple[str, ...]] = Counter()
 """How many runs of several ranks began in this process: by their groups, and this rank."""
 
 
@@ -107,7 +109,7 @@ class Parts:
         return _devices(self.groups)[-1]
 
     @property
-    def store(self) -> dist.Store | None:
+    def store(self) -> Store | None:
         """By what the group met; None where they are several, or it has none."""
         known = dist.distributed_c10d._world.pg_map  # torch says it nowhere else
         return known[self.groups[0]][1] if len(self.groups) == 1 and self.groups[0] in known else None
@@ -119,7 +121,7 @@ class Parts:
 
     def next_run(self) -> int:
         """Return the ordinal of a run that begins now, of those of these ranks in this process."""
-        key = (*(group.group_name for group in self.groups), self.rank)
+        key = (*(str(group.group_name) for group in self.groups), str(self.rank))
         _RUNS[key] += 1
         return _RUNS[key]
 

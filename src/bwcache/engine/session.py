@@ -325,14 +325,13 @@ class Session:
         same step. Where some are not, none may forget alone: those that were told wait for the others for some seconds,
         warn, and then all of them forget after the next step that computes.
         """
-        if not all([run.tell_to_forget() for run in list(self._runs)]) and not self._told_alone:
+        at_once = [run.tell_to_forget() for run in list(self._runs)]
+        if not all(at_once) and not self._told_alone:
             self._told_alone = True
             count = self.related.parts.count if self.related.parts is not None else 1
             found = f"invalidate() on some of {count} ranks that make one video"
             expected = "it on all of them, before the same step and in the threads that sample"
-            action = (
-                "call it so, or stop the run: until the next step that computes, steps replay what was to be forgotten"
-            )
+            action = "call it so: until the next step that computes, steps replay what was to be forgotten"
             warn(complaint(found, expected, action), RuntimeWarning)
 
     def stop(self) -> None:

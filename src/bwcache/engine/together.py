@@ -17,8 +17,8 @@ PATIENCE = 30.0
 class Together:
     """One run of several ranks: whether they were given the same, and whether one of them is to stop or to forget.
 
-    All of it travels in the one vector of a computed forward, and is heard by all before the same decision. Only that all
-    are to forget at once is agreed at the moment in which they are told.
+    All of it travels in the one vector of a computed forward, and is heard by all before the same decision. Whether
+    all of them are told to forget at once is agreed as they are told.
 
     Attributes:
         wants_stop: whether this rank was told to stop.
