@@ -4,7 +4,7 @@ A marker on a line of its own is replaced. `<!-- matrix -->` and `<!-- native --
 `<!-- models -->`: the rows of the model table. `<!-- parts -->`: what stands inside of blocks. `<!-- idle -->`: what a
 replay skips outside of them. `<!-- presets -->`: what is published for some. `<!-- refused -->`: why others have no
 row. `<!-- policies -->`: the policies. `<!-- catalogue -->`: all that is known
-of each. `<!-- cli -->`: every command and option.
+of each. `<!-- proofs -->`: what tests hold each against. `<!-- cli -->`: every command and option.
 CONTRIBUTING.md and CHANGELOG.md become pages.
 """
 
@@ -42,6 +42,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         "refused": refused,
         "policies": policies,
         "catalogue": catalogue,
+        "proofs": proofs,
         "cli": command_line,
     }
     for name, make in makers.items():
@@ -223,6 +224,22 @@ def catalogue() -> str:
         sections += ["", f"## {name} {{ #{name.lower()} }}", "", one["does"], "", "```text", one["rule"], "```"]
         sections += ["", "```bibtex", one["bibtex"], "```"] if one["bibtex"] else []
     return "\n".join(lines + sections)
+
+
+def proofs() -> str:
+    """What tests hold each policy against: a line for each test."""
+    from bwcache.cli.methods import models
+    from bwcache.policies import known
+    from bwcache.policies.catalogue import proofs_of
+
+    lines = ["| policy | held against | what came out equal | on, and how guidance comes there | test |"]
+    lines += ["|---|---|---|---|---|"]
+    for name, kind in known().items():
+        for i, row in enumerate(proofs_of(kind)):
+            first = "" if i else f"[`{name}`](#{name.lower()})"
+            test = row["test"].removeprefix("policies/")
+            lines.append(f"| {first} | {row['against']} | {row['equal']} | {models(row)} | `{test}` |")
+    return "\n".join(lines)
 
 
 def first_sentence(documented: Any) -> str:

@@ -121,6 +121,7 @@ def sea_cache(pipe: Any, **settings: Any) -> Iterator[list[str]]:
     def telling(name: str, **_: Any) -> Any:
         index = pipe.scheduler.step_index or 0
         sigma = float(pipe.scheduler.sigmas[index])
+        sigma = 1 - sigma if pipe.scheduler.config.invert_sigmas else sigma  # it rises: the share of what is no noise
         return context(name, step_index=index, sigma=sigma, num_inference_steps=len(pipe.scheduler.timesteps))
 
     def latents(_module: Any, _args: Any, kwargs: dict[str, Any]) -> list[torch.Tensor]:

@@ -66,6 +66,10 @@ class PlainStack:
         """What is added in a skipped step, from what was added in computed ones, newest first."""
         return past[0][1]
 
+    def left(self) -> Tensor:
+        """What the last block returns in a skipped step."""
+        return self.entered + self.replayed(self.kept[self.branch])
+
     def begins(self, latents: Tensor) -> None:
         """A forward begins."""
 
@@ -119,7 +123,7 @@ class PlainStack:
                 return returned
             hidden = given["hidden_states"]
             if i == last:
-                hidden = self.entered + self.replayed(self.kept[self.branch])
+                hidden = self.left()
             return (hidden, given["encoder_hidden_states"]) if self.dual[i] else hidden
 
         return forward

@@ -16,6 +16,7 @@ from bwcache import AdaCache, HierarchicalLatentCache, Observation, Readings, Se
 from bwcache.features import Motion
 from tests import tiny
 from tests.policies.plain import PlainStack, mean_change, run
+from tests.policies.proof import PATCHES, proves
 from tests.tiny import BY_NAME, noise
 
 STEPS = 16
@@ -75,6 +76,7 @@ class Plain(PlainStack):
         return self.step == 0 or self.step >= STEPS - 2 or self.step >= self.planned[self.branch]
 
 
+@proves(AdaCache, PATCHES)
 @pytest.mark.parametrize("moreg", [False, True])
 @pytest.mark.parametrize("name", ["wan", "wan_unguided", "cogvideox", "hunyuan"])
 def test_it_is_the_second_implementation_bit_for_bit(name: str, moreg: bool) -> None:
@@ -89,6 +91,7 @@ def test_it_is_the_second_implementation_bit_for_bit(name: str, moreg: bool) -> 
     assert other.line.count("reuse") >= 2 or moreg
 
 
+@proves(HierarchicalLatentCache, PATCHES)
 @pytest.mark.parametrize("name", ["wan", "cogvideox", "hunyuan"])
 def test_hlc_is_the_second_implementation_bit_for_bit(name: str) -> None:
     case, book = BY_NAME[name], ((0.1, 0.2), (6, 3, 1))

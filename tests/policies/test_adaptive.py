@@ -13,6 +13,7 @@ from bwcache import Adaptive, BWCache, Damped, Observation, SettingError, Step
 from bwcache.core.trace import reuse_line
 from bwcache.features import PredictionError
 from tests import tiny
+from tests.policies.proof import ALONE, proves
 
 SITE = "transformer/stack"
 
@@ -62,6 +63,7 @@ def second(tolerance: float, warmup: float, noises: list[float], errors: list[fl
     return line
 
 
+@proves(Adaptive, "a second implementation in plain Python", "decisions, on drawn tables", on=ALONE)
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_decisions_equal_those_of_a_second_implementation(data: st.DataObject) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -12,6 +13,9 @@ from torch import Tensor
 import bwcache
 from bwcache import AttachError, BlockCaching, SettingError, Trace
 from tests import tiny
+from tests.policies import unets_in_two
+from tests.policies.proof import HOOKS, NONE, ONE, TWO, proves
+from tests.policies.unets_in_two import TwoForwards
 from tests.zoo import unets
 from tests.zoo.unets import PIPELINES
 
@@ -21,6 +25,10 @@ BUILDS = {
     "text_to_video": unets.text_to_video,
     "animatediff": unets.animatediff,
 }
+
+
+UNETS = ("UNet2DConditionModel", "UNetMotionModel", "UNet3DConditionModel")
+"""Of `BUILDS`."""
 
 
 def case_of(name: str) -> tiny.Case:
@@ -75,6 +83,7 @@ def traces() -> list[Trace]:
     return made
 
 
+@proves(BlockCaching, HOOKS, "the table that is measured, and the lists", on={"UNet2DConditionModel": (ONE,)})
 def test_the_lists_are_those_of_a_second_implementation(traces: list[Trace]) -> None:
     changes: dict[str, list[float]] = {}
     runs = [added("stable_diffusion", seed) for seed in (0, 1)]
@@ -96,6 +105,34 @@ def test_the_lists_are_those_of_a_second_implementation(traces: list[Trace]) -> 
     assert not BlockCaching.fitted(traces, threshold=0).may_reuse
 
 
+def by_hand(unet: Any, chosen: Mapping[str, tuple[int, ...]], branches: int) -> None:
+    """In steps that are not on its list, each transformer adds what it added last in the same branch."""
+    for path, module in transformers_of(unet).items():
+        if path in chosen:
+            module.forward = replaying(module.forward, chosen[path], branches)
+
+
+def replaying(inner: Any, computed: tuple[int, ...], branches: int) -> Any:
+    kept: dict[int, Tensor] = {}
+    calls = [0]
+
+    def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        step, branch = divmod(calls[0], branches)
+        calls[0] += 1
+        if step in computed:
+            out = inner(hidden_states, *args, **kwargs)
+            kept[branch] = out[0] - hidden_states
+            return out
+        return (kept[branch] + hidden_states,)
+
+    return forward
+
+
+@proves(
+    BlockCaching,
+    HOOKS,
+    on=dict.fromkeys(UNETS, (ONE, NONE)),
+)
 @pytest.mark.parametrize("guided", [True, False], ids=["guided", "unguided"])
 @pytest.mark.parametrize("name", BUILDS)
 def test_it_adds_again_what_each_one_added_bit_for_bit(name: str, guided: bool) -> None:
@@ -103,34 +140,29 @@ def test_it_adds_again_what_each_one_added_bit_for_bit(name: str, guided: bool) 
     changes: dict[str, Any] = {"num_inference_steps": STEPS} | ({} if guided else {"guidance_scale": 1.0})
     pipe = build()
     chosen = {path: (0, 2 + i % 3, 6) for i, path in enumerate(transformers_of(pipe.unet)) if i != 1}
-    for path, module in transformers_of(pipe.unet).items():
-        if path in chosen:
-            inner, calls, kept = module.forward, [0], []
-
-            def forward(
-                hidden_states: Tensor,
-                *args: Any,
-                path: str = path,
-                inner: Any = inner,
-                calls: Any = calls,
-                kept: Any = kept,
-                **kw: Any,
-            ) -> Any:
-                step = calls[0]
-                calls[0] += 1
-                if step in chosen[path]:
-                    out = inner(hidden_states, *args, **kw)
-                    kept[:] = [out[0] - hidden_states]
-                    return out
-                return (kept[0] + hidden_states,)
-
-            module.forward = forward
+    by_hand(pipe.unet, chosen, 1)
     expected = case.run(pipe, **changes)
     pipe = build()
     with bwcache.attach(pipe, BlockCaching(chosen, STEPS)) as session:
         assert torch.equal(case.run(pipe, **changes), expected)
     assert {event.site.rpartition("/")[2] for event in session.trace.events} == set(chosen)
     assert session.trace.reused > 0
+
+
+@proves(BlockCaching, HOOKS, on=dict.fromkeys(unets_in_two.BUILDS, (TWO,)))
+@pytest.mark.parametrize("name", unets_in_two.BUILDS)
+def test_guided_in_two_forwards_each_branch_adds_what_it_added_itself(name: str) -> None:
+    loop = TwoForwards(name, STEPS)
+    chosen = {path: (0, 2 + i % 3, 6) for i, path in enumerate(transformers_of(loop.unet))}
+    by_hand(loop.unet, chosen, 2)
+    expected = loop.run()
+    loop = TwoForwards(name, STEPS)
+    plain = loop.run()
+    with bwcache.attach(loop.unet, BlockCaching(chosen, STEPS)) as session:
+        made = loop.run(session)
+    assert torch.equal(made, expected)
+    assert not torch.equal(made, plain)
+    assert {event.branch for event in session.trace.events if event.action == "reuse"} == {*unets_in_two.BRANCHES}
 
 
 def test_what_does_not_fit_is_refused(traces: list[Trace]) -> None:

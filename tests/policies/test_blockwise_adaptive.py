@@ -22,6 +22,7 @@ from bwcache import AttachError, BlockList, BlockSpec, BlockwiseAdaptiveCache, P
 from bwcache.features import absolute, cosine_distance
 from bwcache.policies.blockwise_adaptive import Sublayer, bubbled, scheduled
 from tests import tiny
+from tests.policies.proof import HOOKS, NONE, ONE, TWO, proves
 from tests.tiny import BY_NAME, noise, seeded
 
 STEPS = 8
@@ -216,6 +217,10 @@ def measured(request: Any) -> tuple[Host, list[Trace]]:
     return host, made
 
 
+ON = {"WanTransformer3DModel": (TWO,), "LTXVideoTransformer3DModel": (ONE,), "a denoiser of actions": (NONE,)}
+"""What `HOSTS` have, and how guidance comes there."""
+
+
 @pytest.mark.parametrize("steps", range(1, 11))
 def test_the_programme_finds_what_trying_all_lists_finds(steps: int) -> None:
     for seed in range(3):
@@ -258,6 +263,12 @@ def test_the_union_by_hand() -> None:
     assert bubbled(lists, sublayers, 3) == {**lists, "blocks.0.attn1": (0, 1, 3, 6), "blocks.1.attn2": (0, 5, 6)}
 
 
+@proves(
+    BlockwiseAdaptiveCache,
+    "a second implementation by plain hooks, lists by trying all",
+    "the table that is measured, the lists and their union",
+    on=ON,
+)
 def test_lists_are_those_of_a_second_implementation(measured: tuple[Host, list[Trace]]) -> None:
     host, traces = measured
     similarity, errors = plainly_measured(host, (0, 1))
@@ -291,6 +302,11 @@ def test_what_was_measured_survives_files_and_the_policy_its_description(
     assert hash(again) == hash(policy)
 
 
+@proves(
+    BlockwiseAdaptiveCache,
+    HOOKS,
+    on=ON,
+)
 def test_it_replays_each_sublayer_bit_for_bit(measured: tuple[Host, list[Trace]]) -> None:
     host, traces = measured
     policy = BlockwiseAdaptiveCache.fitted(traces, count=3, union=3)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bwcache import BWCache, Decision, SettingError, Step
 from bwcache.policies import Observation, Readings
+from tests.policies.proof import ALONE, proves
 
 SITE = "transformer/stack"
 Numbers = tuple[tuple[float, ...], tuple[float, ...]]
@@ -138,6 +139,7 @@ def policies(draw: st.DrawFn, total: int) -> BWCache:
     )
 
 
+@proves(BWCache, "the paper's text in plain Python", "decisions, on drawn tables", on=ALONE)
 @given(st.data())
 def test_decisions_are_those_of_the_paper(data: st.DataObject) -> None:
     table = data.draw(tables())

@@ -19,6 +19,7 @@ from bwcache.study.peers.library_warnings import library_warnings
 from bwcache.study.peers.restored import restored
 from tests import tiny
 from tests.policies.plain import PlainStack, mean_change, run
+from tests.policies.proof import PATCHES, proves
 from tests.tiny import BY_NAME
 from tests.zoo.unets import svd_unet
 
@@ -48,6 +49,7 @@ def cache_dit(pipe: Any, **settings: Any) -> Iterator[list[str]]:
         yield said
 
 
+@proves(DBCache, "cache-dit")
 @pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 @pytest.mark.parametrize(
     ("threshold", "front", "back", "warmup", "longest", "most"),
@@ -104,6 +106,7 @@ class Plain(PlainStack):
         return True
 
 
+@proves(DBCache, PATCHES, on=("hunyuan",))
 def test_two_lists_are_one_stack() -> None:
     case = BY_NAME["hunyuan"]
     other = Plain(pipe := case.build(), 1, 0.3, 1, 2)

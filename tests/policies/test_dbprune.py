@@ -16,6 +16,7 @@ from bwcache import AttachError, DBPrune, Observation, Readings, SettingError, S
 from bwcache.study.peers.library_warnings import library_warnings
 from bwcache.study.peers.restored import restored
 from tests import tiny
+from tests.policies.proof import proves
 from tests.tiny import BY_NAME
 from tests.zoo.unets import svd_unet
 
@@ -54,6 +55,7 @@ def cache_dit_pruning(pipe: Any, policy: DBPrune, branches: int) -> Iterator[lis
         yield said
 
 
+@proves(DBPrune, "cache-dit")
 @pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 @pytest.mark.parametrize(
     "policy",

@@ -16,6 +16,9 @@ import bwcache
 from bwcache import AttachError, DeepCache, SettingError
 from bwcache.models.table import row_of
 from tests import tiny
+from tests.policies import unets_in_two
+from tests.policies.proof import NONE, ONE, TWO, proves
+from tests.policies.unets_in_two import TwoForwards
 from tests.zoo import unets
 from tests.zoo.unets import PIPELINES
 
@@ -49,6 +52,7 @@ def package(pipe: Any, interval: int, branch: int) -> Iterator[None]:
         helper.disable()
 
 
+@proves(DeepCache, "the authors' package", on=dict.fromkeys(unets_in_two.BUILDS, (ONE, NONE)))
 @pytest.mark.parametrize(("interval", "branch"), [(3, 0), (2, 1), (3, 2), (2, 3), (4, 5), (2, 6)])
 @pytest.mark.parametrize("name", BUILDS)
 @pytest.mark.parametrize("guided", [True, False], ids=["guided", "unguided"])
@@ -66,6 +70,32 @@ def test_it_is_the_package_bit_for_bit(name: str, interval: int, branch: int, gu
     assert not torch.equal(made, plain)
     computed = {event.step for event in session.trace.events if event.action == "compute"}
     assert computed == set(range(0, STEPS, interval))
+
+
+@proves(DeepCache, "the authors' package, with a state for each branch", on=dict.fromkeys(unets_in_two.BUILDS, (TWO,)))
+@pytest.mark.parametrize(("interval", "branch"), [(3, 0), (2, 2), (3, 4)])
+@pytest.mark.parametrize("name", unets_in_two.BUILDS)
+def test_guided_in_two_forwards_it_is_the_package_with_a_state_for_each_branch(
+    name: str, interval: int, branch: int
+) -> None:
+    """The package has one state, which two forwards would share."""
+    loop = TwoForwards(name, STEPS)
+    helper = pytest.importorskip("DeepCache.extension.deepcache").DeepCacheSDHelper(loop)
+    helper.set_params(cache_interval=interval, cache_branch_id=branch)
+    helper.enable()
+    states: tuple[dict[Any, Any], dict[Any, Any]] = ({}, {})
+    taking_turns = loop.unet.register_forward_pre_hook(lambda *_: setattr(helper, "cached_output", states[loop.branch]))
+    expected = loop.run()
+    taking_turns.remove()
+    helper.disable()
+    plain = loop.run()
+    with bwcache.attach(loop.unet, DeepCache(interval, branch)) as session:
+        made = loop.run(session)
+    assert torch.equal(made, expected)
+    assert not torch.equal(made, plain)
+    assert {(event.step, event.branch) for event in session.trace.events if event.action == "compute"} == {
+        (step, name) for step in range(0, STEPS, interval) for name in unets_in_two.BRANCHES
+    }
 
 
 def test_what_lies_below_each_branch() -> None:

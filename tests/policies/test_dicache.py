@@ -13,6 +13,7 @@ import bwcache
 from bwcache import AttachError, DiCache, Observation, Readings, SettingError, Step
 from tests import tiny
 from tests.policies.plain import PlainStack, mean_change, run
+from tests.policies.proof import PATCHES, ROUNDED, proves
 from tests.tiny import BY_NAME
 
 STEPS = 14
@@ -57,6 +58,7 @@ class Plain(PlainStack):
         return past[1][1] + (past[0][1] - past[1][1]) * self.lengths[-1]
 
 
+@proves(DiCache, PATCHES, ROUNDED)
 @pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 @pytest.mark.parametrize(("threshold", "probe", "most", "retention"), [(0.4, 1, 1.5, 0.2), (0.6, 2, 9.0, 0.0)])
 @pytest.mark.parametrize("name", ["wan", "wan_unguided", "cogvideox", "hunyuan"])
@@ -75,6 +77,7 @@ def test_it_is_the_second_implementation(
         assert any(1 < length < most for length in other.lengths)
 
 
+@proves(DiCache, PATCHES, "latents bit for bit, where gamma is 1")
 @pytest.mark.parametrize("name", ["wan", "cogvideox", "hunyuan"])
 def test_bit_for_bit_where_gamma_is_cut_to_1(name: str) -> None:
     case = BY_NAME[name]

@@ -13,6 +13,7 @@ import bwcache
 from bwcache import EasyCache, Observation, Readings, SettingError, Step
 from bwcache.core.trace import reuse_line
 from tests import tiny
+from tests.policies.proof import PATCHES, proves
 from tests.tiny import BY_NAME
 
 
@@ -59,6 +60,7 @@ class Plain:
                 self.spent = 0.0
 
 
+@proves(EasyCache, PATCHES)
 @pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 @pytest.mark.parametrize("threshold", [0.1, 0.4])
 @pytest.mark.parametrize("warmup", [0, 4])

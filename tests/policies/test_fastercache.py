@@ -13,7 +13,9 @@ from bwcache import FasterCache, SettingError
 from bwcache.features.bands import Bands
 from tests import tiny
 from tests.parts import with_parts
+from tests.policies.halves import halves
 from tests.policies.oracle import cfg_cache
+from tests.policies.proof import NUMPY, ROUNDED, proves
 from tests.steps import at
 from tests.tiny import BY_NAME, noise
 
@@ -27,6 +29,7 @@ def turned(window: tuple[float, float]) -> tuple[float, float]:
     return 1000 - window[1], 1000 - window[0]
 
 
+@proves(FasterCache, "diffusers' hook, guidance alone", ROUNDED)
 @pytest.mark.parametrize(("guidance", "window"), [(2, (-1, 800)), (4, (100, 1001))])
 @pytest.mark.parametrize(("name", "layout"), [("cogvideox", "BFCHW"), ("mochi", "BCFHW")])
 def test_guidance_in_one_forward_is_diffusers_hook(name: str, layout: str, guidance: int, window: Any) -> None:
@@ -56,14 +59,18 @@ def test_guidance_in_one_forward_is_diffusers_hook(name: str, layout: str, guida
 
 
 class Plain:
-    """The method on the forwards of Wan and of its self-attention: the conditional branch comes first, if both do."""
+    """The method on the forwards of a denoiser and of its self-attention: the conditional branch comes first."""
 
     def __init__(self, policy: FasterCache, times: list[float], guided: bool) -> None:
         self.policy, self.times, self.guided, self.forwards = policy, times, guided, -1
-        self.kept: dict[tuple[int, int], list[np.ndarray]] = {}
+        self.kept: dict[tuple[str, int], list[list[np.ndarray]]] = {}
         self.difference = self.cond = np.zeros(1)
         self.scales = [1.0, 1.0]
-        self.line: list[str] = []
+        self.said: dict[tuple[int, str, str], str] = {}
+
+    def says(self, site: str, reuses: Any) -> None:
+        step, branch = divmod(self.forwards, 1 + self.guided)
+        self.said[step, ("cond", "uncond")[branch], site] = "reuse" if reuses else "compute"
 
     def within(self, window: tuple[float, float], step: int) -> bool:
         return window[0] < self.times[step] < window[1]
@@ -80,7 +87,7 @@ class Plain:
                 self.cond = out.double().numpy()
                 return (out,)
             if self.policy.guidance > 1:
-                self.line.append("reuse" if self.skips(step) else "compute")
+                self.says("root", self.skips(step))
             if not self.skips(step):
                 out = inner(*args, **kwargs)[0]
                 self.difference, self.scales = out.double().numpy() - self.cond, [1.0, 1.0]
@@ -88,6 +95,8 @@ class Plain:
             said = self.policy
             self.scales[0] *= said.low if self.within(said.low_window, step) else 1
             self.scales[1] *= said.high if self.within(said.high_window, step) else 1
+            if self.difference.ndim == 3:  # tokens, without a picture's frequencies
+                return (torch.from_numpy(self.difference + self.cond).to(kwargs["hidden_states"].dtype),)
             spectrum = np.fft.fftshift(np.fft.fft2(self.difference), axes=(-2, -1))
             height, width = spectrum.shape[-2:]
             y, x = np.ogrid[:height, :width]
@@ -98,19 +107,23 @@ class Plain:
 
         return forward
 
-    def attention(self, number: int, inner: Any) -> Any:
+    def attention(self, name: str, inner: Any) -> Any:
         def forward(*args: Any, **kwargs: Any) -> Any:
             step, branch = divmod(self.forwards, 1 + self.guided)
-            own = self.kept.setdefault((number, branch), [])
+            own = self.kept.setdefault((name, branch), [])
             free = self.skips(step) or not self.guided or self.policy.guidance == 1
             reuses = step % self.policy.attention and self.within(self.policy.attention_window, step) and free
-            self.line.append("reuse" if reuses else "compute")
+            self.says(name, reuses)
             if not reuses:
                 out = inner(*args, **kwargs)
-                own.append(out.double().numpy())
+                own.append([each.double().numpy() for each in (out if isinstance(out, tuple) else (out,))])
                 return out
-            before = own[-2] if len(own) > 1 else own[-1]
-            return torch.from_numpy(own[-1] + self.policy.weight * (own[-1] - before)).float()
+            last, before = own[-1], own[-2] if len(own) > 1 else own[-1]
+            made = [
+                torch.from_numpy(new + self.policy.weight * (new - old)).float()
+                for new, old in zip(last, before, strict=True)
+            ]
+            return made[0] if len(made) == 1 else tuple(made)
 
         return forward
 
@@ -122,29 +135,39 @@ SETTINGS = [
 ]
 
 
+ATTENTION = {"wan": "attn1", "wan_unguided": "attn1", "cogvideox": "attn1", "mochi": "attn1", "ltx": "attn1"}
+"""Self-attention in a block, or attention to picture and text at once."""
+
+
+@proves(FasterCache, NUMPY, ROUNDED)
 @pytest.mark.parametrize("policy", SETTINGS, ids=str)
-@pytest.mark.parametrize("name", ["wan", "wan_unguided"])
+@pytest.mark.parametrize("name", ATTENTION)
 def test_it_is_a_second_implementation(name: str, policy: FasterCache) -> None:
-    case = BY_NAME[name]
-    changes = {"num_inference_steps": STEPS, "height": 96, "width": 96}
+    """Guided in two forwards, in none and in one, which the other one takes apart."""
+    case, parted = BY_NAME[name], BY_NAME[name].branches == ("cond_uncond",)
+    side = 64 if parted else 96
+    changes = {"num_inference_steps": STEPS, "height": side, "width": side}
     pipe = case.build()
     with bwcache.attach(pipe, policy) as session:
         made = case.run(pipe, **changes)
     events = session.trace.events
     times = [float(time or 0) for time in dict.fromkeys(event.timestep for event in events)]
     pipe = case.build()
-    other = Plain(policy, times, len(case.branches) > 1)
-    pipe.transformer.forward = other.denoiser(pipe.transformer.forward)
-    for number, block in enumerate(pipe.transformer.blocks):
-        block.attn1.forward = other.attention(number, block.attn1.forward)
+    other = Plain(policy, times, parted or len(case.branches) > 1)
+    plain = other.denoiser(pipe.transformer.forward)
+    pipe.transformer.forward = halves(plain) if parted else plain
+    for name_, module in pipe.transformer.named_modules():
+        if "blocks." in name_ and name_.count(".") == 2 and name_.endswith(ATTENTION[name]):
+            module.forward = other.attention(name_, module.forward)
     expected = case.run(pipe, **changes)
-    asked = [
-        e
-        for e in events
-        if e.reason != "lies in a reused site" and not (e.site.endswith("/root") and e.branch == "cond")
-    ]
-    assert [event.action for event in asked] == other.line
-    assert other.line.count("reuse") > 0
+    asked = {
+        (event.step, branch, event.site.partition("/")[2]): event.action
+        for event in events
+        for branch in event.branch.split("_")
+        if event.reason != "lies in a reused site" and not (event.site.endswith("/root") and branch == "cond")
+    }
+    assert asked == other.said
+    assert "reuse" in other.said.values()
     assert (made - expected).abs().max() <= CLOSE * expected.abs().max()
 
 

@@ -11,11 +11,13 @@ import bwcache
 from bwcache import AttachError, FirstBlock, Observation, Readings, SettingError
 from tests import tiny
 from tests.policies.oracle import first_block
+from tests.policies.proof import proves
 from tests.steps import at
 from tests.tiny import BY_NAME
 from tests.zoo.unets import svd_unet
 
 
+@proves(FirstBlock, "diffusers' hook")
 @pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 @pytest.mark.parametrize("threshold", [0.1, 0.3])
 @pytest.mark.parametrize("name", ["wan", "wan_unguided", "hunyuan", "cogvideox", "ltx"])

@@ -6,6 +6,7 @@ import bwcache
 from bwcache import FixedInterval, Linear, Observation, SettingError, Step
 from bwcache.policies import Policy
 from tests import tiny
+from tests.policies.proof import ALONE, proves
 
 SITE = "transformer/stack"
 
@@ -24,6 +25,7 @@ def decided(policy: Policy, total: int, branches: tuple[str, ...] = ("cond",)) -
     return letters
 
 
+@proves(FixedInterval, "sequences worked out by hand", "decisions", on=ALONE)
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [

@@ -15,6 +15,7 @@ from bwcache.features import partial_attention as partials
 from bwcache.features.partial_attention import eviction_score, partial_attention
 from bwcache.models.causal_attention import CausalAttention
 from tests import tiny
+from tests.policies.proof import NONE, NUMPY, proves
 from tests.tiny import noise
 from tests.zoo import wan
 
@@ -29,6 +30,7 @@ def parts(keys: int = 11) -> tuple[Tensor, Tensor, Tensor]:
     return noise(2, 3, 5, 8), 3 * noise(2, 3, keys, 8, seed=1), noise(2, 3, keys, 8, seed=2)
 
 
+@proves(FlashBlock, "torch's full attention", "attention up to rounding", on={"tensors": ()})
 @pytest.mark.parametrize("at", [1, 4, 10])
 @pytest.mark.parametrize("shift", [0.0, 300.0])
 def test_what_is_merged_is_full_attention(at: int, shift: float) -> None:
@@ -149,6 +151,7 @@ class Plain:
         return forward
 
 
+@proves(FlashBlock, NUMPY, "latents up to rounding", on={"AnyFlowFARTransformer3DModel": (NONE,)})
 @pytest.mark.parametrize("interval", [1, 3])
 def test_it_is_a_second_implementation(interval: int) -> None:
     made, _ = under(FlashBlock(interval))

@@ -14,6 +14,7 @@ import bwcache
 from bwcache import FlowCache, SettingError
 from tests import tiny
 from tests.policies.plain import PlainStack
+from tests.policies.proof import NONE, NUMPY, ROUNDED, TWO, proves
 from tests.zoo import PIPELINES, skyreels, wan
 
 STEPS = 8
@@ -87,6 +88,7 @@ def latents_of(pipe: Any, call: dict[str, Any]) -> Tensor:
 SETTINGS = [FlowCache(0.3, 1, 1), FlowCache(0.5, 2, 0, coefficients=(0.5, 0.01)), FlowCache(5.0, 3, 1)]
 
 
+@proves(FlowCache, NUMPY, ROUNDED, on={"HeliosTransformer3DModel": (TWO,), "AnyFlowFARTransformer3DModel": (NONE,)})
 @pytest.mark.parametrize("policy", SETTINGS, ids=str)
 @pytest.mark.parametrize("name", CHUNKS)
 def test_it_is_a_second_implementation(name: str, policy: FlowCache) -> None:

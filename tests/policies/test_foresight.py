@@ -13,6 +13,7 @@ import torch
 import bwcache
 from bwcache import Foresight, Observation, Readings, SettingError, Step
 from tests import tiny
+from tests.policies.proof import PATCHES, proves
 from tests.tiny import BY_NAME
 
 
@@ -61,6 +62,7 @@ class Plain:
         return forward
 
 
+@proves(Foresight, PATCHES)
 @pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 @pytest.mark.parametrize(("scale", "reuses"), [(0.5, 1), (1.0, 2), (2.0, 3)])
 @pytest.mark.parametrize("name", ["wan", "wan_unguided", "cogvideox", "hunyuan"])

@@ -12,6 +12,7 @@ import bwcache
 from bwcache import AttachError, FixedInterval, Guarded, NeverReuse, PerDenoiser, Policy, StepList
 from bwcache.core.trace import reuse_line
 from tests import tiny
+from tests.policies.proof import proves
 from tests.policies.test_known import EVERY
 from tests.tiny import BY_NAME
 
@@ -67,6 +68,7 @@ def test_it_is_what_is_inside_in_all_else() -> None:
     assert Guarded(NeverReuse()).needs_total
 
 
+@proves(Guarded, "the policy inside, without guards", on=("wan",))
 def test_without_guards_it_is_the_policy_bit_for_bit() -> None:
     every: tuple[Policy[Any], ...] = (
         bwcache.BWCache(10.0, 2),
@@ -83,6 +85,7 @@ def test_without_guards_it_is_the_policy_bit_for_bit() -> None:
         assert torch.equal(*made)
 
 
+@proves(PerDenoiser, "each policy by itself", "decisions", on=("wan",))
 def test_each_expert_has_a_policy_of_its_own() -> None:
     pipe = TWO.build()
     policies: dict[str, Policy[Any]] = {"transformer": StepList((0, 2)), "transformer_2": Guarded(GREEDY, tail=2)}

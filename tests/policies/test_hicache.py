@@ -13,6 +13,7 @@ from bwcache import AttachError, HiCache, SettingError, Step
 from bwcache.features.differences import Differences
 from tests import tiny
 from tests.parts import with_parts
+from tests.policies.proof import ROUNDED, proves
 from tests.tiny import BY_NAME, noise
 
 hermite = pytest.importorskip("hicache_pp").hermite
@@ -54,6 +55,7 @@ class Layers:
         undo.callback(delattr, module, "forward")
 
 
+@proves(HiCache, "the package hicache-pp, layer by layer", ROUNDED)
 @pytest.mark.parametrize(("interval", "order", "warmup", "sigma"), [(3, 1, 2, 0.5), (4, 2, 3, 0.5), (5, 3, 3, 0.8)])
 @pytest.mark.parametrize("name", ["wan", "wan_unguided", "cogvideox", "ltx", "hunyuan"])
 def test_it_is_the_package_layer_by_layer(name: str, interval: int, order: int, warmup: int, sigma: float) -> None:

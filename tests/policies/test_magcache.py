@@ -15,12 +15,14 @@ from bwcache.policies.magcache import FLUX
 from tests import tiny
 from tests.policies.oracle import mag, mag_cache
 from tests.policies.plain import PlainStack, run
+from tests.policies.proof import PATCHES, proves
 from tests.tiny import BY_NAME
 
 STEPS = 12
 RATIOS = (1.0, 1.2, 1.1, 0.95, 1.05, 1.02, 0.98, 1.0, 1.01, 0.97, 0.9, 0.8)
 
 
+@proves(MagCache, "diffusers' hook")
 @pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 @pytest.mark.parametrize(("threshold", "longest", "retention"), [(0.06, 3, 0.2), (0.3, 5, 0.0), (9.0, 2, 0.5)])
 @pytest.mark.parametrize("name", ["wan", "wan_unguided", "hunyuan", "cogvideox", "ltx"])
@@ -86,6 +88,7 @@ class Measured(PlainStack):
         self.before[self.branch] = added.clone()
 
 
+@proves(MagCache, PATCHES, "the table that is measured")
 @pytest.mark.parametrize("name", ["wan", "cogvideox", "hunyuan"])
 def test_its_ratios_are_those_of_the_definition(name: str) -> None:
     case = BY_NAME[name]

@@ -12,6 +12,7 @@ import torch
 import bwcache
 from bwcache import MeanCache, SettingError, Trace
 from tests import tiny
+from tests.policies.proof import ROUNDED, proves
 from tests.tiny import BY_NAME, Case
 
 STEPS = 12
@@ -48,6 +49,7 @@ def plain(case: Case, computed: tuple[int, ...], lags: tuple[int, ...]) -> torch
     return case.run(pipe, num_inference_steps=STEPS)
 
 
+@proves(MeanCache, "the authors' rule around the scheduler's step, in numpy", ROUNDED)
 @pytest.mark.parametrize(
     ("computed", "lags"),
     [((0, 1, 3, 7, 10), (1, 2, 1, 3, 4)), ((0, 2, 5, 8, 11), (1, 2, 5, 6, 1)), ((0, 1, 2, 3), (1, 1, 1, 9))],

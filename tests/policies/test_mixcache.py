@@ -12,6 +12,8 @@ import torch
 import bwcache
 from bwcache import MixCache, SettingError
 from tests import tiny
+from tests.policies.halves import halves
+from tests.policies.proof import NUMPY, ROUNDED, proves
 from tests.tiny import BY_NAME
 from tests.zoo.unets import svd_unet
 
@@ -139,18 +141,20 @@ SETTINGS = [
 ]
 
 
+@proves(MixCache, NUMPY, ROUNDED)
 @pytest.mark.parametrize("policy", SETTINGS, ids=str)
-@pytest.mark.parametrize("name", ["wan", "wan_unguided", "hunyuan"])
+@pytest.mark.parametrize("name", ["wan", "wan_unguided", "hunyuan", "cogvideox", "mochi"])
 def test_it_is_a_second_implementation(name: str, policy: MixCache) -> None:
-    case = BY_NAME[name]
+    """Guided in two forwards, in none and in one, which the other one takes apart."""
+    case, parted = BY_NAME[name], BY_NAME[name].branches == ("cond_uncond",)
     pipe = case.build()
     with bwcache.attach(pipe, policy) as session:
         made = case.run(pipe, num_inference_steps=STEPS)
     pipe = case.build()
     model = pipe.transformer
     blocks = [block for part in LISTS for block in getattr(model, part, ())]
-    other = Plain(policy, blocks, len(case.branches))
-    model.forward = other.denoiser(model.forward)
+    other = Plain(policy, blocks, 2 if parted else len(case.branches))
+    model.forward = halves(other.denoiser(model.forward)) if parted else other.denoiser(model.forward)
     for number, block in enumerate(blocks):
         block.forward = other.block(number, block.forward)
     with torch.no_grad():

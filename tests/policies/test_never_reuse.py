@@ -7,6 +7,7 @@ import bwcache
 from bwcache.errors import SettingError
 from bwcache.policies import NeverReuse
 from tests import tiny
+from tests.policies.proof import proves
 
 
 def run(model, policy=None):
@@ -25,6 +26,7 @@ def run(model, policy=None):
             return sample(), session.trace
 
 
+@proves(NeverReuse, "the readings of BWCache", "what is measured", on=("wan",))
 @pytest.mark.parametrize(("measures", "sample"), [(1, 1), (0.5, 0.5), ("default", None)])
 @pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 def test_measures_as_bwcache_does(measures, sample):

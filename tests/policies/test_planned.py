@@ -18,6 +18,7 @@ from bwcache.errors import SettingError
 from bwcache.policies import Observation
 from bwcache.policies.planned import beyond_newest, inside, plan
 from bwcache.policies.planning import DRIFT, POWER, RESPONSE, Window, at, best, damages, foretold
+from tests.policies.proof import ALONE, proves
 from tests.tiny import BY_NAME
 
 
@@ -65,6 +66,7 @@ def test_a_step_that_is_computed_does_no_damage() -> None:
     assert foretold(damages(schedule), range(10)) == 0
 
 
+@proves(bwcache.Planned, "all lists there are", "the list that does the least damage", on=ALONE)
 @pytest.mark.parametrize("computed", [1, 2, 3, 5, 8])
 def test_no_other_list_of_so_many_steps_does_less(computed: int) -> None:
     windows = damages(flow(8, 3.0))

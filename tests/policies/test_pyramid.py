@@ -13,6 +13,7 @@ from bwcache.models import BlockSpec
 from tests import tiny
 from tests.parts import with_parts
 from tests.policies.oracle import pyramid
+from tests.policies.proof import proves
 from tests.tiny import BY_NAME
 
 BOTH = ("hidden_states", "encoder_hidden_states")
@@ -30,6 +31,7 @@ def spec_of(pipe: Any, name: str) -> BlockSpec:
     return with_parts(type(pipe.transformer), **PARTS[name])
 
 
+@proves(PyramidAttentionBroadcast, "diffusers' hooks, with a state for each branch")
 @pytest.mark.parametrize(
     ("name", "batch"), [*((name, 1) for name in PARTS), ("wan", 2), ("cogvideox", 2), ("hunyuan", 2)]
 )

@@ -14,17 +14,19 @@ from bwcache import Observation, Readings, SeaCache, SettingError, Step
 from bwcache.features import Signal
 from tests import tiny
 from tests.policies.oracle import sea, sea_cache
+from tests.policies.proof import proves
 from tests.tiny import BY_NAME, noise
 
 STEPS = 12
 
 
+@proves(SeaCache, "diffusers' hook", "decisions, and latents bit for bit with order=0, else up to rounding")
 @pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 @pytest.mark.parametrize("order", [0, 1])
 @pytest.mark.parametrize(
     ("threshold", "longest", "warmup", "tail"), [(0.25, 2, 1, 1), (0.6, 3, 2, 0), (0.9, None, 1, 3)]
 )
-@pytest.mark.parametrize("name", ["wan", "wan_unguided", "hunyuan"])
+@pytest.mark.parametrize("name", ["wan", "wan_unguided", "hunyuan", "mochi"])
 def test_it_is_diffusers_hook(
     name: str, threshold: float, longest: int | None, warmup: int, tail: int, order: int
 ) -> None:

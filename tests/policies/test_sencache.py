@@ -17,6 +17,7 @@ from bwcache import Observation, Readings, SenCache, SettingError, Step
 from bwcache.engine.plan import Plan
 from tests import tiny
 from tests.policies.plain import PlainStack, run
+from tests.policies.proof import PATCHES, proves
 from tests.tiny import BY_NAME
 
 STEPS = 15
@@ -59,6 +60,7 @@ class Plain(PlainStack):
         return bool(row[1] * moved + row[2] * abs(self._time - t) < most)
 
 
+@proves(SenCache, PATCHES)
 @pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 @pytest.mark.parametrize(("threshold", "early", "longest"), [(0.15, 0.05, 2), (0.4, 0.4, 3), (9.0, 0.0, 5)])
 @pytest.mark.parametrize("name", ["wan", "wan_unguided", "cogvideox", "hunyuan", "ltx"])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import bwcache
 from bwcache import AttachError, BlockList, BlockSpec, SettingError, SkipDiT
 from tests import tiny
+from tests.policies.proof import NONE, ONE, TWO, proves
 from tests.tiny import noise, seeded
 from tests.zoo import PIPELINES
 from tests.zoo.sana import hunyuan_dit
@@ -96,6 +97,7 @@ def by_hand(module: nn.Module, computed: list[int], branches: int) -> Iterator[l
             del block.forward
 
 
+@proves(SkipDiT, "plain patches", on={"a small model with long skips": (TWO, NONE)})
 @pytest.mark.parametrize("guided", [True, False], ids=["guided", "unguided"])
 @pytest.mark.parametrize(("interval", "computed"), [(2, [0, 1, 2, 4, 6, 8, 9]), (3, [0, 1, 2, 5, 8, 9])], ids=str)
 def test_it_is_plain_patches_bit_for_bit(interval: int, computed: list[int], guided: bool) -> None:
@@ -114,6 +116,7 @@ def test_it_is_plain_patches_bit_for_bit(interval: int, computed: list[int], gui
     assert {event.site for event in session.trace.events} == {"model/blocks.1-blocks.4"}
 
 
+@proves(SkipDiT, "plain patches", on={"HunyuanDiT2DModel": (ONE, NONE)})
 @pytest.mark.parametrize("changes", [{}, {"guidance_scale": 1.0}], ids=["guided", "unguided"])
 def test_hunyuan_dit_bit_for_bit(changes: dict[str, Any]) -> None:
     """A published model with long skips, guided in one forward."""

@@ -1,8 +1,13 @@
-"""SmoothCache: its table, its lists and its replay, each against a second implementation by plain hooks."""
+"""SmoothCache: its replay is the authors' package bit for bit; table and lists are those of a second implementation."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,38 +17,41 @@ from torch import Tensor
 import bwcache
 from bwcache import SettingError, SmoothCache, Trace
 from tests import tiny
+from tests.policies.proof import HOOKS, proves
 from tests.tiny import BY_NAME
 
 STEPS, LONGEST = 8, 3
-LAYERS = ("attn1", "attn2", "ffn")
 CASE = BY_NAME["wan"]
+LISTS = ("blocks", "transformer_blocks", "single_transformer_blocks")
+LAYERS = {"wan": ("attn1", "attn2", "ffn"), "ltx": ("attn1", "attn2", "ff")}
 
 
-def layers_of(transformer: Any) -> list[tuple[str, Any]]:
-    return [(name, getattr(block, name)) for block in transformer.blocks for name in LAYERS]
+def layers_of(transformer: Any, layers: tuple[str, ...]) -> list[tuple[str, Any]]:
+    blocks = [block for part in LISTS for block in getattr(transformer, part, ())]
+    return [(name, getattr(block, name)) for block in blocks for name in layers]
 
 
-def outputs(seed: int) -> dict[tuple[int, str, int], list[Tensor]]:
+def outputs(case: tiny.Case, seed: int) -> dict[tuple[int, str, int], list[Tensor]]:
     """What each layer of each block returned, by block, layer and branch, in all steps of an ordinary run."""
-    pipe = tiny.wan()
+    pipe, layers, branches = case.build(), LAYERS[case.name], len(case.branches)
     found: dict[tuple[int, str, int], list[Tensor]] = defaultdict(list)
-    for place, (name, module) in enumerate(layers_of(pipe.transformer)):
+    for place, (name, module) in enumerate(layers_of(pipe.transformer, layers)):
         calls = [0]
 
         def noted(_m: Any, _a: Any, out: Tensor, place: int = place, name: str = name, calls: Any = calls) -> None:
-            found[place // len(LAYERS), name, calls[0] % 2].append(out.clone())
+            found[place // len(layers), name, calls[0] % branches].append(out.clone())
             calls[0] += 1
 
         module.register_forward_hook(noted)
-    CASE.run(pipe, seed, num_inference_steps=STEPS)
+    case.run(pipe, seed, num_inference_steps=STEPS)
     return found
 
 
-def table(seeds: tuple[int, ...]) -> dict[str, dict[tuple[int, int], float]]:
+def table(case: tiny.Case, seeds: tuple[int, ...]) -> dict[str, dict[tuple[int, int], float]]:
     """E by layer, for step and lag: |L(t) - L(t + k)| / |L(t + k)|, mean over runs, branches and blocks."""
-    errors: dict[str, dict[tuple[int, int], list[float]]] = {name: defaultdict(list) for name in LAYERS}
+    errors: dict[str, dict[tuple[int, int], list[float]]] = {name: defaultdict(list) for name in LAYERS[case.name]}
     for seed in seeds:
-        for (_, name, _), some in outputs(seed).items():
+        for (_, name, _), some in outputs(case, seed).items():
             for step in range(STEPS):
                 for lag in range(1, LONGEST + 1):
                     if step + lag < STEPS:
@@ -62,30 +70,33 @@ def lists(threshold: float, found: dict[tuple[int, int], float]) -> tuple[int, .
     return tuple(sorted({*chosen, STEPS - 1}))
 
 
-@pytest.fixture(scope="module")
-def traces() -> list[Trace]:
+def measured(case: tiny.Case) -> list[Trace]:
     made = []
     for seed in (0, 1):
-        pipe = tiny.wan()
+        pipe = case.build()
         with bwcache.attach(pipe, SmoothCache.measuring(LONGEST)) as session:
-            measured = CASE.run(pipe, seed, num_inference_steps=STEPS)
-        assert torch.equal(measured, CASE.run(tiny.wan(), seed, num_inference_steps=STEPS))
+            found = case.run(pipe, seed, num_inference_steps=STEPS)
+        assert torch.equal(found, case.run(case.build(), seed, num_inference_steps=STEPS))
         made.append(session.trace)
     return made
 
 
 @pytest.fixture(scope="module")
-def expected() -> dict[str, dict[tuple[int, int], float]]:
-    return table((0, 1))
+def traces() -> list[Trace]:
+    return measured(CASE)
 
 
-def test_the_lists_are_those_of_a_second_implementation(traces: list[Trace], expected: Any) -> None:
+@proves(SmoothCache, HOOKS, "the table that is measured, and the lists")
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_lists_are_those_of_a_second_implementation(name: str) -> None:
+    case, layers = BY_NAME[name], LAYERS[name]
+    traces, expected = measured(case), table(case, (0, 1))
     every = sorted({error for some in expected.values() for error in some.values()})
     thresholds = [0.0, every[0] * 0.5, *(every[len(every) * part // 8] * 1.0001 for part in range(1, 8)), 9.9]
     found = set()
     for threshold in thresholds:
         policy = SmoothCache.fitted(traces, threshold=threshold)
-        assert policy.computed == {name: lists(threshold, expected[name]) for name in LAYERS}, threshold
+        assert policy.computed == {layer: lists(threshold, expected[layer]) for layer in layers}, threshold
         assert policy.steps == STEPS
         found.add(tuple(policy.computed.values()))
     assert len(found) > 4
@@ -100,28 +111,71 @@ def test_traces_that_were_written_make_the_same(traces: list[Trace], tmp_path: A
     assert SmoothCache.fitted(read, threshold=0.3) == SmoothCache.fitted(traces, threshold=0.3)
 
 
-def test_it_replays_each_layer_bit_for_bit(traces: list[Trace]) -> None:
-    policy = SmoothCache({"attn1": (0, 2, 5, 7), "ffn": (0, 1, 4, 7)}, STEPS)
-    pipe = tiny.wan()
-    kept: dict[tuple[int, int], Tensor] = {}
-    for place, (name, module) in enumerate(layers_of(pipe.transformer)):
-        steps, inner, calls = policy.computed.get(name), module.forward, [0]
+def helper_module() -> ModuleType:
+    """The file of the package that has its helper: the package itself warns of what else it does not find."""
+    found = importlib.util.find_spec("SmoothCache")
+    if found is None or not found.submodule_search_locations:
+        pytest.skip("needs dit-smoothcache")
+    path = Path(found.submodule_search_locations[0]) / "smooth_cache_helper.py"
+    spec = importlib.util.spec_from_file_location("smooth_cache_helper", path)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
-        def forward(
-            *args: Any, place: int = place, steps: Any = steps, inner: Any = inner, calls: Any = calls, **kw: Any
-        ) -> Tensor:
-            step, branch = divmod(calls[0], 2)
-            calls[0] += 1
-            if steps is None or step in steps:
-                kept[place, branch] = inner(*args, **kw).clone()
-            return kept[place, branch].clone()
 
-        module.forward = forward
-    by_hand = CASE.run(pipe, num_inference_steps=STEPS)
-    pipe = tiny.wan()
-    with bwcache.attach(pipe, policy) as session:
-        assert torch.equal(CASE.run(pipe, num_inference_steps=STEPS), by_hand)
-    assert {event.site.rpartition(".")[2] for event in session.trace.events} == {"attn1", "ffn"}
+@contextmanager
+def package(pipe: Any, schedule: dict[str, list[int]], branches: int) -> Iterator[None]:
+    """The package at work, with its counters and what it keeps once for each branch: it has one of each."""
+    model = pipe.transformer
+    blocks = list({type(block) for name in LISTS for block in getattr(model, name, ())})
+    helper = helper_module().SmoothCacheHelper(model, blocks, list(schedule), schedule)
+    states: list[tuple[dict[str, Any], dict[str, Any]]] = [({}, {}) for _ in range(branches)]
+    forwards = [0]
+
+    def takes_turns(*_: Any) -> None:
+        helper.cache, helper.current_steps = states[forwards[0] % branches]
+        forwards[0] += 1
+
+    hook = model.register_forward_pre_hook(takes_turns)
+    helper.enable()
+    try:
+        yield
+    finally:
+        helper.disable()
+        hook.remove()
+
+
+CHOSEN: dict[str, dict[str, tuple[int, ...]]] = {
+    "wan": {"attn1": (0, 2, 5, 7), "attn2": (0, 3), "ffn": (0, 1, 4, 7)},
+    "wan_unguided": {"attn1": (0, 2, 5, 7), "ffn": (0, 1, 4, 7)},
+    "ltx": {"attn1": (0, 2, 5, 7), "attn2": (0, 3), "ff": (0, 1, 4, 7)},
+    "cogvideox": {"attn1": (0, 2, 5, 7), "ff": (0, 1, 4, 7)},
+    "hunyuan": {"attn": (0, 2, 5, 7), "ff": (0, 1, 4, 7)},
+}
+"""By tiny pipeline, the computed steps of some of its layers."""
+
+
+@proves(SmoothCache, "the authors' package, with a state for each branch")
+@pytest.mark.parametrize("name", CHOSEN)
+def test_it_is_the_package_bit_for_bit(name: str, capsys: Any) -> None:
+    case, computed = BY_NAME[name], CHOSEN[name]
+    schedule = {layer: [int(step in steps) for step in range(STEPS)] for layer, steps in computed.items()}
+    pipe = case.build()
+    with package(pipe, schedule, len(case.branches)):
+        expected = case.run(pipe, num_inference_steps=STEPS)
+    assert "Returning cached result" in capsys.readouterr().out
+    with bwcache.attach(pipe, SmoothCache(computed, STEPS)) as session:
+        assert torch.equal(case.run(pipe, num_inference_steps=STEPS), expected)
+    assert not torch.equal(case.run(pipe, num_inference_steps=STEPS), expected)
+    for event in session.trace.events:
+        layer = event.site.rpartition(".")[2]
+        assert (event.action == "compute") == (event.step in computed[layer])
+    assert {event.site.rpartition(".")[2] for event in session.trace.events} == set(computed)
+
+
+def test_another_number_of_steps_is_refused() -> None:
+    pipe, policy = tiny.wan(), SmoothCache(CHOSEN["wan"], STEPS)
     with bwcache.attach(pipe, policy), pytest.raises(SettingError, match="found lists for 8 steps; expected for 6"):
         CASE.run(pipe, num_inference_steps=6)
 

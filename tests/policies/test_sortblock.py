@@ -12,6 +12,7 @@ import bwcache
 from bwcache import AttachError, SettingError, Sortblock
 from bwcache.features import ChannelShare, ForecastCosine
 from tests import tiny
+from tests.policies.proof import NUMPY, ROUNDED, proves
 from tests.steps import at
 from tests.tiny import BY_NAME, noise
 from tests.zoo.unets import svd_unet
@@ -94,6 +95,7 @@ POLICY = Sortblock(4, 1.0, 900, 60, (0.0004, 0.1))
 """Between a tenth of the blocks and half of them, the more the earlier."""
 
 
+@proves(Sortblock, NUMPY, ROUNDED)
 @pytest.mark.parametrize(
     "policy", [POLICY, Sortblock(3, 0.5, 1000, 0, (1.0,)), Sortblock(2, 0.3, 1000, 100, (1.0,))], ids=str
 )

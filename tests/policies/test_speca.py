@@ -13,6 +13,7 @@ import bwcache
 from bwcache import AttachError, Observation, PredictionError, SettingError, SpeCa, Step
 from tests import tiny
 from tests.parts import with_parts
+from tests.policies.proof import NUMPY, ROUNDED, proves
 from tests.tiny import BY_NAME
 
 STEPS = 14
@@ -102,6 +103,7 @@ SETTINGS = [
 ]
 
 
+@proves(SpeCa, NUMPY, ROUNDED)
 @pytest.mark.parametrize("policy", SETTINGS, ids=str)
 @pytest.mark.parametrize("name", ["wan", "wan_unguided", "cogvideox", "ltx", "hunyuan"])
 def test_it_is_a_second_implementation(name: str, policy: SpeCa) -> None:

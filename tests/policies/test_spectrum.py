@@ -11,6 +11,7 @@ import torch
 
 import bwcache
 from bwcache import SettingError, Spectrum
+from tests.policies.proof import NUMPY, ROUNDED, proves
 from tests.tiny import BY_NAME
 
 STEPS = 14
@@ -60,6 +61,7 @@ def test_the_published_windows() -> None:
         assert found == expected
 
 
+@proves(Spectrum, NUMPY, ROUNDED)
 @pytest.mark.parametrize(
     ("window", "growth", "warmup", "degree", "ridge", "share"),
     [(2, 0.75, 3, 4, 0.1, 1.0), (3, 0, 2, 3, 0.01, 0.5), (2, 0.5, 1, 2, 0.001, 0.0)],

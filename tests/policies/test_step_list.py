@@ -7,8 +7,10 @@ import bwcache
 from bwcache import SettingError, StepList
 from bwcache.core.trace import reuse_line
 from tests import tiny
+from tests.policies.proof import ALONE, proves
 
 
+@proves(StepList, "sequences worked out by hand", "decisions", on=ALONE)
 @pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 def test_the_list_is_computed_and_the_first_step_always() -> None:
     pipe = tiny.wan()

@@ -13,6 +13,7 @@ from bwcache import AttachError, SettingError, TaylorSeer
 from tests import tiny
 from tests.parts import with_parts
 from tests.policies.oracle import taylorseer
+from tests.policies.proof import ROUNDED, proves
 from tests.tiny import BY_NAME, Case
 
 STEPS = 12
@@ -41,6 +42,7 @@ def layers_of(trace: bwcache.Trace) -> list[str]:
     return list(dict.fromkeys(event.site.partition("/")[2] for event in trace.events))
 
 
+@proves(TaylorSeer, "diffusers' hook as it comes", ROUNDED)
 @pytest.mark.parametrize("order", [0, 1, 2])
 @pytest.mark.parametrize("warmup", [1, 3])
 @pytest.mark.parametrize("name", MODELS)
@@ -57,6 +59,7 @@ def test_it_is_diffusers_hook_as_it_comes(name: str, warmup: int, order: int) ->
     assert trace.reused > 0
 
 
+@proves(TaylorSeer, "diffusers' hook on the paper's timetable", ROUNDED)
 @pytest.mark.parametrize(("interval", "order"), [(3, 1), (4, 2), (5, 3)])
 @pytest.mark.parametrize("name", MODELS)
 def test_it_is_the_hook_on_the_papers_timetable(name: str, interval: int, order: int) -> None:
@@ -71,6 +74,7 @@ def test_it_is_the_hook_on_the_papers_timetable(name: str, interval: int, order:
     assert (made - never).abs().max() > 100 * CLOSE * never.abs().max()
 
 
+@proves(TaylorSeer, "a second implementation in numpy (lite)", ROUNDED)
 @pytest.mark.parametrize("name", ["wan", "cogvideox", "hunyuan"])
 def test_lite_forecasts_the_last_block_alone(name: str) -> None:
     """A second implementation on the last block's forward, in numpy; the blocks before do not run."""

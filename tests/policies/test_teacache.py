@@ -15,6 +15,7 @@ from bwcache import AttachError, Observation, Readings, SettingError, Step, TeaC
 from bwcache.policies.teacache import PUBLISHED
 from tests import tiny
 from tests.policies.plain import PlainStack, mean_change, run
+from tests.policies.proof import PATCHES, proves
 from tests.tiny import BY_NAME
 from tests.zoo.unets import svd_unet
 
@@ -68,6 +69,7 @@ class Plain(PlainStack):
         return False
 
 
+@proves(TeaCache, PATCHES)
 @pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 @pytest.mark.parametrize("guards", [(1, 1), (5, 0)], ids=str)
 @pytest.mark.parametrize("threshold", [0.2, 0.9])
@@ -165,6 +167,12 @@ def pairs(name: str) -> list[tuple[float, float]]:
     return found
 
 
+@proves(
+    TeaCache,
+    "numpy's fit",
+    "the polynomial",
+    on=("wan", "cogvideox"),
+)
 def test_its_polynomial_is_numpys(measured: tuple[str, list[Trace]]) -> None:
     name, traces = measured
     changes, outputs = map(np.array, zip(*pairs(name), strict=True))

@@ -17,6 +17,7 @@ from bwcache.policies.base import Observation
 from bwcache.policies.tuned import carried_over
 from bwcache.policies.tuned_file import TunedFile, read_tuned
 from tests import tiny
+from tests.policies.proof import proves
 
 STEPS = (0, 1, 3, 6)
 ROWS = ((1.0,), (1.25, -0.25), (1.5, -0.75, 0.25), (1.2, -0.2))
@@ -53,6 +54,7 @@ def by_hand(pipe: Any, steps: int) -> torch.Tensor:
         del module.forward
 
 
+@proves(Tuned, "a loop by hand", "latents up to rounding", on=("wan",))
 def test_skipped_steps_are_the_sums_of_clean_latents() -> None:
     pipe = tiny.wan()
     expected = by_hand(pipe, 8)

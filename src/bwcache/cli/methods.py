@@ -86,6 +86,7 @@ def in_full(one: dict[str, Any]) -> list[str]:
     lines = [one["name"], one["does"], "", *source(one).split("\n"), ""]
     lines += [f"{name}: {fact}" for name, fact in facts(one).items()]
     lines += ["", LEGEND[0]] if facts(one) else []
+    lines += ["", "Held against", *(line for row in one["proofs"] for line in proof(row))] if one["proofs"] else []
     lines += ["", one["rule"], "", "Fields"]
     for field in one["fields"]:
         lines += [f"  {field['name']} = {field['default']}", *wrapped(field["meaning"])]
@@ -94,6 +95,16 @@ def in_full(one: dict[str, Any]) -> list[str]:
     for row in one["published"]:
         lines += [f"  {row['for']}: {row['source']}", *wrapped(shown(row["settings"]))]
     return lines + (["", one["bibtex"]] if one["bibtex"] else [])
+
+
+def proof(row: dict[str, Any]) -> list[str]:
+    """Return the lines of one test: against what, what is equal, on which denoisers and how guidance comes there."""
+    return [f"  {row['against']}: {row['equal']}", *wrapped(f"on {models(row)}"), *wrapped(row["test"])]
+
+
+def models(row: dict[str, Any]) -> str:
+    """Return the denoisers of a test, and how guidance comes in each."""
+    return ", ".join(f"{name} ({', '.join(how)})" if how else name for name, how in row["on"].items())
 
 
 def wrapped(text: str) -> list[str]:

@@ -43,7 +43,7 @@ class Group:
 
 
 def decide(run: Run, plan: Plan, step: Step, rows: BatchLayout, call: Call) -> list[Group]:
-    """Return the lanes of a forward by what they decide, those that compute most first."""
+    """Return the lanes of a forward by what they decide, those first that compute most; what is made of others last."""
     steps = (step,) if rows.is_whole else rows.steps(step)
     call.kind = _kind(call.latents, rows) if plan.keeps else None
     lanes = []
@@ -74,8 +74,14 @@ def decide(run: Run, plan: Plan, step: Step, rows: BatchLayout, call: Call) -> l
             Group(tuple(steps[i] for i in some), tuple(lanes[i] for i in some), [decided[i] for i in some], tuple(some))
             for some in alike.values()
         ),
-        key=lambda group: sum(each.reuses for each in (group.decided or [{}])[0].values()),
+        key=lambda group: _turn(plan, (group.decided or [{}])[0]),
     )
+
+
+def _turn(plan: Plan, decided: Mapping[str, Decision]) -> tuple[bool, int]:
+    """When a group of a forward runs: what is made of another branch after that, else the more it reuses the later."""
+    made_of_another = any(site.beside and site.name in decided and decided[site.name].reuses for site in plan.sites)
+    return made_of_another, sum(each.reuses for each in decided.values())
 
 
 def _kind(latents: Tensor | None, rows: BatchLayout) -> object:

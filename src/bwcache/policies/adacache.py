@@ -55,7 +55,7 @@ class AdaCache(Codebook):
     entry = Entry(
         keeps="1",
         reads="one attention in the middle, once per computed step",
-        verified="a second implementation, bit for bit, and one in numpy",
+        verified="a second implementation, bit for bit; another in numpy",
         paper=Paper(
             title="Adaptive Caching for Faster Video Generation with Diffusion Transformers",
             authors="Kahatapitiya, Liu, He, Liu, Jia, Zhang, Ryoo, Xie",

@@ -91,7 +91,7 @@ class BWCache(Policy[State]):
     entry = Entry(
         keeps="1",
         reads="the output of every block, once per computed step",
-        verified="a second implementation of its decisions, and sequences worked out by hand",
+        verified="a second implementation, bit for bit; sequences worked out by hand",
         paper=Paper(
             title="BWCache: Accelerating Video Diffusion Transformers through Block-Wise Caching",
             authors="Cui, Tang, Xu, Yao, Zeng, Jia",

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 from bwcache.models.published import PRESETS
 from bwcache.policies.base import Policy
 
 NO_DEFAULT = "must be given"
+
+PROOFS = Path(__file__).with_name("proofs.json")
+"""By policy: against what it was held, on which denoisers, what came out equal, in which test."""
 
 
 def described(kind: type[Policy[Any]]) -> dict[str, Any]:
@@ -31,11 +36,20 @@ def described(kind: type[Policy[Any]]) -> dict[str, Any]:
         "reads": entry.reads if entry else "",
         "calibration": calibration_of(kind),
         "verified": entry.verified if entry else "",
+        "proofs": proofs_of(kind),
         "rule": inspect.getdoc(sys.modules[kind.__module__]) or "",
         "fields": fields_of(kind),
         "published": published_for(kind),
         "bibtex": paper.bibtex if paper else "",
     }
+
+
+def proofs_of(kind: type[Policy[Any]]) -> list[dict[str, Any]]:
+    """Return its tests against something else: "against" what, "on" which denoisers and how guidance comes in each
+    (denoiser -> one forward, two forwards, none), what is "equal", and the name of the "test".
+    """
+    proofs: list[dict[str, Any]] = json.loads(PROOFS.read_text(encoding="utf-8")).get(kind.__name__, [])
+    return proofs if kind.entry else []
 
 
 def calibration_of(kind: type[Policy[Any]]) -> str:

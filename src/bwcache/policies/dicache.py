@@ -56,7 +56,7 @@ class DiCache(Policy[Sums]):
     entry = Entry(
         keeps="2",
         reads="what the first blocks return and add, in each forward",
-        verified="a second implementation, bit for bit",
+        verified="a second implementation: its decisions, and its latents up to rounding; another in numpy",
         paper=Paper(
             title="DiCache: Let Diffusion Model Determine Its Own Cache",
             authors="Bu, Ling, Zhou, Wang, Zang, Wu, Lin, Wang",

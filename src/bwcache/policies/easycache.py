@@ -60,7 +60,7 @@ class EasyCache(Policy[State]):
     entry = Entry(
         keeps="1 of the size of the latents",
         reads="the denoiser's input in each step, and its output",
-        verified="a second implementation, bit for bit",
+        verified="a second implementation, bit for bit; another in numpy",
         paper=Paper(
             title="Less is Enough: Training-Free Video Diffusion Acceleration via Runtime-Adaptive Caching",
             authors="Zhou, Liang, Chen, Feng, Chen, Lin, Ding, Tan, Zhao, Bai",

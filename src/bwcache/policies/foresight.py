@@ -61,7 +61,7 @@ class Foresight(Policy[Layers]):
     entry = Entry(
         keeps="1 for each block",
         reads="the output of every block, once per computed step",
-        verified="a second implementation, bit for bit",
+        verified="a second implementation, bit for bit; another in numpy",
         paper=Paper(
             title="Foresight: Adaptive Layer Reuse for Accelerated and High-Quality Text-to-Video Generation",
             authors="Adnan, Kurella, Arunkumar, Nair",

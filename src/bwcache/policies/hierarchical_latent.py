@@ -43,7 +43,7 @@ class HierarchicalLatentCache(Codebook):
     entry = Entry(
         keeps="1",
         reads="one attention in the middle, and the motion between frames, once per computed step",
-        verified="a second implementation, bit for bit",
+        verified="a second implementation, bit for bit; another in numpy",
         paper=Paper(
             title="QuantCache: Adaptive Importance-Guided Quantization with Hierarchical Latent and Layer "
             "Caching for Video Generation",

@@ -76,7 +76,7 @@ class SenCache(Policy[State]):
     entry = Entry(
         keeps="1",
         reads="the latents and the time, in each step",
-        verified="a second implementation, bit for bit",
+        verified="a second implementation, bit for bit; another in numpy",
         calibration="the sensitivities of the model",
         table=Table(
             ("sensitivities",),

@@ -41,7 +41,7 @@ class SkipDiT(Policy[Computed]):
     entry = Entry(
         keeps="1",
         reads="nothing",
-        verified="plain patches, bit for bit",
+        verified="plain patches, bit for bit; a second implementation in numpy",
         calibration="none, but a model that was trained with long skips",
         paper=Paper(
             title="Towards Stabilized and Efficient Diffusion Transformers through Long-Skip-Connections",

@@ -48,7 +48,7 @@ class SmoothCache(LayerLists):
     entry = Entry(
         keeps="1 for each layer",
         reads="nothing",
-        verified="a second implementation by plain hooks: table, lists and replay",
+        verified="the authors' package, bit for bit; table and lists a second implementation by plain hooks",
         calibration="the computed steps of each kind of layer",
         table=Table(("computed", "steps"), "runs", "by kind of layer a list of 1 and 0, one for each step"),
         paper=Paper(

@@ -95,7 +95,7 @@ class Sortblock(Policy[Lanes]):
     entry = Entry(
         keeps="2 for each block",
         reads="what every block adds, once per step with a computed block",
-        verified="a second implementation in numpy",
+        verified="two implementations in numpy",
         calibration="the polynomial of the model; three are published",
         paper=Paper(
             title="SortBlock: Similarity-Aware Feature Reuse for Diffusion Model",

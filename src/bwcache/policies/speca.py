@@ -75,7 +75,7 @@ class SpeCa(Policy[Windows]):
     entry = Entry(
         keeps="5 for each layer (`order` + 1), or in all with `lite`",
         reads="the last block, in checked steps",
-        verified="a second implementation in numpy",
+        verified="two implementations in numpy",
         paper=Paper(
             title="SpeCa: Accelerating Diffusion Transformers with Speculative Feature Caching",
             authors="Liu, Zou, Lyu, Ren, Wang, Li, Zhang",

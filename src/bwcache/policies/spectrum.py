@@ -67,7 +67,7 @@ class Spectrum(Policy[Windows]):
     entry = Entry(
         keeps="16 (`kept`)",
         reads="nothing",
-        verified="a second implementation in numpy",
+        verified="two implementations in numpy",
         paper=Paper(
             title="Adaptive Spectral Feature Forecasting for Diffusion Sampling Acceleration",
             authors="Han, Shi, Li, Ye, Guo, Ermon",

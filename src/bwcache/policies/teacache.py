@@ -124,7 +124,7 @@ class TeaCache(Policy[Sums]):
     entry = Entry(
         keeps="1",
         reads="what the time makes of the input, in each forward",
-        verified="a second implementation, bit for bit; its fit against numpy's",
+        verified="a second implementation, bit for bit; another in numpy; its fit against numpy's",
         calibration="the polynomial of the model, where none is published",
         table=Table(("coefficients", "input"), "model", "a list of coefficients, the highest power first"),
         paper=Paper(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from bwcache import AdaCache
+from tests.policies.proof import ANOTHER, ROUNDED, TOY, proves
 from tests.policies.references import toy
 from tests.policies.references.measures import relative_l1
 from tests.policies.references.toy import Array
@@ -85,6 +86,7 @@ SETTINGS = {
 }
 
 
+@proves(AdaCache, ANOTHER, ROUNDED, on=TOY)
 @pytest.mark.parametrize("case", SETTINGS.values(), ids=SETTINGS)
 def test_policy_and_reference_decide_and_make_the_same(
     case: tuple[int, tuple[float, ...], tuple[int, ...], bool],

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from bwcache import BlockwiseAdaptiveCache
+from tests.policies.proof import ANOTHER, TOY, proves
 from tests.policies.references import toy
 from tests.policies.references.toy import Array
 
@@ -77,6 +78,7 @@ def scheduled(count: int, union: int) -> dict[Key, tuple[int, ...]]:
     return bubbled
 
 
+@proves(BlockwiseAdaptiveCache, ANOTHER, "lists, and latents up to rounding", on=TOY)
 @pytest.mark.parametrize(("count", "union"), [(3, 5), (4, 0)], ids=["bubbled", "alone"])
 def test_policy_and_reference_decide_and_make_the_same(count: int, union: int) -> None:
     trace, _ = toy.by_policy(BlockwiseAdaptiveCache.measuring(STEPS), STEPS)

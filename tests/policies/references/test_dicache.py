@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from bwcache import DiCache
+from tests.policies.proof import ANOTHER, ROUNDED, TOY, proves
 from tests.policies.references import toy
 from tests.policies.references.measures import mean_change, relative_l1
 from tests.policies.references.toy import Array
@@ -69,6 +70,7 @@ class Reference:
 SETTINGS = {"the paper's": (15, 0.35, 1, 1.5, 0.2), "a deep probe from the first step on": (16, 0.8, 2, 2.0, 0.0)}
 
 
+@proves(DiCache, ANOTHER, ROUNDED, on=TOY)
 @pytest.mark.parametrize("case", SETTINGS.values(), ids=SETTINGS)
 def test_policy_and_reference_decide_and_make_the_same(case: tuple[int, float, int, float, float]) -> None:
     steps, threshold, probe, most, retention = case

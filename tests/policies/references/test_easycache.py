@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from bwcache import EasyCache
+from tests.policies.proof import ANOTHER, ROUNDED, TOY, proves
 from tests.policies.references import toy
 from tests.policies.references.measures import mean_change
 from tests.policies.references.toy import Array
@@ -59,6 +60,7 @@ class Reference:
         return output
 
 
+@proves(EasyCache, ANOTHER, ROUNDED, on=TOY)
 @pytest.mark.parametrize("case", [(16, 0.6, 2), (20, 0.4, 5)], ids=["short warm-up", "long warm-up"])
 def test_policy_and_reference_decide_and_make_the_same(case: tuple[int, float, int]) -> None:
     steps, threshold, warmup = case

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pytest
 
 from bwcache import Foresight
+from tests.policies.proof import ANOTHER, ROUNDED, TOY, proves
 from tests.policies.references import toy
 from tests.policies.references.toy import Array
 
@@ -59,6 +60,7 @@ class Reference:
 SETTINGS = {"a reuse at a time": (20, 1.0, 1, 0.15), "two reuses": (20, 0.6, 2, 0.2)}
 
 
+@proves(Foresight, ANOTHER, ROUNDED, on=TOY)
 @pytest.mark.parametrize("case", SETTINGS.values(), ids=SETTINGS)
 def test_policy_and_reference_decide_and_make_the_same(case: tuple[int, float, int, float]) -> None:
     steps, scale, reuses, warmup = case

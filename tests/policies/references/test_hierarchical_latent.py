@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bwcache import HierarchicalLatentCache
+from tests.policies.proof import ANOTHER, ROUNDED, TOY, proves
 from tests.policies.references import toy
 from tests.policies.references.measures import relative_l1
 from tests.policies.references.test_adacache import Lane
@@ -28,6 +29,7 @@ class Reference(AdaCache):
         return self.rates[sum(change >= threshold for threshold in self.thresholds)]
 
 
+@proves(HierarchicalLatentCache, ANOTHER, ROUNDED, on=TOY)
 @pytest.mark.parametrize("case", [(20, (0.05, 0.12), (6, 3, 1)), (24, (0.04, 0.08), (4, 2, 1))], ids=["long", "short"])
 def test_policy_and_reference_decide_and_make_the_same(
     case: tuple[int, tuple[float, ...], tuple[int, ...]],

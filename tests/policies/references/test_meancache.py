@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import pytest
 
 from bwcache import MeanCache
+from tests.policies.proof import ANOTHER, ROUNDED, TOY, proves
 from tests.policies.references import toy
 from tests.policies.references.toy import Array
 
@@ -41,6 +42,7 @@ SETTINGS = {
 }
 
 
+@proves(MeanCache, ANOTHER, ROUNDED, on=TOY)
 @pytest.mark.parametrize("case", SETTINGS.values(), ids=SETTINGS)
 def test_policy_and_reference_decide_and_make_the_same(case: tuple[int, tuple[int, ...], tuple[int, ...]]) -> None:
     steps, computed, lags = case

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from bwcache import SenCache
+from tests.policies.proof import ANOTHER, ROUNDED, TOY, proves
 from tests.policies.references import toy
 from tests.policies.references.toy import Array
 
@@ -63,6 +64,7 @@ class Reference:
         return moved < allowed and step - before <= self.longest
 
 
+@proves(SenCache, ANOTHER, ROUNDED, on=TOY)
 @pytest.mark.parametrize("case", [(20, 0.9, 0.4, 3), (15, 0.6, 0.6, 2)], ids=["strict at first", "alike"])
 def test_policy_and_reference_decide_and_make_the_same(case: tuple[int, float, float, int]) -> None:
     steps, threshold, early, longest = case

@@ -16,6 +16,7 @@ from torch import nn
 
 import bwcache
 from bwcache import SkipDiT
+from tests.policies.proof import ANOTHER, NONE, ROUNDED, proves
 from tests.policies.references.toy import Array, close
 from tests.policies.test_skip_dit import ROW, Skipping
 from tests.tiny import noise, seeded
@@ -65,6 +66,7 @@ class Reference:
         return linear(self.model.proj_out, self._block(count - 1, self.kept, timestep, skips[0]))
 
 
+@proves(SkipDiT, ANOTHER, ROUNDED, on={"a small model with long skips": (NONE,)})
 @pytest.mark.parametrize("case", [(2, 700.0, 50.0), (3, 900.0, 150.0)], ids=["video", "classes"])
 def test_policy_and_reference_decide_and_make_the_same(case: tuple[int, float, float]) -> None:
     steps, model = 20, seeded(Skipping).double()

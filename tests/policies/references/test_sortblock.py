@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from bwcache import Sortblock
+from tests.policies.proof import ANOTHER, ROUNDED, TOY, proves
 from tests.policies.references import toy
 from tests.policies.references.toy import Array
 
@@ -91,6 +92,7 @@ SETTINGS = {
 }
 
 
+@proves(Sortblock, ANOTHER, ROUNDED, on=TOY)
 @pytest.mark.parametrize("case", SETTINGS.values(), ids=SETTINGS)
 def test_policy_and_reference_decide_and_make_the_same(
     case: tuple[int, int, float, float, float, tuple[float, ...]],

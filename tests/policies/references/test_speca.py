@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from bwcache import SpeCa
+from tests.policies.proof import ANOTHER, ROUNDED, TOY, proves
 from tests.policies.references import toy
 from tests.policies.references.measures import relative_l1
 from tests.policies.references.toy import Array
@@ -132,6 +133,7 @@ class Reference:
 SETTINGS = {"first order": (20, 0.5, 0.5, 0.01, 1, 5, 1, 3), "second order": (24, 0.33, 0.9, 0.1, 2, 6, 2, 4)}
 
 
+@proves(SpeCa, ANOTHER, ROUNDED, on=TOY)
 @pytest.mark.parametrize("lite", [True, False], ids=["as one", "by layer"])
 @pytest.mark.parametrize("case", SETTINGS.values(), ids=SETTINGS)
 def test_policy_and_reference_decide_and_make_the_same(

@@ -13,6 +13,7 @@ import pytest
 from numpy.polynomial import chebyshev
 
 from bwcache import Spectrum
+from tests.policies.proof import ANOTHER, ROUNDED, TOY, proves
 from tests.policies.references import toy
 from tests.policies.references.toy import Array
 
@@ -68,6 +69,7 @@ def test_timetable_has_the_published_number_of_steps() -> None:
 SETTINGS = {"released": (50, 2.0, 0.75, 5, 4, 0.1, 1.0), "half a line": (24, 2.0, 0.5, 4, 3, 0.01, 0.5)}
 
 
+@proves(Spectrum, ANOTHER, ROUNDED, on=TOY)
 @pytest.mark.parametrize("case", SETTINGS.values(), ids=SETTINGS)
 def test_policy_and_reference_decide_and_make_the_same(
     case: tuple[int, float, float, int, int, float, float],

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bwcache import TeaCache
+from tests.policies.proof import ANOTHER, ROUNDED, TOY, proves
 from tests.policies.references import toy
 from tests.policies.references.measures import relative_l1
 from tests.policies.references.toy import Array
@@ -61,6 +62,7 @@ SETTINGS: dict[str, Case] = {
 }
 
 
+@proves(TeaCache, ANOTHER, ROUNDED, on=TOY)
 @pytest.mark.parametrize("case", SETTINGS.values(), ids=SETTINGS)
 def test_policy_and_reference_decide_and_make_the_same(case: Case) -> None:
     steps, threshold, coefficients, reads, warmup, tail = case
