@@ -200,6 +200,6 @@ SETTINGS = Settings(
 """Two videos tell which settings are good and which methods are far behind, sixteen others how good these are."""
 
 QUICK = Lengths(
-    range(88, 89), range(104, 106), range(96, 97), ((1, 0.5, 0.0, 1.2),), LEVELS, 12, (Guards(2, 1),), (3, 5)
+    range(88, 89), range(104, 106), range(96, 97), ((1, 0.5, 0.0, 1.2),), (30.0,), 12, (Guards(2, 1),), (3, 5)
 )
 """Twelve steps, one video to choose on and two to tell: that everything runs, not what anything is worth."""

@@ -32,8 +32,8 @@ def test_every_method_is_held_against_something_on_two_models_with_guidance_of_b
 ) -> None:
     proofs: list[dict[str, Any]] = described(kind)["proofs"]
     assert proofs
-    on = {model: how for proof in proofs for model, how in proof["on"].items()}
-    how = {one for each in on.values() for one in each}
-    whole = len(on) > 1 and {ONE, TWO} <= how
+    models = {model for proof in proofs for model in proof["on"]}
+    how = {one for proof in proofs for each in proof["on"].values() for one in each}
+    whole = len(models) > 1 and {ONE, TWO} <= how
     if kind.entry is not None and kind.entry.paper:
         assert whole == (kind.__name__ not in EXCEPT)
