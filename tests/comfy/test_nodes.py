@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACK = ROOT / "comfyui"
 IDS = {
     "BWCache": (["model", "grade", "method", "memory", "start", "end", "plan"], ["cached_model", "run"]),
+    "BWCacheWanVideo": (["model", "grade", "method", "memory", "start", "end"], ["cached_model", "run"]),
     "BWCacheMethod": (["name", "settings"], ["method", "fields"]),
     "BWCacheTune": (
         [

@@ -131,6 +131,36 @@ def test_a_row_without_blocks_takes_a_list_too() -> None:
     assert events == same
 
 
+class Told(nn.Module):
+    """Returns its list in a tuple, with two other things."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pair = Pair()
+
+    def forward(self, x: Any, timestep: Any, context: Tensor | None = None) -> Any:
+        return list(self.pair(x, timestep, context)), None, 7
+
+
+@torch.no_grad()
+def test_a_list_within_a_tuple_is_what_is_predicted() -> None:
+    module, plain = Told(), Pair()
+    plain.load_state_dict(module.pair.state_dict())
+    row = BlockSpec("Told", (), latents="x", latents_listed=True, module_prefix=__name__)
+
+    def denoise(*args: Any, **kwargs: Any) -> Any:
+        made, nothing, number = module(*args, **kwargs)
+        assert (type(made), nothing, number) == (list, None, 7)
+        return made
+
+    with bwcache.attach(module, bwcache.Planned(0.2), spec=row, per_sample=False) as session:
+        made = sampled(session, denoise, listed=True)
+    whole = BlockSpec("Pair", (), latents="x", latents_listed=True, module_prefix=__name__)
+    with bwcache.attach(plain, bwcache.Planned(0.2), spec=whole, per_sample=False) as session:
+        assert torch.equal(made, sampled(session, plain, listed=True))
+    assert session.trace.reuse_rate > 0
+
+
 @torch.no_grad()
 def test_blocks_that_take_a_pair_are_kept_as_two_streams() -> None:
     """Against the same by hand: the blocks run in each third step, and what they returned is used until then."""

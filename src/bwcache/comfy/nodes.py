@@ -13,7 +13,7 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import ComfyExtension, io, ui
 
-from bwcache.comfy import host, pictures, plans, words
+from bwcache.comfy import host, pictures, plans, wan_video, words
 from bwcache.comfy.declared import advanced
 from bwcache.comfy.sampling import Runs, Settings, cached, line
 from bwcache.comfy.tuning import Asked, Stage, Tuning, summary
@@ -21,6 +21,34 @@ from bwcache.errors import SettingError, complaint
 
 CATEGORY = "bwcache"
 RUN, METHOD = io.Custom("BWCACHE_RUN"), io.Custom("BWCACHE_METHOD")
+WAN_VIDEO = io.Custom("WANVIDEOMODEL")
+"""What WanVideoWrapper's own loader hands on."""
+
+
+def where_and_when() -> list[Any]:
+    """Return the inputs of a node that caches which say where what is kept waits, and when everything is computed."""
+    memory = io.Combo.Input(
+        "memory",
+        options=["device", "offload"],
+        default="device",
+        tooltip="Where what is kept between steps waits: on the GPU, or in main memory. The grades "
+        "keep two latents, which is next to nothing; methods that keep blocks keep a hidden state per "
+        "prompt.",
+    )
+    start, end = (
+        io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
+        for name, default, tooltip in (
+            ("start", 0.0, "Before this share of the run every step is computed."),
+            ("end", 1.0, "After this share of the run every step is computed."),
+        )
+    )
+    return [advanced(memory), advanced(start), advanced(end)]
+
+
+def expect_order(start: float, end: float) -> None:
+    """Raises `SettingError` where nothing is between start and end."""
+    if start >= end:
+        raise SettingError(complaint(f"start {start:g} and end {end:g}", "start before end", "0 and 1 are all"))
 
 
 class BWCache(io.ComfyNode):
@@ -49,36 +77,7 @@ class BWCache(io.ComfyNode):
                     optional=True,
                     tooltip="A method of your own choice from the BWCache Method node, in place of the grade.",
                 ),
-                advanced(
-                    io.Combo.Input(
-                        "memory",
-                        options=["device", "offload"],
-                        default="device",
-                        tooltip="Where what is kept between steps waits: on the GPU, or in main memory. The grades "
-                        "keep two latents, which is next to nothing; methods that keep blocks keep a hidden state per "
-                        "prompt.",
-                    )
-                ),
-                advanced(
-                    io.Float.Input(
-                        "start",
-                        default=0.0,
-                        min=0.0,
-                        max=1.0,
-                        step=0.01,
-                        tooltip="Before this share of the run every step is computed.",
-                    )
-                ),
-                advanced(
-                    io.Float.Input(
-                        "end",
-                        default=1.0,
-                        min=0.0,
-                        max=1.0,
-                        step=0.01,
-                        tooltip="After this share of the run every step is computed.",
-                    )
-                ),
+                *where_and_when(),
                 advanced(
                     io.Combo.Input(
                         "plan",
@@ -113,8 +112,7 @@ class BWCache(io.ComfyNode):
         method: Any = None,
         plan: str = plans.NONE,
     ) -> io.NodeOutput:
-        if start >= end:
-            raise SettingError(complaint(f"start {start:g} and end {end:g}", "start before end", "0 and 1 are all"))
+        expect_order(start, end)
         if method is not None and plan != plans.NONE:
             raise SettingError(complaint(f"a method, and the plan {plan}", "one of both", f"set plan to {plans.NONE}"))
         chosen = plans.read_plan(host.plan_folders(), plan) if plan != plans.NONE else method
@@ -125,6 +123,52 @@ class BWCache(io.ComfyNode):
         else:
             settings = Settings(words.of_grade(grade) if chosen is None else chosen, memory, start, end)
         return io.NodeOutput(*cached(model, settings))
+
+
+class BWCacheWanVideo(io.ComfyNode):
+    """The same for the models of another pack."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BWCacheWanVideo",
+            display_name="BWCache (WanVideoWrapper)",
+            category=CATEGORY,
+            description="BWCache for the models of kijai's WanVideoWrapper. Put it between its loader (after LoRAs and "
+            "block swap) and its sampler. Bypass it, and the model is what it was, bit for bit.",
+            inputs=[
+                WAN_VIDEO.Input("model", tooltip="The model of WanVideo Model Loader, after LoRAs."),
+                io.Combo.Input(
+                    "grade",
+                    options=words.grades(),
+                    default=words.DEFAULT,
+                    tooltip="How close to the uncached video: near is hardly to be told apart and slower, fast is the "
+                    "fastest.",
+                ),
+                METHOD.Input(
+                    "method",
+                    optional=True,
+                    tooltip="A method of your own choice from the BWCache Method node, in place of the grade: one that "
+                    "keeps the model's prediction as a whole.",
+                ),
+                *where_and_when(),
+            ],
+            outputs=[
+                WAN_VIDEO.Output("cached_model", display_name="model"),
+                RUN.Output("run", display_name="run"),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, grade: str, memory: str, start: float, end: float, method: Any = None
+    ) -> io.NodeOutput:
+        expect_order(start, end)
+        if isinstance(method, plans.KeptPlan):
+            found = f"the plan {method.name}, which was made for ComfyUI's own models"
+            raise SettingError(complaint(found, "a grade or a method", "take a plan's link away"))
+        policy = words.of_grade(grade) if method is None else method
+        return io.NodeOutput(*wan_video.cached(model, Settings(policy, memory, start, end)))
 
 
 class BWCacheMethod(io.ComfyNode):
@@ -401,7 +445,7 @@ def unused(folder: Path, name: str) -> Path:
     return path
 
 
-NODES = (BWCache, BWCacheMethod, BWCacheTune, BWCacheReport, BWCacheCompare, BWCacheSaveTrace)
+NODES = (BWCache, BWCacheWanVideo, BWCacheMethod, BWCacheTune, BWCacheReport, BWCacheCompare, BWCacheSaveTrace)
 
 
 class Extension(ComfyExtension):

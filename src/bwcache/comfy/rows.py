@@ -5,8 +5,11 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from bwcache.errors import AttachError, complaint
-from bwcache.models import BlockSpec, table, uncompiled
+from bwcache.engine.fitting import refused
+from bwcache.engine.plan import Plan
+from bwcache.errors import AttachError, SettingError, complaint
+from bwcache.models import BlockSpec, resolve, table, uncompiled
+from bwcache.policies import Policy
 
 
 def row_of(module: Any) -> BlockSpec:
@@ -17,6 +20,19 @@ def row_of(module: Any) -> BlockSpec:
     """
     kind = type(uncompiled(module))
     return table.row_of(kind) or _as_a_whole(kind)
+
+
+def expect_carried(policy: Policy[Any], module: Any, row: BlockSpec) -> Plan:
+    """Return what a policy asks of a model that lies as a row says.
+
+    Raises:
+        BWCacheError: the policy does not fit this model.
+    """
+    stack = resolve("diffusion_model", module, row)
+    try:
+        return Plan.of(policy, stack, timing=False)
+    except (AttachError, SettingError) as error:
+        raise refused(error, lambda other: Plan.of(other, stack, timing=False)) from error
 
 
 def _as_a_whole(kind: type) -> BlockSpec:

@@ -22,12 +22,10 @@ from bwcache.comfy.lanes import Lanes, Options
 from bwcache.comfy.noise_levels import NoiseLevels
 from bwcache.comfy.plans import KeptPlan
 from bwcache.comfy.rehearsal import adds_noise, evaluations
-from bwcache.comfy.rows import row_of
+from bwcache.comfy.rows import expect_carried, row_of
 from bwcache.core.trace import Trace
-from bwcache.engine.fitting import refused
-from bwcache.engine.plan import Plan
-from bwcache.errors import AlreadyAttachedError, AttachError, SettingError, complaint
-from bwcache.models import BlockSpec, resolve, uncompiled
+from bwcache.errors import AlreadyAttachedError, AttachError, complaint
+from bwcache.models import BlockSpec, uncompiled
 from bwcache.policies import Guarded, Policy
 
 KEY = "bwcache"
@@ -120,11 +118,7 @@ def expect_fits(model: Any, policy: Policy[Any]) -> BlockSpec:
     """
     module = model.get_model_object("diffusion_model")
     row = row_of(module)
-    stack = resolve("diffusion_model", module, row)
-    try:
-        plan = Plan.of(policy, stack, timing=False)
-    except (AttachError, SettingError) as error:
-        raise refused(error, lambda other: Plan.of(other, stack, timing=False)) from error
+    plan = expect_carried(policy, module, row)
     levels = NoiseLevels(model.get_model_object("model_sampling"))
     if plan.clean and levels.prediction is None:
         kind = type(model.get_model_object("model_sampling")).__mro__

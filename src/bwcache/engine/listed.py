@@ -40,13 +40,17 @@ def as_one(
         return joined(inner(*args, **kwargs))
 
     made = call(on_list, *stream.replaced(joined(listed), args, kwargs))
+    if isinstance(made, tuple):
+        return (apart(made[0], shapes), *made[1:])
     return made if len(shapes) == 1 else apart(made, shapes)
 
 
 def joined(parts: Any) -> Any:
-    """Return tensors `[B, …]` as one, `[B, 1, N]`; one alone as it is."""
+    """Return tensors `[B, …]` as one, `[B, 1, N]`; one alone as it is; of a tuple that begins with a list, its list."""
     if isinstance(parts, Tensor):
         return parts
+    if isinstance(parts, tuple) and isinstance(parts[0], list):
+        return (joined(parts[0]), *parts[1:])
     if len(parts) == 1:
         return parts[0]
     return torch.cat([part.reshape(len(part), 1, -1) for part in parts], 2)
