@@ -58,7 +58,7 @@ def sampler() -> type:
     Raises:
         AttachError: there is none, or its function is not what is known here.
     """
-    kind = getattr(sys.modules.get("nodes"), "NODE_CLASS_MAPPINGS", {}).get(NODE)
+    kind: type | None = getattr(sys.modules.get("nodes"), "NODE_CLASS_MAPPINGS", {}).get(NODE)
     if kind is None:
         raise AttachError(complaint(f"no node {NODE}", "the pack WanVideoWrapper", "install it, or update it"))
     function = getattr(kind, FUNCTION, None)
@@ -79,10 +79,12 @@ def stand_around(kind: type) -> None:
     @functools.wraps(own)
     def process(self: Any, *args: Any, **kwargs: Any) -> Any:
         given = inspect.signature(own).bind(self, *args, **kwargs).arguments
-        asked = getattr(given.get("model"), "get_attachment", lambda key: None)(KEY)
+        attachment: Any = getattr(given.get("model"), "get_attachment", None)
+        asked = attachment(KEY) if attachment is not None else None
         if asked is None:
             return own(self, *args, **kwargs)
-        with sampled(*asked, given, inspect.unwrap(own).__globals__):
+        settings, runs = asked
+        with sampled(settings, runs, given, inspect.unwrap(own).__globals__):
             return own(self, *args, **kwargs)
 
     setattr(process, KEY, True)
@@ -166,7 +168,7 @@ class Sampling:
         sigmas = getattr(scheduler, "sigmas", ())
         last = float(sigmas[-1]) if len(sigmas) == len(self._times) + 1 else 0.0
         shares = [min(time / TIMES, 1.0) for time in self._times]
-        self._shares = (*shares, min(last, *shares[-1:])) if shares else ()
+        self._shares = (*shares, min(last, shares[-1])) if shares else ()
         self._conditions = Conditions()
 
     def around(self, inner: Callable[..., Any]) -> Callable[..., Any]:
