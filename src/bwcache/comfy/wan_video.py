@@ -165,10 +165,10 @@ class Sampling:
         """A run begins, at these times."""
         self._let_go()
         self._times = [float(time) for time in times]
-        sigmas = getattr(scheduler, "sigmas", ())
+        sigmas: Any = getattr(scheduler, "sigmas", ())
         last = float(sigmas[-1]) if len(sigmas) == len(self._times) + 1 else 0.0
         shares = [min(time / TIMES, 1.0) for time in self._times]
-        self._shares = (*shares, min(last, shares[-1])) if shares else ()
+        self._shares = (*shares, min([last, *shares]))
         self._conditions = Conditions()
 
     def around(self, inner: Callable[..., Any]) -> Callable[..., Any]:
@@ -176,7 +176,7 @@ class Sampling:
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             index = self._index_of(kwargs.get("t"))
-            session = self._attached() if self._shares else None
+            session = self._attached() if self._times else None
             if session is None:
                 return inner(*args, **kwargs)
             if index is None or args:
