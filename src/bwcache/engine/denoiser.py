@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bwcache.core import Step
 from bwcache.engine import hooks
 from bwcache.engine.batch import WHOLE, BatchLayout
 from bwcache.engine.clock import Call
@@ -185,6 +186,8 @@ class Denoiser:
             if stack.skips is not None:
                 run.pass_over(step.branch, stack.skipped(args, kwargs))
             rows = WHOLE if call.is_one_row and call.host is None else self._layout(run, step.branch, call)
+            if self.plan.never is not None and run.alone and run.trace.hidden_bytes and not session.timing:
+                return self._go_by(run, step, rows, call, inner)
             if self.plan.clean:
                 call.level = here.clock.level(call, step)
             if run.together is not None:
@@ -198,6 +201,14 @@ class Denoiser:
         except BaseException:
             session.end_run()
             raise
+
+    def _go_by(self, run: Run, step: Step, rows: BatchLayout, call: Call, inner: Callable[..., Any]) -> Any:
+        """A forward of a plan that neither keeps nor looks at anything, once the size of its features is known."""
+        returned = self._plainly(inner, call.args, call.kwargs)
+        for own in (step,) if rows.is_whole else rows.steps(step):
+            for site, decided in (self.plan.never or {}).items():
+                run.note(own, self.plan.where[site], "compute", decided.reason)
+        return returned
 
     def _renew(self) -> None:
         """Set over again what somebody has put something over; another thread may be changing all of it."""
@@ -266,7 +277,10 @@ class Denoiser:
         whole = self.plan.whole
         if whole is None or group.decided is None or self.plan.root is not None:
             return False
-        return all(decided[whole.name].action == "reuse" for decided in group.decided)
+        for decided in group.decided:
+            if decided[whole.name].action != "reuse":
+                return False
+        return True
 
     def _root(self, forward: Forward, inner: Callable[..., Any]) -> Callable[..., Any]:
         """What is called as the denoiser: itself, at another noise level, or also with only half of it moved on."""

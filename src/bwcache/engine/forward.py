@@ -128,7 +128,9 @@ class Forward:
         taps = self.lanes[0].taps
         if taps is not None and len(self.lanes) == 1 and self.counts and not self.timed:
             self.record = taps.record
-        self._obey_refusals()
+        for lane in self.lanes:
+            if lane.refused is not None:
+                self._obey_refusals()
 
     def __call__(self, spot: Spot, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The call of a place: computed, or answered from what is kept."""
@@ -411,7 +413,10 @@ class Forward:
         """
         stack, account = self.plan.stack, self.run.memory
         self.counted = not (self.plan.is_inside and place.kind in OUTSIDE)
-        new = [lane for lane in self.lanes if self.counts and (lane.name, stack.name) not in account.needs]
+        new: list[Lane] = []
+        for lane in self.lanes:
+            if self.counts and (lane.name, stack.name) not in account.needs:
+                new.append(lane)
         if new:
             expect_own_blocks(stack)
             entered = outlines(_own(place.entered(args, kwargs)), rows_at(place, self.rows))

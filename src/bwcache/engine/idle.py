@@ -62,7 +62,7 @@ class Outline:
             own = value if self.dtype is not None and (self.dtype.is_floating_point or self.dtype.is_complex) else 0
             return torch.full(size, own, dtype=self.dtype, device=self.device)
         if self.kind in (list, tuple):
-            return self.kind(item.filled(samples, value) for item in self.items)
+            return self.kind([item.filled(samples, value) for item in self.items])
         return self.value
 
 
