@@ -25,6 +25,7 @@ from benchmarks.race.figures import (
     behind,
     best,
     by_label,
+    by_number,
     deviation,
     factors,
     one_number,
@@ -116,12 +117,20 @@ def verdict(races: Mapping[str, Sequence[Standing]], family: str) -> list[tuple[
         text = f"the worst video below the mean, at settings near {MIDDLE:g} dB"
         lines.append((text, f"<= {AIM_BEHIND:g} dB", f"{most:.1f} dB", most <= AIM_BEHIND))
     named = wished if family == TUNED else by_label
-    number = one_number([final[regime] for regime in own], family, named) if len(own) > 1 else None
+    number = one_number(by_number([final[regime] for regime in own], family, named)) if len(own) > 1 else None
     if number:
         spread = statistics.pstdev(number[1])
         text = f"one number, one quality: {number[0]}, standard deviation over {len(own)} regimes"
         lines.append((text, f"<= {AIM_SPREAD:g} dB", f"{spread:.1f} dB", spread <= AIM_SPREAD))
     return lines
+
+
+def ladder(races: Mapping[str, Sequence[Standing]], family: str) -> list[tuple[str, Sequence[float], float]]:
+    """Return each number that one of ours ran with in all regimes, its mean PSNR in each, and their spread, in dB."""
+    final = [[one for one in field if one.stage == "final"] for field in races.values()]
+    found = by_number(final, family) if len(final) > 1 else {}
+    numbers = {label.partition("(")[2].partition(",")[0]: means for label, means in found.items()}
+    return [(number, means, statistics.pstdev(means)) for number, means in numbers.items()]
 
 
 def lowest(some: Sequence[Speed]) -> Speed:
@@ -172,9 +181,16 @@ def main() -> None:
     jinja.filters |= {"times": times, "between": between, "decibels": decibels, "behind": behind, "sd": deviation}
     plans = {"made_of": len(MADE_OF), "first": MADE_OF[0], "last": MADE_OF[-1], "name": TUNED}
     shown = {"levels": LEVELS, "regimes": REGIMES, "lengths": Lengths(), "families": ours(every), "drawn": drawn}
-    how = {"best": best, "factors": factors, "verdict": verdict, "missing": missing(every), "plans": plans}
+    how = {
+        "best": best,
+        "factors": factors,
+        "verdict": verdict,
+        "ladder": ladder,
+        "missing": missing(every),
+        "plans": plans,
+    }
     template = jinja.get_template("lead.md.jinja")
-    page = template.render(**shown, **how, models=every, environments=found["environments"])
+    page = template.render(**shown, **how, missing=missing(every), models=every, environments=found["environments"])
     (DOCS / "lead.md").write_text(page.rstrip() + "\n", encoding="utf-8")
 
 

@@ -160,12 +160,10 @@ def by_label(rows: Sequence[Result]) -> dict[str, Result]:
     return {row.label: row for row in rows}
 
 
-def one_number(
+def by_number(
     races: Sequence[Sequence[Standing]], family: str, named: Callable[[Sequence[Result]], dict[str, Result]] = by_label
-) -> tuple[str, list[float]] | None:
-    """Return the setting of a family that ran in all races with a mean nearest to `MIDDLE`, and its mean PSNR in each.
-
-    None where no setting ran in all of them.
+) -> dict[str, list[float]]:
+    """Return the settings of a family that ran in all races, each with its mean PSNR in each, in the family's order.
 
     Args:
         races: who stands how in each.
@@ -176,8 +174,12 @@ def one_number(
         {name: decibels(row) for one in field if one.family == family for name, row in named(one.rows).items()}
         for field in races
     ]
-    shared = set(means[0]).intersection(*means[1:]) if means else set()
-    if not shared:
+    everywhere = [label for label in (means[0] if means else ()) if all(label in one for one in means)]
+    return {label: [one[label] for one in means] for label in everywhere}
+
+
+def one_number(found: Mapping[str, Sequence[float]]) -> tuple[str, Sequence[float]] | None:
+    """Return the setting of `by_number` with a mean nearest to `MIDDLE`, and its mean PSNR in each race; or None."""
+    if not found:
         return None
-    label = min(sorted(shared), key=lambda label: abs(statistics.fmean(one[label] for one in means) - MIDDLE))
-    return label, [one[label] for one in means]
+    return min(sorted(found.items()), key=lambda one: abs(statistics.fmean(one[1]) - MIDDLE))

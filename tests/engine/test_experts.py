@@ -101,3 +101,26 @@ def test_the_second_expert_of_a_second_run_knows_nothing_of_the_first_run() -> N
         first, second = CASE.run(pipe), CASE.run(pipe)
     assert torch.equal(first, second)
     assert reuse_line(session.traces[0].events) == reuse_line(session.traces[1].events)
+
+
+def test_what_is_kept_of_one_is_gone_where_another_that_never_reuses_ran_in_between() -> None:
+    pipe, never = CASE.build(), BWCache(threshold=0)
+    policy = bwcache.PerDenoiser({"transformer": Scripted(frozenset({3, 5, 6})), "transformer_2": never})
+    latents, text = torch.randn(1, 4, 1, 4, 4), torch.randn(1, 8, 8)
+    with bwcache.attach(pipe, policy, steps=8) as session:
+        for index in range(8):
+            other = index in (2, 4)
+            denoiser = pipe.transformer_2 if other else pipe.transformer
+            with session.step(index=index, total=8, branch="cond"):
+                denoiser(latents, torch.tensor([1000.0 - 100 * index]), text)
+    assert reuse_line(session.trace.events) == "CCCCCCrC"
+
+
+def test_one_that_never_reuses_has_all_its_rows() -> None:
+    pipe = CASE.build()
+    with bwcache.attach(pipe, BWCache(threshold=0)) as session:
+        CASE.run(pipe)
+    rows = [(event.step, event.branch, event.site, event.action) for event in session.trace.events]
+    assert len(set(rows)) == len(rows) == 20
+    assert {event.reason for event in session.trace.events} == {"never reuses with these settings"}
+    assert session.trace.hidden_bytes > 0

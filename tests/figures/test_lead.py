@@ -156,9 +156,9 @@ def test_one_number_is_judged_where_it_ran_in_all_regimes() -> None:
         rows = [row(OURS, 0.3, value, label=name) for name, value in means.items()]
         return stand({"final": {OURS: rows}})
 
-    found = figures.one_number([race(a=30, b=34, only=35), race(a=32, b=38)], OURS)
+    found = figures.one_number(figures.by_number([race(a=30, b=34, only=35), race(a=32, b=38)], OURS))
     assert found == ("b", [34, 38])
-    assert figures.one_number([race(a=30), race(b=30)], OURS) is None
+    assert figures.one_number(figures.by_number([race(a=30), race(b=30)], OURS)) is None
 
 
 def plan(work: float, decibels: float, expected: float) -> dict[str, Any]:
@@ -174,7 +174,7 @@ def test_plans_are_one_number_by_what_was_asked_for() -> None:
         "tuned for 40 dB": 0.3,
     }
     field = [stand({"final": {contenders.TUNED: some}}) for some in (rows, rows[:1] + rows[2:3])]
-    assert figures.one_number(field, contenders.TUNED, plans.wished) == ("tuned for 30 dB", [33, 36])
+    assert figures.one_number(figures.by_number(field, contenders.TUNED, plans.wished)) == ("tuned for 30 dB", [33, 36])
 
 
 def test_more_is_wanted_of_what_has_a_plan() -> None:

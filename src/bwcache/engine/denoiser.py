@@ -206,6 +206,7 @@ class Denoiser:
         """A forward of a plan that neither keeps nor looks at anything, once the size of its features is known."""
         returned = self._plainly(inner, call.args, call.kwargs)
         for own in (step,) if rows.is_whole else rows.steps(step):
+            run.lane(own, self.stack.name)
             for site, decided in (self.plan.never or {}).items():
                 run.note(own, self.plan.where[site], "compute", decided.reason)
         return returned
@@ -277,7 +278,7 @@ class Denoiser:
         whole = self.plan.whole
         if whole is None or group.decided is None or self.plan.root is not None:
             return False
-        for decided in group.decided:
+        for decided in group.decided:  # noqa: SIM110 (a generator is two frames more in every forward)
             if decided[whole.name].action != "reuse":
                 return False
         return True
