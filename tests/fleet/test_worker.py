@@ -57,6 +57,49 @@ def test_one_worker_makes_all_and_the_next_finds_them(tmp_path: Path) -> None:
     assert told == [*((number, None) for number in range(1, 6)), (6, {"line": 6})]
 
 
+def test_a_video_is_written_while_the_next_one_is_made(tmp_path: Path) -> None:
+    """So that a GPU never waits for the encoding. One at a time: the frames of two videos are held, and no more."""
+    where, begun, writing = folder(tmp_path), {number: threading.Event() for number in range(1, 6)}, []
+
+    def make(row: Row) -> Made:
+        begun[row.number].set()
+        whole = made(row)
+
+        def write(part: Path) -> None:
+            writing.append(row.number)
+            assert row.number == 4 or begun[row.number + 1].wait(60)
+            assert not begun[min(row.number + 2, 5)].is_set()
+            whole.write(part)
+
+        return Made(whole.figures, write)
+
+    told: list[int] = []
+    Worker(where, rows(where, 4), make, lambda row, *_: told.append(row.number)).run()
+    assert finished(where) == told == writing == [1, 2, 3, 4]
+    assert rest(where) == []
+
+
+def test_what_fails_in_the_making_leaves_the_video_before_whole(tmp_path: Path) -> None:
+    where, begun = folder(tmp_path), threading.Event()
+
+    def make(row: Row) -> Made:
+        if row.number == 2:
+            begun.set()
+            raise KeyboardInterrupt
+        whole = made(row)
+
+        def write(part: Path) -> None:
+            assert begun.wait(60)
+            whole.write(part)
+
+        return Made(whole.figures, write)
+
+    with pytest.raises(KeyboardInterrupt):
+        Worker(where, rows(where, 3), make).run()
+    assert finished(where) == [1]
+    assert rest(where) == []
+
+
 def test_a_row_that_is_there_twice_is_made_once(tmp_path: Path) -> None:
     where, calls = folder(tmp_path), []
     twice = [Row(1, where.name("a")), Row(2, where.name("a"))]

@@ -1,12 +1,15 @@
 """Takes rows that nobody works on, until every one of them is made or known to fail.
 
-Any number of workers do this in one folder, on any number of machines. They never speak to each other.
+Any number of workers do this in one folder, on any number of machines. They never speak to each other. A worker writes
+one video while it makes the next one, so that a GPU does not wait for the encoding.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +47,7 @@ class Made:
 
     Attributes:
         figures: what is to be said of it, ready for JSON.
-        write: writes its files into a folder; may be called again.
+        write: writes its files into a folder, in another thread than the one that made it; may be called again.
     """
 
     figures: dict[str, Any]
@@ -63,7 +66,7 @@ class Worker:
         rows: yields all rows of the prompt file, anew at each call.
         make: makes the video of a row; raises `FailedRowError` where this row cannot be made.
         on_row: told of each row that is found made, was made, or failed: the row, its figures if this worker made it,
-            and the reason if it failed.
+            and the reason if it failed. In order, and of those that this worker made in the thread that writes.
         on_wait: told who holds a row while there is nothing else to do; once for each.
     """
 
@@ -79,9 +82,15 @@ class Worker:
         self._on_row, self._on_wait = on_row, on_wait
         self._began = folder.leases.now()
         self._said = ""
+        self._written: Future[None] | None = None
 
     def run(self) -> None:
         """Return when every row is made or has failed since this worker began."""
+        with ThreadPoolExecutor(1, "writer") as self._writer:
+            self._settle_all()
+            self._finish_writing()
+
+    def _settle_all(self) -> None:
         waiting: list[Row] | None = None
         again = False
         while True:
@@ -96,6 +105,7 @@ class Worker:
             worked = waiting is not None and len(held) < len(waiting)
             waiting, again = (None, True) if overflow else (held, False)
             if not worked:
+                self._finish_writing()
                 self._wait(held[0])
 
     def _settle(self, row: Row, tell: bool) -> bool:
@@ -105,31 +115,52 @@ class Worker:
         lease = self._folder.leases.take(row.name)
         if lease is None:
             return False
-        with lease:
-            if not self._is_settled(row, tell):  # in the moment before
-                self._work(row, lease.number)
+        with ExitStack() as held:
+            held.enter_context(lease)
+            if self._is_settled(row, tell):  # in the moment before
+                return True
+            made = self._work(row, lease.number)
+            if made is not None:
+                self._finish_writing()
+                self._written = self._writer.submit(self._write, row, made, held.pop_all())
         return True
+
+    def _finish_writing(self) -> None:
+        """Wait for what is being written; raise what went wrong with it."""
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
 
     def _is_settled(self, row: Row, tell: bool) -> bool:
         there = self._folder.has(row.name)
         reason = None if there else self._folder.failed(row.name, self._began)
         if tell and (there or reason is not None):
+            self._finish_writing()
             self._tell(row, None, reason)
         return there or reason is not None
 
-    def _work(self, row: Row, deaths: int) -> None:
+    def _work(self, row: Row, deaths: int) -> Made | None:
+        """The video of a row; None where it failed."""
+        if self._written is not None and self._written.done():
+            self._finish_writing()
         try:
             if deaths >= TRIES:
                 raise FailedRowError(f"{deaths} workers died over this row")
-            figures = self._keep(row, self._make(row))
+            return self._make(row)
         except FailedRowError as error:
             self._folder.fail(row.name, str(error))
+            self._finish_writing()
             self._tell(row, None, str(error))
-        else:
-            self._folder.forgive(row.name)
-            self._tell(row, figures, None)
+            return None
 
-    def _keep(self, row: Row, made: Made) -> dict[str, Any]:
+    def _write(self, row: Row, made: Made, held: ExitStack) -> None:
+        """Keep the video of a row that is held until then."""
+        with held:
+            self._keep(row, made)
+            self._folder.forgive(row.name)
+            self._tell(row, made.figures, None)
+
+    def _keep(self, row: Row, made: Made) -> None:
         for last in (False, True):
             try:
                 with self._folder.adding(row.name) as part:
@@ -139,7 +170,6 @@ class Worker:
             except FileNotFoundError:  # taken for dead, and tidied up after
                 if last:
                     raise
-        return made.figures
 
     def _tell(self, row: Row, figures: dict[str, Any] | None, reason: str | None) -> None:
         if self._on_row is not None:
