@@ -1,7 +1,8 @@
 """Load on `bwcache serve`: many requests at once, some of which are cancelled, on the loopback; prints JSON.
 
-    python -m benchmarks.load_serve                         one process, batches of four
-    python -m benchmarks.load_serve --ray --kills 3         replicas of Ray Serve, of which some are killed
+    python -m benchmarks.load_serve                                           one process, batches of four
+    python -m benchmarks.load_serve --ray --replicas 2 --kills 3 --wipes 2    replicas of Ray Serve: three times one is
+                                                                              killed, and twice all of them at once
 
 Every request has to end with an answer: a video, a cancellation that was asked for, or a line that says why not. A full
 queue is no end: whoever meets one asks again.
@@ -44,7 +45,7 @@ class Outcome:
         again: beginnings anew, after a replica died.
         full: answers that there is no room.
         resident: bytes of the server's process, after each tenth part of the requests.
-        killed: replicas.
+        killed: replicas; `wiped`: times at which all there were, two or more, were killed at once.
     """
 
     ends: Counter[str] = field(default_factory=Counter)
@@ -53,6 +54,7 @@ class Outcome:
     full: int = 0
     resident: list[int] = field(default_factory=list)
     killed: int = 0
+    wiped: int = 0
 
 
 async def ask(client: httpx.AsyncClient, values: dict[str, Any], cancel: float | None, outcome: Outcome) -> str:
@@ -94,8 +96,8 @@ async def follow(
     return "lost without an answer"
 
 
-async def load(address: str, process: int, count: int, at_once: int, kills: int) -> Outcome:
-    """Return what came of so many requests."""
+async def load(address: str, process: int, count: int, at_once: int, kills: int, wipes: int) -> Outcome:
+    """Return what came of so many requests; `kills`: times at which a replica is killed, `wipes`: at which all are."""
     outcome, turns = Outcome(), iter(range(count))
     limits = httpx.Limits(max_connections=None)
 
@@ -109,13 +111,21 @@ async def load(address: str, process: int, count: int, at_once: int, kills: int)
                 outcome.resident.append(resident(process))
 
     async def killer() -> None:
-        for turn in range(kills):
-            while outcome.ends.total() < count * (turn + 1) / (kills + 1):
+        moments = random.sample([1] * kills + [None] * wipes, kills + wipes)
+        for turn, most in enumerate(moments):
+            due, least = count * (turn + 1) / (len(moments) + 1), 2 if most is None else 1
+            while outcome.ends.total() < due or (len(replicas(process)) < least and patient(due)):
                 await asyncio.sleep(0.2)
-            for replica in replicas(process)[:1]:
+            there = replicas(process)[:most]
+            for replica in there:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(replica, signal.SIGKILL)
                     outcome.killed += 1
+            outcome.wiped += most is None and len(there) > 1
+
+    def patient(due: float) -> bool:
+        """Whether there is time to wait for replicas to be killed: for so many requests more."""
+        return outcome.ends.total() < min(due + count / 10, 0.9 * count)
 
     async with httpx.AsyncClient(base_url=address, timeout=600, limits=limits) as client:
         await asyncio.gather(killer(), *(hand(client) for _ in range(at_once)))
@@ -151,6 +161,7 @@ def main() -> None:
     parser.add_argument("--ray", action="store_true")
     parser.add_argument("--replicas", type=int, default=1)
     parser.add_argument("--kills", type=int, default=0, help="times at which a replica is killed, with --ray")
+    parser.add_argument("--wipes", type=int, default=0, help="times at which all replicas are killed at once")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     random.seed(asked.seed)
@@ -169,7 +180,7 @@ def main() -> None:
             address = said[-1].split()[-1]
             threading.Thread(target=deque, args=(server.stderr, 0), daemon=True).start()  # a full pipe would stop it
             begun = time.monotonic()
-            outcome = asyncio.run(load(address, server.pid, asked.requests, asked.at_once, asked.kills))
+            outcome = asyncio.run(load(address, server.pid, asked.requests, asked.at_once, asked.kills, asked.wipes))
         finally:
             server.terminate()
             server.wait(60)
@@ -188,6 +199,7 @@ def main() -> None:
                 "full": outcome.full,
                 "again": outcome.again,
                 "killed": outcome.killed,
+                "wiped": outcome.wiped,
                 "p50": round(shares[9], 2),
                 "p95": round(shares[18], 2),
                 "resident MiB": [round(one / 2**20) for one in outcome.resident],
