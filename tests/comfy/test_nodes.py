@@ -157,6 +157,51 @@ def test_a_report_before_any_sampling_says_so(nodes: Any) -> None:
     assert text == "nothing was sampled with this model yet"
 
 
+def test_without_a_run_as_where_the_node_is_bypassed_nothing_else_stops(nodes: Any, tmp_path: Path) -> None:
+    samples = {"samples": torch.ones(1, 2, 4, 4)}
+    same, picture, text = ran(nodes.BWCacheReport, samples=samples).args
+    assert same is samples
+    assert picture.ndim == 4
+    assert text == "no run is linked, or the BWCache node is bypassed"
+    frames = torch.rand(2, 16, 16, 3)
+    assert ran(nodes.BWCacheCompare, uncached=frames, cached=frames).args[1].startswith("identical, bit for bit")
+    ran(nodes.BWCacheSaveTrace, samples=samples, name="mine")
+    assert not (tmp_path / "output" / "mine_00001.jsonl").exists()
+    for node in (nodes.BWCacheReport, nodes.BWCacheCompare, nodes.BWCacheSaveTrace):
+        (run,) = (one for one in node.define_schema().inputs if one.id == "run")
+        assert run.said["optional"]
+
+
+def test_a_report_of_other_samples_says_so(nodes: Any) -> None:
+    clone, run = cached(nodes, look_alike.model())
+    made = look_alike.sampled(clone)
+    other = look_alike.sampled(look_alike.model(), positive=[look_alike.prompt(9)])
+    assert "other samples" not in ran(nodes.BWCacheReport, run=run, samples={"samples": made}).args[2]
+    assert "other samples" not in ran(nodes.BWCacheReport, run=run, samples={"samples": made.half()}).args[2]
+    text = ran(nodes.BWCacheReport, run=run, samples={"samples": other}).args[2]
+    assert "ended with other samples: is another model linked to the sampler?" in text.splitlines()[1]
+
+
+def test_a_sampling_that_left_no_trace_is_not_reported_by_the_one_before(nodes: Any) -> None:
+    clone, run = cached(nodes, look_alike.model())
+    look_alike.sampled(clone)
+    run.add((), "several GPUs share this sampling: everything was computed")
+    assert ran(nodes.BWCacheReport, run=run, samples={}).args[2] == run.notes[-1]
+    with pytest.raises(SettingError, match="several GPUs"):
+        ran(nodes.BWCacheSaveTrace, run=run, samples={}, name="mine")
+
+
+@pytest.mark.filterwarnings("ignore::bwcache.errors.NeverReusedWarning")
+@pytest.mark.parametrize(("steps", "why"), [(4, "so few steps leave little to reuse"), (20, "never reuses with these")])
+def test_where_everything_was_computed_the_first_line_says_why(nodes: Any, steps: int, why: str) -> None:
+    method = bwcache.Planned(0) if steps == 20 else None
+    clone, run = cached(nodes, look_alike.model(), method=method)
+    look_alike.sampled(clone, sigmas=torch.linspace(1, 0, steps + 1))
+    first = ran(nodes.BWCacheReport, run=run, samples={}).args[2].splitlines()[0]
+    assert why in first
+    assert f"{steps} computed: 1.00x" in first
+
+
 def test_any_method_with_its_own_settings(nodes: Any) -> None:
     method = ran(nodes.BWCacheMethod, name="FixedInterval", settings="interval = 4\n\n# a remark\nwarmup=2 # two").args[
         0

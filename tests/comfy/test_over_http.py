@@ -106,6 +106,17 @@ def test_a_workflow_goes_in_and_pictures_come_out(server: Server, plain: str) ->
     assert (server.base / "output" / "mine_00001.jsonl").read_text().count("\n") > 8
 
 
+def test_a_bypassed_node_leaves_what_is_behind_the_report(server: Server, plain: str) -> None:
+    """As the front end queues it: the model goes past the node, and its run is linked to nothing."""
+    flow = graph()
+    del flow["cache"], flow["report"]["inputs"]["run"]
+    flow["sampler"]["inputs"]["model"] = ["loader", 0]
+    flow["sum"]["inputs"]["samples"] = ["report", 0]
+    ran = server.ran(flow)
+    assert total(ran) == plain
+    assert said(ran) == "no run is linked, or the BWCache node is bypassed"
+
+
 @pytest.mark.parametrize(("sampler", "evaluations"), [("heun", 15), ("uni_pc", 8)])
 def test_evaluations_are_counted(server: Server, sampler: str, evaluations: int) -> None:
     report = said(server.ran(graph(sampler_name=sampler)))

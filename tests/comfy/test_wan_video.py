@@ -122,7 +122,7 @@ def test_what_nothing_is_said_of_is_computed_and_said(input_name: str) -> None:
         clone, runs = wan_video.cached(model, Settings(PLANNED))
         assert torch.equal(given.sampled(clone, **{input_name: {"some": 1}}), plain)
     assert input_name in runs.notes[-1]
-    assert runs.notes[-1].endswith("everything was computed")
+    assert runs.notes[-1].endswith("nothing was reused here")
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from bwcache.errors import SettingError, complaint
 
 CATEGORY = "bwcache"
 RUN, METHOD = io.Custom("BWCACHE_RUN"), io.Custom("BWCACHE_METHOD")
+NO_RUN = "no run is linked, or the BWCache node is bypassed"
 WAN_VIDEO = io.Custom("WANVIDEOMODEL")
 """What WanVideoWrapper's own loader hands on."""
 
@@ -342,7 +343,7 @@ class BWCacheReport(io.ComfyNode):
             description="Which steps of the last sampling were computed and which reused, with the reason of each. Put "
             "it behind the sampler, so that it runs when the sampling is over.",
             inputs=[
-                RUN.Input("run", tooltip="From the BWCache node."),
+                RUN.Input("run", optional=True, tooltip="From the BWCache node."),
                 io.Latent.Input("samples", tooltip="From the sampler; handed on as they are."),
             ],
             outputs=[
@@ -354,9 +355,9 @@ class BWCacheReport(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, run: Runs, samples: Any) -> io.NodeOutput:
-        trace = run.traces[-1] if run.traces else None
-        note = run.notes[-1] if run.notes else ""
+    def execute(cls, samples: Any, run: Runs | None = None) -> io.NodeOutput:
+        trace = None if run is None else run.last
+        note = NO_RUN if run is None else run.note_of(samples.get("samples"))
         picture = pictures.drawn(trace) if trace is not None else pictures.empty()
         text = pictures.said(trace, note)
         return io.NodeOutput(samples, picture, text, ui=shown(cls, picture, pictures.briefly(trace, note)))
@@ -376,7 +377,7 @@ class BWCacheCompare(io.ComfyNode):
             inputs=[
                 io.Image.Input("uncached", tooltip="Frames of the sampling without BWCache."),
                 io.Image.Input("cached", tooltip="Frames of the sampling with it, of the same seed."),
-                RUN.Input("run", tooltip="From the BWCache node: for the speedup."),
+                RUN.Input("run", optional=True, tooltip="From the BWCache node: for the speedup."),
             ],
             outputs=[
                 io.Image.Output("images", display_name="images"),
@@ -386,9 +387,9 @@ class BWCacheCompare(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, uncached: Any, cached: Any, run: Runs) -> io.NodeOutput:
+    def execute(cls, uncached: Any, cached: Any, run: Runs | None = None) -> io.NodeOutput:
         images, close = pictures.beside(uncached, cached)
-        speed = line(run.traces[-1]) if run.traces else "nothing was reused"
+        speed = line(run.last) if run is not None and run.last is not None else "nothing was reused"
         text = f"{close}; {speed}"
         middle, panels = images[len(images) // 2][None], ("uncached", "cached", "difference, 4 times")
         return io.NodeOutput(images, text, ui=shown(cls, pictures.captioned(middle, panels, text), text))
@@ -406,7 +407,7 @@ class BWCacheSaveTrace(io.ComfyNode):
             description="Writes every decision of the last sampling into ComfyUI's output folder, one JSON a line, as "
             "bwcache.Trace.from_jsonl reads it.",
             inputs=[
-                RUN.Input("run", tooltip="From the BWCache node."),
+                RUN.Input("run", optional=True, tooltip="From the BWCache node."),
                 io.Latent.Input("samples", tooltip="From the sampler: it must have run first."),
                 io.String.Input("name", default="bwcache", tooltip="How the file's name begins."),
             ],
@@ -415,14 +416,16 @@ class BWCacheSaveTrace(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, run: Runs, samples: Any, name: str) -> io.NodeOutput:
-        if not run.traces:
+    def execute(cls, samples: Any, name: str, run: Runs | None = None) -> io.NodeOutput:
+        if run is None:
+            return io.NodeOutput(ui=ui.PreviewText(f"nothing to save: {NO_RUN}"))
+        if run.last is None:
             action = run.notes[-1] if run.notes else "sample with the model of the BWCache node first"
             raise SettingError(complaint("no run to save", "at least one", action))
         folder = Path(folder_paths.get_output_directory())
         folder.mkdir(parents=True, exist_ok=True)
         path = unused(folder, name)
-        run.traces[-1].to_jsonl(path)
+        run.last.to_jsonl(path)
         return io.NodeOutput(ui=ui.PreviewText(f"{path.name} in the output folder"))
 
 

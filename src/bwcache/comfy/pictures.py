@@ -70,8 +70,9 @@ def briefly(trace: Trace | None, note: str) -> str:
 
     if trace is None:
         return said(trace, note)
-    letters = timeline(trace)
-    return "\n".join((line(trace), "", f"{letters}  ({legend([letters])})", *reasons(trace)))
+    letters, first = timeline(trace), line(trace)
+    heading = (first,) if note in first else (first, note)
+    return "\n".join((*heading, "", f"{letters}  ({legend([letters])})", *reasons(trace)))
 
 
 def said(trace: Trace | None, note: str) -> str:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 from weakref import WeakSet
+
+from torch import Tensor
 
 import bwcache
 from bwcache.comfy.lanes import Lanes, Options
@@ -32,6 +34,8 @@ KEY = "bwcache"
 POINTS = ("outer_sample", "sampler_sample", "predict_noise", "apply_model")
 """ComfyUI's names of the places where others may stand around its functions, from the outside in."""
 KEPT_RUNS = 8
+FEW = 8
+"""Steps of models and LoRAs that were made for few."""
 NEAR = 1e-4
 LOG = logging.getLogger("bwcache")
 
@@ -62,15 +66,62 @@ class Settings:
         return Guarded(self.policy, warmup=round(self.start * total), tail=round((1 - self.end) * total))
 
 
+@dataclass(frozen=True)
+class Entries:
+    """A few numbers of latents, by which they are known again.
+
+    Attributes:
+        shape: of the latents.
+        values: from everywhere in them.
+    """
+
+    shape: tuple[int, ...]
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, latents: Any, count: int = 16) -> Entries | None:
+        """Return those of latents; None: they are not one tensor."""
+        if not isinstance(latents, Tensor) or latents.is_nested or not latents.numel():
+            return None
+        flat = latents.detach().reshape(-1)
+        return cls(tuple(latents.shape), tuple(flat[:: max(1, len(flat) // count)][:count].tolist()))
+
+    def same_as(self, other: Entries) -> bool:
+        """Whether they are of the same latents, perhaps of another precision."""
+        bound = 0.02 * max(map(abs, other.values)) + 1e-6
+        near = all(abs(a - b) <= bound for a, b in zip(self.values, other.values, strict=False))
+        return self.shape == other.shape and near
+
+
 @dataclass
 class Runs:
     """What is told of the samplings with one node's model, newest last: traces, and why nothing was reused.
 
     No tensors are in it: it lives as long as ComfyUI keeps what the node returned.
+
+    Attributes:
+        traces, notes: of the last samplings.
+        last: the trace of the last sampling, if it left one.
+        ended_with: what that came to.
     """
 
     traces: deque[Trace] = field(default_factory=lambda: deque(maxlen=KEPT_RUNS))
     notes: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT_RUNS))
+    last: Trace | None = None
+    ended_with: Entries | None = None
+
+    def add(self, traces: Sequence[Trace], note: str) -> None:
+        """A sampling is over: its traces, of which there may be none, and what to know of it."""
+        self.traces.extend(traces)
+        self.notes.append(note)
+        self.last = traces[-1] if traces else None
+
+    def note_of(self, samples: Any) -> str:
+        """Return the last note; where these samples are not what the last run ended with, that."""
+        ended, these = self.ended_with, Entries.of(samples)
+        if ended is None or these is None or these.same_as(ended):
+            return self.notes[-1] if self.notes else ""
+        return "the last run of this node ended with other samples: is another model linked to the sampler?"
 
 
 def cached(model: Any, settings: Settings) -> tuple[Any, Runs]:
@@ -151,8 +202,9 @@ class Around:
         before = self._begun
         with _no_planned_memory():
             made = executor(*args, **kwargs)
+        self._runs.ended_with = Entries.of(made)
         if self._begun == before:
-            self._runs.notes.append(f"{host_version()} did not say when its sampler began: everything was computed")
+            self._runs.add((), f"{host_version()} did not say when its sampler began: everything was computed")
             LOG.warning("bwcache: %s", self._runs.notes[-1])
         return made
 
@@ -163,7 +215,7 @@ class Around:
         self._begun += 1
         options = extra_args.get("model_options", {})
         if options.get("multigpu_clones"):
-            self._runs.notes.append("several GPUs share this sampling: everything was computed")
+            self._runs.add((), "several GPUs share this sampling: everything was computed")
             LOG.warning("bwcache: several GPUs share this sampling: everything is computed")
             return executor(model_wrap, sigmas, extra_args, *args, **kwargs)
         _stand_inside(options)
@@ -322,9 +374,8 @@ class Sampling:
             note = "; ".join(filter(None, (self.note, self._settings.remark)))
             if note:
                 trace.meta["note"] = note
-            runs.traces.append(trace)
             LOG.info("bwcache: %s", line(trace))
-        runs.notes.append(self.note)
+        runs.add(self._traces, self.note)
 
 
 _OURS: WeakSet[bwcache.Session] = WeakSet()
@@ -343,13 +394,26 @@ def counted(trace: Trace) -> str:
         kinds.setdefault(event.step, set()).add(event.action)
     computed = sum(actions != {"reuse"} for actions in kinds.values())
     share = len(kinds) / computed if computed else 1.0
-    steps = trace.meta.get("sampler_steps")
-    return f"{steps} steps, {len(kinds)} evaluations, {computed} computed: {share:.2f}x in the model's work"
+    steps = _many(trace.meta.get("sampler_steps"), "step")
+    return f"{steps}, {_many(len(kinds), 'evaluation')}, {computed} computed: {share:.2f}x in the model's work"
+
+
+def _many(number: Any, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def line(trace: Trace) -> str:
-    """Return a run in one line: `counted`, and what there is to know of it beside."""
-    return counted(trace) + (f" ({trace.meta['note']})" if "note" in trace.meta else "")
+    """Return a run in one line: `counted`, and what there is to know of it beside; of one without reuse, why."""
+    note = trace.meta.get("note") or ("" if trace.reuse_rate > 0 else _why_all(trace))
+    return counted(trace) + (f" ({note})" if note else "")
+
+
+def _why_all(trace: Trace) -> str:
+    """Why nothing was reused."""
+    if trace.steps <= FEW:
+        return "so few steps leave little to reuse"
+    reasons = Counter(event.reason.split(" (")[0] for event in trace.events if event.step > 0)
+    return f"nothing was reused: {reasons.most_common(1)[0][0]}"
 
 
 def _stand_inside(options: Any) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import bwcache
 from bwcache.comfy.conditions import Conditions
 from bwcache.comfy.rows import expect_carried
-from bwcache.comfy.sampling import KEY, Runs, Settings, line
+from bwcache.comfy.sampling import KEY, Entries, Runs, Settings, line
 from bwcache.core.trace import Trace
 from bwcache.engine import hooks
 from bwcache.errors import AlreadyAttachedError, AttachError, complaint
@@ -85,7 +85,9 @@ def stand_around(kind: type) -> None:
             return own(self, *args, **kwargs)
         settings, runs = asked
         with sampled(settings, runs, given, inspect.unwrap(own).__globals__):
-            return own(self, *args, **kwargs)
+            made = own(self, *args, **kwargs)
+        runs.ended_with = Entries.of(made[0].get("samples"))
+        return made
 
     setattr(process, KEY, True)
     setattr(kind, FUNCTION, process)
@@ -127,7 +129,7 @@ def unknown(given: Mapping[str, Any], module: Any) -> str:
         "picture and sound of Ovi are predicted in one": getattr(module, "audio_model", None) is not None,
     }
     found = [reason for reason, there in reasons.items() if there]
-    return f"{'; '.join(found)}: everything was computed" if found else ""
+    return f"{'; '.join(found)}: nothing was reused here" if found else ""
 
 
 class Sampling:
@@ -223,8 +225,7 @@ class Sampling:
         for trace in self._traces:
             if self.note:
                 trace.meta["note"] = self.note
-            runs.traces.append(trace)
             LOG.info("bwcache: %s", line(trace))
-        runs.notes.append(self.note)
+        runs.add(self._traces, self.note)
         if not self._traces:
             LOG.warning("bwcache: %s", self.note or "the sampler evaluated nothing that could be seen")
