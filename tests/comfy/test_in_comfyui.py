@@ -150,6 +150,14 @@ def test_windows_of_frames_get_nothing_of_other_frames(model: Any, policy: str, 
         assert runs.traces[-1].reuse_rate > 0.3
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_what_is_kept_may_wait_in_main_memory(model: Any, policy: str) -> None:
+    clone, runs = cached(model, Settings(POLICIES[policy], memory="offload"))
+    made = Sample().of(clone)
+    assert runs.traces[-1].host_bytes > 0
+    assert torch.equal(made, Sample().of(cached(model, Settings(POLICIES[policy]))[0]))
+
+
 def test_a_second_sampling_of_another_length_is_a_run_of_its_own(model: Any) -> None:
     clone, runs = cached(model, Settings(PLANNED))
     Sample(steps=8).of(clone)

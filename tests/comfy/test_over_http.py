@@ -123,6 +123,25 @@ def test_evaluations_are_counted(server: Server, sampler: str, evaluations: int)
     assert report.startswith(f"8 steps, {evaluations} evaluations, ")
 
 
+def test_a_sampler_put_together_of_parts(server: Server) -> None:
+    flow = graph()
+    flow["sampler"] = of(
+        "SamplerCustomAdvanced",
+        noise=["noise", 0],
+        guider=["guider", 0],
+        sampler=["which", 0],
+        sigmas=["sigmas", 0],
+        latent_image=["empty", 0],
+    )
+    flow["noise"] = of("RandomNoise", noise_seed=3)
+    flow["guider"] = of("CFGGuider", model=["cache", 0], positive=["positive", 0], negative=["negative", 0], cfg=4.0)
+    flow["which"] = of("KSamplerSelect", sampler_name="dpmpp_sde")
+    flow["sigmas"] = of("BasicScheduler", model=["cache", 0], scheduler="simple", steps=8, denoise=1.0)
+    report = said(server.ran(flow))
+    assert report.startswith("8 steps, 15 evaluations, ")
+    assert "other samples" not in report
+
+
 def test_a_second_prompt_runs_again_and_the_same_one_does_not(server: Server) -> None:
     first, other = server.ran(graph(seed=11)), server.ran(graph(seed=12))
     assert total(first) != total(other)

@@ -14,7 +14,7 @@ from bwcache.comfy import words
 from bwcache.comfy.lanes import Lanes
 from bwcache.comfy.rehearsal import evaluations
 from bwcache.comfy.rows import row_of as row_of_module
-from bwcache.comfy.sampling import KEPT_RUNS, POINTS, Around, Runs, Settings, cached, line
+from bwcache.comfy.sampling import KEPT_RUNS, POINTS, Around, Runs, Settings, cached, cost, line
 from bwcache.errors import BWCacheError
 from bwcache.policies.planned import plan
 from tests.comfy import look_alike
@@ -223,6 +223,28 @@ def test_several_gpus_are_computed(caplog: pytest.LogCaptureFixture) -> None:
     assert torch.equal(sampled(clone), sampled(patcher))
     assert "several GPUs" in runs.notes[-1]
     assert not runs.traces
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_each_run_is_a_line_in_the_log_that_says_what_it_cost(policy: str, caplog: pytest.LogCaptureFixture) -> None:
+    clone, runs = cached(model(), Settings(POLICIES[policy]))
+    with caplog.at_level("INFO", "bwcache"):
+        sampled(clone)
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert said.startswith(f"bwcache: {STEPS} steps, {STEPS} evaluations, ")
+    held = runs.traces[-1].peak_bytes
+    assert held > 0
+    assert said.endswith(f"x in the model's work; it kept {held / 1e6:.3g} MB between steps")
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_what_is_kept_waits_in_main_memory_where_that_is_asked_for(policy: str) -> None:
+    clone, runs = cached(model(), Settings(POLICIES[policy], memory="offload"))
+    made = sampled(clone)
+    trace = runs.traces[-1]
+    assert trace.host_bytes > 0
+    assert f"{trace.host_bytes / 1e6:.3g} MB in main memory between steps" in cost(trace)
+    assert torch.equal(made, sampled(cached(model(), Settings(POLICIES[policy]))[0]))
 
 
 def test_start_and_end_are_shares_of_the_run() -> None:

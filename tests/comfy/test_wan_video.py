@@ -125,14 +125,22 @@ def test_what_nothing_is_said_of_is_computed_and_said(input_name: str) -> None:
     assert runs.notes[-1].endswith("nothing was reused here")
 
 
+def almost_nothing() -> torch.Tensor:
+    """Zeros but for one place, which no sample of a few entries may find."""
+    made = torch.zeros(1, 64, 4, 5)
+    made[0, 33, 1, 3] = 1.0
+    return made
+
+
 @pytest.mark.parametrize(
     "embeds",
     [
         {"control": torch.ones(1, 2, 4, 4)},
+        {"control": almost_nothing()},
         {"vace": [{"scale": 1.0, "start": 0.4, "end": 1.0}]},
         {"vace": [{"scale": 1.0, "start": 0.0, "end": 0.4}]},
     ],
-    ids=["a picture takes the place of zeros", "hints begin", "hints end"],
+    ids=["a picture takes the place of zeros", "a dot takes the place of zeros", "hints begin", "hints end"],
 )
 def test_what_begins_or_ends_on_the_way_gets_nothing_of_before(embeds: dict[str, Any]) -> None:
     given = look_alike()

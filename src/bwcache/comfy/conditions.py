@@ -1,7 +1,7 @@
 """What a forward is conditioned on, told by its arguments where nobody names it: equal arguments, the same branch.
 
-Read are the values of numbers and words, the shapes of tensors and a few of their entries, and on which side of each
-"from … to …" the run is. Read once for each forward, on the device with one transfer.
+Read are the values of numbers and words, the shapes of tensors, their sums and a few of their entries, and on which
+side of each "from … to …" the run is. Read once for each forward, on the device with one transfer.
 """
 
 from __future__ import annotations
@@ -65,12 +65,13 @@ class _Reading:
         self.told = self._of({name: value for name, value in given.items() if name not in PASSING})
 
     def entries(self) -> Hashable:
-        """Return a few entries of each tensor."""
+        """Return the sum and a few entries of each tensor."""
         by_device: dict[torch.device, list[Tensor]] = {}
         for tensor in self._tensors[:MOST]:
-            flat = tensor.detach().reshape(-1)
+            flat = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).detach().reshape(-1)
             some = flat[:: max(1, len(flat) // ENTRIES)][:ENTRIES]
-            by_device.setdefault(tensor.device, []).append((some.real if some.is_complex() else some).double())
+            read = by_device.setdefault(tensor.device, [])
+            read += [flat.sum(dtype=torch.float32)[None], some.to(torch.float32)]
         return tuple(tuple(torch.cat(some).tolist()) for some in by_device.values())
 
     def _of(self, value: Any) -> Hashable:

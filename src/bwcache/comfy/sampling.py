@@ -374,7 +374,7 @@ class Sampling:
             note = "; ".join(filter(None, (self.note, self._settings.remark)))
             if note:
                 trace.meta["note"] = note
-            LOG.info("bwcache: %s", line(trace))
+            LOG.info("bwcache: %s; %s", line(trace), cost(trace))
         runs.add(self._traces, self.note)
 
 
@@ -406,6 +406,13 @@ def line(trace: Trace) -> str:
     """Return a run in one line: `counted`, and what there is to know of it beside; of one without reuse, why."""
     note = trace.meta.get("note") or ("" if trace.reuse_rate > 0 else _why_all(trace))
     return counted(trace) + (f" ({note})" if note else "")
+
+
+def cost(trace: Trace) -> str:
+    """Return what a run held between its steps, in words."""
+    held = {"": trace.peak_bytes, " in main memory": trace.host_bytes}
+    told = [f"{count / 1e6:.3g} MB{where}" for where, count in held.items() if count]
+    return f"it kept {' and '.join(told) or 'nothing'} between steps"
 
 
 def _why_all(trace: Trace) -> str:

@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
+
 import bwcache
 from bwcache.comfy.conditions import Conditions
 from bwcache.comfy.rows import expect_carried
-from bwcache.comfy.sampling import KEY, Entries, Runs, Settings, line
+from bwcache.comfy.sampling import KEY, Entries, Runs, Settings, cost, line
 from bwcache.core.trace import Trace
 from bwcache.engine import hooks
 from bwcache.errors import AlreadyAttachedError, AttachError, complaint
@@ -86,7 +88,8 @@ def stand_around(kind: type) -> None:
         settings, runs = asked
         with sampled(settings, runs, given, inspect.unwrap(own).__globals__):
             made = own(self, *args, **kwargs)
-        runs.ended_with = Entries.of(made[0].get("samples"))
+        first = made[0] if isinstance(made, tuple) and made else None
+        runs.ended_with = Entries.of(first.get("samples")) if isinstance(first, Mapping) else None
         return made
 
     setattr(process, KEY, True)
@@ -190,7 +193,8 @@ class Sampling:
             with session.step(**said, branch=branch, prediction="flow", schedule=self._shares):
                 return inner(*args, **kwargs)
 
-        return forward
+        hidden: Callable[..., Any] = torch.compiler.disable(forward)
+        return hidden
 
     def _index_of(self, time: Any) -> int | None:
         """Which of the listed times it is. Where frames have times of their own it is the highest."""
@@ -225,7 +229,7 @@ class Sampling:
         for trace in self._traces:
             if self.note:
                 trace.meta["note"] = self.note
-            LOG.info("bwcache: %s", line(trace))
+            LOG.info("bwcache: %s; %s", line(trace), cost(trace))
         runs.add(self._traces, self.note)
         if not self._traces:
             LOG.warning("bwcache: %s", self.note or "the sampler evaluated nothing that could be seen")
