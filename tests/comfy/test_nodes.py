@@ -161,7 +161,8 @@ def test_without_a_run_as_where_the_node_is_bypassed_nothing_else_stops(nodes: A
     samples = {"samples": torch.ones(1, 2, 4, 4)}
     same, picture, text = ran(nodes.BWCacheReport, samples=samples).args
     assert same is samples
-    assert picture.ndim == 4
+    assert picture.shape[3] == 3
+    assert picture.min() < 0.5  # with words on it
     assert text == "no run is linked, or the BWCache node is bypassed"
     frames = torch.rand(2, 16, 16, 3)
     assert ran(nodes.BWCacheCompare, uncached=frames, cached=frames).args[1].startswith("identical, bit for bit")

@@ -358,8 +358,8 @@ class BWCacheReport(io.ComfyNode):
     def execute(cls, samples: Any, run: Runs | None = None) -> io.NodeOutput:
         trace = None if run is None else run.last
         note = NO_RUN if run is None else run.note_of(samples.get("samples"))
-        picture = pictures.drawn(trace) if trace is not None else pictures.empty()
         text = pictures.said(trace, note)
+        picture = pictures.written(text) if trace is None else pictures.drawn(trace, note)
         return io.NodeOutput(samples, picture, text, ui=shown(cls, picture, pictures.briefly(trace, note)))
 
 

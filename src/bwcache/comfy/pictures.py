@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,18 @@ from bwcache.errors import SettingError, complaint
 from bwcache.measure.quality import psnr, ssim
 from bwcache.report.timeline import legend, reasons, timeline
 
+LETTERS = 62
+"""As many as a line above a picture has room for."""
 SSIM_SIDE = 11
 """Pixels that a picture must have each way for SSIM."""
 
 
-def drawn(trace: Trace) -> Tensor:
-    """Return which steps of a run were computed and why, `[1, H, W, 3]`.
+def drawn(trace: Trace, note: str = "") -> Tensor:
+    """Return which steps of a run were computed and why, `[1, H, W, 3]`, under a line or two.
+
+    Args:
+        trace: of the run.
+        note: what a person should know of it, in place of the run's own remark.
 
     Raises:
         BWCacheError: matplotlib is missing.
@@ -29,11 +36,12 @@ def drawn(trace: Trace) -> Tensor:
     from PIL import Image
 
     from bwcache.comfy.run_picture import draw
-    from bwcache.comfy.sampling import counted
+    from bwcache.comfy.sampling import counted, remark
 
+    heading = [counted(trace), *textwrap.wrap(note or remark(trace), LETTERS)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run.png"
-        draw(trace, path, counted(trace))
+        draw(trace, path, "\n".join(heading))
         picture = np.asarray(Image.open(path).convert("RGB"))
     return torch.from_numpy(picture.astype(np.float32) / 255)[None]
 
@@ -52,11 +60,11 @@ def captioned(picture: Tensor, captions: Sequence[str], below: str) -> Tensor:
     return torch.cat([bands[0], picture[0].float().cpu(), bands[1]])[None]
 
 
-def _band(width: int, words: Sequence[tuple[int, str]], count: int) -> Tensor:
+def _band(width: int, words: Sequence[tuple[int, str]], count: int, most: int = 48) -> Tensor:
     """A white strip, `[h, W, 3]`, with words around their places, as large as `count` of them have room."""
     from PIL import Image, ImageDraw, ImageFont
 
-    size = max(8, min(width // 48, int(1.7 * width / count / max(len(word) for _, word in words))))
+    size = max(8, min(width // most, int(1.7 * width / count / max(len(word) for _, word in words))))
     band = Image.new("RGB", (width, 2 * size), "white")
     pen, font = ImageDraw.Draw(band), ImageFont.load_default(size)
     for place, word in words:
@@ -111,6 +119,7 @@ def closeness(one: Tensor, other: Tensor) -> str:
     return words if min(one.shape[1:3]) < SSIM_SIDE else f"{words}, SSIM {ssim(*frames):.4f}"
 
 
-def empty() -> Tensor:
-    """Return a picture of nothing, `[1, H, W, 3]`: there is no run to draw."""
-    return torch.ones(1, 64, 256, 3)
+def written(text: str, width: int = 900) -> Tensor:
+    """Return a picture of nothing but words, `[1, H, W, 3]`: there is no run to draw."""
+    lines = textwrap.wrap(text, LETTERS)
+    return torch.cat([_band(width, [(width // 2, each)], 1, most=32) for each in lines])[None]

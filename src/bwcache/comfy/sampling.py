@@ -403,9 +403,14 @@ def _many(number: Any, word: str) -> str:
 
 
 def line(trace: Trace) -> str:
-    """Return a run in one line: `counted`, and what there is to know of it beside; of one without reuse, why."""
-    note = trace.meta.get("note") or ("" if trace.reuse_rate > 0 else _why_all(trace))
+    """Return a run in one line: `counted`, and the `remark`."""
+    note = remark(trace)
     return counted(trace) + (f" ({note})" if note else "")
+
+
+def remark(trace: Trace) -> str:
+    """Return what there is to know of a run beside, of one without reuse why, or ""."""
+    return str(trace.meta.get("note") or ("" if trace.reuse_rate > 0 else _why_all(trace)))
 
 
 def cost(trace: Trace) -> str:
