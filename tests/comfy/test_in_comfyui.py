@@ -13,7 +13,8 @@ import torch
 
 import bwcache
 from bwcache.comfy.recorder import Recorder
-from bwcache.comfy.sampling import Runs, Settings, cached
+from bwcache.comfy.runs import Runs
+from bwcache.comfy.sampling import Settings, cached
 from bwcache.errors import SettingError
 from bwcache.policies.planned import plan
 from tests.comfy.comfyui import Sample, needs_comfyui, text, wan, witnessed

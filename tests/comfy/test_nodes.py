@@ -177,10 +177,23 @@ def test_a_report_of_other_samples_says_so(nodes: Any) -> None:
     clone, run = cached(nodes, look_alike.model())
     made = look_alike.sampled(clone)
     other = look_alike.sampled(look_alike.model(), positive=[look_alike.prompt(9)])
-    assert "other samples" not in ran(nodes.BWCacheReport, run=run, samples={"samples": made}).args[2]
-    assert "other samples" not in ran(nodes.BWCacheReport, run=run, samples={"samples": made.half()}).args[2]
+    assert "no run of this node" not in ran(nodes.BWCacheReport, run=run, samples={"samples": made}).args[2]
+    assert "no run of this node" not in ran(nodes.BWCacheReport, run=run, samples={"samples": made.half()}).args[2]
     text = ran(nodes.BWCacheReport, run=run, samples={"samples": other}).args[2]
-    assert "ended with other samples: is another model linked to the sampler?" in text.splitlines()[1]
+    assert (
+        "no run of this node ended with these samples: is another model linked to the sampler?" in text.splitlines()[1]
+    )
+
+
+def test_of_several_samplings_with_one_node_each_report_is_of_its_own(nodes: Any, tmp_path: Path) -> None:
+    clone, run = cached(nodes, look_alike.model())
+    first = look_alike.sampled(clone)
+    second = look_alike.sampled(clone, sigmas=torch.linspace(1, 0, 17))
+    for samples, steps in ((first, 10), (second, 16)):
+        text = ran(nodes.BWCacheReport, run=run, samples={"samples": samples}).args[2]
+        assert text.startswith(f"{steps} steps, {steps} evaluations, ")
+        ran(nodes.BWCacheSaveTrace, run=run, samples={"samples": samples}, name=f"of_{steps}")
+        assert bwcache.Trace.from_jsonl(tmp_path / "output" / f"of_{steps}_00001.jsonl").steps == steps
 
 
 def test_a_sampling_that_left_no_trace_is_not_reported_by_the_one_before(nodes: Any) -> None:

@@ -14,7 +14,8 @@ from bwcache.comfy import words
 from bwcache.comfy.lanes import Lanes
 from bwcache.comfy.rehearsal import evaluations
 from bwcache.comfy.rows import row_of as row_of_module
-from bwcache.comfy.sampling import KEPT_RUNS, POINTS, Around, Runs, Settings, cached, cost, line
+from bwcache.comfy.runs import KEPT_RUNS, Runs
+from bwcache.comfy.sampling import POINTS, Around, Settings, cached, cost, line
 from bwcache.errors import BWCacheError
 from bwcache.policies.planned import plan
 from tests.comfy import look_alike

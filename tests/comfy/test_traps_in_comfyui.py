@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import bwcache
-from bwcache.comfy.sampling import Runs, Settings, cached
+from bwcache.comfy.runs import Runs
+from bwcache.comfy.sampling import Settings, cached
 from tests.comfy.comfyui import Sample, needs_comfyui, text, wan, witnessed
 from tests.comfy.test_in_comfyui import POLICIES, computed_steps, part
 from tests.comfy.test_models_in_comfyui import TINY

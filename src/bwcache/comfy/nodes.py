@@ -15,7 +15,8 @@ from comfy_api.latest import ComfyExtension, io, ui
 
 from bwcache.comfy import host, pictures, plans, wan_video, words
 from bwcache.comfy.declared import advanced
-from bwcache.comfy.sampling import Runs, Settings, cached, line
+from bwcache.comfy.runs import End, Runs
+from bwcache.comfy.sampling import Settings, cached, line
 from bwcache.comfy.tuning import Asked, Stage, Tuning, summary
 from bwcache.errors import SettingError, complaint
 
@@ -356,11 +357,10 @@ class BWCacheReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, samples: Any, run: Runs | None = None) -> io.NodeOutput:
-        trace = None if run is None else run.last
-        note = NO_RUN if run is None else run.note_of(samples.get("samples"))
-        text = pictures.said(trace, note)
-        picture = pictures.written(text) if trace is None else pictures.drawn(trace, note)
-        return io.NodeOutput(samples, picture, text, ui=shown(cls, picture, pictures.briefly(trace, note)))
+        end = End(None, NO_RUN) if run is None else run.of(samples.get("samples"))
+        text = pictures.said(end.trace, end.note)
+        picture = pictures.written(text) if end.trace is None else pictures.drawn(end.trace, end.note)
+        return io.NodeOutput(samples, picture, text, ui=shown(cls, picture, pictures.briefly(end.trace, end.note)))
 
 
 class BWCacheCompare(io.ComfyNode):
@@ -389,7 +389,8 @@ class BWCacheCompare(io.ComfyNode):
     @classmethod
     def execute(cls, uncached: Any, cached: Any, run: Runs | None = None) -> io.NodeOutput:
         images, close = pictures.beside(uncached, cached)
-        speed = line(run.last) if run is not None and run.last is not None else "nothing was reused"
+        trace = run.of(None).trace if run is not None else None
+        speed = line(trace) if trace is not None else "nothing was reused"
         text = f"{close}; {speed}"
         middle, panels = images[len(images) // 2][None], ("uncached", "cached", "difference, 4 times")
         return io.NodeOutput(images, text, ui=shown(cls, pictures.captioned(middle, panels, text), text))
@@ -419,13 +420,14 @@ class BWCacheSaveTrace(io.ComfyNode):
     def execute(cls, samples: Any, name: str, run: Runs | None = None) -> io.NodeOutput:
         if run is None:
             return io.NodeOutput(ui=ui.PreviewText(f"nothing to save: {NO_RUN}"))
-        if run.last is None:
-            action = run.notes[-1] if run.notes else "sample with the model of the BWCache node first"
+        end = run.of(samples.get("samples"))
+        if end.trace is None:
+            action = end.note or "sample with the model of the BWCache node first"
             raise SettingError(complaint("no run to save", "at least one", action))
         folder = Path(folder_paths.get_output_directory())
         folder.mkdir(parents=True, exist_ok=True)
         path = unused(folder, name)
-        run.last.to_jsonl(path)
+        end.trace.to_jsonl(path)
         return io.NodeOutput(ui=ui.PreviewText(f"{path.name} in the output folder"))
 
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 from weakref import WeakSet
-
-from torch import Tensor
 
 import bwcache
 from bwcache.comfy.lanes import Lanes, Options
@@ -25,6 +23,7 @@ from bwcache.comfy.noise_levels import NoiseLevels
 from bwcache.comfy.plans import KeptPlan
 from bwcache.comfy.rehearsal import adds_noise, evaluations
 from bwcache.comfy.rows import expect_carried, row_of
+from bwcache.comfy.runs import Runs
 from bwcache.core.trace import Trace
 from bwcache.errors import AlreadyAttachedError, AttachError, complaint
 from bwcache.models import BlockSpec, uncompiled
@@ -33,7 +32,6 @@ from bwcache.policies import Guarded, Policy
 KEY = "bwcache"
 POINTS = ("outer_sample", "sampler_sample", "predict_noise", "apply_model")
 """ComfyUI's names of the places where others may stand around its functions, from the outside in."""
-KEPT_RUNS = 8
 FEW = 8
 """Steps of models and LoRAs that were made for few."""
 NEAR = 1e-4
@@ -64,64 +62,6 @@ class Settings:
         if total is None or (self.start <= 0 and self.end >= 1):
             return self.policy
         return Guarded(self.policy, warmup=round(self.start * total), tail=round((1 - self.end) * total))
-
-
-@dataclass(frozen=True)
-class Entries:
-    """A few numbers of latents, by which they are known again.
-
-    Attributes:
-        shape: of the latents.
-        values: from everywhere in them.
-    """
-
-    shape: tuple[int, ...]
-    values: tuple[float, ...]
-
-    @classmethod
-    def of(cls, latents: Any, count: int = 16) -> Entries | None:
-        """Return those of latents; None: they are not one tensor."""
-        if not isinstance(latents, Tensor) or latents.is_nested or not latents.numel():
-            return None
-        flat = latents.detach().reshape(-1)
-        return cls(tuple(latents.shape), tuple(flat[:: max(1, len(flat) // count)][:count].tolist()))
-
-    def same_as(self, other: Entries) -> bool:
-        """Whether they are of the same latents, perhaps of another precision."""
-        bound = 0.02 * max(map(abs, other.values)) + 1e-6
-        near = all(abs(a - b) <= bound for a, b in zip(self.values, other.values, strict=False))
-        return self.shape == other.shape and near
-
-
-@dataclass
-class Runs:
-    """What is told of the samplings with one node's model, newest last: traces, and why nothing was reused.
-
-    No tensors are in it: it lives as long as ComfyUI keeps what the node returned.
-
-    Attributes:
-        traces, notes: of the last samplings.
-        last: the trace of the last sampling, if it left one.
-        ended_with: what that came to.
-    """
-
-    traces: deque[Trace] = field(default_factory=lambda: deque(maxlen=KEPT_RUNS))
-    notes: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT_RUNS))
-    last: Trace | None = None
-    ended_with: Entries | None = None
-
-    def add(self, traces: Sequence[Trace], note: str) -> None:
-        """A sampling is over: its traces, of which there may be none, and what to know of it."""
-        self.traces.extend(traces)
-        self.notes.append(note)
-        self.last = traces[-1] if traces else None
-
-    def note_of(self, samples: Any) -> str:
-        """Return the last note; where these samples are not what the last run ended with, that."""
-        ended, these = self.ended_with, Entries.of(samples)
-        if ended is None or these is None or these.same_as(ended):
-            return self.notes[-1] if self.notes else ""
-        return "the last run of this node ended with other samples: is another model linked to the sampler?"
 
 
 def cached(model: Any, settings: Settings) -> tuple[Any, Runs]:
@@ -202,10 +142,10 @@ class Around:
         before = self._begun
         with _no_planned_memory():
             made = executor(*args, **kwargs)
-        self._runs.ended_with = Entries.of(made)
         if self._begun == before:
             self._runs.add((), f"{host_version()} did not say when its sampler began: everything was computed")
             LOG.warning("bwcache: %s", self._runs.notes[-1])
+        self._runs.ended_with(made)
         return made
 
     def sampler_sample(

@@ -20,7 +20,8 @@ import torch
 import bwcache
 from bwcache.comfy.conditions import Conditions
 from bwcache.comfy.rows import expect_carried
-from bwcache.comfy.sampling import KEY, Entries, Runs, Settings, cost, line
+from bwcache.comfy.runs import Runs
+from bwcache.comfy.sampling import KEY, Settings, cost, line
 from bwcache.core.trace import Trace
 from bwcache.engine import hooks
 from bwcache.errors import AlreadyAttachedError, AttachError, complaint
@@ -89,7 +90,7 @@ def stand_around(kind: type) -> None:
         with sampled(settings, runs, given, inspect.unwrap(own).__globals__):
             made = own(self, *args, **kwargs)
         first = made[0] if isinstance(made, tuple) and made else None
-        runs.ended_with = Entries.of(first.get("samples")) if isinstance(first, Mapping) else None
+        runs.ended_with(first.get("samples") if isinstance(first, Mapping) else None)
         return made
 
     setattr(process, KEY, True)
