@@ -112,6 +112,32 @@ def test_a_scheduler_that_comes_by_a_link(wrapper: Wrapper) -> None:
     assert len(computed(runs.traces[-1])) < 12
 
 
+def test_times_that_are_rounded_alike_are_told_apart(wrapper: Wrapper) -> None:
+    made, times = wrapper.scheduled()
+    rounded = (torch.tensor(times) / 40).round() * 40
+    assert len(set(rounded.tolist())) < 16
+    model = wrapper.model()
+    given = {"sample_scheduler": made, "timesteps": rounded}
+    plain = wrapper.sampled(model, scheduler=given)
+    off, runs = wan_video.cached(model, Settings(bwcache.Planned(0)))
+    assert torch.equal(wrapper.sampled(off, scheduler=given), plain)
+    assert [trace.steps for trace in runs.traces] == [16]
+    clone, runs = wan_video.cached(model, Settings(PLANNED))
+    wrapper.sampled(clone, scheduler=given)
+    (trace,) = runs.traces
+    assert {event.step for event in trace.events} == set(range(16))
+    assert trace.reuse_rate > 0.2
+
+
+def test_noise_that_rises_on_the_way_breaks_nothing() -> None:
+    assert wan_video._shares([1000.0, 500.0], [1.0, 0.5, 0.0]) == (1.0, 0.5, 0.0)
+    assert wan_video._shares([999.0, 500.0], [0.9995, 0.4996, 0.2]) == (0.9995, 0.4996, 0.2)
+    assert wan_video._shares([800.0, 900.0], []) == (0.8, 0.9, 0.0)
+    sampling = wan_video.Sampling(Settings(PLANNED), None)
+    sampling.begin(SimpleNamespace(), [800.0, 900.0])
+    assert sampling._said(0) == {"index": 0, "total": 2, "sigma": 0.8, "prediction": "flow", "noise": (0.8, 0.9)}
+
+
 @pytest.mark.parametrize("input_name", ["context_options", "cache_args", "loop_args"])
 def test_what_nothing_is_said_of_is_computed_and_said(input_name: str) -> None:
     given = look_alike()

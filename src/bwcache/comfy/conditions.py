@@ -21,6 +21,8 @@ ENTRIES = 16
 """So many of each tensor are read."""
 MOST = 256
 """Of so many tensors; of the others the shapes."""
+SUMMED = (torch.float32, torch.float16, torch.bfloat16)
+"""What has a sum on every device."""
 PLAIN = (bool, int, float, str, type(None))
 SHARE, STEP = "current_step_percentage", "current_step"
 
@@ -71,7 +73,8 @@ class _Reading:
             flat = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).detach().reshape(-1)
             some = flat[:: max(1, len(flat) // ENTRIES)][:ENTRIES]
             read = by_device.setdefault(tensor.device, [])
-            read += [flat.sum(dtype=torch.float32)[None], some.to(torch.float32)]
+            summed = flat if flat.dtype in SUMMED else flat.to(torch.float32)
+            read += [summed.sum(dtype=torch.float32)[None], some.to(torch.float32)]
         return tuple(tuple(torch.cat(some).tolist()) for some in by_device.values())
 
     def _of(self, value: Any) -> Hashable:

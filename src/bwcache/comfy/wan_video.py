@@ -11,8 +11,9 @@ import functools
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -35,6 +36,8 @@ ROW = BlockSpec(
 TIMES = 1000.0
 """The time at which all is noise."""
 NEAR = 1e-3
+ROUNDED = 1.5
+"""So far is a time from its sigma that is rounded to a whole number."""
 LOG = logging.getLogger("bwcache")
 
 
@@ -171,17 +174,14 @@ class Sampling:
         """A run begins, at these times."""
         self._let_go()
         self._times = [float(time) for time in times]
-        sigmas: Any = getattr(scheduler, "sigmas", ())
-        last = float(sigmas[-1]) if len(sigmas) == len(self._times) + 1 else 0.0
-        shares = [min(time / TIMES, 1.0) for time in self._times]
-        self._shares = (*shares, min([last, *shares]))
+        self._shares = _shares(self._times, [float(sigma) for sigma in getattr(scheduler, "sigmas", ())])
         self._conditions = Conditions()
 
     def around(self, inner: Callable[..., Any]) -> Callable[..., Any]:
         """Return the denoiser's call with what is to be said of it around it."""
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            index = self._index_of(kwargs.get("t"))
+            index = self._index_of(kwargs.get("t"), kwargs.get("current_step"))
             session = self._attached() if self._times else None
             if session is None:
                 return inner(*args, **kwargs)
@@ -190,19 +190,31 @@ class Sampling:
                 with session.aside():
                     return inner(*args, **kwargs)
             branch = self._conditions.name(kwargs, self._module, index, len(self._times))
-            said: dict[str, Any] = {"index": index, "total": len(self._times), "sigma": self._shares[index]}
-            with session.step(**said, branch=branch, prediction="flow", schedule=self._shares):
+            with session.step(**self._said(index), branch=branch):
                 return inner(*args, **kwargs)
 
         hidden: Callable[..., Any] = torch.compiler.disable(forward)
         return hidden
 
-    def _index_of(self, time: Any) -> int | None:
-        """Which of the listed times it is. Where frames have times of their own it is the highest."""
+    def _said(self, index: int) -> dict[str, Any]:
+        shares = self._shares
+        said = {"index": index, "total": len(self._times), "sigma": shares[index], "prediction": "flow"}
+        if all(after <= before for before, after in pairwise(shares)):
+            return {**said, "schedule": shares}
+        return {**said, "noise": (shares[index], shares[index + 1])}
+
+    def _index_of(self, time: Any, step: Any) -> int | None:
+        """Which of the listed times it is. Where frames have times of their own it is the highest.
+
+        Args:
+            time: that the denoiser is told.
+            step: what the sampler calls it, which tells times apart that are rounded alike.
+        """
         if time is None:
             return None
         at = float(time.max())
-        return next((index for index, listed in enumerate(self._times) if abs(listed - at) < NEAR), None)
+        alike = [index for index, listed in enumerate(self._times) if abs(listed - at) < NEAR]
+        return step if step in alike else next(iter(alike), None)
 
     def _attached(self) -> bwcache.Session | None:
         if self._session is None and not self.note:
@@ -234,3 +246,12 @@ class Sampling:
         runs.add(self._traces, self.note)
         if not self._traces:
             LOG.warning("bwcache: %s", self.note or "the sampler evaluated nothing that could be seen")
+
+
+def _shares(times: Sequence[float], sigmas: Sequence[float]) -> tuple[float, ...]:
+    """Return the share of noise at each time and at the end: the scheduler's sigmas, where these are the times."""
+    if len(sigmas) != len(times) + 1:
+        sigmas = [*(time / TIMES for time in times), 0.0]
+    elif any(abs(TIMES * sigma - time) > ROUNDED for sigma, time in zip(sigmas, times, strict=False)):
+        sigmas = [*(time / TIMES for time in times), sigmas[-1]]
+    return tuple(min(max(sigma, 0.0), 1.0) for sigma in sigmas)
