@@ -200,6 +200,14 @@ SETTINGS = Settings(
 """Two videos tell which settings are good and which methods are far behind, sixteen others how good these are."""
 
 QUICK = Lengths(
-    range(88, 89), range(104, 106), range(96, 97), ((1, 0.5, 0.0, 1.2),), (30.0,), 12, (Guards(2, 1),), (3, 5)
+    range(88, 89),
+    range(104, 106),
+    range(96, 97),
+    ((1, 0.5, 0.0, 1.2),),
+    levels=(30.0,),
+    steps=12,
+    guards=(Guards(2, 1),),
+    computed=(3, 5),
+    rungs=3,
 )
-"""Twelve steps, one video to choose on and two to tell: that everything runs, not what anything is worth."""
+"""Twelve steps, three settings of each, a video to choose on and two to tell: that all runs, not what it is worth."""

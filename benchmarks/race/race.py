@@ -113,6 +113,7 @@ class Lengths:
         levels: mean PSNR in dB at which speeds are compared, ascending.
         steps, guards: of the uncached run, and what is tried around each method; None: the regime's.
         computed: numbers of steps that plans are made for; None: as usual for that many steps.
+        rungs: at most so many settings of each contender, >= 2, spread over its ladder; None: all.
     """
 
     coarse: Sequence[int] = COARSE
@@ -123,6 +124,7 @@ class Lengths:
     steps: int | None = None
     guards: Sequence[Guards] | None = None
     computed: Sequence[int] | None = None
+    rungs: int | None = None
 
 
 class Race:
@@ -200,8 +202,8 @@ class Race:
         self._keep("final", name, self._run_on(field, methods, known, self.lengths.final, name))
 
     def methods(self, name: str) -> list[Method]:
-        """All settings of a contender."""
-        return list(self.contenders[name].ladder(self))
+        """All settings of a contender, or as many as run."""
+        return spread(list(self.contenders[name].ladder(self)), self.lengths.rungs)
 
     @cached_property
     def terms(self) -> list[Terms]:
@@ -296,3 +298,10 @@ class Race:
 
     def _keep(self, stage: str, name: str, rows: Sequence[Result], chosen: Sequence[str] = ()) -> None:
         self.folder.keep_figures(stage, {"rows": [row_of(row) for row in rows], "chosen": list(chosen)}, name)
+
+
+def spread(methods: Sequence[Method], most: int | None) -> list[Method]:
+    """Return at most so many of the methods, the first and the last among them; all if None."""
+    if most is None or len(methods) <= most:
+        return list(methods)
+    return [methods[i * (len(methods) - 1) // (most - 1)] for i in range(most)]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import bwcache
-from bwcache import AttachError, FixedInterval, Guarded, NeverReuse, PerDenoiser, Policy, StepList
+from bwcache import AttachError, FixedInterval, Guarded, MixCache, NeverReuse, PerDenoiser, Policy, StepList
 from bwcache.core.trace import reuse_line
 from tests import tiny
 from tests.policies.proof import proves
@@ -69,6 +69,20 @@ def test_it_is_what_is_inside_in_all_else() -> None:
 
 
 @proves(Guarded, "the policy inside, without guards", on=("wan",))
+def test_of_sites_that_nest_each_counts_for_itself() -> None:
+    """MixCache may skip the middle blocks in the step in which all blocks must not be skipped again."""
+    inside = MixCache(2, 6, 6, low=0, high=100, impact=(1, 9e9, 2), penalty=2.5)
+    with bwcache.attach(pipe := tiny.wan(), Guarded(inside, longest=1)) as session:
+        WAN.run(pipe, num_inference_steps=14)
+    done: dict[str, list[str]] = {}
+    for event in session.trace.events:
+        if event.branch == "cond" and event.reason != "lies in a reused site":
+            done.setdefault(event.site, [""] * 14)[event.step] = event.action
+    windows = [steps for steps in done.values() if "reuse" in steps]
+    assert windows
+    assert not any(steps[i] == steps[i + 1] == "reuse" for steps in windows for i in range(13))
+
+
 def test_without_guards_it_is_the_policy_bit_for_bit() -> None:
     every: tuple[Policy[Any], ...] = (
         bwcache.BWCache(10.0, 2),

@@ -208,6 +208,21 @@ def test_what_the_authors_published() -> None:
         TeaCache.published("wan")
 
 
+@pytest.mark.parametrize("input", ["modulated", "time"])
+@pytest.mark.parametrize("name", ["wan", "cogvideox"])
+def test_what_it_looks_at_is_in_the_plan_of_the_memory(name: str, input: Any) -> None:
+    """A run has room in as many bytes as it holds, and is refused with one less."""
+    case, policy = BY_NAME[name], TeaCache(0.9, input=input)
+    with bwcache.attach(pipe := case.build(), policy) as session:
+        case.run(pipe)
+    held = session.trace.peak_bytes
+    with bwcache.attach(pipe, policy, max_memory=held) as session:
+        case.run(pipe)
+    assert session.trace.reused > 0
+    with bwcache.attach(pipe, policy, max_memory=held - 1), pytest.raises(bwcache.OverBudgetError):
+        case.run(pipe)
+
+
 def test_a_threshold_of_0_never_reuses_and_measures_nothing() -> None:
     pipe = tiny.wan()
     plain = tiny.WAN.run(pipe)

@@ -48,7 +48,8 @@ class Guarded(Policy[State]):
         policy: which decides there; it is told of every computation.
         warmup: number of steps at the beginning that are always computed, >= 0. The first step always is.
         tail: number of steps at the end that are always computed, >= 0.
-        longest: at most so many steps are reused in a row, >= 1; None: as many as the policy likes.
+        longest: at most so many steps are reused in a row, >= 1; None: as many as the policy likes. Each site counts
+            for itself: a policy with several, such as MixCache, may reuse another one in the step between.
 
     Raises:
         SettingError: no policy, or a value outside its range.
