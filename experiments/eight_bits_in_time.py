@@ -1,4 +1,4 @@
-"""Experiment 29, its times: do the savings of a cache and of weights of 8 bits multiply?
+"""Experiment 29, its times: do what a cache saves and what weights of 8 bits save multiply?
 
 One block of Wan 2.1 1.3B's width with random weights, since the model in the box is too narrow for integers to gain
 anything on a CPU. All variants take turns in one process; times are those that the process worked. Needs torchao

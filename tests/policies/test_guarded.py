@@ -68,7 +68,6 @@ def test_it_is_what_is_inside_in_all_else() -> None:
     assert Guarded(NeverReuse()).needs_total
 
 
-@proves(Guarded, "the policy inside, without guards", on=("wan",))
 def test_of_sites_that_nest_each_counts_for_itself() -> None:
     """MixCache may skip the middle blocks in the step in which all blocks must not be skipped again."""
     inside = MixCache(2, 6, 6, low=0, high=100, impact=(1, 9e9, 2), penalty=2.5)
@@ -83,6 +82,7 @@ def test_of_sites_that_nest_each_counts_for_itself() -> None:
     assert not any(steps[i] == steps[i + 1] == "reuse" for steps in windows for i in range(13))
 
 
+@proves(Guarded, "the policy inside, without guards", on=("wan",))
 def test_without_guards_it_is_the_policy_bit_for_bit() -> None:
     every: tuple[Policy[Any], ...] = (
         bwcache.BWCache(10.0, 2),
