@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import bwcache
-from bwcache.comfy import wan_video
+from bwcache.comfy import wan_video, words
+from bwcache.comfy.runs import Runs
 from bwcache.comfy.sampling import Settings
 from bwcache.errors import AttachError, BWCacheError
 from bwcache.policies.grades import graded
@@ -24,14 +25,25 @@ REAL = pytest.mark.skipif(not IS_REAL, reason="BWCACHE_WANVIDEO names no copy of
 
 
 @pytest.fixture(scope="module", params=["look-alike", pytest.param("real", marks=REAL)])
-def wrapper(request: pytest.FixtureRequest) -> Wrapper:
+def known(request: pytest.FixtureRequest) -> Wrapper:
     return real() if request.param == "real" else look_alike()
 
 
-@pytest.fixture(autouse=True)
-def _nodes(wrapper: Wrapper, monkeypatch: pytest.MonkeyPatch) -> None:
-    nodes = SimpleNamespace(NODE_CLASS_MAPPINGS={"WanVideoSampler": wrapper.sampler})
-    monkeypatch.setitem(sys.modules, "nodes", nodes)
+@pytest.fixture
+def wrapper(known: Wrapper, monkeypatch: pytest.MonkeyPatch) -> Wrapper:
+    """One whose sampler node ComfyUI knows."""
+    return installed(known, monkeypatch)
+
+
+@pytest.fixture
+def written_here(monkeypatch: pytest.MonkeyPatch) -> Wrapper:
+    """The look-alike, for what the real one would need more of."""
+    return installed(look_alike(), monkeypatch)
+
+
+def installed(one: Wrapper, patch: pytest.MonkeyPatch) -> Wrapper:
+    patch.setitem(sys.modules, "nodes", SimpleNamespace(NODE_CLASS_MAPPINGS={"WanVideoSampler": one.sampler}))
+    return one
 
 
 @contextmanager
@@ -112,6 +124,19 @@ def test_a_scheduler_that_comes_by_a_link(wrapper: Wrapper) -> None:
     assert len(computed(runs.traces[-1])) < 12
 
 
+@pytest.mark.parametrize("name", words.methods())
+def test_each_method_samples_or_is_refused_at_the_node(written_here: Wrapper, name: str) -> None:
+    model, refusal, runs = written_here.model(), "", Runs()
+    plain = written_here.sampled(model)
+    try:
+        clone, runs = wan_video.cached(model, Settings(words.of_method(name, "")))
+        assert torch.isfinite(written_here.sampled(clone)).all()
+    except BWCacheError as error:
+        refusal = str(error)
+    assert "expected" in refusal or [trace.steps for trace in runs.traces] == [16]
+    assert torch.equal(written_here.sampled(model), plain)
+
+
 def test_times_that_are_rounded_alike_are_told_apart(wrapper: Wrapper) -> None:
     made, times = wrapper.scheduled()
     rounded = (torch.tensor(times) / 40).round() * 40
@@ -139,14 +164,11 @@ def test_noise_that_rises_on_the_way_breaks_nothing() -> None:
 
 
 @pytest.mark.parametrize("input_name", ["context_options", "cache_args", "loop_args"])
-def test_what_nothing_is_said_of_is_computed_and_said(input_name: str) -> None:
-    given = look_alike()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "nodes", SimpleNamespace(NODE_CLASS_MAPPINGS={"WanVideoSampler": given.sampler}))
-        model = given.model()
-        plain = given.sampled(model)
-        clone, runs = wan_video.cached(model, Settings(PLANNED))
-        assert torch.equal(given.sampled(clone, **{input_name: {"some": 1}}), plain)
+def test_what_nothing_is_said_of_is_computed_and_said(written_here: Wrapper, input_name: str) -> None:
+    model = written_here.model()
+    plain = written_here.sampled(model)
+    clone, runs = wan_video.cached(model, Settings(PLANNED))
+    assert torch.equal(written_here.sampled(clone, **{input_name: {"some": 1}}), plain)
     assert input_name in runs.notes[-1]
     assert runs.notes[-1].endswith("nothing was reused here")
 
@@ -168,12 +190,9 @@ def almost_nothing() -> torch.Tensor:
     ],
     ids=["a picture takes the place of zeros", "a dot takes the place of zeros", "hints begin", "hints end"],
 )
-def test_what_begins_or_ends_on_the_way_gets_nothing_of_before(embeds: dict[str, Any]) -> None:
-    given = look_alike()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "nodes", SimpleNamespace(NODE_CLASS_MAPPINGS={"WanVideoSampler": given.sampler}))
-        clone, runs = wan_video.cached(given.model(), Settings(PLANNED))
-        given.sampled(clone, embeds=embeds)
+def test_what_begins_or_ends_on_the_way_gets_nothing_of_before(written_here: Wrapper, embeds: dict[str, Any]) -> None:
+    clone, runs = wan_video.cached(written_here.model(), Settings(PLANNED))
+    written_here.sampled(clone, embeds=embeds)
     events = runs.traces[-1].events
     assert {event.branch for event in events} == {"cond", "uncond", "cond 2", "uncond 2"}
     first = next(event for event in events if event.branch == "cond 2")

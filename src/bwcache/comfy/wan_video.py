@@ -71,7 +71,7 @@ def sampler() -> type:
     made = inspect.unwrap(function) if function is not None else None
     if made is None or "model" not in inspect.signature(made).parameters or SCHEDULER not in made.__globals__:
         found = f"a {NODE} whose {FUNCTION} takes no model, or asks no {SCHEDULER} for its times"
-        expected = "WanVideoWrapper as of version 1.3 to 1.4"
+        expected = "those of WanVideoWrapper 1.4.7"
         raise AttachError(complaint(found, expected, "update this pack; until then use the model without this node"))
     return kind
 
