@@ -16,6 +16,9 @@ from bwcache.serve.pipeline import Pipeline
 
 PATIENCE = {"health_check_period_s": 10, "health_check_timeout_s": 120, "graceful_shutdown_timeout_s": 5}
 """A replica that computes on few cores answers late, and is not dead for that."""
+DEPLOYMENT = "pipeline"
+AT_WORK = {"STARTING", "UPDATING", "RECOVERING", "RUNNING"}
+"""What Ray calls a replica that is there or begins."""
 
 
 class Replica:
@@ -79,11 +82,14 @@ class Replicas:
         from ray import serve
 
         try:
-            status = await asyncio.to_thread(serve.status)
-            state = status.applications[self._name].status.value
+            application = (await asyncio.to_thread(serve.status)).applications[self._name]
+            state = application.status.value
+            there = application.deployments[DEPLOYMENT].replica_states.keys()
         except Exception as error:  # the cluster is gone
             return f"the Ray cluster does not answer ({type(error).__name__})"
-        return None if state in ("RUNNING", "DEPLOYING") else f"the replicas are {state.lower()}"
+        if state in ("RUNNING", "DEPLOYING") or AT_WORK & there:  # Ray calls it unhealthy until a dead one is replaced
+            return None
+        return f"the replicas are {state.lower()}"
 
 
 @contextlib.contextmanager
@@ -109,7 +115,7 @@ def deployed(load: Callable[[], Pipeline], address: str, most: int, cuda: bool) 
         name = f"bwcache-{os.getpid()}"
         scaling = {"min_replicas": 1, "max_replicas": most, "target_ongoing_requests": 1, "upscale_delay_s": 3}
         deployment = serve.deployment(
-            name="pipeline",
+            name=DEPLOYMENT,
             max_ongoing_requests=1,
             ray_actor_options={"num_gpus": 1} if cuda else {"num_cpus": 1},
             autoscaling_config=scaling,
