@@ -13,6 +13,7 @@ from diffusers import ContextParallelConfig
 import bwcache
 from bwcache import Adaptive, BWCache, EasyCache, FirstBlock, Foresight, RunStoppedError
 from bwcache.core.trace import reuse_line
+from bwcache.engine import run
 from bwcache.engine.run import Run
 from bwcache.models import BlockStack, Site
 from tests.ranks.pair import STEPS, cached, identical, measured, split, two_ranks, video
@@ -49,6 +50,15 @@ def other_prompts(rank: int) -> Any:
 
 def other_settings(rank: int) -> Any:
     return cached(split(), BWCache(threshold=0.3 + rank / 10, reuse_interval=2))
+
+
+def other_versions(rank: int) -> Any:
+    usual = run.version
+    run.version = lambda: f"0.1.{rank}"
+    try:
+        return cached(split(), POLICIES["BWCache"])
+    finally:
+        run.version = usual
 
 
 def no_room(rank: int, limit: int) -> Any:
@@ -109,6 +119,7 @@ def cases(rank: int) -> dict[str, Callable[[], Any]]:
     found["seeds"] = lambda: other_seeds(rank)
     found["prompts"] = lambda: other_prompts(rank)
     found["settings"] = lambda: other_settings(rank)
+    found["versions"] = lambda: other_versions(rank)
     found["no room"] = lambda: no_room(rank, 8)
     found["room for a part"] = lambda: cached(split(), POLICIES["residual"], max_memory=1200)
     found["room that goes"] = lambda: room_that_goes(rank)
@@ -150,7 +161,12 @@ def test_features_that_wait_in_main_memory_and_a_limit_that_a_part_keeps(said: l
 
 @pytest.mark.parametrize(
     ("case", "what"),
-    [("seeds", "latents"), ("prompts", "prompts"), ("settings", "policies or numbers of steps")],
+    [
+        ("seeds", "latents"),
+        ("prompts", "prompts"),
+        ("settings", "policies, numbers of steps or versions of bwcache"),
+        ("versions", "policies, numbers of steps or versions of bwcache"),
+    ],
 )
 def test_other_seeds_prompts_or_settings_are_an_error_on_all(said: list[dict[str, Any]], case: str, what: str) -> None:
     kind, text = said[0][case]

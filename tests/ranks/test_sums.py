@@ -1,6 +1,7 @@
 """Ranks that work on one video decide together; ranks that do not, do not wait for each other."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -59,9 +60,43 @@ def summed(rank: int, group: Any) -> list[list[float] | None]:
     return [numbers.read(place) for place in places]
 
 
+def collectives(group: Any) -> tuple[str, list[int]]:
+    """A line, and the steps in which ranks spoke to each other."""
+    add_up, step, spoken = Parts.add_up, [-1], []
+
+    def counted(self: Parts, vector: torch.Tensor) -> Any:
+        spoken.append(step[0])
+        return add_up(self, vector)
+
+    def now(event: Any) -> None:
+        step[0] = event.step
+
+    Parts.add_up = counted  # type: ignore[method-assign]
+    try:
+        with bwcache.attach(wan_transformer(), EVERY_THIRD, steps=STEPS, ranks=group) as session:
+            session.on_step(now)
+            denoise(session.denoisers["model"].stack.module, 0, 0.005)
+    finally:
+        Parts.add_up = add_up  # type: ignore[method-assign]
+    return reuse_line(session.trace.events), spoken
+
+
+def late_rank(rank: int, group: Any, beside: Any) -> bool:
+    """Whether a rank goes on while the other one has not added its numbers; each has been read in the end."""
+    numbers = Numbers(Parts((group,), "here"))
+    place = numbers.add(torch.ones(1), 1)
+    if rank == 1:
+        dist.monitored_barrier(group=beside, timeout=timedelta(seconds=60))
+    numbers.set_out()
+    if rank == 0:
+        dist.monitored_barrier(group=beside, timeout=timedelta(seconds=60))
+    return numbers.read(place) == [2.0]
+
+
 def cases(rank: int) -> dict[str, Callable[[], Any]]:
     both = dist.group.WORLD
     own = [dist.new_group([0]), dist.new_group([1])][rank]
+    beside = dist.new_group([0, 1])
     pace = (0.005, 0.3)[rank]  # alone, the one would reuse often and the other never
     found: dict[str, Callable[[], Any]] = {
         "alone": lambda: line(rank, pace, None),
@@ -69,6 +104,8 @@ def cases(rank: int) -> dict[str, Callable[[], Any]]:
         "together": lambda: line(rank, pace, both),
         "one_spoilt": lambda: line(rank, 0.005, both, rank == 1, EVERY_THIRD),
         "summed": lambda: summed(rank, both),
+        "collectives": lambda: collectives(both),
+        "late": lambda: late_rank(rank, both, beside),
     }
     if rank == 0:  # the other rank is not asked: it must not be waited for
         found["more"] = lambda: line(7, pace, own)
@@ -105,3 +142,15 @@ def test_what_is_not_finite_on_one_rank_means_compute_on_all(said: list[dict[str
 def test_numerators_and_denominators_are_added(said: list[dict[str, Any]]) -> None:
     """A part that one rank lacks is nobody's, and shifts no other."""
     assert said[0]["summed"] == said[1]["summed"] == [[3.0] * 6, None, None, [3.0] * 6]
+
+
+def test_one_vector_for_each_computed_forward_and_nothing_in_reused_ones(said: list[dict[str, Any]]) -> None:
+    for rank in range(2):
+        line, spoken = said[rank]["collectives"]
+        assert line == "CrrCrrCrrCrrCrrC"
+        assert spoken == [step for step, letter in enumerate(line) if letter == "C"]
+
+
+def test_nobody_waits_for_a_late_rank_before_its_numbers_are_wanted(said: list[dict[str, Any]]) -> None:
+    """The first one meets the other at a barrier, which that one comes to before it adds its own."""
+    assert [said[rank]["late"] for rank in range(2)] == [True, True]

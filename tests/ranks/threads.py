@@ -97,9 +97,10 @@ class FakeParts(Parts):
     def _timeout(self) -> float:
         return float("inf")
 
-    def add_up(self, vector: torch.Tensor) -> None:
+    def add_up(self, vector: torch.Tensor) -> None:  # type: ignore[override]
         several = self.meeting.exchange(f"a vector of {len(vector)}", vector.clone())
         vector.copy_(torch.stack(several).sum(0))
+        return None
 
     def any(self, here: bool) -> bool:
         return any(self.meeting.exchange("a flag", here))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from functools import cache
+from importlib import metadata
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor
 from bwcache.engine.clock.call import Call
 from bwcache.features.shards import own_part
 
-SETTINGS = "policies or numbers of steps"
+SETTINGS = "policies, numbers of steps or versions of bwcache"
 
 KINDS = (SETTINGS, "prompts", "latents")
 """What is compared."""
@@ -26,6 +28,15 @@ _SIGNED = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 SIZE = 2 * _PIECES * len(KINDS)
 """How many numbers the checksums of one forward are."""
+
+
+@cache
+def version() -> str:
+    """Return the version of bwcache that is installed; empty where it is not."""
+    try:
+        return metadata.version("bwcache")
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def checksums(setting: str, call: Call) -> Tensor:

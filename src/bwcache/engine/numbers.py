@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    import torch.distributed as dist
+
     from bwcache.engine.ranks import Parts
 
 
@@ -31,6 +33,7 @@ class Numbers:
         self._there: list[float] = []
         self._size = 0
         self._vector: Tensor | None = None
+        self._work: dist.Work | None = None
         self._copied: torch.cuda.Event | None = None
         self._values: list[float] | None = None
 
@@ -58,10 +61,19 @@ class Numbers:
         vector = self._parts[0] if alike else torch.cat([part.to(device, torch.float32) for part in self._parts])
         self._parts = []
         if self._ranks is not None:
-            self._ranks.add_up(vector)
+            self._work = self._ranks.add_up(vector)
         self._vector = self._on_its_way(vector) if vector.is_cuda else vector
 
+    def wait(self) -> None:
+        """Wait until all ranks have added theirs, and for the copy."""
+        if self._work is not None:
+            self._work.wait()
+        if self._copied is not None:
+            self._copied.synchronize()
+
     def _on_its_way(self, vector: Tensor) -> Tensor:
+        if self._work is not None:
+            self._work.wait()  # on a device it is the stream that waits
         host = torch.empty(vector.shape, dtype=vector.dtype, pin_memory=True)
         with torch.cuda.device(vector.device):
             host.copy_(vector, non_blocking=True)
@@ -87,8 +99,7 @@ def arrive(several: Iterable[Numbers | None]) -> None:
     for one in dict.fromkeys(several):
         if one is None or one._vector is None or one._values is not None:
             continue
-        if one._copied is not None:
-            one._copied.synchronize()
+        one.wait()
         unread.append(one)
         vectors.append(one._vector)
     if not vectors:

@@ -146,10 +146,12 @@ class Parts:
             return float(backend.options._timeout.total_seconds())
         return float("inf")
 
-    def add_up(self, vector: torch.Tensor) -> None:
-        """Replace a vector by the sum of those of all ranks."""
-        for group in self.groups:
+    def add_up(self, vector: torch.Tensor) -> dist.Work | None:
+        """Replace a vector by the sum of those of all ranks; return what to wait for until it is, or None."""
+        *axes, last = self.groups
+        for group in axes:
             dist.all_reduce(vector, op=dist.ReduceOp.SUM, group=group)
+        return dist.all_reduce(vector, op=dist.ReduceOp.SUM, group=last, async_op=True)
 
     def any(self, here: bool) -> bool:
         """Return whether it holds on any rank; waits for all."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bwcache.core import Action, Event, Step, Trace
 from bwcache.engine import timing
+from bwcache.engine.alike import version
 from bwcache.engine.clock.call import Inputs
 from bwcache.engine.guidance import Layouts
 from bwcache.engine.idle import Outlines
@@ -112,7 +113,8 @@ class Run:
         self.trace = Trace(meta)
         self.evaluated: dict[str, Any] = {}
         self.ranks = ranks = None if related is None else related.parts
-        self.together = None if ranks is None else Together(ranks, f"{meta.get('policy')} {meta.get('total')}")
+        setting = f"{meta.get('policy')} {meta.get('total')} {version()}"
+        self.together = None if ranks is None else Together(ranks, setting)
         self.votes = Votes(related.voters) if related is not None and related.lockstep is not None else None
         self.alone = self.together is None and self.votes is None
         self.held = Held(Offload() if memory.offload else None)
