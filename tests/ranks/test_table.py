@@ -5,6 +5,7 @@
 | a group that is forgotten | ranks decide apart and hang | found: `test_a_threshold_between_what_ranks_measure` |
 | all entries looked at, offload, samples of a batch | as one rank | `test_as_one_rank`, `test_context.py` |
 | several data parallel videos beside | drag each other, or hang | `test_grid.py` |
+| two experts of one schedule | - | `test_as_one_rank` |
 | `max_memory` | refused by N times too much | `test_context.py::test_each_rank_plans_and_keeps_its_part` |
 | residuals | a shard minus the whole | `test_context.py::test_the_video_is_that_of_one_rank` |
 | idle modules | never skipped | `test_idle_modules_are_skipped`, `test_who_reads_one_is_seen_on_all` |
@@ -34,7 +35,7 @@ from bwcache import Adaptive, BWCache
 from bwcache.core.trace import reuse_line
 from tests.ranks.pair import POLICY, STEPS, cached, identical, several_calls, split, two_ranks
 from tests.ranks.test_spread import tensor_parallel
-from tests.tiny import WAN, Scripted, noise, wan, wan_transformer
+from tests.tiny import BY_NAME, WAN, Scripted, noise, wan, wan_transformer
 
 NEVER = BWCache(threshold=1e-9)
 GUIDED = {"guided": BWCache(threshold=0.4, reuse_interval=2), "judged": Adaptive(0.5, 0.0)}
@@ -151,6 +152,19 @@ def one_rank() -> Any:
     return {"made": [made], "line": reuse_line([one for one in session.trace.events if one.branch == "cond"])}
 
 
+def experts(spread: bool) -> Any:
+    """Two denoisers that share a schedule; `spread`: the tokens of both are split."""
+    case = BY_NAME["wan_two_experts"]
+    pipe = case.build()
+    for module in (pipe.transformer, pipe.transformer_2) if spread else ():
+        module.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2))
+    with bwcache.attach(pipe, BWCache(threshold=0.4, reuse_interval=2)) as session:
+        made = case.run(pipe)
+    events = [event for event in session.trace.events if event.branch == "cond"]
+    assert len({event.site.split("/")[0] for event in events}) == 2
+    return {"made": [made], "line": reuse_line(events)}
+
+
 def interrupted(pipe: Any, session: bwcache.Session) -> None:
     pipe._interrupt = True
 
@@ -167,6 +181,7 @@ def cases(rank: int) -> dict[str, Callable[[], Any]]:
     for name, policy in GUIDED.items():
         found[f"{name}, one rank"], found[name] = partial(guided, None, policy), branches(rank, policy)
     found["pipeline, one rank"], found["pipeline"] = one_rank, lambda: pipeline(rank)
+    found["experts, one rank"], found["experts"] = partial(experts, False), partial(experts, True)
     found["interrupted"] = lambda: pipeline(rank, interrupted)
     found["stopped"] = lambda: pipeline(rank, lambda pipe, session: session.stop())
     for after in (2, 3):
@@ -191,7 +206,7 @@ def test_a_threshold_between_what_ranks_measure(said: list[dict[str, Any]]) -> N
             assert identical(together["made"], single["made"])
 
 
-@pytest.mark.parametrize("case", ["exact", "batch", "idle", "pipeline"])
+@pytest.mark.parametrize("case", ["exact", "batch", "idle", "pipeline", "experts"])
 def test_as_one_rank(said: list[dict[str, Any]], case: str) -> None:
     single = said[0][f"{case}, one rank"]
     assert {"C", "r"} <= set(single["line"])
