@@ -13,7 +13,6 @@ from diffusers import ContextParallelConfig
 import bwcache
 from bwcache import Adaptive, BWCache, EasyCache, FirstBlock, Foresight, RunStoppedError
 from bwcache.core.trace import reuse_line
-from bwcache.engine import run
 from bwcache.engine.run import Run
 from bwcache.models import BlockStack, Site
 from tests.ranks.pair import STEPS, cached, identical, measured, split, two_ranks, video
@@ -53,12 +52,9 @@ def other_settings(rank: int) -> Any:
 
 
 def other_versions(rank: int) -> Any:
-    usual = run.version
-    run.version = lambda: f"0.1.{rank}"
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bwcache.engine.run.version", lambda: f"0.1.{rank}")
         return cached(split(), POLICIES["BWCache"])
-    finally:
-        run.version = usual
 
 
 def no_room(rank: int, limit: int) -> Any:
