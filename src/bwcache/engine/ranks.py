@@ -151,7 +151,8 @@ class Parts:
         *axes, last = self.groups
         for group in axes:
             dist.all_reduce(vector, op=dist.ReduceOp.SUM, group=group)
-        return dist.all_reduce(vector, op=dist.ReduceOp.SUM, group=last, async_op=True)
+        work: dist.Work | None = dist.all_reduce(vector, op=dist.ReduceOp.SUM, group=last, async_op=True)
+        return work
 
     def any(self, here: bool) -> bool:
         """Return whether it holds on any rank; waits for all."""
