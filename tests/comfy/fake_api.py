@@ -145,7 +145,7 @@ def comfy_api(output: Path) -> Iterator[Any]:
         get_folder_paths=lambda name: folders[name],
     )
     fakes = {"comfy_api": ModuleType("comfy_api"), "comfy_api.latest": latest, "folder_paths": paths, **comfy()}
-    ours = ("bwcache.comfy.nodes", "bwcache.comfy.host")
+    ours = ("bwcache.comfy.nodes", "bwcache.comfy.tune_node", "bwcache.comfy.host")
     before = {name: sys.modules.get(name) for name in (*fakes, *ours)}
     for name in ours:
         sys.modules.pop(name, None)
