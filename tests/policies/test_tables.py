@@ -103,7 +103,15 @@ def test_coefficients_as_teacache_publishes_them(tmp_path: Path) -> None:
 def test_schedules_as_smoothcache_publishes_them(tmp_path: Path) -> None:
     path = raw(tmp_path / "schedule.json", {"attn1": [1, 0, 0, 1, 1], "ffn": [1, 1, 0, 0, 1]})
     assert SmoothCache.load(path) == SmoothCache({"attn1": (0, 3, 4), "ffn": (0, 1, 4)}, 5)
-    for wrong in ({}, [1, 0], {"attn1": [0, 1]}, {"attn1": [1, 2]}, {"attn1": [1], "ffn": [1, 0]}, {"attn-0": [1, 0]}):
+    odd: list[Any] = [
+        {},
+        [1, 0],
+        {"attn1": [0, 1]},
+        {"attn1": [1, 2]},
+        {"attn1": [1], "ffn": [1, 0]},
+        {"attn-0": [1, 0]},
+    ]
+    for wrong in [*odd, *({"attn1": [1, each]} for each in ([], {}, None, "1", [0]))]:
         with pytest.raises(SettingError, match=r"no table of SmoothCache in .*by kind of layer a list of 1 and 0"):
             SmoothCache.load(raw(tmp_path / "c.json", wrong))
 
@@ -140,6 +148,17 @@ def test_files_that_cannot_be_read(name: str, tmp_path: Path) -> None:
     ) as ended:
         SenCache.load(path if name.endswith("json") else str(path))
     assert "\n" not in str(ended.value)
+
+
+@pytest.mark.parametrize("odd", ["x\n", "a" * 100_000], ids=["a line's end", "long"])
+def test_odd_names_in_a_file_are_repeated_on_one_short_line(odd: str, tmp_path: Path) -> None:
+    content = CalibratedFile(MagCache((1.0, 0.9)), {}, {}).to_json()
+    policies: list[Any] = [odd, {**content["policy"], odd: 1}, {**content["policy"], "name": odd}]
+    for policy in policies:
+        with pytest.raises(SettingError) as ended:
+            MagCache.load(raw(tmp_path / "a.json", {**content, "policy": policy}))
+        assert "\n" not in str(ended.value)
+        assert len(str(ended.value)) < 1000
 
 
 def test_a_file_is_attached_and_held_against_the_model(tmp_path: Path) -> None:

@@ -49,7 +49,9 @@ def named(name: str) -> type[Policy[Any]]:
     if not found and wanted in former:
         return known()[former[wanted]]
     if len(found) > 1:
-        raise _refused(f"policy {name!r}, of which there are several", " or ".join(found), "name one as module:Class")
+        raise _refused(
+            f"policy {words.shown(name)}, of which there are several", " or ".join(found), "name one as module:Class"
+        )
     if not found:
         near = difflib.get_close_matches(wanted, {words.plain_name(other): other for other in known()}, 1)
         right = next((other for other in known() if near and words.plain_name(other) == near[0]), None)
@@ -86,6 +88,11 @@ def policy(described: Mapping[str, Any] | str | Path) -> Policy[Any]:
     return made(kind, {name: value for name, value in described.items() if name != "name"})
 
 
+def _plainly(name: str) -> str:
+    """A name as it is, or as Python writes it where that would be no short line."""
+    return name if name.isprintable() and len(name) <= 2 * words.LONGEST else words.shown(name)
+
+
 def _described_so(thing: Any) -> str:
     """What to do with a thing that is no description."""
     if isinstance(thing, Policy):
@@ -93,7 +100,7 @@ def _described_so(thing: Any) -> str:
     if inspect.isclass(thing) and issubclass(thing, Policy):
         return f"make one of it: {thing.__name__}(…)"
     name = thing if isinstance(thing, str) and thing.isidentifier() else "BWCache"
-    return f"write {{'name': {name!r}}}, or what a policy's describe() returned"
+    return f"write {{'name': {words.shown(name)}}}, or what a policy's describe() returned"
 
 
 def made(kind: type[Policy[Any]], settings: Mapping[str, Any], base: Policy[Any] | None = None) -> Policy[Any]:
@@ -166,7 +173,7 @@ def value_of(kind: type[Policy[Any]], field: str, value: Any, what: str | None =
     """
     fields = words.field_types(kind)
     if current_field(kind, field) not in fields:
-        found = f"{what or field} with policy {kind.__name__}"
+        found = f"{_plainly(what or field)} with policy {kind.__name__}"
         raise _refused(found, f"its fields ({', '.join(fields)})", nearest(field, fields) or "leave it out")
     return words.read_or_fit(value, fields[current_field(kind, field)], what or field)
 

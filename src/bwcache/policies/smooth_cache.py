@@ -87,7 +87,7 @@ class SmoothCache(LayerLists):
     def authors_table(cls, content: Any) -> dict[str, Any] | None:
         """Return the steps at which lists of 1 and 0 have a 1, of lists of one length that are of kinds of layers."""
         lists = list(content.values()) if isinstance(content, dict) else []
-        fine = bool(lists) and all(isinstance(one, list) and one[:1] == [1] and {*one} <= {0, 1} for one in lists)
+        fine = bool(lists) and all(isinstance(one, list) and one[:1] == [1] and all(map(_bit, one)) for one in lists)
         if not fine or len({*map(len, lists)}) != 1 or any(re.search(r"-\d+$", kind) for kind in content):
             return None
         computed = {kind: tuple(i for i, each in enumerate(one) if each) for kind, one in content.items()}
@@ -132,6 +132,10 @@ class MeasuringLayers(Measuring):
         lags = tuple(range(1, self.longest + 1))
         how = {"view": All(), "indicator": newer_divides, "lags": lags}
         return tuple(stack.tap(part, **how) for part in stack.parts(*self.kinds))
+
+
+def _bit(value: Any) -> bool:
+    return isinstance(value, (int, float)) and value in (0, 1)
 
 
 def layer_of(site: str) -> str:
