@@ -97,8 +97,10 @@ def summary(file: Any, out: Path) -> list[str]:
     table = expect_table(type(policy))
     valid = {"model": "any schedule", "schedule": "any number of steps of this schedule", "runs": "this schedule"}
     steps = f" and {file.made_for['steps']} steps" if table.holds_for == "runs" else ""
+    count = len(file.source["prompts"])
+    videos = f"{count} video{'s' if count > 1 else ''}"
     lines = [
-        f"{name}: {' and '.join(table.fields)} for {file.denoiser}, of {len(file.source['prompts'])} videos; holds for "
+        f"{name}: {' and '.join(table.fields)} for {file.denoiser}, of {videos}; holds for "
         f"{valid[table.holds_for]}{steps}",
         f'{out}: bwcache.attach(pipe, "{out.name}"), or --policy {out.name} with compare, generate, sweep or serve',
     ]

@@ -27,8 +27,10 @@ def table_of(kind: type[Policy[Any]]) -> Table | None:
 def names_table(kind: type[Policy[Any]], field: str, value: object) -> bool:
     """Return whether a value of a policy's field names a file with its table."""
     table = table_of(kind)
-    if table is None or field != table.fields[0]:
+    if table is None or field not in (table.fields[0], "table"):
         return False
+    if field == "table":
+        return isinstance(value, (str, Path))
     return names_file(value) or (isinstance(value, str) and value.lower().endswith(ARRAYS))
 
 
