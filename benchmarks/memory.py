@@ -28,16 +28,18 @@ class Geometry:
     Attributes:
         name: as the table calls it.
         model: its class in diffusers, and what its configuration has other than the class's defaults.
-        tokens: of latents and of text.
+        text: tokens of it.
         width: of a hidden state.
         branches: guidance in forwards of their own.
+        latents: frames, height and width, of 16 channels.
     """
 
     name: str
     model: tuple[str, dict[str, int]]
-    tokens: tuple[int, int]
+    text: int
     width: int
     branches: int
+    latents: tuple[int, int, int]
 
     def stack(self) -> BlockStack:
         """Its blocks, on the device without memory."""
@@ -47,37 +49,46 @@ class Geometry:
         with torch.device("meta"):
             return resolve("transformer", getattr(diffusers, name)(**settings))
 
-    def streams(self) -> dict[str, Any]:
-        """What enters the first block: bfloat16, one video."""
+    def streams(self, policy: bwcache.Policy[Any] | None = None) -> dict[str, Any]:
+        """What enters the first block, or the denoiser where a policy keeps what that returns: bfloat16, one video."""
+        if isinstance(policy, bwcache.Planned):
+            return {"hidden_states": torch.empty(1, 16, *self.latents, dtype=torch.bfloat16, device="meta")}
         names = ("hidden_states", "encoder_hidden_states")
         return {
             name: torch.empty(1, count, self.width, dtype=torch.bfloat16, device="meta")
-            for name, count in zip(names, self.tokens, strict=True)
+            for name, count in zip(names, (tokens(self.latents), self.text), strict=True)
         }
 
 
-def video(frames: int, height: int, width: int) -> int:
-    """Tokens of a video: four frames and 16 x 16 pixels each, and the first frame for itself."""
-    return ((frames - 1) // 4 + 1) * (height // 16) * (width // 16)
+def video(frames: int, height: int, width: int) -> tuple[int, int, int]:
+    """Latents of a video: four frames and 8 x 8 pixels each, and the first frame for itself."""
+    return (frames - 1) // 4 + 1, height // 8, width // 8
+
+
+def tokens(latents: tuple[int, int, int]) -> int:
+    """How many tokens these are, in patches of 2 x 2."""
+    return latents[0] * (latents[1] // 2) * (latents[2] // 2)
 
 
 _WAN = "WanTransformer3DModel"
 _SMALL = {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}
 
 GEOMETRIES = (
-    Geometry("Wan 2.1 1.3B, 480p, 81 frames", (_WAN, _SMALL), (video(81, 480, 832), 512), 1536, 2),
-    Geometry("Wan 2.1 14B, 480p, 81 frames", (_WAN, {}), (video(81, 480, 832), 512), 5120, 2),
-    Geometry("Wan 2.1 14B, 720p, 81 frames", (_WAN, {}), (video(81, 720, 1280), 512), 5120, 2),
+    Geometry("Wan 2.1 1.3B, 480p, 81 frames", (_WAN, _SMALL), 512, 1536, 2, video(81, 480, 832)),
+    Geometry("Wan 2.1 14B, 480p, 81 frames", (_WAN, {}), 512, 5120, 2, video(81, 480, 832)),
+    Geometry("Wan 2.1 14B, 720p, 81 frames", (_WAN, {}), 512, 5120, 2, video(81, 720, 1280)),
     Geometry(
         "HunyuanVideo, 544p, 129 frames",
         ("HunyuanVideoTransformer3DModel", {}),
-        (video(129, 544, 960), 256),
+        256,
         3072,
         1,
+        video(129, 544, 960),
     ),
 )
 
 SETTINGS: dict[str, tuple[bwcache.Policy[Any], Callable[[MemoryNeed], int]]] = {
+    "the grades, `Planned()`": (bwcache.Planned(), lambda held: held.features + held.taps),
     "`BWCache()`": (bwcache.BWCache(), lambda held: held.features + held.taps),
     "of that, samples": (bwcache.BWCache(), lambda held: held.taps),
     '`memory="offload"`, on the device': (bwcache.BWCache(), lambda held: held.taps),
@@ -102,7 +113,7 @@ def table() -> str:
     for name, (policy, part) in SETTINGS.items():
         cells = []
         for one, stack in zip(GEOMETRIES, stacks, strict=True):
-            held = need(Plan.of(policy, stack), outlines(one.streams(), BatchLayout()), {}) * one.branches
+            held = need(Plan.of(policy, stack), outlines(one.streams(policy), BatchLayout()), {}) * one.branches
             cells.append(size(part(held)))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

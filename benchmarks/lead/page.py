@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.lead.contenders import KINDS, MODELS, OURS, TUNED
+from benchmarks.lead.costs import Costs, costs
 from benchmarks.lead.plans import MADE_OF, wished
 from benchmarks.race import plot
 from benchmarks.race.choice import LEVELS, decibels
@@ -50,6 +51,9 @@ AIMS = {"over the best peer": (1.5, 1.5, 1.5), "over fewer steps": (2.0, 2.0, 2.
 
 AIMS_WITH_PLAN = AIMS | {"over the best peer": (1.75, 1.75, 1.6)}
 """Of what is made for the model and the regime."""
+
+AIM_KEPT = 0.1
+"""Of a hidden state."""
 
 AIM_BEHIND, AIM_SPREAD = 8.0, 1.5
 """dB: of the worst video below the mean, and standard deviation over the regimes of one setting's mean."""
@@ -125,6 +129,15 @@ def verdict(races: Mapping[str, Sequence[Standing]], family: str) -> list[tuple[
     return lines
 
 
+def beside(found: Costs) -> list[tuple[str, str, str, bool | None]]:
+    """Return the same of what `Planned` costs beside what it computes."""
+    kept = f"{found.kept:.2f}"
+    return [
+        ("kept between steps per guidance branch, of a hidden state", f"<= {AIM_KEPT:g}", kept, found.kept <= AIM_KEPT),
+        ("modules of the denoiser that a reused step calls", "none", str(found.calls or "none"), not found.calls),
+    ]
+
+
 def ladder(races: Mapping[str, Sequence[Standing]], family: str) -> list[tuple[str, Sequence[float], float]]:
     """Return each number that one of ours ran with in all regimes, its mean PSNR in each, and their spread, in dB."""
     final = [[one for one in field if one.stage == "final"] for field in races.values()]
@@ -188,9 +201,10 @@ def main() -> None:
         "ladder": ladder,
         "missing": missing(every),
         "plans": plans,
+        "beside": {model: beside(costs(model)) for model in every},
     }
     template = jinja.get_template("lead.md.jinja")
-    page = template.render(**shown, **how, missing=missing(every), models=every, environments=found["environments"])
+    page = template.render(**shown, **how, models=every, environments=found["environments"])
     (DOCS / "lead.md").write_text(page.rstrip() + "\n", encoding="utf-8")
 
 
