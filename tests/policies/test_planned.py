@@ -17,7 +17,7 @@ from bwcache.core import Step
 from bwcache.errors import SettingError
 from bwcache.policies import Observation
 from bwcache.policies.planned import beyond_newest, inside, plan
-from bwcache.policies.planning import DRIFT, POWER, RESPONSE, Window, at, best, damages, foretold
+from bwcache.policies.planning import DRIFT, POWER, RESPONSE, SEEN_AT_THE_END, Window, at, best, damages, foretold
 from tests.policies.proof import ALONE, proves
 from tests.tiny import BY_NAME
 
@@ -43,7 +43,8 @@ def plain(schedule: tuple[float, ...], first: int, end: int) -> float:
         for i, a in weights.items()
         for j, b in weights.items()
     )
-    return variance * at(RESPONSE, schedule[end]) ** 2
+    seen = SEEN_AT_THE_END if end == len(schedule) - 1 else 1.0
+    return variance * (at(RESPONSE, schedule[end]) * seen) ** 2
 
 
 def test_a_curve_is_straight_between_its_points_and_flat_outside() -> None:
