@@ -9,7 +9,7 @@ import torch
 import bwcache
 from bwcache import SettingError
 from bwcache.policies.lists import best_lists
-from bwcache.policies.planning import RESPONSE, at
+from bwcache.policies.planning import RESPONSE, SEEN_AT_THE_END, at
 from bwcache.study.tuning.fitting import fitted
 from bwcache.study.tuning.recording import Recording, recorded
 from bwcache.study.tuning.tables import damage, window_weights
@@ -75,7 +75,8 @@ def test_damage_is_what_no_sum_of_two_estimates_comes_to() -> None:
         wanted = weights @ runs[0].clean
         basis = runs[0].clean[[i] if p == i else [p, i]].T
         best = basis @ np.linalg.lstsq(basis, wanted, rcond=None)[0]
-        expected = ((wanted - best) ** 2).mean() * at(RESPONSE, SHARES[j]) ** 2
+        seen = SEEN_AT_THE_END if j == COUNT else 1
+        expected = ((wanted - best) ** 2).mean() * (at(RESPONSE, SHARES[j]) * seen) ** 2
         assert table[p, i, j] == pytest.approx(expected, rel=1e-4)
     assert all(table[p, i, i + 1] == 0 for i in range(COUNT) for p in range(i + 1))
 

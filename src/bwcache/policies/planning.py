@@ -85,6 +85,16 @@ def at(curve: Curve, noise: float) -> float:
     return above + share * (below - above)
 
 
+def stays(schedule: Sequence[float], end: int) -> float:
+    """Return what stays of an error of the latents at the end of a window, and is seen in the frames: 0..1.
+
+    Args:
+        schedule: share of noise at each step and after the last one, 1..0.
+        end: the step after the window, at most as many as there are.
+    """
+    return at(RESPONSE, schedule[end]) * (SEEN_AT_THE_END if end == len(schedule) - 1 else 1.0)
+
+
 class Window:
     """A window that begins with a computed step and goes on step by step: the error of the latents so far.
 

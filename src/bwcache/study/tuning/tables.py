@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bwcache.policies.planning import RESPONSE, at
+from bwcache.policies.planning import stays
 from bwcache.study.tuning.recording import Recording
 
 RIDGE = 1e-3
@@ -32,8 +32,8 @@ def damage(recordings: Sequence[Recording]) -> np.ndarray:
     """Return the table of `best_lists`, [N, N, N + 1]: mean square error of the final latents, over runs and entries.
 
     The estimates that a window's steps would have had, weighted as they enter the latents at its end, are laid beside
-    the best sum of the two that were computed last (least squares over all runs). What is left, times the response to
-    it, is the damage.
+    the best sum of the two that were computed last (least squares over all runs). What is left, times what
+    stays of it, is the damage.
     """
     shares = recordings[0].shares
     count = len(shares) - 1
@@ -44,7 +44,7 @@ def damage(recordings: Sequence[Recording]) -> np.ndarray:
         for end in range(first + 2, count + 1):
             wanted, _ = window_weights(shares, first, end)
             left = _left(grams, wanted, first)
-            table[: first + 1, first, end] = left * at(RESPONSE, shares[end]) ** 2
+            table[: first + 1, first, end] = left * stays(shares, end) ** 2
     return table
 
 
