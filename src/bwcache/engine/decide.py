@@ -119,7 +119,7 @@ def decision(
     error = run.errors.get((step.sample, plan.where[site.name]))
     observation = Observation(step, site.name, lane.last, error, plan.stack.name, look, site.first.kind)
     found = run.policy.decide(observation, run.state)
-    if found.reuses and run.together is not None and run.together.waits_to_forget:
+    if run.together is not None and run.together.waits_to_forget and found.reuses:
         return replace(found, reason=reasons.TOLD_ALONE)
     return found
 

@@ -274,15 +274,14 @@ class Forward:
         """What the site's last place would have returned, made from what is kept."""
         name, errors, where = call.site.name, self.run.errors, self.plan.where
         made: dict[str, list[Tensor]] = {}
-        slots = [lane.slots[name] for lane in self.lanes]
-        for j, (step, decided, slot) in enumerate(zip(self.steps, call.decisions, slots, strict=True)):
-            if j + 1 < len(slots):  # while one lane's features are read, the next one's are on their way
-                slots[j + 1].prefetch()
+        for j, (step, decided, lane) in enumerate(zip(self.steps, call.decisions, self.lanes, strict=True)):
+            if j + 1 < len(self.lanes):  # while one lane's features are read, the next one's are on their way
+                self.lanes[j + 1].slots[name].prefetch()
             how = decided.how or self.plan.predictor
             assert isinstance(how, Predictor)
             how = how.adapted_to(errors.get((step.sample, where[name])))
             other = beside.value(self.run, call.site, step) if call.site.beside else None
-            for stream, past in slot.read().items():
+            for stream, past in lane.slots[name].read().items():
                 value = how.predict(past, step)
                 made.setdefault(stream, []).append(value if other is None else value + other[stream])
         rows = self.rows if self.rows.is_whole else rows_at(place, self.rows)
