@@ -43,8 +43,18 @@ def plain(schedule: tuple[float, ...], first: int, end: int) -> float:
         for i, a in weights.items()
         for j, b in weights.items()
     )
-    seen = SEEN_AT_THE_END if end == len(schedule) - 1 else 1.0
+    seen = SEEN_AT_THE_END if schedule[end] == 0 else 1.0
     return variance * (at(RESPONSE, schedule[end]) * seen) ** 2
+
+
+def test_the_last_step_is_left_out_where_hardly_any_noise_is_left_at_it() -> None:
+    assert best(damages((*flow(49, 5.0)[:-1], 0.02, 0.0)), None, 8)[-1] < 49
+    assert best(damages(flow(20, 5.0)), None, 6)[-1] == 19  # a fifth of noise
+
+
+def test_where_another_model_goes_on_the_last_window_counts_as_any() -> None:
+    whole = flow(20, 5.0)
+    assert damages(whole[:12])[9][1] == pytest.approx(damages(whole)[9][1])
 
 
 def test_a_curve_is_straight_between_its_points_and_flat_outside() -> None:

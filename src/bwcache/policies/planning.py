@@ -72,9 +72,9 @@ RESPONSE: Curve = (
 LONGEST = 64
 """Steps that a window may span."""
 SEEN_AT_THE_END = 0.5
-"""How much of an error of the last window is seen in the frames, of what the same error in any other window would be.
-It was found on 16 videos of the shapes model: where the last of 7 to 12 computed steps is left out, next to nothing
-changes in the frames (docs/experiments/worth.md)."""
+"""How much of an error of the last window, after which no noise is left, is seen in the frames.
+It was found on 16 videos: where the last of 7 to 12 computed steps is left out, next to nothing changes in the frames
+(docs/experiments/worth.md)."""
 
 
 def at(curve: Curve, noise: float) -> float:
@@ -85,14 +85,9 @@ def at(curve: Curve, noise: float) -> float:
     return above + share * (below - above)
 
 
-def stays(schedule: Sequence[float], end: int) -> float:
-    """Return what stays of an error of the latents at the end of a window, and is seen in the frames: 0..1.
-
-    Args:
-        schedule: share of noise at each step and after the last one, 1..0.
-        end: the step after the window, at most as many as there are.
-    """
-    return at(RESPONSE, schedule[end]) * (SEEN_AT_THE_END if end == len(schedule) - 1 else 1.0)
+def stays(noise: float) -> float:
+    """Return what stays of an error of the latents at a noise level, 1..0, and is seen in the frames: 0..1."""
+    return at(RESPONSE, noise) * (1.0 if noise > 0 else SEEN_AT_THE_END)
 
 
 class Window:
@@ -122,7 +117,7 @@ class Window:
         )
         self.variance = self.variance * kept**2 + 2 * (1 - kept) * common + (1 - kept) ** 2 * first[-1]
         self.shares[-1] += 1 - kept
-        return max(self.variance, 0.0) * at(RESPONSE, next_noise) ** 2
+        return max(self.variance, 0.0) * stays(next_noise) ** 2
 
 
 @lru_cache(maxsize=64)
@@ -137,8 +132,6 @@ def damages(schedule: tuple[float, ...]) -> tuple[tuple[float, ...], ...]:
         window, row = Window(schedule[first]), []
         for step in range(first, min(len(schedule) - 1, first + LONGEST)):
             row.append(window.go(schedule[step], schedule[step + 1]))
-        if first + len(row) == len(schedule) - 1:
-            row[-1] *= SEEN_AT_THE_END**2
         found.append(tuple(row))
     return tuple(found)
 

@@ -44,7 +44,7 @@ def damage(recordings: Sequence[Recording]) -> np.ndarray:
         for end in range(first + 2, count + 1):
             wanted, _ = window_weights(shares, first, end)
             left = _left(grams, wanted, first)
-            table[: first + 1, first, end] = left * stays(shares, end) ** 2
+            table[: first + 1, first, end] = left * stays(shares[end]) ** 2
     return table
 
 
