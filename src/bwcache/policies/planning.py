@@ -11,9 +11,8 @@ at j can be foretold from three things, none of which knows the video, the sched
    hangs on them; in the middle the denoiser takes most of them back; at the end nothing is left to do so.
 
 The damage of a window is the error of the latents at its end times the response there; of the last one, half of it is
-seen in the frames. Errors of different windows are
-as good as independent, so their squares add up; and the cheapest list for a given sum of squares, or the best one of so
-many steps, is what a dynamic programme finds.
+seen in the frames. Errors of different windows are as good as independent, so their squares add up; and the cheapest
+list for a given sum of squares, or the best one of so many steps, is what a dynamic programme finds.
 
 Both curves were measured on the shapes model: the drift at shifts of 1, 3 and 5, the response at 1 and 5
 (docs/planned.md).
