@@ -125,7 +125,7 @@ def pipelines(row: Any) -> str:
 
 def presets() -> str:
     """Published settings, one line per model and method."""
-    from bwcache.models.published import PRESETS
+    from bwcache.policies.presets import PRESETS
 
     lines = ["| denoiser | policy | settings | source |", "|---|---|---|---|"]
     for preset in PRESETS:
@@ -222,8 +222,20 @@ def catalogue() -> str:
         cells = " | ".join(facts(one).values())
         lines.append(f"| [`{name}`](#{name.lower()}) | {source(one).replace(chr(10), '<br>')} | {cells} |")
         sections += ["", f"## {name} {{ #{name.lower()} }}", "", one["does"], "", "```text", one["rule"], "```"]
+        sections += ["", *settings_of(one["published"])] if one["published"] else []
         sections += ["", "```bibtex", one["bibtex"], "```"] if one["bibtex"] else []
     return "\n".join(lines + sections)
+
+
+def settings_of(published: list[dict[str, Any]]) -> list[str]:
+    """The published settings of one policy, one line each."""
+    from bwcache.cli.methods import shown
+
+    lines = ["| published for | settings | where |", "|---|---|---|"]
+    for row in published:
+        how = "calibrated with " if row["calibrates"] else ""
+        lines.append(f"| {row['for']} | {how}`{shown(row['settings'])}` | {row['source']} |")
+    return lines
 
 
 def proofs() -> str:

@@ -1,12 +1,15 @@
 """Each module imports only from the layers below its own; core knows no torch; diffusers stays out of the import."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from bwcache.policies import known
 
 ROOT = Path(__file__).resolve().parents[1] / "src" / "bwcache"
 LAYERS = (
@@ -153,6 +156,32 @@ def test_the_rule_itself_sees_a_wrong_import(module: str, source: str, wrong: bo
     found = wrong_directions(module, set(imports(source, module.rpartition(".")[0], everywhere=True)))
     # `from bwcache import policies` names the package itself, which a lower layer must not
     assert bool(found) is wrong
+
+
+NO_METHODS = {
+    "BWCache": "what the package is named for, and what `attach` takes where no policy is named",
+    "PerDenoiser": "what a mapping of policies becomes",
+}
+"""Policies that may be named below the policies, and why."""
+NAMES_OF_OTHERS = {"bwcache.models.provenance": {"DeepCache"}}  # a package that may hold a model, by its import name
+
+
+def named_below(source: str) -> set[str]:
+    """Names of methods in a text."""
+    return {name for name in {*known()} - {*NO_METHODS} if re.search(rf"\b{name}\b", source)}
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if layer(name) in ("features", "models", "engine")])
+def test_no_method_is_named_below_the_policies(module: str) -> None:
+    """What a method needs is a place, a tap, a predictor: not a line that knows it."""
+    found = named_below(MODULES[module].read_text(encoding="utf-8"))
+    assert found - NAMES_OF_OTHERS.get(module, set()) == set()
+
+
+def test_the_rule_sees_a_method_that_is_named() -> None:
+    assert named_below("if type(policy).__name__ == 'TeaCache': ...") == {"TeaCache"}
+    assert named_below("from bwcache.policies import BWCache") == set()
+    assert named_below("TeaCaches") == set()
 
 
 def test_a_type_checking_import_is_not_one_at_run_time() -> None:

@@ -102,7 +102,7 @@ def counted(kind: Any) -> Rungs:
     return rungs
 
 
-WAN = SORTBLOCK["WanTransformer3DModel"]["coefficients"]
+WAN = SORTBLOCK["Wan2.1"].settings["coefficients"]
 CHANGES = (0.05, 0.08, 0.12, 0.2, 0.3, 0.45)
 INTERVALS = (2, 3, 4, 5, 6, 8, 10, 12)
 ORDERS = ((2, 1), (3, 1), (4, 1), (5, 1), (7, 1), (9, 1)), ((3, 1), (4, 1), (5, 1), (6, 1), (7, 1), (9, 1), (11, 1))

@@ -77,10 +77,11 @@ def test_the_model_in_the_box_is_calibrated_and_attached(bwcache_command: Any, t
 def test_a_table_is_named_for_its_field(bwcache_command: Any, tmp_path: Path) -> None:
     assert bwcache_command(*calibrate("magcache", "--out", "table.json")).code == 0
     asked = ("--model", saved("t2v"), *SMALL, "--prompt", "a ring")
-    for number, table in enumerate(("table.json", "published.json")):
-        (tmp_path / "published.json").write_text("[1.0, 1.0, 1.0, 1.0, 1.0]")
+    (tmp_path / "published.json").write_text("[1.0, 1.0, 1.0, 1.0, 1.0]")
+    tables = ("ratios=table.json", "ratios=published.json", "table=table.json", "policy.table=published.json")
+    for number, table in enumerate(tables):
         out = f"out{number}"
-        words = ("--policy", "magcache", "--set", f"ratios={table}", "--set", "threshold=9", "--out", out)
+        words = ("--policy", "magcache", "--set", table, "--set", "threshold=9", "--out", out)
         ended = bwcache_command("generate", *words, *asked)
         assert ended.code == 0, ended.err
         assert json.loads((tmp_path / out / "summary.json").read_text())["runs"][0]["reused"] > 0
@@ -90,6 +91,13 @@ def test_a_table_is_named_for_its_field(bwcache_command: Any, tmp_path: Path) ->
     ended = bwcache_command("generate", "--policy", "magcache", "--set", "ratios=table.json", *asked)
     assert ended.code == 2
     assert "under a file calibrated for FluxTransformer2DModel" in ended.lines[-1]
+
+
+def test_a_method_without_a_table_takes_none(bwcache_command: Any) -> None:
+    words = ("--policy", "easycache", "--set", "table=table.json", "--model", saved("t2v"), *SMALL)
+    ended = bwcache_command("generate", *words, "--prompt", "a ring")
+    assert ended.code == 2
+    assert "found --set 'table'; expected a field of EasyCache (threshold, warmup, published)" in ended.lines[-1]
 
 
 def test_lists_for_another_number_of_steps_are_refused(bwcache_command: Any, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The command takes the settings that were published for a model, where the options leave them open."""
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -8,17 +9,17 @@ import pytest
 import bwcache
 from bwcache.cli.choices import choose
 from bwcache.cli.settings import CompareSettings
-from bwcache.models import published
 from bwcache.models.table import row
+from bwcache.policies import presets
 from tests.tiny import wan_transformer
 
 
 @pytest.fixture
 def pipe(monkeypatch):
     """A Wan whose published settings are none of the defaults."""
-    one = published.preset_of(row("WanTransformer3DModel"))
+    one = presets.preset_of(row("WanTransformer3DModel"))
     changed = replace(one, settings={"threshold": 0.07, "reuse_interval": 3})
-    monkeypatch.setitem(published._BY_CLASS, (one.module_prefix, one.model, one.method), changed)
+    monkeypatch.setitem(presets._BY_CLASS, (one.module_prefix, one.model, one.method), changed)
     return SimpleNamespace(components={"transformer": wan_transformer()})
 
 
@@ -35,3 +36,23 @@ def test_options_win_over_them(pipe):
 def test_published_settings_must_fit_the_run(pipe):
     with pytest.raises(bwcache.SettingError, match="reuse_interval 3"):
         choose(CompareSettings(steps=2)).of(pipe)
+
+
+def test_a_checkpoint_stands_for_all_that_was_published_for_it(pipe):
+    settings = CompareSettings(policy="dicache", sets=["published=HunyuanVideo", "probe=2"], threshold="0.3")  # type: ignore[arg-type]
+    assert choose(settings).policy == bwcache.DiCache(0.3, 2, 1.5)
+    settings = CompareSettings(policy="magcache", sets=["published=Wan2.1-T2V-14B", "ratios=1+1.1+0.9"])
+    assert choose(settings).policy == bwcache.MagCache((1.0, 1.1, 0.9), 0.24, 6, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        ("dicache", "nothing published of DiCache for 'Sora'; expected one of Wan2.1, HunyuanVideo, FLUX.1-dev"),
+        ("mixcache", "--set 'published'"),
+        ("adaptive", "--set 'published'"),
+    ],
+)
+def test_a_checkpoint_of_which_nothing_is_known_is_refused(policy, said):
+    with pytest.raises(bwcache.SettingError, match=re.escape(said)):
+        choose(CompareSettings(policy=policy, sets=["published=Sora"]))

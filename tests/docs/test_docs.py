@@ -19,10 +19,10 @@ import bwcache
 from bwcache import policies
 from bwcache.cli.app import app
 from bwcache.engine import reasons
-from bwcache.models.published import PRESETS
 from bwcache.models.refused import REFUSED
 from bwcache.models.table import ROWS
 from bwcache.models.verified import verified
+from bwcache.policies.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
 SKILL = ROOT / "skills" / "bwcache" / "SKILL.md"
@@ -240,6 +240,17 @@ def test_every_page_is_in_the_navigation() -> None:
 
 def test_the_changelog_knows_this_version() -> None:
     assert f"## [{bwcache.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("each", PAGES, ids=lambda path: path.name)
+def test_every_table_has_a_head(each: Path) -> None:
+    """A row after an empty line is no row to Markdown, but a line of text with bars in it."""
+    prose = re.sub(r"^```.*?^```$", "", each.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    lines = ["", *prose.splitlines(), ""]
+    firsts = [
+        (line, lines[i + 2]) for i, line in enumerate(lines[1:-1]) if line.startswith("|") > lines[i].startswith("|")
+    ]
+    assert [line for line, below in firsts if not re.fullmatch(r"\|([ :-]+\|)+", below.strip())] == []
 
 
 def test_links_of_contributing_lead_somewhere() -> None:

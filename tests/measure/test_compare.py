@@ -139,6 +139,10 @@ def test_vmaf_stands_beside_them(pipe, strong_output):
     for run, pair in zip(comparison.runs, pairs, strict=True):
         assert run.vmaf == pytest.approx(vmaf(pair.uncached, pair.cached))
     assert comparison.total.worst_vmaf == min(run.vmaf for run in comparison.runs)
+    kept = [run.motion_kept for run in comparison.runs]
+    assert all(kept)
+    assert comparison.total.motion_kept == pytest.approx(sum(kept) / len(kept))
+    assert comparison.total.worst_motion_kept == max(kept, key=lambda value: abs(value - 1))
 
 
 def test_what_cannot_be_measured_is_none_with_a_reason_and_not_averaged_away(pipe):

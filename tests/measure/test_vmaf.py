@@ -115,6 +115,22 @@ def test_motion_grows_with_speed_and_a_still_has_none() -> None:
     assert motion(moving()).vmafmotion == vmafmotion(moving())
 
 
+@with_motion
+def test_how_much_motion_is_kept() -> None:
+    lively, calm, still = moving(speed=3), moving(speed=1), moving(speed=0)
+    kept = quality(lively, calm, None).motion_kept
+    assert kept is not None
+    assert 0 < kept < 1
+    assert kept == pytest.approx(vmafmotion(calm) / vmafmotion(lively), rel=1e-4)
+    assert quality(calm, lively, None).motion_kept == pytest.approx(1 / kept, rel=1e-3)
+    assert quality(lively, lively, None).motion_kept == 1
+    assert quality(lively, still, None).motion_kept == 0
+    for reference, why in ((still, "a reference that is a still"), (moving(1), "a video of one frame")):
+        found = quality(reference, reference, None)
+        assert found.motion_kept is None
+        assert any(note.startswith(f"Motion kept: found {why}") for note in found.notes)
+
+
 @with_vmaf
 def test_quality_has_them_and_says_what_is_missing() -> None:
     video = moving(height=32, width=32)
@@ -156,7 +172,8 @@ def test_without_any_ffmpeg_nothing_breaks(monkeypatch: pytest.MonkeyPatch) -> N
     ffmpeg.executable.cache_clear()
     found = quality(moving(), noisy(moving(), 0.05), None)
     assert found.vmaf is found.xpsnr is None
-    assert sum("no imageio-ffmpeg" in note and "bwcache[plots]" in note for note in found.notes) == 2
+    assert found.motion_kept is None
+    assert sum("no imageio-ffmpeg" in note and "bwcache[plots]" in note for note in found.notes) == 3
 
 
 def test_an_ffmpeg_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +186,7 @@ def test_an_ffmpeg_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
         vmaf(moving(), moving())
     found = quality(moving(), noisy(moving(), 0.05), None)
     assert found.vmaf is found.xpsnr is None
-    assert len(found.notes) == 3  # MS-SSIM too
+    assert len(found.notes) == 4  # MS-SSIM too
 
     def gone(*_: Any, **__: Any) -> Any:
         raise FileNotFoundError(2, "No such file or directory")

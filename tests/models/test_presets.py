@@ -9,9 +9,8 @@ import torch
 
 import bwcache
 from bwcache import policies
-from bwcache.models.published import PRESETS, preset_of
 from bwcache.models.table import ROWS, row, row_of
-from bwcache.policies.presets import preset, published, source
+from bwcache.policies.presets import PRESETS, preset, preset_of, published, source
 from tests.tiny import wan_transformer
 
 
@@ -48,13 +47,13 @@ def test_a_class_of_the_same_name_from_another_repository_has_none() -> None:
 @pytest.fixture
 def known(monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
     """A model whose published settings are none of the defaults."""
-    from bwcache.models import published
+    from bwcache.policies import presets
 
     one = preset_of(row("WanTransformer3DModel"))
     assert one is not None
     settings = {"threshold": 0.07, "reuse_interval": 3, "blocks": (0, 2)}
     key = (one.module_prefix, one.model, one.method)
-    monkeypatch.setitem(published._BY_CLASS, key, replace(one, settings=settings))
+    monkeypatch.setitem(presets._BY_CLASS, key, replace(one, settings=settings))
     return wan_transformer()
 
 

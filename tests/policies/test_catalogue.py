@@ -13,10 +13,10 @@ import pytest
 
 import bwcache
 from bwcache import Policy
-from bwcache.models.published import PRESETS
 from bwcache.policies import known
 from bwcache.policies.catalogue import NO_DEFAULT, described, fields_of
 from bwcache.policies.entry import Entry, Paper
+from bwcache.policies.presets import PRESETS
 from tests.policies.test_known import EVERY
 
 TESTS = Path(__file__).parent

@@ -143,8 +143,8 @@ def test_the_modulation_of_skyreels() -> None:
 
 
 def test_the_published_settings() -> None:
-    for settings in bwcache.policies.flowcache.PUBLISHED.values():
-        assert FlowCache(**settings).may_reuse
+    assert FlowCache.published("MAGI-1 slow") == FlowCache()
+    assert FlowCache.published("SkyReels-V2-DF-1.3B fast").input == "modulated"
 
 
 def test_no_threshold_never_reuses() -> None:

@@ -167,10 +167,11 @@ def test_another_number_of_steps_is_refused() -> None:
 
 
 def test_the_published_lists_belong_together() -> None:
-    for rows in bwcache.policies.meancache.PUBLISHED.values():
-        for computed, lags, steps in rows:
-            assert MeanCache(computed, lags, steps).computed[-1] == steps - 1
-    assert MeanCache() == MeanCache(*bwcache.policies.meancache.PUBLISHED["QwenImageTransformer2DModel"][0])
+    for name in bwcache.policies.meancache.PUBLISHED:
+        policy = MeanCache.published(name)
+        assert policy.computed[-1] == policy.steps - 1 == 49
+        assert f"{len(policy.computed)} of 50 steps" in name
+    assert MeanCache() == MeanCache.published("Qwen-Image, 10 of 50 steps")
 
 
 @pytest.mark.parametrize(

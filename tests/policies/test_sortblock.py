@@ -143,9 +143,8 @@ def test_models_that_it_does_not_fit() -> None:
 
 
 def test_the_published_settings() -> None:
-    for settings in bwcache.policies.sortblock.PUBLISHED.values():
-        assert Sortblock(**settings).may_reuse
-    assert Sortblock(**bwcache.policies.sortblock.PUBLISHED["HunyuanVideoTransformer3DModel"]) == Sortblock()
+    assert Sortblock.published("HunyuanVideo") == Sortblock()
+    assert Sortblock.published("Wan2.1").coefficients[-1] == 0.4971
 
 
 @pytest.mark.parametrize(

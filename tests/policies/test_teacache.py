@@ -203,8 +203,9 @@ def test_what_the_authors_published() -> None:
     assert policy.coefficients[0] == -52186.2437
     assert TeaCache.published("CogVideoX-5b").input == "time"
     assert TeaCache.published("FLUX.1-dev").threshold == 0.25
-    assert all(len(each.coefficients) == 5 for each in PUBLISHED.values())
-    with pytest.raises(SettingError, match="found checkpoint 'wan'; expected one of Open-Sora-1"):
+    assert TeaCache.published("FLUX.1-dev 2x").threshold == 0.6
+    assert all(len(each.settings["coefficients"]) == 5 for each in PUBLISHED.values())
+    with pytest.raises(SettingError, match="nothing published of TeaCache for 'wan'; expected one of Open-Sora-1"):
         TeaCache.published("wan")
 
 

@@ -114,6 +114,13 @@ def test_vmaf_and_xpsnr_have_rows_where_they_were_measured():
     ]
 
 
+def test_the_worst_of_motion_is_the_farthest_from_as_much():
+    some = comparison(run(motion_kept=0.95), run(motion_kept=1.2))
+    found = rows(printed(comparison_table(some)))
+    at = [name for name, _ in found].index("motion kept")
+    assert found[at : at + 2] == [("motion kept", ["95.0 %", "120.0 %", "107.5 %"]), ("worst", ["", "", "120.0 %"])]
+
+
 def test_one_run_without_lpips_leaves_no_mean():
     some = comparison(run(lpips=0.042, lpips_backbone="alex"), run())
     assert ("LPIPS (alex)", ["0.0420", "-", "-"]) in rows(printed(comparison_table(some)))

@@ -30,6 +30,8 @@ def test_means_and_worst_by_hand():
     assert row.worst("lpips") == 0.3
     assert row.mean("lpips") == pytest.approx(0.2)
     assert row.mean("ms_ssim") is row.worst("ms_ssim") is None
+    moved = [cell(prompt=each, quality={"motion_kept": kept}) for each, kept in (("p", 0.9), ("q", 1.3), ("r", 0.8))]
+    assert results(moved)[0].worst("motion_kept") == 1.3
     assert row.identical == 1
     assert row.computed == 5
     assert row.compute == pytest.approx(2.2 / 3)

@@ -66,7 +66,7 @@ def test_runs_what_is_missing_and_nothing_twice(pipe, folder, called):
     assert never.compute == 1
     assert not fixed.identical
     assert 10 < fixed.quality["psnr"] < 100
-    assert all(reason.startswith(("LPIPS", "MS-SSIM", "VMAF", "XPSNR")) for reason in fixed.unmeasured)
+    assert all(reason.startswith(("LPIPS", "MS-SSIM", "VMAF", "XPSNR", "Motion kept")) for reason in fixed.unmeasured)
     assert all(cell.uncached_denoise_seconds > 0 and cell.denoise_seconds > 0 for cell in first)
 
     called.clear()

@@ -377,12 +377,13 @@ def shorthands(settings: Any, policy: type[Any]) -> dict[str, Any]:
 def sort_sets(settings: Any, policy: type[Any], kind: type[Any], calibration: Iterable[str] | None = None) -> Sets:
     """Return what ``--set`` says of the policy, or of a method's calibration, and what of the pipeline's call."""
     from bwcache.measure.inputs import settable
+    from bwcache.policies.known import shorts
 
     if calibration is not None:
         whose = f"a calibration of {settings.method}"
         return sorted_out(settings.sets, calibration, settable(kind), whose, kind.__name__)
     has_policy = hasattr(settings, "policy")
-    fields = tuple(field_types(policy)) if has_policy else ()
+    fields = (*field_types(policy), *shorts(policy)) if has_policy else ()
     name = policy.__name__ if has_policy else None
     return sorted_out(settings.sets, fields, settable(kind), name, kind.__name__, former_fields(policy))
 
@@ -398,7 +399,7 @@ def policy_settings(policy: type[Any], short: Mapping[str, Any], sets: Sets) -> 
     both = next((name for name in sets.fields if name in short), None)
     if both is not None:
         raise _refused(f"--{both.replace('_', '-')} beside --set {both}", "one of them", "leave one out")
-    return {**short, **values_of(policy, sets.fields, "--set ")}
+    return {**values_of(policy, sets.fields, "--set "), **short}
 
 
 def arguments_of(settings: Asked, kind: type[Any], sets: Sets) -> dict[str, Any]:

@@ -93,7 +93,8 @@ def in_full(one: dict[str, Any]) -> list[str]:
     if one["published"]:
         lines += ["", "Published settings"]
     for row in one["published"]:
-        lines += [f"  {row['for']}: {row['source']}", *wrapped(shown(row["settings"]))]
+        how = "calibrated with " if row["calibrates"] else ""
+        lines += [f"  {row['for']}: {row['source']}", *wrapped(how + shown(row["settings"]))]
     return lines + (["", one["bibtex"]] if one["bibtex"] else [])
 
 

@@ -62,8 +62,8 @@ def found(name: str | None) -> tuple[list[BlockSpec], dict[str, str]]:
 
 def described(row: BlockSpec) -> dict[str, Any]:
     """A row with all that belongs to it, ready for JSON."""
-    from bwcache.models.published import preset_of
     from bwcache.models.verified import verified
+    from bwcache.policies.presets import preset_of
 
     preset, shown = preset_of(row), verified(row)
     return {
@@ -155,7 +155,7 @@ def _blocks(row: BlockSpec) -> str:
 
 
 def _preset(row: BlockSpec) -> str:
-    from bwcache.models.published import preset_of
+    from bwcache.policies.presets import preset_of
 
     found = preset_of(row)
     if found is None:

@@ -47,7 +47,8 @@ class Outline:
                     complaint(
                         f"a skipped block's value of {tuple(value.shape)} that lies on several ranks (a DTensor)",
                         "blocks that return what they take in",
-                        "choose a policy that reuses the denoiser as a whole, such as bwcache.EasyCache()",
+                        "choose a policy that reuses the denoiser as a whole: those of 'bwcache methods' that keep "
+                        "what is of the size of the latents",
                     )
                 )
             return cls(Tensor, (len(value) // samples, *value.shape[1:]), value.dtype, value.device)

@@ -234,7 +234,7 @@ class Session:
                 unit size where it is no flow. With it sigma is the share of noise in a flow, and else noise over data.
             schedule: share of noise at each step of the run and after the last one, 1..0: what a plan is made of.
             time_of: returns the denoiser's time argument at a share of noise. With it, policies that evaluate elsewhere
-                than they are called (`Planned(ahead=…)`) do so. Leave it out where the sampler adds new noise.
+                than they are called do so. Leave it out where the sampler adds new noise.
 
         Raises:
             SettingError: a value that cannot be meant.

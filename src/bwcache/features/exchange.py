@@ -23,7 +23,7 @@ LARGE_PIECE = 1 << 24
 
 
 Sums = tuple[Tensor, Tensor]
-"""||new - kept||_1 and ||kept||_1, float32 (eq. 5 of BWCache, arXiv 2509.13789)."""
+"""||new - kept||_1 and ||kept||_1, float32 (eq. 5 of arXiv 2509.13789)."""
 
 
 def exchange(kept: Tensor, new: Tensor) -> Sums:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def relative_l1(new: Tensor, old: Tensor) -> Tensor:
-    """Eq. 5 of BWCache (arXiv 2509.13789): ||new - old||_1 over ||old||_1; the older tensor divides.
+    """Eq. 5 of arXiv 2509.13789: ||new - old||_1 over ||old||_1; the older tensor divides.
 
     Args:
         new: features of this step, `[T, …, S]`.

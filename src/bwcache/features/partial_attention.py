@@ -64,7 +64,7 @@ def partial_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, z
 
 
 def eviction_score(query: Tensor, key: Tensor, scale: float, importance: float = 0.07, kernel: int = 7) -> Tensor:
-    """Return how much each key is worth keeping (FlowCache): what looks at it, less how like it is to the others.
+    """Return how worthy of being kept each key is (arXiv 2602.10825): what looks at it, less how like the others it is.
 
     Importance is the mean weight that the queries give to a key, each key taking the largest among its neighbours;
     redundancy the softmax of its mean cosine to all keys, with 0 for itself.

@@ -203,6 +203,7 @@ def compare_one(
         unmeasured=measured.notes,
         vmaf=measured.vmaf,
         xpsnr=measured.xpsnr,
+        motion_kept=measured.motion_kept,
         uncached_parts=_middle(_parts(one, _share(one.denoise_seconds, block_share)) for one in uncached),
         cached_parts=_middle(
             _parts(one, add(e.seconds for e in seen.events), add(e.indicator_seconds for e in seen.events))

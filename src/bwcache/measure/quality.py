@@ -30,6 +30,9 @@ from bwcache.measure.lpips import BACKBONES, DEFAULT_BACKBONE, check_backbone, m
 Device = str | torch.device
 Measure = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
+LABELS = {"vmaf": "VMAF", "xpsnr": "XPSNR", "motion": "Motion kept"}
+"""What notes call those that ffmpeg measures."""
+
 MS_SSIM_SIDE = 176  # pixels: torchmetrics asks for more than 10 of them, rounded down, after four halvings
 
 
@@ -46,6 +49,8 @@ class Quality:
         notes: why a measure is None.
         vmaf: 0..100, mean over the frames; about 97 to 100 for identical videos; None where it cannot be measured.
         xpsnr: dB, mean over the frames; infinity for equal luma; None where it cannot be measured.
+        motion_kept: how much it moves over how much its reference does, by `vmafmotion`; 1 is as much, 0 a still; None
+            where that cannot be measured, or the reference is a still.
     """
 
     psnr: float
@@ -56,6 +61,7 @@ class Quality:
     notes: tuple[str, ...] = ()
     vmaf: float | None = None
     xpsnr: float | None = None
+    motion_kept: float | None = None
 
     @property
     def identical(self) -> bool:
@@ -98,16 +104,21 @@ def quality(
 
 
 def _by_ffmpeg(reference: Frames, candidate: Frames, notes: list[str]) -> dict[str, float | None]:
-    """VMAF and XPSNR as far as they can be measured here; why one cannot is added to the notes."""
+    """What can be measured here of VMAF, XPSNR and motion; why one cannot is added to the notes."""
     problems = {name: vmaf.problem(name, reference) for name in vmaf.FILTERS}
     able = [name for name, why in problems.items() if why is None]
     try:
         frames = vmaf.frame_measures(reference, candidate, able) if able else {}
     except SettingError as error:
         frames, problems = {}, problems | dict.fromkeys(able, str(error))
-    notes += [f"{name.upper()}: {why}" for name, why in problems.items() if why is not None]
     found: dict[str, float | None] = {"vmaf": float(frames["vmaf"].mean()) if "vmaf" in frames else None}
-    return found | {"xpsnr": vmaf.mean_of_differing(frames["xpsnr"]) if "xpsnr" in frames else None}
+    found["xpsnr"] = vmaf.mean_of_differing(frames["xpsnr"]) if "xpsnr" in frames else None
+    moved = float(frames["reference_motion"].sum()) if "reference_motion" in frames else 0.0
+    found["motion_kept"] = float(frames["motion"].sum()) / moved if moved and "motion" in frames else None
+    if not moved and problems["motion"] is None:
+        problems["motion"] = complaint("a reference that is a still", "one that moves", "leave it out")
+    notes += [f"{LABELS[name]}: {why}" for name, why in problems.items() if name in LABELS and why is not None]
+    return found
 
 
 def psnr(reference: Frames, candidate: Frames, device: Device = "cpu") -> float:

@@ -65,6 +65,7 @@ class Run:
         cached_parts: where the cached call's time went.
         vmaf: against the uncached video, 0..100; None where it cannot be measured.
         xpsnr: dB against the uncached video; infinity for equal luma; None where it cannot be measured.
+        motion_kept: how much the video moves over how much the uncached one does; None where it cannot be measured.
     """
 
     prompt: str
@@ -94,6 +95,7 @@ class Run:
     cached_parts: dict[str, float] | None = None
     vmaf: float | None = None
     xpsnr: float | None = None
+    motion_kept: float | None = None
 
     @property
     def speedup(self) -> float:
@@ -138,7 +140,8 @@ class Total:
     """All prompts together: times added, rates and quality averaged, memory at its highest.
 
     ``psnr`` is the mean over the runs that differ from their reference (None when none does), in dB, and so is
-    ``xpsnr``. ``ms_ssim``, ``lpips``, ``vmaf`` and ``xpsnr`` are None when one of the runs lacks them.
+    ``xpsnr``. ``ms_ssim``, ``lpips``, ``vmaf``, ``xpsnr`` and ``motion_kept`` are None when one of the runs lacks them.
+    The worst ``motion_kept`` is the one farthest from 1.
     """
 
     speedup: float
@@ -165,6 +168,8 @@ class Total:
     worst_vmaf: float | None = None
     xpsnr: float | None = None
     worst_xpsnr: float | None = None
+    motion_kept: float | None = None
+    worst_motion_kept: float | None = None
 
 
 @dataclass(frozen=True)
@@ -196,6 +201,7 @@ class Comparison:
         measured = [run.indicator_share for run in runs if run.indicator_share is not None]
         scales, distances = _all_known(run.ms_ssim for run in runs), _all_known(run.lpips for run in runs)
         seen = _all_known(run.vmaf for run in runs)
+        moving = _all_known(run.motion_kept for run in runs)
         weighed = [value for value in _all_known(run.xpsnr for run in runs) if math.isfinite(value)]
         return Total(
             speedup=sum(run.uncached_seconds for run in runs) / sum(run.cached_seconds for run in runs),
@@ -222,6 +228,8 @@ class Comparison:
             worst_vmaf=min(seen, default=None),
             xpsnr=statistics.fmean(weighed) if weighed else None,
             worst_xpsnr=min(weighed, default=None),
+            motion_kept=statistics.fmean(moving) if moving else None,
+            worst_motion_kept=max(moving, key=lambda kept: abs(kept - 1), default=None),
         )
 
     def to_json(self) -> dict[str, Any]:

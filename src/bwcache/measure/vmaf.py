@@ -23,14 +23,16 @@ from bwcache.errors import SettingError, complaint
 from bwcache.measure import ffmpeg
 from bwcache.measure.frames import Frames
 
-FILTERS = {"vmaf": "libvmaf", "xpsnr": "xpsnr"}
+FILTERS = {"vmaf": "libvmaf", "xpsnr": "xpsnr", "motion": "vmafmotion", "reference_motion": "vmafmotion"}
 """By the measure's name."""
 
 GRAPHS = {
     "vmaf": "{1}{0}libvmaf=log_fmt=json:n_threads=1:log_path={file}",
     "xpsnr": "{1}{0}xpsnr=stats_file={file}",
+    "motion": "{0}nullsink;{1}vmafmotion=stats_file={file}",
+    "reference_motion": "{1}nullsink;{0}vmafmotion=stats_file={file}",
 }
-"""What is measured comes first, its reference second."""
+"""{0} is the reference, {1} what is measured."""
 
 SMALLEST = 17
 """Pixels of a side: with fewer, nothing is left on the coarsest of VMAF's four scales."""
@@ -74,23 +76,28 @@ def mean_of_differing(values: np.ndarray) -> float:
 
 
 def frame_measures(reference: Frames, candidate: Frames, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return some of "vmaf" and "xpsnr" for each frame, [F], all by one run of ffmpeg; raises as they do."""
+    """Return some of `FILTERS` for each frame, [F], all by one run of ffmpeg; raises as `vmaf` and `xpsnr` do.
+
+    "motion" is that of the candidate, "reference_motion" that of the reference, from the frame before: 0 in the first.
+    """
     if reference.shape != candidate.shape:
         raise ValueError(f"found videos of shapes {reference.shape} and {candidate.shape}; expected equal shapes")
     for name in names:
         if (why := problem(name, reference)) is not None:
             raise SettingError(why)
     written = ffmpeg.frame_numbers([reference, candidate], {name: GRAPHS[name] for name in names})
-    read = {"vmaf": _read_vmaf, "xpsnr": _read_xpsnr}
+    read = {"vmaf": _read_vmaf, "xpsnr": _read_xpsnr, "motion": _read_motion, "reference_motion": _read_motion}
     return {name: _checked(name, read[name](written[name]), len(reference)) for name in names}
 
 
 def problem(name: str, frames: Frames) -> str | None:
-    """Return why frames of this size cannot be measured here by "vmaf" or "xpsnr", in one line; None where they can."""
+    """Return why these frames cannot be measured here by one of `FILTERS`, in one line; None where they can."""
     height, width = frames.shape[1:3]
     found, larger = f"frames of {height} x {width} pixels", "make larger ones"
-    if name == "vmaf" and min(height, width) < SMALLEST:
+    if name != "xpsnr" and min(height, width) < SMALLEST:
         return complaint(found, f"at least {SMALLEST} on each side for four scales", larger)
+    if name.endswith("motion") and len(frames) < 2:
+        return complaint("a video of one frame", "at least 2 to see motion", "ask for more frames")
     if name == "xpsnr" and height * width < ONLY_WEIGHED:
         return complaint(found, f"at least {ONLY_WEIGHED} pixels for weights of parts of a frame", larger)
     if name == "xpsnr" and (height % BLOCK or width % BLOCK):
@@ -114,8 +121,7 @@ def frame_motion(video: Frames) -> np.ndarray:
     if (why := ffmpeg.problem("vmafmotion")) is not None:
         raise SettingError(why)
     written = ffmpeg.frame_numbers([video], {"motion": "{0}vmafmotion=stats_file={file}"})["motion"]
-    values = [float(value) for value in re.findall(r"^n:\d+ motion:(\S+)", written, re.MULTILINE)]
-    return _checked("vmafmotion", values, len(video))[1:]
+    return _checked("vmafmotion", _read_motion(written), len(video))[1:]
 
 
 def _read_vmaf(text: str) -> list[float]:
@@ -124,6 +130,10 @@ def _read_vmaf(text: str) -> list[float]:
 
 def _read_xpsnr(text: str) -> list[float]:
     return [float(value) for value in re.findall(r"^n: *\d+ +XPSNR y: *(\S+)", text, re.MULTILINE)]
+
+
+def _read_motion(text: str) -> list[float]:
+    return [float(value) for value in re.findall(r"^n:\d+ motion:(\S+)", text, re.MULTILINE)]
 
 
 def _checked(name: str, values: Sequence[float], count: int) -> np.ndarray:

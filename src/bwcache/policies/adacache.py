@@ -25,6 +25,7 @@ apart, and not p, whose tokens carry no count of frames.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bwcache.models import BlockStack, Tap
@@ -32,6 +33,14 @@ from bwcache.policies.base import Observation
 from bwcache.policies.checks import expect
 from bwcache.policies.codebook import Codebook, Computed, attention_and_motion
 from bwcache.policies.entry import Entry, Paper
+from bwcache.policies.published import Published
+
+PUBLISHED: Mapping[str, Published] = {
+    "30 steps fast": Published({"thresholds": (0.08, 0.16, 0.24, 0.32, 0.4), "rates": (6, 5, 4, 3, 2, 1)}),
+    "30 steps slow": Published({"thresholds": (0.08, 0.16), "rates": (3, 2, 1)}),
+    "100 steps": Published({"thresholds": (0.03, 0.05, 0.07, 0.09, 0.11), "rates": (12, 10, 8, 6, 4, 3)}),
+}
+"""By the number of steps: the codebooks, the same for Open-Sora, Open-Sora-Plan and Latte."""
 
 REGULARIZED = (0.1, 0.9)
 """Between which shares of the steps motion counts."""

@@ -31,6 +31,7 @@ from bwcache.features.prediction_error import ratio
 from bwcache.former_names import reads_former_fields
 from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.entry import Entry
+from bwcache.policies.published import settings_for
 
 State = TypeVar("State")
 Own = TypeVar("Own", bound="Policy[Any]")
@@ -239,6 +240,23 @@ class Policy(ABC, Generic[State]):
         from bwcache.policies.table_file import loaded
 
         return loaded(cls, path, settings)
+
+    @classmethod
+    def published(cls: type[Own], checkpoint: str, **settings: Any) -> Own:
+        """Return the policy with what was published for a checkpoint; `bwcache methods NAME` lists them.
+
+        Args:
+            checkpoint: its name there, such as "HunyuanVideo" or "HunyuanVideo fast".
+            settings: fields that shall be otherwise, and those that were not published and have no default.
+
+        Raises:
+            SettingError: nothing is known of that name, a field is still to be said, or a value cannot be.
+        """
+        from bwcache.policies.known import made
+
+        found = made(cls, {**settings_for(cls, checkpoint), **settings})
+        assert isinstance(found, cls)
+        return found
 
     def citation(self) -> str:
         """Return the BibTeX entry of its paper, or those of the policies inside; empty where there is none."""

@@ -29,6 +29,10 @@ from bwcache.policies.easycache import newer_divides
 from bwcache.policies.entry import Entry, Paper, Table
 from bwcache.policies.layer_lists import LayerLists, Lists
 from bwcache.policies.measuring import Measuring, settings_of, steps_of, unfit
+from bwcache.policies.published import PAPER, Published
+
+PUBLISHED: Mapping[str, Published] = {"LDM-512": Published({"threshold": 0.5}, PAPER, calibrates=True)}
+"""By model: delta, with which lists are found."""
 
 KIND = "transformer"
 """The kind of the parts that are cached."""

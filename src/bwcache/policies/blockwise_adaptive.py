@@ -33,6 +33,14 @@ from bwcache.policies.checks import expect, whole
 from bwcache.policies.entry import Entry, Paper, Table
 from bwcache.policies.layer_lists import LayerLists, Lists
 from bwcache.policies.measuring import Measuring, settings_of, unfit
+from bwcache.policies.published import CODE, Published
+
+PUBLISHED: Mapping[str, Published] = {
+    "Diffusion Policy, 100 steps": Published(
+        {"count": 10, "union": 3}, f"{CODE}; union is 5 in its example for the kitchen", calibrates=True
+    ),
+}
+"""By model: M and n, with which lists are found."""
 
 Updates = dict[str, tuple[int, ...]]
 """The steps at which a sublayer is computed, by its name."""

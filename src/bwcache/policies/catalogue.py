@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bwcache.models.published import PRESETS
 from bwcache.policies.base import Policy
+from bwcache.policies.presets import PRESETS
+from bwcache.policies.published import CODE, PAPER, published_of
 
 NO_DEFAULT = "must be given"
 
@@ -87,15 +88,21 @@ def _meanings(documented: str) -> dict[str, str]:
 
 
 def published_for(kind: type[Policy[Any]]) -> list[dict[str, Any]]:
-    """Return the published settings: those of the table of presets, and those of the policy's own file."""
+    """Return the published settings: those of the table of presets, and those of the policy's own file.
+
+    Of some "calibrates" says that they are of a calibration, and no fields.
+    """
     rows = [preset for preset in PRESETS if preset.method == kind.__name__]
     presets = [{"for": row.model, "settings": dict(row.settings), "source": row.source} for row in rows]
-    entry, own = kind.entry, getattr(sys.modules[kind.__module__], "PUBLISHED", {})
-    if not entry or not entry.paper:
-        return presets
-    source = f"arXiv {entry.paper.arxiv} and its authors' code"
-    return presets + [{"for": name, "settings": _plain(value), "source": source} for name, value in own.items()]
-
-
-def _plain(value: Any) -> Any:
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+    paper = kind.entry.paper if kind.entry else None
+    before = f"arXiv {paper.arxiv}, " if paper else ""
+    own = published_of(kind).items()
+    return [{**row, "calibrates": False} for row in presets] + [
+        {
+            "for": name,
+            "settings": dict(one.settings),
+            "source": before * one.source.startswith((CODE, PAPER)) + one.source,
+            "calibrates": one.calibrates,
+        }
+        for name, one in own
+    ]

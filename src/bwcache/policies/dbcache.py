@@ -20,6 +20,7 @@ backs in each list. Deviation: a threshold of 1 or more is a number like others;
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bwcache.core import Decision, compute, reuse
@@ -29,6 +30,15 @@ from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
 from bwcache.policies.entry import Entry
+from bwcache.policies.published import Published
+
+PUBLISHED: Mapping[str, Published] = {
+    "FLUX.1-dev 1.80x": Published({"threshold": 0.08, "front": 8, "back": 0, "warmup": 4}, "cache-dit, 50 steps"),
+    "FLUX.1-dev 2.66x": Published(
+        {"threshold": 0.12, "front": 4, "back": 0, "warmup": 4, "longest": 4}, "cache-dit, 50 steps"
+    ),
+}
+"""By model and speed."""
 
 
 @dataclass

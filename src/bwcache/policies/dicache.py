@@ -22,6 +22,7 @@ Deviation: none that is known. The published script for Wan 2.1 cuts gamma at 2;
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bwcache.core import Decision, compute, reuse
@@ -32,6 +33,14 @@ from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
 from bwcache.policies.entry import Entry, Paper
 from bwcache.policies.guarded import guard
+from bwcache.policies.published import Published
+
+PUBLISHED: Mapping[str, Published] = {
+    "Wan2.1": Published({"threshold": 0.08, "most": 2.0}),
+    "HunyuanVideo": Published({"threshold": 0.1, "most": 1.5}),
+    "FLUX.1-dev": Published({"threshold": 0.4, "most": 1.5}),
+}
+"""By model: the settings of the authors' scripts."""
 
 PROBE, SINCE_LAST, SINCE_BEFORE = range(3)
 """What is measured: the probe's output against the step before, its residual against the last computed two."""
@@ -44,7 +53,8 @@ class DiCache(Policy[Sums]):
     """Runs the first blocks in every step, and skips the others while what these return hardly changes.
 
     Args:
-        threshold: delta, dimensionless, >= 0; .2 for Wan 2.1, .1 for HunyuanVideo, .4 for FLUX. 0 never reuses.
+        threshold: delta, dimensionless, >= 0; .1 for HunyuanVideo, .4 for FLUX, .08 in the script for Wan 2.1 and .2 in
+            its table. 0 never reuses.
         probe: m, how many blocks run in every step, >= 1.
         most: where gamma is cut, >= 1; 1 replays the last residual.
         retention: R, share of the steps that are computed at the beginning, 0..1.

@@ -19,6 +19,7 @@ Deviation: sums are taken in float32, whatever the model's precision.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -30,6 +31,13 @@ from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
 from bwcache.policies.entry import Entry, Paper
+from bwcache.policies.published import Published
+
+PUBLISHED: Mapping[str, Published] = {
+    "Wan2.1": Published({"threshold": 0.05, "warmup": 10}),
+    "HunyuanVideo": Published({"threshold": 0.025, "warmup": 5}),
+}
+"""By model."""
 
 SINCE_STEP, SINCE_COMPUTED, OUTPUT = range(3)
 """The taps: the input against the step before, the input and the output against the last computed step."""

@@ -22,6 +22,7 @@ Deviation: w is one number, as in most of the authors' scripts; for Open-Sora it
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bwcache.core import Decision, Step, compute, reuse
@@ -32,6 +33,18 @@ from bwcache.models import BlockStack, Site
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
 from bwcache.policies.entry import Entry, Paper
+from bwcache.policies.published import CODE, Published
+
+WINDOWS = f"{CODE}, whose windows are counted in steps: set them in timesteps of your schedule"
+GROWS = f"{WINDOWS}; w grows over the run to .9 there"
+
+PUBLISHED: Mapping[str, Published] = {
+    "Open-Sora-1.2": Published({"attention": 2, "guidance": 5, "low": 1.15, "high": 1.15}, GROWS),
+    "Latte": Published({"attention": 2, "weight": 0.5, "guidance": 5, "low": 1.1, "high": 1.1}, WINDOWS),
+    "CogVideoX": Published({"attention": 3, "weight": 0.3, "guidance": 5, "low": 1.1, "high": 1.1}, WINDOWS),
+    "Open-Sora-Plan": Published({"attention": 3, "weight": 0.3, "guidance": 6}, WINDOWS),
+}
+"""By model; windows as by default are those of diffusers."""
 
 Window = tuple[float, float]
 

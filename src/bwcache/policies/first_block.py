@@ -17,6 +17,7 @@ Deviation: sums are taken in float32, whatever the model's precision.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bwcache.core import Decision, compute, reuse
@@ -26,6 +27,16 @@ from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number
 from bwcache.policies.entry import Entry
+from bwcache.policies.published import Published
+
+PUBLISHED: Mapping[str, Published] = {
+    "FLUX.1-dev 1.21x": Published({"threshold": 0.06}, "ParaAttention, on an L20"),
+    "FLUX.1-dev 1.55x": Published({"threshold": 0.08}, "ParaAttention, on an L20"),
+    "FLUX.1-dev 1.65x": Published({"threshold": 0.1}, "ParaAttention, on an L20"),
+    "FLUX.1-dev 1.91x": Published({"threshold": 0.12}, "ParaAttention, on an L20"),
+    "diffusers": Published({"threshold": 0.05}, "diffusers' default, whatever the model"),
+}
+"""By model and speed."""
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ Unverified: no code is released.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -39,6 +40,12 @@ from bwcache.models.causal_attention import Outside, causal_attentions, with_out
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
 from bwcache.policies.entry import Entry, Paper
+from bwcache.policies.published import PAPER, Published
+
+PUBLISHED: Mapping[str, Published] = {
+    "LongLive-1.3B": Published({"interval": 5}, f"{PAPER}: kept in the first of five steps, reused in the others"),
+}
+"""By model."""
 
 
 @dataclass(frozen=True)

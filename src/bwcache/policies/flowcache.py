@@ -39,27 +39,25 @@ from bwcache.policies.base import Observation, Policy
 from bwcache.policies.budget import Sums, begin_anew, decided, polynomial
 from bwcache.policies.checks import expect, number, one_of, whole
 from bwcache.policies.entry import Entry, Paper
+from bwcache.policies.published import PAPER, Published
 from bwcache.policies.sites import added_by_all
 
 Input = Literal["latents", "modulated"]
 
-PUBLISHED: Mapping[str, Mapping[str, Any]] = {
-    "MAGI-1 slow": {"threshold": 0.01, "warmup": 5},
-    "MAGI-1 fast": {"threshold": 0.015, "warmup": 5},
-    "SkyReels-V2-DF-1.3B slow": {
-        "threshold": 0.1,
-        "warmup": 4,
-        "input": "modulated",
-        "coefficients": (2396.76752, -1311.10545, 201.331979, -8.29855975, 0.137887774),
-    },
-    "SkyReels-V2-DF-1.3B fast": {
-        "threshold": 0.15,
-        "warmup": 4,
-        "input": "modulated",
-        "coefficients": (2396.76752, -1311.10545, 201.331979, -8.29855975, 0.137887774),
-    },
+SKYREELS = {
+    "warmup": 4,
+    "input": "modulated",
+    "coefficients": (2396.76752, -1311.10545, 201.331979, -8.29855975, 0.137887774),
 }
-"""By checkpoint; the released code for SkyReels-V2 computes five steps, the paper says four."""
+FIVE = f"{PAPER}; the code computes five steps, not four"
+
+PUBLISHED: Mapping[str, Published] = {
+    "MAGI-1 slow": Published({"threshold": 0.01, "warmup": 5}),
+    "MAGI-1 fast": Published({"threshold": 0.015, "warmup": 5}),
+    "SkyReels-V2-DF-1.3B slow": Published({"threshold": 0.1, **SKYREELS}, FIVE),
+    "SkyReels-V2-DF-1.3B fast": Published({"threshold": 0.15, **SKYREELS}, FIVE),
+}
+"""By checkpoint."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from bwcache.errors import SettingError, complaint
 from bwcache.former_names import POLICIES, current_field
 from bwcache.policies.base import Policy
 from bwcache.policies.policy_file import SUFFIX, names_file
+from bwcache.policies.published import names_published, settings_for
 
 
 def known() -> dict[str, type[Policy[Any]]]:
@@ -130,7 +131,7 @@ def made(kind: type[Policy[Any]], settings: Mapping[str, Any], base: Policy[Any]
         raise _refused(
             f"policy {kind.__name__}, of which {' and '.join(missing)} must be said",
             f"a value for {' and '.join(missing)}",
-            f"{file} is there: name it so" if file else f"say it, such as {missing[0]}={_example(kind, missing[0])}",
+            f"{file} is there: name it so" if file else _how_to_say(kind, missing[0]),
         )
     return kind(**values)
 
@@ -140,23 +141,35 @@ def values_of(kind: type[Policy[Any]], settings: Mapping[str, Any], prefix: str 
 
     Args:
         kind: the policy's class.
-        settings: field -> value; fields may have former names.
+        settings: field -> value; fields may have former names. `table` is the path of a file with its table, and
+            `published` a checkpoint, of which all is taken that is not said otherwise.
         prefix: what complaints say before a field's name, such as "--set ".
 
     Raises:
-        SettingError: as `value_of`, or the file holds no such table.
+        SettingError: as `value_of`, the file holds no such table, or nothing is published for the checkpoint.
     """
     from bwcache.policies.table_file import names_table, table_fields
 
+    published: dict[str, Any] = {}
     tables: dict[str, Any] = {}
     others: dict[str, Any] = {}
     for said, value in settings.items():
         field = current_field(kind, said)
         if names_table(kind, field, value):
             tables |= table_fields(kind, value)[0]
+        elif names_published(kind, field):
+            published = settings_for(kind, value)
         else:
             others[field] = value_of(kind, said, value, f"{prefix}{said}")
-    return tables | others
+    return published | tables | others
+
+
+def shorts(kind: type[Policy[Any]]) -> tuple[str, ...]:
+    """Return what stands for several fields of a policy at once: `table` and `published`, if it has such."""
+    from bwcache.policies.table_file import names_table
+
+    there = {"table": names_table(kind, "table", ""), "published": names_published(kind, "published")}
+    return tuple(name for name, has in there.items() if has)
 
 
 def value_of(kind: type[Policy[Any]], field: str, value: Any, what: str | None = None) -> Any:
@@ -208,6 +221,14 @@ def _imported(module: str, name: str) -> type[Policy[Any]]:
 
 def _is_policy(thing: Any) -> bool:
     return inspect.isclass(thing) and issubclass(thing, Policy) and not inspect.isabstract(thing)
+
+
+def _how_to_say(kind: type[Policy[Any]], field: str) -> str:
+    """What to do where a field is missing that has no default."""
+    table = kind.entry.table if kind.entry else None
+    if table is not None and field in table.fields:
+        return f"make it: bwcache calibrate {kind.__name__} --model …, and name its file: table=FILE"
+    return f"say it, such as {field}={_example(kind, field)}"
 
 
 def _example(kind: type[Policy[Any]], field: str) -> str:

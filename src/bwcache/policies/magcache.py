@@ -34,6 +34,7 @@ from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
 from bwcache.policies.entry import Entry, Paper, Table
 from bwcache.policies.measuring import Measuring, settings_of, steps_of, unfit
+from bwcache.policies.published import CODE, Published
 from bwcache.policies.sites import added_by_all
 
 FLUX = (
@@ -43,7 +44,15 @@ FLUX = (
 )
 """gamma of FLUX.1-dev over 28 steps, as published."""
 
-PUBLISHED: Mapping[str, Mapping[str, Any]] = {"FLUX.1-dev, 28 steps": {"ratios": FLUX}}
+RATIOS = f"{CODE}; its ratios are not here: bwcache calibrate MagCache"
+
+PUBLISHED: Mapping[str, Published] = {
+    "FLUX.1-dev, 28 steps": Published({"ratios": FLUX}),
+    "Wan2.1-T2V-1.3B": Published({"threshold": 0.12, "longest": 2, "retention": 0.2}, RATIOS),
+    "Wan2.1-T2V-1.3B fast": Published({"threshold": 0.12, "longest": 4, "retention": 0.2}, RATIOS),
+    "Wan2.1-T2V-14B": Published({"threshold": 0.24, "longest": 6, "retention": 0.2}, RATIOS),
+    "HunyuanVideo": Published({"threshold": 0.24, "longest": 6, "retention": 0.2}, RATIOS),
+}
 """By checkpoint: the settings of the authors' scripts."""
 
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -39,15 +39,23 @@ from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
 from bwcache.policies.entry import Entry, Paper, Table
 from bwcache.policies.measuring import Measuring, settings_of, unfit
+from bwcache.policies.published import CODE, Published
 
-PUBLISHED = {
-    "QwenImageTransformer2DModel": (
-        ((0, 1, 3, 7, 14, 21, 28, 35, 42, 49), (1, 2, 1, 1, 1, 1, 1, 1, 4, 1), 50),
-        ((*range(9), 10, 17, 24, 31, 38, 45, 48, 49), (*(1,) * 8, 2, *(1,) * 5, 4, 1, 1), 50),
-        ((*range(17), 24, 32, 40, 43, 45, 47, 48, 49), (*(1,) * 19, 5, 5, 5, 1, 1, 1), 50),
-    )
+
+def _list(*computed: int, lags: tuple[int, ...]) -> Published:
+    return Published({"computed": computed, "lags": lags, "steps": 50}, f"{CODE} for Qwen-Image")
+
+
+PUBLISHED: Mapping[str, Published] = {
+    "Qwen-Image, 10 of 50 steps": _list(0, 1, 3, 7, 14, 21, 28, 35, 42, 49, lags=(1, 2, 1, 1, 1, 1, 1, 1, 4, 1)),
+    "Qwen-Image, 17 of 50 steps": _list(
+        *(*range(9), 10, 17, 24, 31, 38, 45, 48, 49), lags=(*(1,) * 8, 2, *(1,) * 5, 4, 1, 1)
+    ),
+    "Qwen-Image, 25 of 50 steps": _list(
+        *(*range(17), 24, 32, 40, 43, 45, 47, 48, 49), lags=(*(1,) * 19, 5, 5, 5, 1, 1, 1)
+    ),
 }
-"""By model: computed steps, K of the edge after each, number of steps; from the authors' code for Qwen-Image."""
+"""By model and number of computed steps: these, and K of the edge after each."""
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,32 @@ nothing is said of how a sequence is split over devices.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from bwcache.core import Decision, compute, reuse
 from bwcache.models import BlockStack, Site
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
 from bwcache.policies.entry import Entry, Paper
+from bwcache.policies.published import CODE, Published
+
+
+def _window(low: float, high: float) -> dict[str, Any]:
+    return dict.fromkeys(("spatial_window", "temporal_window", "cross_window"), (low, high))
+
+
+FEEDS_FORWARD = f"{CODE}, which broadcasts some feed-forward nets too"
+
+PUBLISHED: Mapping[str, Published] = {
+    "Open-Sora-1.2": Published({"spatial": 2, "temporal": 4, "cross": 6, **_window(450, 930)}, FEEDS_FORWARD),
+    "Latte": Published({"spatial": 2, "temporal": 3, "cross": 6, **_window(100, 800)}, FEEDS_FORWARD),
+    "Open-Sora-Plan-1.1": Published({"spatial": 2, "temporal": 4, "cross": 6, **_window(100, 850)}),
+    "CogVideoX": Published({"spatial": 2, **_window(100, 850)}),
+    "Vchitect-2": Published({"spatial": 2, "temporal": 4, "cross": 6, **_window(100, 800)}),
+}
+"""By model."""
 
 Window = tuple[float, float]
 

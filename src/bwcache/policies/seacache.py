@@ -22,6 +22,7 @@ Deviation: the sums of a batch are pooled before they are divided; diffusers tak
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bwcache.core import Decision, compute, reuse
@@ -31,7 +32,15 @@ from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
 from bwcache.policies.entry import Entry, Paper
 from bwcache.policies.guarded import guard
+from bwcache.policies.published import Published
 from bwcache.policies.sites import added_by_all
+
+PUBLISHED: Mapping[str, Published] = {
+    "diffusers": Published(
+        {"threshold": 0.25, "order": 1, "longest": 2, "warmup": 1, "tail": 1}, "diffusers' default, whatever the model"
+    ),
+}
+"""The paper's thresholds for each model are not known here."""
 
 
 @dataclass

@@ -13,6 +13,7 @@ Readings: steps are counted from the last computed one; the window is open, stop
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bwcache.core import Decision, compute, reuse
@@ -21,6 +22,13 @@ from bwcache.models import BlockStack, Site
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
 from bwcache.policies.entry import Entry, Paper
+from bwcache.policies.published import Published
+
+PUBLISHED: Mapping[str, Published] = {
+    "videos of a text": Published({"interval": 2, "start": 700.0, "stop": 50.0}),
+    "videos of a class": Published({"interval": 2, "start": 900.0, "stop": 50.0}),
+}
+"""By what is made; intervals go up to 4."""
 
 Computed = dict[tuple[str, str], int]
 """One run: the last computed step of each lane of each denoiser."""

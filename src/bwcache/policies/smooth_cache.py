@@ -27,6 +27,26 @@ from bwcache.policies.easycache import newer_divides
 from bwcache.policies.entry import Entry, Paper, Table
 from bwcache.policies.layer_lists import LayerLists, Lists
 from bwcache.policies.measuring import Measuring, settings_of, steps_of, unfit
+from bwcache.policies.published import PAPER, Published
+
+
+def _alpha(threshold: float, longest: int = 3) -> Published:
+    return Published({"threshold": threshold, "longest": longest}, PAPER, calibrates=True)
+
+
+PUBLISHED: Mapping[str, Published] = {
+    "DiT-XL, 50 steps": _alpha(0.08),
+    "DiT-XL, 50 steps fast": _alpha(0.18),
+    "DiT-XL, 50 steps fastest": _alpha(0.22),
+    "DiT-XL, 30 steps": _alpha(0.35),
+    "DiT-XL, 70 steps": _alpha(0.08),
+    "DiT-XL, 70 steps fast": _alpha(0.12),
+    "Open-Sora-1.2": _alpha(0.02, 5),
+    "Open-Sora-1.2 fast": _alpha(0.03, 5),
+    "Stable Audio Open": _alpha(0.15),
+    "Stable Audio Open fast": _alpha(0.3),
+}
+"""By model and number of steps: alpha and n, with which lists are found."""
 
 Errors = dict[str, dict[tuple[int, int], list[float]]]
 """By kind of layer, for step and lag: one error for each run, branch and block."""

@@ -32,25 +32,31 @@ from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
 from bwcache.policies.dbprune import added_by
 from bwcache.policies.entry import Entry, Paper
+from bwcache.policies.published import CODE, Published
 
-PUBLISHED: Mapping[str, Mapping[str, Any]] = {
-    "FluxTransformer2DModel": {
-        "interval": 5,
-        "beta": 0.1,
-        "start": 900.0,
-        "coefficients": (5.67621e-14, -1.36659e-10, 1.16246e-7, -3.97725e-5, 0.00361, 0.56088),
-    },
-    "HunyuanVideoTransformer3DModel": {
-        "interval": 5,
-        "beta": 0.1,
-        "start": 965.0,
-        "coefficients": (8.43677e-14, -2.23758e-10, 2.17396e-7, -9.14454e-5, 0.01364, 0.33195),
-    },
-    "WanTransformer3DModel": {
-        "coefficients": (-1.74367e-15, 1.20871e-11, -2.11429e-8, 1.49777e-5, -0.00453, 0.4971),
-    },
+PUBLISHED: Mapping[str, Published] = {
+    "FLUX.1-dev": Published(
+        {
+            "interval": 5,
+            "beta": 0.1,
+            "start": 900.0,
+            "coefficients": (5.67621e-14, -1.36659e-10, 1.16246e-7, -3.97725e-5, 0.00361, 0.56088),
+        }
+    ),
+    "HunyuanVideo": Published(
+        {
+            "interval": 5,
+            "beta": 0.1,
+            "start": 965.0,
+            "coefficients": (8.43677e-14, -2.23758e-10, 2.17396e-7, -9.14454e-5, 0.01364, 0.33195),
+        }
+    ),
+    "Wan2.1": Published(
+        {"coefficients": (-1.74367e-15, 1.20871e-11, -2.11429e-8, 1.49777e-5, -0.00453, 0.4971)},
+        f"{CODE}, whose K of 1 reuses nothing",
+    ),
 }
-"""By model: the settings of the authors' scripts; of Wan's only f is there."""
+"""By model: the settings of the authors' scripts."""
 
 SHARE = 1 / 8
 """Of the channels, by which a block and its forecast are compared."""

@@ -20,6 +20,7 @@ it is forecast and checked as a whole, in both modes. What it returned goes on, 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bwcache.core import Decision, Step, check, compute, reuse
@@ -31,7 +32,20 @@ from bwcache.models import BlockStack, Site
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
 from bwcache.policies.entry import Entry, Paper
+from bwcache.policies.published import CODE, Published
 from bwcache.policies.taylorseer import layers
+
+WHOLE = f"{CODE}, whose e is the mean of relative errors of entries: another one than here"
+
+PUBLISHED: Mapping[str, Published] = {
+    "DiT-XL/2": Published(
+        {"threshold": 0.1, "decay": 0.01, "floor": 0.01, "unchecked": 2, "longest": 5, "order": 4}, WHOLE
+    ),
+    "HunyuanVideo": Published(
+        {"threshold": 1.0, "decay": 0.1, "floor": 0.1, "unchecked": 4, "longest": 12, "order": 1}, WHOLE
+    ),
+}
+"""By model."""
 
 
 @dataclass

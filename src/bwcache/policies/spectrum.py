@@ -19,6 +19,7 @@ are kept is `kept`, 100 there; a run of 50 steps computes 14 with the defaults.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bwcache.core import Decision, compute, reuse
@@ -27,6 +28,13 @@ from bwcache.features.chebyshev import Chebyshev
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
 from bwcache.policies.entry import Entry, Paper
+from bwcache.policies.published import PAPER, Published
+
+PUBLISHED: Mapping[str, Published] = {
+    "Wan2.1-T2V-14B": Published({"window": 2.0, "growth": 0.75, "warmup": 5}, f"{PAPER}: 3.40x at 480p"),
+    "Wan2.1-T2V-14B fast": Published({"window": 2.0, "growth": 3.0, "warmup": 5}, f"{PAPER}: 4.67x at 480p"),
+}
+"""By model."""
 
 LONGEST = 10**6
 """No run has so many steps."""

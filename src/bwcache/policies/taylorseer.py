@@ -17,6 +17,7 @@ that O + 1 features are kept, as many tensors as the differences would be.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bwcache.core import Decision, compute, reuse
@@ -28,6 +29,14 @@ from bwcache.models import BlockStack, Site
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, whole
 from bwcache.policies.entry import Entry, Paper
+from bwcache.policies.published import PAPER, Published
+
+PUBLISHED: Mapping[str, Published] = {
+    "FLUX.1-dev": Published({"interval": 6, "order": 1}, f"{PAPER}, which has order 2 too"),
+    "HunyuanVideo": Published({"interval": 5, "order": 1}, PAPER),
+    "DiT-XL/2": Published({"interval": 5, "order": 3}, f"{PAPER}, which has order 4 too"),
+}
+"""By model."""
 
 Computed = dict[tuple[str, ...], int]
 """One run: the last computed step of each site in each lane."""

@@ -31,7 +31,6 @@ from typing import Any, Literal
 import numpy as np
 
 from bwcache.core import Decision, Trace
-from bwcache.core.words import shown
 from bwcache.errors import SettingError, complaint
 from bwcache.features import All
 from bwcache.models import BlockStack, Site, Tap
@@ -40,6 +39,7 @@ from bwcache.policies.budget import Sums, begin_anew, decided, polynomial
 from bwcache.policies.checks import expect, number, one_of, whole
 from bwcache.policies.entry import Entry, Paper, Table
 from bwcache.policies.measuring import Measuring, settings_of
+from bwcache.policies.published import CODE, Published
 from bwcache.policies.sites import added_by_all
 
 Input = Literal["modulated", "time"]
@@ -48,39 +48,42 @@ ORDER = 4
 """Of the polynomial that is fitted, as in the paper."""
 
 
-@dataclass(frozen=True)
-class Published:
-    """What the authors published for one checkpoint.
-
-    Attributes:
-        coefficients: of f, the highest power first.
-        thresholds: delta, from slow to fast; none where the code alone is published.
-        input, warmup, tail: as the fields of `TeaCache`.
-    """
-
-    coefficients: tuple[float, ...]
-    thresholds: tuple[float, ...] = ()
-    input: Input = "modulated"
-    warmup: int = 1
-    tail: int = 1
+Coefficients = tuple[float, ...]
+"""Of f, the highest power first."""
 
 
-def _wan(task: str, modulated: tuple[float, ...], time: tuple[float, ...]) -> dict[str, Published]:
+def _of(name: str, coefficients: Coefficients, *speeds: tuple[str, float], **more: object) -> dict[str, Published]:
+    """One checkpoint: f, and delta for each speed, the slowest first, under the name alone."""
+    settings = {"coefficients": coefficients, **more}
+    if not speeds:
+        return {name: Published(settings, f"{CODE}; delta is not known")}
+    return {f"{name}{speed}": Published({**settings, "threshold": delta}) for speed, delta in speeds}
+
+
+def _wan(task: str, modulated: Coefficients, time: Coefficients) -> dict[str, Published]:
     """The two ways of the script for Wan 2.1: by what modulates the blocks, and by the embedding of the time."""
-    return {
-        f"Wan2.1-{task}": Published(modulated, warmup=5, tail=0),
-        f"Wan2.1-{task} by time": Published(time, input="time"),
-    }
+    name = f"Wan2.1-{task}"
+    return _of(name, modulated, warmup=5, tail=0) | _of(f"{name} by time", time, input="time")
 
+
+SLOW_AND_FAST = (("", 0.1), (" fast", 0.2))
 
 PUBLISHED: Mapping[str, Published] = {
-    "Open-Sora-1.2": Published((217.546007, -118.329252, 26.8662585, -0.0459364272, 0.048442624), (0.1, 0.2)),
-    "Latte": Published((-2464.34137, 308.044764, 80.7447667, -4.11385132, 0.111001402), (0.1, 0.2)),
-    "Open-Sora-Plan-1.1": Published((205943.668, -14875.9286, 306.085986, 1.3141808, 0.00239658469), (0.1, 0.2)),
-    "HunyuanVideo": Published((733.226126, -401.131952, 67.5869174, -3.149878, 0.0961237896), (0.1, 0.15)),
-    "FLUX.1-dev": Published((498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861), (0.25, 0.4, 0.6, 0.8)),
-    "CogVideoX-2b": Published((-31.0658903, 25.4732368, -5.92380459, 1.75769064, -0.00361568434), (), "time"),
-    "CogVideoX-5b": Published((-1538.80483, 842.202495, -134.363087, 7.97131516, -0.0523162339), (), "time"),
+    **_of("Open-Sora-1.2", (217.546007, -118.329252, 26.8662585, -0.0459364272, 0.048442624), *SLOW_AND_FAST),
+    **_of("Latte", (-2464.34137, 308.044764, 80.7447667, -4.11385132, 0.111001402), *SLOW_AND_FAST),
+    **_of("Open-Sora-Plan-1.1", (205943.668, -14875.9286, 306.085986, 1.3141808, 0.00239658469), *SLOW_AND_FAST),
+    **_of(
+        "HunyuanVideo",
+        (733.226126, -401.131952, 67.5869174, -3.149878, 0.0961237896),
+        *(("", 0.1), (" fast", 0.15)),
+    ),
+    **_of(
+        "FLUX.1-dev",
+        (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861),
+        *(("", 0.25), (" 1.8x", 0.4), (" 2x", 0.6), (" 2.25x", 0.8)),
+    ),
+    **_of("CogVideoX-2b", (-31.0658903, 25.4732368, -5.92380459, 1.75769064, -0.00361568434), input="time"),
+    **_of("CogVideoX-5b", (-1538.80483, 842.202495, -134.363087, 7.97131516, -0.0523162339), input="time"),
     **_wan(
         "T2V-1.3B",
         (-52186.2437, 9230.41404, -528.275948, 13.6987616, -0.0499875664),
@@ -161,27 +164,6 @@ class TeaCache(Policy[Sums]):
     def needs_total(self) -> bool:
         """For the tail."""
         return self.tail > 0
-
-    @classmethod
-    def published(cls, checkpoint: str, **settings: object) -> TeaCache:
-        """Return the policy with what the authors published for a checkpoint, by its name as in `PUBLISHED`.
-
-        Args:
-            settings: fields that shall be otherwise.
-
-        Raises:
-            SettingError: nothing is published for it.
-        """
-        found = PUBLISHED.get(checkpoint)
-        if found is None:
-            raise SettingError(
-                complaint(
-                    f"checkpoint {shown(checkpoint)}", f"one of {', '.join(PUBLISHED)}", "fit one: TeaCache.fitted"
-                )
-            )
-        own = {"coefficients": found.coefficients, "input": found.input, "warmup": found.warmup, "tail": found.tail}
-        slow = {"threshold": found.thresholds[0]} if found.thresholds else {}
-        return cls(**{**own, **slow, **settings})  # type: ignore[arg-type]
 
     def sites(self, stack: BlockStack) -> tuple[Site, ...]:
         """All blocks, by what they add; after the first one where that makes F.

@@ -87,7 +87,7 @@ _TOTAL = {
     **dict.fromkeys(("denoise_speedup", "ideal_denoise_speedup"), maybe(POSITIVE)),
     "indicator_share": maybe(between(0)),
 }
-_BESIDE = ("ms_ssim", "lpips", "vmaf", "xpsnr")
+_BESIDE = ("ms_ssim", "lpips", "vmaf", "xpsnr", "motion_kept")
 _TOTAL_MORE = dict.fromkeys((*_BESIDE, *(f"worst_{name}" for name in _BESIDE)), maybe(NUMBER))
 """What a reader of `summary.json` relies on, and of which kind it is."""
 

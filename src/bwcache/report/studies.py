@@ -25,8 +25,9 @@ MEASURES = {
     "ms_ssim": "MS-SSIM",
     "vmaf": "VMAF",
     "xpsnr": "XPSNR",
+    "motion_kept": "Motion kept",
 }
-BESIDE = ("ms_ssim", "lpips", "vmaf", "xpsnr")
+BESIDE = ("ms_ssim", "lpips", "vmaf", "xpsnr", "motion_kept")
 """That have a column where anything has them."""
 FRONTS = ("psnr", "ssim", "lpips")
 

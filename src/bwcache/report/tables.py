@@ -103,9 +103,10 @@ def groups(runs: Sequence[Run]) -> tuple[tuple[Row, ...], ...]:
 
 
 def _where_measured(runs: Sequence[Run]) -> tuple[Row, ...]:
-    """MS-SSIM, LPIPS, VMAF and XPSNR, if any run has them; a mean is there only where all runs have."""
+    """MS-SSIM, LPIPS, VMAF, XPSNR and motion, if any run has them; a mean is there only where all runs have."""
     backbone = next((run.lpips_backbone for run in runs if run.lpips_backbone), None)
     names = {"ms_ssim": "MS-SSIM", "lpips": f"LPIPS ({backbone})", "vmaf": "VMAF", "xpsnr": "XPSNR"}
+    names["motion_kept"] = "motion kept"
     measured = {field: name for field, name in names.items() if any(getattr(run, field) is not None for run in runs)}
     return tuple(
         row
@@ -182,10 +183,11 @@ def _seconds(field: str) -> Callable[[Any], str]:
 
 
 def measured_words(measure: str, value: float | None, digits: int = 4) -> str:
-    """A value of a measure; VMAF and XPSNR, which run to 100 and more, with one digit."""
+    """A value of a measure; VMAF and XPSNR, which run to 100 and more, with one digit, motion in percent."""
     if value is None:
         return "-"
-    return {"vmaf": f"{value:.1f}", "xpsnr": f"{value:.1f} dB"}.get(measure, f"{value:.{digits}f}")
+    ways = {"vmaf": f"{value:.1f}", "xpsnr": f"{value:.1f} dB", "motion_kept": percent(value)}
+    return ways.get(measure, f"{value:.{digits}f}")
 
 
 def _told(measure: str, field: str) -> Callable[[Any], str]:

@@ -30,6 +30,9 @@ MORE_BY_PARTS = 1.5
 
 HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "ms_ssim": True, "lpips": False, "vmaf": True, "xpsnr": True}
 
+BEST_AT_ONE = {"motion_kept"}
+"""Of which neither more nor less is closer."""
+
 Axis = Literal["compute", "time"]
 """What a speedup is counted in: the blocks' operations, which do not vary, or the denoising time."""
 
@@ -133,6 +136,8 @@ class Result:
         known = [value for cell in self.cells if (value := cell.quality.get(measure)) is not None]
         if not known:
             return None
+        if measure in BEST_AT_ONE:
+            return max(known, key=lambda value: abs(value - 1))
         return min(known) if HIGHER_IS_BETTER.get(measure, True) else max(known)
 
     def interval(self, of: Callable[[Sequence[Cell]], float | None]) -> tuple[float, float] | None:
