@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from tests import tiny
 from tests.policies.oracle import first_block
 from tests.policies.proof import proves
 from tests.steps import at
-from tests.tiny import BY_NAME
+from tests.tiny import BY_NAME, seeded
+from tests.zoo.native import HYVideoDiffusionTransformer
 from tests.zoo.unets import svd_unet
 
 
@@ -83,3 +85,11 @@ def test_models_that_it_does_not_fit() -> None:
         bwcache.attach(tiny.wan_transformer(layers=1), FirstBlock())
     with pytest.raises(AttachError, match="others return what they do not take in"):
         bwcache.attach(svd_unet(), FirstBlock())
+
+
+@pytest.mark.parametrize("policy", [FirstBlock(0.3), bwcache.DBCache(0.3, 1, 1, 0)])
+def test_a_stack_that_nothing_enters_and_leaves_is_refused_in_one_line(policy: bwcache.Policy[Any]) -> None:
+    """Text joins the video on the way: what blocks add to either cannot be told, and nothing was ever reused."""
+    found = r"found a site from double_blocks\.1 \(img, txt\) to single_blocks\.[12] \(x\) of HYVideoDiffusionTransformer"
+    with pytest.raises(AttachError, match=found):
+        bwcache.attach(seeded(HYVideoDiffusionTransformer), policy, steps=8)

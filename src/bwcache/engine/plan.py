@@ -388,6 +388,16 @@ def _expect_kept(stack: BlockStack, site: Site) -> None:
         found = f"clean latents to be kept of {stack.spec.model}, whose row does not say what it predicts"
         raise AttachError(complaint(found, '"direct" or "negative"', 'keep "output", or say `prediction=` in its row'))
     enters = [stream.name for stream in (site.since or site.first).streams]
+    if not site.streams and site.last.kind == "block":
+        leaves = ", ".join(stream.name for stream in site.last.streams)
+        raise AttachError(
+            complaint(
+                f"a site from {site.first.name} ({', '.join(enters)}) to {site.last.name} ({leaves}) of "
+                f"{stack.spec.model} that keeps nothing",
+                "a stream that enters its first block and leaves its last one",
+                "choose a policy that keeps outputs, such as bwcache.BWCache()",
+            )
+        )
     strange = [name for name in site.streams if name not in enters]
     if site.keeps == "residual" and strange and site.last.kind != "root":
         raise AttachError(

@@ -136,12 +136,13 @@ def expect_proven(module: nn.Module, spec: BlockSpec, blocks: Iterable[nn.Module
 def _expect_own_forward(module: nn.Module, spec: BlockSpec) -> None:
     kind = type(module)
     stranger = _stranger(module, kind)
-    if stranger is not None:
+    if stranger is not None and f"{stranger.__module__}.{stranger.__qualname__}" not in spec.forwards:
+        own = "" if spec.module_prefix == "diffusers." else f", {spec.module_prefix!r}"
         raise AttachError(
             complaint(
                 f"{stranger.__qualname__} of {stranger.__module__} in the place of {kind.__name__}.forward",
                 "its own forward, which its row was proven on (does another cache stand there?)",
-                f"put it back, or pass spec=bwcache.models.row({spec.model!r}) if you know that the row fits",
+                f"put it back, or pass spec=bwcache.models.row({spec.model!r}{own}) if you know that the row fits",
             )
         )
 

@@ -125,6 +125,8 @@ class BlockSpec:
         long_skips: whether blocks of the first half hand what they return to those of the second half, the first one
             to the last one.
         entry: what its callers call: the module, or its `forward`.
+        forwards: functions, as `module.name`, that its own repository puts in the place of the forward, as where a
+            video is split among ranks: they run the blocks as it does, and read of them what it reads.
         per_sample: whether a forward can be run on some samples of its batch: all its tensors have the batch first.
         batch_axis: along which axis of the streams inside the blocks the batch lies.
         interleaved: whether the forward takes one block of each list in turn, and not one list after the other.
@@ -158,6 +160,7 @@ class BlockSpec:
     skips: str | None = None
     long_skips: bool = False
     entry: Literal["call", "forward"] = "call"
+    forwards: tuple[str, ...] = ()
     per_sample: bool = True
     batch_axis: int = 0
     interleaved: bool = False

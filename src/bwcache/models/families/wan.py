@@ -61,6 +61,10 @@ NATIVE_WAN = BlockSpec(
     measured="x",
     latents="x",
     timestep="t",
+    forwards=(
+        "wan.distributed.xdit_context_parallel.usp_dit_forward",
+        "wan.distributed.sequence_parallel.sp_dit_forward",
+    ),
     per_sample=False,
     pipelines=("WanT2V", "WanI2V", "WanFLF2V", "WanTI2V"),
     module_prefix="wan.modules",
@@ -119,10 +123,13 @@ ROWS = (
         pipelines=("WanVace",),
         sources="Wan-Video/Wan2.1 9737cba",
     ),
-    replace(NATIVE_WAN, model="WanModel_S2V", pipelines=("WanS2V",), sources="Wan-Video/Wan2.2 42bf4cf"),
-    replace(NATIVE_WAN, model="WanAnimateModel", pipelines=("WanAnimate",), sources="Wan-Video/Wan2.2 42bf4cf"),
+    replace(NATIVE_WAN, model="WanModel_S2V", forwards=(), pipelines=("WanS2V",), sources="Wan-Video/Wan2.2 42bf4cf"),
+    replace(
+        NATIVE_WAN, model="WanAnimateModel", forwards=(), pipelines=("WanAnimate",), sources="Wan-Video/Wan2.2 42bf4cf"
+    ),
     replace(
         NATIVE_WAN,
+        forwards=(),
         per_sample=True,
         pipelines=("Text2VideoPipeline", "Image2VideoPipeline", "DiffusionForcingPipeline"),
         module_prefix="skyreels_v2_infer.modules",
