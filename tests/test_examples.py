@@ -14,6 +14,7 @@ import pytest
 import torch.distributed as dist
 
 from bwcache import Session, Trace
+from bwcache.fleet.cluster import IN_TIME
 from tests.fleet.forked import ended, rank, start
 from tests.serve.served import served
 
@@ -116,9 +117,16 @@ def test_serve_client(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.ray
 @pytest.mark.timeout(1500)
 def test_on_ray(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("ray")
+    ray = pytest.importorskip("ray")
     monkeypatch.setenv("RAY_worker_niceness", "0")  # else they come after everything else on the machine
-    said, printed = run("on_ray")
+    for left in reversed(range(IN_TIME)):
+        try:
+            said, printed = run("on_ray")
+            break
+        except Exception as error:  # on a busy machine Ray gives its own start up after 30 s
+            ray.shutdown()
+            if left == 0 or "timed out during startup" not in str(error):
+                raise
     assert len(printed) == 3
     assert all(frames.shape == (9, 32, 32, 3) and trace.reused for frames, trace in said["made"])
 

@@ -66,30 +66,43 @@ def test_teams_and_ray_are_not_for_one_video(bwcache_command: Any, tmp_path: Any
 class Busy:
     """A Ray whose start fails some times, each time with a process that it leaves behind."""
 
-    def __init__(self, fails: int) -> None:
-        self.fails, self.left = fails, list[subprocess.Popen[bytes]]()
+    def __init__(self, fails: int, how: str) -> None:
+        self.fails, self.how, self.left = fails, how, list[subprocess.Popen[bytes]]()
 
     def init(self, address: str, **options: Any) -> None:
         self.left.append(subprocess.Popen(["sleep", "600"]))
         if len(self.left) <= self.fails:
-            raise RuntimeError("The current node timed out during startup.")
+            raise RuntimeError(self.how)
 
     def shutdown(self) -> None:
         pass
 
 
+LATE, BROKEN = "The current node timed out during startup.", "no space left"
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs a system that says which processes there are")
-def test_a_start_that_fails_is_tried_again_and_leaves_no_process_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    for fails, ends in ((2, [-9, -9, None]), (3, [-9, -9, -9])):
-        ray = Busy(fails)
-        monkeypatch.setitem(sys.modules, "ray", ray)
-        try:
-            with contextlib.suppress(SettingError), connected("local") as found:
-                assert found is ray
-            assert len(ray.left) == 3
-            ended = [process.wait(10) if ends[place] else process.poll() for place, process in enumerate(ray.left)]
-            assert ended == ends
-        finally:
-            for process in ray.left:
-                process.kill()
-                process.wait()
+@pytest.mark.parametrize(
+    ("how", "fails", "tried", "starts"),
+    [(BROKEN, 2, 3, True), (BROKEN, 3, 3, False), (LATE, 7, 8, True), (LATE, 9, 8, False)],
+)
+def test_a_start_that_fails_is_tried_again_and_leaves_no_process_behind(
+    how: str, fails: int, tried: int, starts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray, said = Busy(fails, how), list[str]()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    try:
+        given: list[Any] = []
+        with contextlib.suppress(SettingError), connected("local", said.append) as found:
+            given.append(found)
+        assert given == ([ray] if starts else [])
+        assert len(ray.left) == tried
+        for process in ray.left[:-1] if starts else ray.left:
+            assert process.wait(10) == -9
+        assert not starts or ray.left[-1].poll() is None
+        why = " after 30 s" if how == LATE else ""
+        assert said == [f"Ray gave its start up{why}; once more ({i} of {tried})" for i in range(2, tried + 1)]
+    finally:
+        for process in ray.left:
+            process.kill()
+            process.wait()

@@ -90,6 +90,8 @@ def test_models_that_it_does_not_fit() -> None:
 @pytest.mark.parametrize("policy", [FirstBlock(0.3), bwcache.DBCache(0.3, 1, 1, 0)])
 def test_a_stack_that_nothing_enters_and_leaves_is_refused_in_one_line(policy: bwcache.Policy[Any]) -> None:
     """Text joins the video on the way: what blocks add to either cannot be told, and nothing was ever reused."""
-    found = r"found a site from double_blocks\.1 \(img, txt\) to single_blocks\.[12] \(x\) of HYVideoDiffusionTransformer"
+    found = (
+        r"found a site from double_blocks\.1 \(img, txt\) to single_blocks\.[12] \(x\) of HYVideoDiffusionTransformer"
+    )
     with pytest.raises(AttachError, match=found):
         bwcache.attach(seeded(HYVideoDiffusionTransformer), policy, steps=8)

@@ -34,10 +34,12 @@ class Served:
         self.lines: list[str] = []
         self._ready = threading.Event()
         threading.Thread(target=self._read, daemon=True).start()
-        if not self._ready.wait(1500) or self.process.poll() is not None:
+        self._ready.wait(1500)
+        at = next((line for line in self.lines if AT in line), None)
+        if at is None:  # it says why, or says nothing for so long
             self.end()
             raise AssertionError("".join(self.lines))
-        self.address = next(line for line in self.lines if AT in line).split()[-1]
+        self.address = at.split()[-1]
 
     def _read(self) -> None:
         assert self.process.stderr is not None

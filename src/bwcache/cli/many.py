@@ -96,7 +96,7 @@ def _on_ray(settings: GenerateSettings, file: Path, out: Path, total: int) -> No
         raise _refused(found, "one GPU for each video", "start teams by torchrun, without --ray")
     count = Count(total)
     cuda = wants_cuda(settings.device, settings.ray)
-    with Bars() as bars, connected(settings.ray) as ray:
+    with Bars() as bars, connected(settings.ray, bars.say) as ray:
         bars.overall("all videos", 0, total)
         workers = settings.workers or (gpus_of(ray) if cuda else 0) or 1
         work = functools.partial(work_on_ray, settings, file, out)

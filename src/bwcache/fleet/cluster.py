@@ -17,6 +17,8 @@ from bwcache.errors import BWCacheError, SettingError, complaint
 
 LOCAL = "local"
 """The address of a cluster that is started here and ends with the process."""
+STARTS, IN_TIME = 3, 8
+"""So often a cluster is started here until it is given up; and where Ray gave up because its 30 s were over."""
 FRUITLESS = 3
 """So many workers on end may die without having settled a row; then it is not by chance."""
 
@@ -26,11 +28,12 @@ Work = Callable[[Tell], None]
 
 
 @contextlib.contextmanager
-def connected(address: str) -> Iterator[Any]:
+def connected(address: str, say: Tell | None = None) -> Iterator[Any]:
     """Give ray, connected to a cluster while the block lasts.
 
     Args:
         address: "local", "auto" for the one that this machine belongs to, or host:port.
+        say: is given what a person should know, in words.
 
     Raises:
         SettingError: there is none.
@@ -42,17 +45,17 @@ def connected(address: str) -> Iterator[Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
-    _join(ray, address)
+    _join(ray, address, say)
     try:
         yield ray
     finally:
         ray.shutdown()
 
 
-def _join(ray: Any, address: str) -> None:
-    """Connect; on a busy machine Ray gives up its own start after 30 s, and does better the next time."""
+def _join(ray: Any, address: str, say: Tell | None) -> None:
+    """Connect; on a busy machine Ray gives up its own start after 30 s, which cannot be set, and may do better later."""
     more: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
-    for last in (False, False, True) if address == LOCAL else (True,):
+    for tried in range(1, IN_TIME + 1):
         before = _children()
         try:
             ray.init(address, log_to_driver=False, logging_level="error", **more)
@@ -62,8 +65,12 @@ def _join(ray: Any, address: str) -> None:
             for process in _children() - before:  # of a start that failed Ray leaves them, and they slow the next one
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
-            if last:
+            late = "timed out" in str(error)
+            most, why = (IN_TIME, " after 30 s") if late else (STARTS, "")
+            if address != LOCAL or tried >= most:
                 raise _no_cluster(address, " ".join(str(error).split())[:160]) from error
+            if say is not None:
+                say(f"Ray gave its start up{why}; once more ({tried + 1} of {most})")
 
 
 def _children() -> set[int]:
