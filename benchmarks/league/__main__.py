@@ -14,6 +14,7 @@ from benchmarks.race import command
 from benchmarks.race.command import STAGES, chosen
 from benchmarks.race.race import MODELS as EVERY
 from benchmarks.race.race import REGIMES, Lengths, Race
+from benchmarks.race.rows import result_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RUNS = ROOT / "experiments" / "runs" / "league"
@@ -41,8 +42,33 @@ def main(
             race.coarse(names)
         for name in names if "final" in stages else ():
             race.final(name)
+        if quick:
+            typer.echo("\n".join(told(race)))
     if results is not None or not quick:
         write(out, results or RESULTS, lengths)
+
+
+def told(race: Race) -> list[str]:
+    """Return a line for each contender of a race: what its settings came to, or why it did not run."""
+    few, many = race.rows("coarse"), race.rows("final")
+    lines = []
+    for name in {**few, **many}:
+        rows = [result_of(row) for row in many.get(name) or few.get(name) or []]
+        made = [row for row in rows if row.cells]
+        speeds = [speed for row in made if (speed := row.compute_speedup)]
+        closeness = [value for row in made if (value := row.mean("psnr")) is not None]
+        if made:
+            within = [
+                f"{min(some):.{digits}f} to {max(some):.{digits}f}{unit}"
+                for some, digits, unit in ((speeds, 2, "x less work"), (closeness, 1, " dB"))
+                if some
+            ]
+            count = len(made[0].cells)
+            lines.append(f"{name}, {len(made)} settings on {count} video{'s'[: count > 1]}: {', '.join(within)}")
+        else:
+            why = next((row.failed for row in rows if row.failed), "did not run")
+            lines.append(f"{name}: {why.partition('; ')[0]}")
+    return lines
 
 
 def write(out: Path, results: Path, lengths: Lengths = SETTINGS.lengths) -> None:

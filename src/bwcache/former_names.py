@@ -51,7 +51,7 @@ FIELDS: Mapping[str, Mapping[str, str]] = {
 }
 """Class -> its fields: as keyword arguments, attributes and settings."""
 
-ADDED: Mapping[str, Mapping[str, Any]] = {"BWCache": {"retrigger": True}}
+ADDED: Mapping[str, Mapping[str, Any]] = {"BWCache": {"retrigger": True, "compared": "outputs"}}
 """By class, fields that the release before did not have, and the value that means what it did."""
 METHODS: Mapping[str, Mapping[str, str]] = {"Predictor": {"given": "adapted_to"}}
 """Class -> its methods, of which classes that derive from it may have their own."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -281,6 +282,11 @@ def test_a_tiny_league_from_end_to_end(folder: Path, monkeypatch: pytest.MonkeyP
     field = {one.family: one for one in every["shapes"]["euler-3-30"]}
     assert "fixed interval" in field
     assert any("diffusers" in family for family in field)
+    lines = {re.split("[,:]", line)[0]: line for line in command.told(tiny(folder))}
+    assert lines["DeepCache"] == "DeepCache: found WanTransformer3DModel, which is no U-Net"
+    assert re.fullmatch(
+        r"fixed interval, \d settings on 1 video: \d\.\d\d to \d\.\d\dx less work, .* dB", lines["fixed interval"]
+    )
     why = page.unable(results, "shapes", "euler-3-30")
     assert list(why) == ["DeepCache"]
     left = page.unrun(results["races"]["shapes"]["euler-3-30"], every["shapes"]["euler-3-30"], why)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from bwcache import BWCache, Observation, Readings, SettingError, Step
 from tests.policies.plain import PlainStack, mean_change, run
 from tests.policies.proof import proves
 from tests.tiny import BY_NAME
+from tests.zoo import MODELS
 
 
 def timetable(indicators: list[float], threshold: float, reused: int, total: int) -> list[str]:
@@ -102,7 +105,57 @@ def test_on_a_model_it_is_the_second_implementation(name: str) -> None:
     assert torch.equal(made, expected)
 
 
+INPUTS = {"wan_unguided": 0.07, "cogvideox": 0.1, "ltx": 0.056, "wan": 0.07}
+"""Thresholds, so that the first trigger comes in the middle of a run."""
+
+
+class PlainInputs(Plain):
+    """The same, by what enters the attention of each block."""
+
+    def __init__(self, pipe: object, *settings: float) -> None:
+        super().__init__(pipe, *settings)  # type: ignore[arg-type]
+        self.lasts: dict[int, torch.Tensor] = {}
+        for block, module in enumerate(self.blocks):
+            module.attn1.register_forward_pre_hook(partial(self._enters, block), with_kwargs=True)
+
+    def _enters(self, block: int, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        super().leaves(block, args[0] if args else kwargs["hidden_states"])
+
+    def leaves(self, block: int, hidden: torch.Tensor) -> None:
+        self.last = hidden
+
+    def left(self) -> torch.Tensor:
+        return self.lasts[self.branch].clone()
+
+    def computed(self, added: torch.Tensor) -> None:
+        self.lasts[self.branch] = self.last.clone()
+        super().computed(added)
+
+
+@proves(BWCache, "what its published ports measure (compared='inputs'), by plain hooks")
+@pytest.mark.parametrize("name", ["wan_unguided", "cogvideox", "ltx", "wan"])
+def test_by_what_enters_attention_it_is_the_second_implementation(name: str) -> None:
+    case, total = BY_NAME[name], 14
+    branches = len(case.branches)
+    other = PlainInputs(pipe := case.build(), branches, INPUTS[name], 2, total)
+    expected = run(case, pipe, other, num_inference_steps=total)
+    policy = BWCache(INPUTS[name], 2, sample=1, decision="per_branch", retrigger=False, compared="inputs")
+    with bwcache.attach(pipe := case.build(), policy) as session:
+        made = case.run(pipe, num_inference_steps=total)
+    assert [event.action for event in session.trace.events] == other.line
+    assert 2 <= other.line.count("reuse") < len(other.line) - 2 * branches
+    assert torch.equal(made, expected)
+
+
+def test_inputs_of_attention_need_a_row_with_parts() -> None:
+    module = next(model for model in MODELS if model.name == "UNet2DModel").build()
+    with pytest.raises(SettingError, match=r"parts of kind 'self'.*these fit as they are: "):
+        bwcache.attach(module, BWCache(compared="inputs"), steps=30)
+
+
 def test_bad_settings() -> None:
+    with pytest.raises(SettingError, match="compared"):
+        BWCache(compared="both")  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="retrigger"):
         BWCache(retrigger=1)  # type: ignore[arg-type]
     assert BWCache(retrigger=False).describe()["retrigger"] is False

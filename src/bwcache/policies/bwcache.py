@@ -19,7 +19,8 @@ Readings where the text leaves room:
 The published ports of the authors' code read it otherwise, and `retrigger=False` is their way: the first trigger
 decides for the whole run. From there on R steps are reused and one is computed in turn, whatever the indicator says; k
 is the index of the computed step that triggered, and the last int(k / 2) steps are computed. They measure what enters
-the attention of each block, normed and modulated, where here, as in the text, it is what leaves the block.
+the attention of each block, normed and modulated (`compared="inputs"`), where here, as in the text, it is what leaves
+the block.
 
 Deviation: the paper stores every block's output and replays each. Only the last one is read by anything, so only that
 is kept (models/spec.py: `read_after`), and the others are compared by a sample of their entries unless `sample=1`.
@@ -38,6 +39,9 @@ from bwcache.models import BlockStack, Tap
 from bwcache.policies.base import Observation, Policy, Readings
 from bwcache.policies.checks import expect, expect_predictor, number, one_of, share
 from bwcache.policies.entry import Entry, Paper
+
+ATTENTION = ("self", "joint", "temporal")
+"""Kinds of parts, of which the first in a block is what the time has scaled and shifted its input for."""
 
 
 @dataclass
@@ -80,6 +84,8 @@ class BWCache(Policy[State]):
         blocks: indices of the blocks that are compared; None for all.
         retrigger: whether the question is asked again after each window, or the first trigger decides for the whole
             run.
+        compared: of each block its "outputs", as in the paper, or the "inputs" of its first attention, normed and
+            modulated, as in the published ports; these need models whose row has the parts of blocks.
         decision: whether guidance branches in forwards of their own decide together ("shared") or each for itself
             ("per_branch").
         predictor: how a skipped feature is made: `Last()` replays, as the paper does; `Linear()` extrapolates in sigma.
@@ -109,6 +115,7 @@ class BWCache(Policy[State]):
     decision: Literal["shared", "per_branch"] = "shared"
     predictor: Predictor = field(default_factory=Last)
     retrigger: bool = True
+    compared: Literal["outputs", "inputs"] = "outputs"
 
     def __post_init__(self) -> None:
         expect(number(self.threshold) and self.threshold >= 0, "threshold", self.threshold, "a number >= 0", "0.15")
@@ -139,6 +146,8 @@ class BWCache(Policy[State]):
         expect(self.blocks is None or _indices(self.blocks), "blocks", self.blocks, "block indices, or None", "None")
         expect_predictor(self.predictor)
         expect(isinstance(self.retrigger, bool), "retrigger", self.retrigger, "True or False", "True")
+        known = one_of(self.compared, ("outputs", "inputs"))
+        expect(known, "compared", self.compared, "outputs or inputs", "outputs")
 
     @property
     def tap_share(self) -> float | None:
@@ -177,12 +186,20 @@ class BWCache(Policy[State]):
         self.window(total)
 
     def taps(self, stack: BlockStack) -> tuple[Tap, ...]:
-        """All blocks, or the chosen ones, in the order of the forward; none where nothing could come of it."""
+        """All blocks, or the chosen ones, in the order of the forward; none where nothing could come of it.
+
+        Raises:
+            SettingError: there is no such block; their attentions are compared, and the model's row names none.
+        """
         if not self.may_reuse:
             return ()
         count = len(stack.blocks)
         chosen = range(count) if self.blocks is None else sorted({_index(block, count) for block in self.blocks})
-        return stack.taps(chosen)
+        if self.compared == "outputs":
+            return stack.taps(chosen)
+        kinds = [kind for kind in ATTENTION if kind in stack.kinds] or ATTENTION[:1]
+        firsts = {part.block: part for part in reversed(stack.parts(*kinds))}
+        return tuple(stack.tap(firsts[block], end="in") for block in chosen if block in firsts)
 
     def init(self) -> State:
         """No trigger, no window, nothing measured."""
