@@ -53,7 +53,7 @@ def connected(address: str, say: Tell | None = None) -> Iterator[Any]:
 
 
 def _join(ray: Any, address: str, say: Tell | None) -> None:
-    """Connect; on a busy machine Ray gives up its own start after 30 s, which cannot be set, and may do better later."""
+    """Connect; on a busy machine Ray gives up its own start after 30 s, which cannot be set, and does better later."""
     more: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
     for tried in range(1, IN_TIME + 1):
         before = _children()
