@@ -54,17 +54,17 @@ def made(pipe: Any, model: str, regime: str, tolerance: float, makes_up: bool) -
     found: list[float] = []
     for first in range(PLACES.start, PLACES.stop, BATCH):
         places = range(first, min(first + BATCH, PLACES.stop))
-        full = frames(pipe, model, regime, places)
+        full = frames(pipe, model, REGIMES[regime].steps, places)
         with bwcache.attach(pipe, bwcache.Planned(tolerance, makes_up=makes_up)) as session:
-            own = frames(pipe, model, regime, places)
+            own = frames(pipe, model, REGIMES[regime].steps, places)
             computed = len({event.step for event in session.trace.events if event.action == "compute"})
-        found += [float(-10 * np.log10(np.mean((a - b) ** 2))) for a, b in zip(full, own, strict=True)]
+        found += psnr(full, own)
     return {"computed": computed, "psnr": found}
 
 
-def frames(pipe: Any, model: str, regime: str, places: range) -> np.ndarray:
+def frames(pipe: Any, model: str, steps: int, places: range) -> np.ndarray:
     """The videos of these captions, each from its own noise."""
-    asked = [common.request(common.captions(place + 1)[place], REGIMES[regime].steps, place) for place in places]
+    asked = [common.request(common.captions(place + 1)[place], steps, place) for place in places]
     one = asked[0]
     made = pipe(
         [each.prompt for each in asked],
@@ -73,6 +73,11 @@ def frames(pipe: Any, model: str, regime: str, places: range) -> np.ndarray:
         num_inference_steps=one.steps, guidance_scale=one.guidance_scale, output_type="np",
     )  # fmt: skip
     return np.asarray(made.frames, dtype=np.float64)
+
+
+def psnr(full: np.ndarray, own: np.ndarray) -> list[float]:
+    """Of each video, over all of it, dB."""
+    return [float(-10 * np.log10(np.mean((a - b) ** 2))) for a, b in zip(full, own, strict=True)]
 
 
 def level(found: dict[str, Any]) -> str:

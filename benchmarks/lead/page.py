@@ -18,7 +18,7 @@ from benchmarks.lead.contenders import KINDS, MODELS, OURS, TUNED
 from benchmarks.lead.costs import Costs, costs
 from benchmarks.lead.plans import MADE_OF, wished
 from benchmarks.race import plot
-from benchmarks.race.choice import LEVELS, decibels
+from benchmarks.race.choice import LEVELS, decibels, leading
 from benchmarks.race.figures import (
     MIDDLE,
     Speed,
@@ -33,8 +33,9 @@ from benchmarks.race.figures import (
     standings,
 )
 from benchmarks.race.plot import GREY, Style
-from benchmarks.race.race import FLOW, Lengths
+from benchmarks.race.race import FLOW, ROUNDS, Lengths
 from benchmarks.race.race import REGIMES as EVERY
+from benchmarks.race.rows import by_family, longest, result_of
 from benchmarks.race.words import between, times
 
 HERE = Path(__file__).parent
@@ -77,19 +78,32 @@ def fields(found: Mapping[str, Any]) -> Fields:
     return {model: races for model, races in every.items() if races}
 
 
-def missing(every: Fields) -> list[str]:
-    """Return, in words, which races nobody ran in, and where none of ours or only few videos were made."""
+def missing(found: Mapping[str, Any], every: Fields) -> list[str]:
+    """Return, in words, which races nobody ran in, and in the others who has not run, or on few videos though ahead."""
     lines = []
     for model in MODELS:
         for regime, how in REGIMES.items():
             field = every.get(model, {}).get(regime, [])
-            unrun = [name for name in OURS if name not in {one.family for one in field}]
-            if not field:
-                lines.append(f"{model}, {how.title}: nothing")
-            elif unrun:
-                lines.append(f"{model}, {how.title}: not {', '.join(unrun)}")
-            if field and not any(one.kind == "peer" and one.stage == "final" for one in field):
-                lines.append(f"{model}, {how.title}: no peer on the many videos")
+            told = unrun(found["races"][model][regime], field) if field else ["nothing"]
+            lines += [f"{model}, {how.title}: {one}" for one in told]
+    return lines
+
+
+def unrun(race: Mapping[str, Mapping[str, Sequence[dict[str, Any]]]], field: Sequence[Standing]) -> list[str]:
+    """Return, in words, who has not run in one race."""
+    lines, ran = [], {name for stage in race.values() for name, rows in stage.items() if rows}
+    own = [name for name in OURS if name not in {one.family for one in field}]
+    peers = [name for name, kind in KINDS.items() if kind == "peer" and name not in ran]
+    for names in (own, peers):
+        if names:
+            lines.append(f"not {', '.join(names)}")
+    first = [result_of(row) for name, rows in race.get("coarse", {}).items() if KINDS[name] == "peer" for row in rows]
+    ahead = leading({name: longest(rows) for name, rows in by_family(first).items()}, ROUNDS[-1][-1])
+    few = [one.family for one in field if one.stage != "final" and one.family in ahead]
+    if few:
+        lines.append(f"{', '.join(few)} on few videos alone, though near the front of the peers there")
+    if not any(one.kind == "peer" and one.stage == "final" for one in field):
+        lines.append("no peer on the many videos")
     return lines
 
 
@@ -199,7 +213,7 @@ def main() -> None:
         "factors": factors,
         "verdict": verdict,
         "ladder": ladder,
-        "missing": missing(every),
+        "missing": missing(found, every),
         "plans": plans,
         "beside": {model: beside(costs(model)) for model in every},
     }

@@ -370,9 +370,15 @@ def test_the_results_hold_no_video_of_the_first_stage_among_those_of_the_last() 
 
 def test_the_page_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "OURS", [OURS, "BWCache as published"])
-    lines = page.missing({"shapes": {"euler-1-30": stand(RACE)}})
-    assert "shapes, Euler, shift 1, 30 steps: not BWCache as published" in lines
-    assert "joint, Euler, shift 1, 30 steps: nothing" in lines
+    monkeypatch.setattr(
+        page, "KINDS", {name: contenders.KINDS[name] for name in (OTHER, "seacache", "easycache", SHORT, OURS)}
+    )
+    alone = RACE | {"coarse": {"seacache": RACE["coarse"]["seacache"]}}
+    for race, few in (RACE, []), (alone, ["SeaCache on few videos alone, though near the front of the peers there"]):
+        lines = page.missing({"races": {"shapes": {"euler-1-30": race}}}, {"shapes": {"euler-1-30": stand(race)}})
+        own = [line.partition(": ")[2] for line in lines if line.startswith("shapes, Euler, shift 1")]
+        assert own == ["not BWCache as published", "not easycache", *few]
+        assert "joint, Euler, shift 1, 30 steps: nothing" in lines
 
 
 def test_no_video_of_the_first_stage_is_among_those_of_the_last() -> None:
