@@ -1,6 +1,6 @@
 """Experiment 32: is the last step needed? The three grades at all shifts and numbers of steps, with it and without.
 
-Both models, shifts of 1, 3, 5 and 8, 20, 30 and 50 steps, 16 captions on which nothing was chosen, in batches of eight.
+Both models, shifts of 1, 3, 5 and 8, 20, 30 and 50 steps, eight captions on which nothing was chosen.
 A list of as many steps stands beside each grade's: the best one if all of the last window's error were seen.
 """
 
@@ -22,7 +22,7 @@ from bwcache.policies.grades import GRADES
 from experiments.common import kept, publish
 from experiments.making_up import frames, psnr
 
-PLACES, BATCH = range(72, 88), 8
+PLACES, BATCH = range(72, 80), 8
 COLUMNS = ("with the last step", "as planned", "median difference")
 EULER = [
     (f"Euler, shift {shift}, {steps} steps", f"FlowMatchEulerDiscrete:shift={shift}", steps)
@@ -45,7 +45,7 @@ def main() -> None:
     for title, scheduler, steps in (*EULER, *UNIPC):
         for model, pipe in pipes.items():
             pipe.scheduler = replaced(pipe.scheduler, *named_scheduler(scheduler))
-            found = kept(f"last_step-{model}", pipe, [title], partial(regime, pipe, model, steps))
+            found = kept(f"last_step-{model}-{place(title)}", pipe, [title], partial(regime, pipe, model, steps))
             figures[f"{model}, {title}"] = found
             for grade, own in found.items():
                 before, now = own["with"]["psnr"], own["planned"]["psnr"]
@@ -55,6 +55,11 @@ def main() -> None:
                 last = ["the same list", ""] if same else [level(now), f"{apart:+.1f}"]
                 rows.append([f"{model}, {title}", grade, steps_computed, level(before), *last])
     publish("last_step", figures, pipes["shapes"], rows)
+
+
+def place(title: str) -> str:
+    """A folder's name."""
+    return title.lower().replace(", ", "-").replace(" ", "-")
 
 
 def regime(pipe: Any, model: str, steps: int) -> dict[str, Any]:

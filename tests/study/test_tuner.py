@@ -16,7 +16,7 @@ from bwcache.models.table import row_of
 from bwcache.study.folder import Folder
 from bwcache.study.study import Video
 from bwcache.study.tuning import Closeness, Runs, Tuner, Videos, Wish, climb
-from bwcache.study.tuning.fitting import fitted
+from bwcache.study.tuning.fitting import Rows, as_planned, fitted
 from bwcache.study.tuning.ladder import evenly, spread
 from bwcache.study.tuning.recording import Recording
 from tests.cli.saved import text_to_video
@@ -115,17 +115,29 @@ def test_the_videos_that_prove_decide_nothing(tuner: Any) -> None:
     assert one.proof != other.proof
 
 
-def test_a_video_runs_with_weights_fitted_on_the_others(tuner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_pass_knows_no_video_and_in_the_next_each_has_weights_fitted_on_the_others(
+    tuner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ran = closeness(monkeypatch)
     tuning = tuner(videos("abc", "de"))
     found = tuning.run(Wish(speed=2))
-    steps = found.policy.steps
-    for place, (video, policy) in enumerate(ran[:3]):
-        full = [tuning.runs.uncached(other, "") for other in tuning.videos.calibrate if other != video]
-        rows = fitted(steps, full, full, ((1.0,),) * len(steps))
-        assert policy.rows == tuple(tuple(round(weight, 5) for weight in row) for row in rows)
-        assert video == tuning.videos.calibrate[place]
-    assert len({policy.rows for _, policy in ran[:3]}) == 3
+    steps, made_of = found.policy.steps, tuning.videos.calibrate
+    first, second = ran[:3], ran[3:6]
+    assert [video for video, _ in first] == [video for video, _ in second] == list(made_of)
+    rows = as_planned(steps, found.policy.schedule)
+    assert any(len(row) > 1 for row in rows)
+    assert {policy.rows for _, policy in first} == {rounded(rows)}
+    full = {video: tuning.runs.uncached(video, "") for video in made_of}
+    cached = {video: tuning.runs.cached(video, policy, "")[0] for video, policy in first}
+    for video, policy in second:
+        others = [one for one in made_of if one != video]
+        own = fitted(steps, [full[one] for one in others], [cached[one] for one in others], rows)
+        assert policy.rows == rounded(own)
+    assert len({policy.rows for _, policy in second}) == 3
+
+
+def rounded(rows: Rows) -> Rows:
+    return tuple(tuple(round(weight, 5) for weight in row) for row in rows)
 
 
 def test_the_best_pass_is_kept(tuner: Any, monkeypatch: pytest.MonkeyPatch) -> None:

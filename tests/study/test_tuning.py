@@ -8,9 +8,11 @@ import torch
 
 import bwcache
 from bwcache import SettingError
+from bwcache.features import Bounded, Extended
 from bwcache.policies.lists import best_lists
-from bwcache.policies.planning import RESPONSE, SEEN_AT_THE_END, at
-from bwcache.study.tuning.fitting import fitted
+from bwcache.policies.planned import beyond_newest
+from bwcache.policies.planning import RESPONSE, SEEN_AT_THE_END, at, best, damages
+from bwcache.study.tuning.fitting import as_planned, fitted
 from bwcache.study.tuning.recording import Recording, recorded
 from bwcache.study.tuning.tables import damage, window_weights
 from bwcache.study.tuning.tuning import Proof
@@ -87,6 +89,35 @@ def test_estimates_on_a_line_do_no_damage() -> None:
     table, scattered = damage([run(0, line)]), damage([run(0)])
     assert table[1, 3, 6] < 1e-2 * scattered[1, 3, 6]
     assert table[3, 3, 6] > 10 * table[1, 3, 6]
+
+
+@pytest.mark.parametrize("shift", [1.0, 5.0])
+@pytest.mark.parametrize("count", [5, 8])
+def test_weights_without_a_video_lead_where_planned_does(shift: float, count: int) -> None:
+    """Each window ends in the very latents to which `Planned` leads, step by step, from the same estimates."""
+    shares = tuple(shift * s / (1 + (shift - 1) * s) for s in np.linspace(1, 0, 31).tolist())
+    steps = tuple(best(damages(shares), computed=count))
+    draw = np.random.default_rng(0)
+    clean, start = draw.normal(size=(count, 50)), draw.normal(size=50)
+    beyond = beyond_newest(shares, frozenset(steps))
+    rows = as_planned(steps, shares)
+    assert any(step + 1 in beyond for step in steps)
+    assert not all(step + 1 in beyond for step in steps[1:])
+    for place, (step, end) in enumerate(zip(steps, (*steps[1:], 30), strict=True)):
+        known = [(at_noise(shares, steps[p]), torch.from_numpy(clean[p])) for p in range(place, max(place - 2, -1), -1)]
+        way, at_once = start, start
+        for k in range(step + 1, end):
+            kept = shares[k + 1] / shares[k]
+            how = Extended(1 + beyond[k]) if k in beyond else Bounded()
+            way = kept * way + (1 - kept) * how.predict(known, at_noise(shares, k)).numpy()
+            at_once = kept * at_once + (1 - kept) * sum(
+                w * c[1].numpy() for w, c in zip(rows[place], known, strict=False)
+            )
+        np.testing.assert_allclose(at_once, way, atol=1e-9)
+
+
+def at_noise(shares: tuple[float, ...], index: int) -> bwcache.core.Step:
+    return bwcache.core.Step(0, index, 30, 1000 * shares[index], shares[index], "", None, shares[index], None)
 
 
 def test_weights_are_found_again() -> None:

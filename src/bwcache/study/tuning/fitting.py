@@ -12,19 +12,45 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bwcache.features import Bounded
+from bwcache.policies.planned import beyond_newest
 from bwcache.study.tuning.recording import Recording
+from bwcache.study.tuning.tables import window_weights
 
 HISTORY = 3
 """Estimates in a sum."""
 RIDGE = 0.01
 """Towards the weights in use, as a share of the mean square of the differences between estimates."""
 
+LINE = Bounded()
+"""What `Planned` follows in windows that make nothing up."""
+
 Rows = tuple[tuple[float, ...], ...]
 
 
-def replayed(steps: Sequence[int]) -> Rows:
-    """Return the weights that replay the last estimate."""
-    return tuple((1.0,) for _ in steps)
+def as_planned(steps: Sequence[int], shares: Sequence[float]) -> Rows:
+    """Return the weights of `Planned`, which knows no model: what a fit begins with.
+
+    Its estimate moves along a line within a window; what that comes to by the window's end is one point of the line.
+
+    Args:
+        steps: computed, ascending from 0.
+        shares: of noise at each step and after the last one, 1..0.
+    """
+    found: list[tuple[float, ...]] = []
+    made_up = beyond_newest(tuple(shares), frozenset(steps))
+    ends = (*steps[1:], len(shares) - 1)
+    for place, (step, end) in enumerate(zip(steps, ends, strict=True)):
+        reused = range(step + 1, end)
+        if not reused or not place:
+            found.append((1.0,))
+            continue
+        gap = shares[steps[place - 1]] - shares[step]
+        ways = [made_up.get(k, LINE.length * min((shares[step] - shares[k]) / gap, LINE.reach)) for k in reused]
+        weights = window_weights(shares, step + 1, end)[0][step + 1 : end]
+        beyond = float(weights @ ways / weights.sum())
+        found.append((1 + beyond, -beyond))
+    return tuple(found)
 
 
 def fitted(

@@ -1,9 +1,9 @@
 """From a wish to a plan that keeps it: uncached runs, table, plan, weights, a choice, and the proof on other videos.
 
-How many steps to compute is chosen on the videos that the plan is made of. Each of them runs with weights that were
-fitted on the others, so that what it comes to is what a new video would. The videos that prove the plan decide nothing:
-they run once, under what was chosen. Where it falls short on them they are as good as used, and the next plan, which
-they help to make, is proved on videos of further prompts, if there are any.
+How many steps to compute is chosen on the videos that the plan is made of. Each of them runs with weights that know
+none of them, or were fitted on the others, so that what it comes to is what a new video would. The videos that prove
+the plan decide nothing: they run once, under what was chosen. Where it falls short on them they are as good as used,
+and the next plan, which they help to make, is proved on videos of further prompts, if there are any.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bwcache.policies.tuned import Tuned
 from bwcache.study.folder import Folder
 from bwcache.study.made_for import only_denoiser
 from bwcache.study.study import Video
-from bwcache.study.tuning.fitting import Rows, fitted
+from bwcache.study.tuning.fitting import Rows, as_planned, fitted
 from bwcache.study.tuning.recording import Recording, check_scheduler
 from bwcache.study.tuning.runs import Closeness, KeptRuns, Runs
 from bwcache.study.tuning.tables import damage
@@ -34,7 +34,7 @@ from bwcache.study.tuning.wish import Wish
 MOST = 0.8
 """Share of the steps that a plan may compute: beyond, there is nothing to win."""
 PASSES = 3
-"""Cached runs of each video, at most: with weights by the uncached runs, then fitted again after each pass."""
+"""Cached runs of each video, at most: with the weights of `Planned`, then fitted on what the pass before came to."""
 WORTH = 0.2
 """Decibels that a pass must have brought for another one to be made."""
 SLOPE, START = 1.5, -11.5
@@ -57,7 +57,7 @@ class Fit:
     Attributes:
         count: computed steps.
         rows: the weights.
-        psnr: dB of each video that it was made of, run with weights that were fitted on the others.
+        psnr: dB of each video that it was made of, run with weights that know no video, or were fitted on the others.
     """
 
     count: int
@@ -197,7 +197,7 @@ class Search:
 
     def policy(self, count: int) -> Tuned:
         """Return the best policy of so many computed steps, one of `counts`, as far as it is known without a run."""
-        return self._policy(self._fits.get(count) or Fit(count, self._first_rows(count, self._full), ()))
+        return self._policy(self._fits.get(count) or Fit(count, self._first_rows(count), ()))
 
     @property
     def counts(self) -> list[int]:
@@ -272,21 +272,27 @@ class Search:
         return self._fitted(good)
 
     def _fitted(self, count: int, passes: int = PASSES) -> Fit:
-        """The best of some passes over the videos, as far as the budget goes."""
-        rows, runs, fits = _replayed(count), self._full, list[Fit]()
+        """The best of some passes over the videos, as far as the budget goes.
+
+        The first one is under weights that no video was needed for; in each of the others every video has weights that
+        were fitted on the others' runs in the pass before.
+        """
+        rows, runs, fits = self._first_rows(count), self._full, list[Fit]()
         apart = [rows] * len(runs)
         for turn in range(passes):
             if turn > 1 and fits[-1].mean < fits[-2].mean + WORTH:
                 break
-            rows = self._rows(count, runs, rows)
-            apart = [self._rows(count, runs, own, i) for i, own in enumerate(apart)]
-            if turn and not self._affordable(count, apart):
-                break
+            if turn:
+                rows = self._rows(count, runs, rows)
+                apart = [self._rows(count, runs, own, i) for i, own in enumerate(apart)]
+                if not self._affordable(count, apart):
+                    break
             runs, close = self._cached(count, apart)
             fits.append(Fit(count, rows, tuple(one.psnr for one in close)))
         best = max(fits, key=lambda fit: fit.mean)
         if self._fits.get(count) != best:
-            self.say(f"{self._words(count)}: {best.mean:.1f} dB, each video with weights fitted on the others")
+            how = "with the weights of Planned" if best is fits[0] else "each video with weights fitted on the others"
+            self.say(f"{self._words(count)}: {best.mean:.1f} dB, {how}")
         self._fits[count] = best
         return best
 
@@ -299,9 +305,9 @@ class Search:
             found.append(self.runs.cached(self.videos.calibrate[place], policy, what))
         return [recording for recording, _ in found], [close for _, close in found]
 
-    def _first_rows(self, count: int, full: Sequence[Recording]) -> Rows:
-        """Weights by the uncached runs alone."""
-        return fitted(self._plans[count].steps, full, full, _replayed(count))
+    def _first_rows(self, count: int) -> Rows:
+        """Weights that no run is needed for."""
+        return as_planned(self._plans[count].steps, self._full[0].shares)
 
     def _rows(self, count: int, runs: Sequence[Recording], rows: Rows, without: int | None = None) -> Rows:
         """Weights by these runs, or by all but one of them."""
@@ -456,10 +462,6 @@ def check_budget(budget: float, videos: Videos, steps: int, option: str = "--bud
     if budget < least:
         found = f"{option} {budget:g} for {videos.first} videos, {len(videos.verify)} of them to verify on"
         raise _refused(found, f"at least {math.ceil(10 * least) / 10:g}", "give more, or fewer videos")
-
-
-def _replayed(count: int) -> Rows:
-    return ((1.0,),) * count
 
 
 def _refused(found: str, expected: str, action: str) -> SettingError:
