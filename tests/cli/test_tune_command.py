@@ -101,9 +101,9 @@ def test_an_interrupted_tuning_goes_on(
         patched.setattr(Runs, "shown", stopped)
         ended = bwcache_command(*words("--grade", "2x", "--no-page"))
     assert ended.code == 130
-    assert "8 runs are kept in" in ended.lines[-1]
+    assert "10 runs are kept in" in ended.lines[-1]
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "tuned-parts").rglob("*.npz")}
-    assert len(kept) == 4 + 4 + 4  # uncached frames, recordings of these, and of two passes over two videos
+    assert len(kept) == 4 + 4 + 6  # uncached frames, recordings of these, and of three passes over two videos
 
     def nothing_left(*_: Any) -> None:
         now = {path: path.stat().st_mtime_ns for path in kept}
