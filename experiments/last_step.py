@@ -1,6 +1,7 @@
 """Experiment 32: is the last step needed? The three grades where it was not looked at before, with it and without.
 
-Both models, shifts of 3, 5 and 8, 20, 30 and 50 steps, eight captions on which nothing was chosen. A list of as many steps stands beside each grade's: the best one if all of the last window's error were seen.
+Both models, shifts of 3, 5 and 8, 20, 30 and 50 steps, eight captions on which nothing was chosen. A list
+of as many steps stands beside each grade's: the best one if all of the last window's error were seen.
 """
 
 from __future__ import annotations
