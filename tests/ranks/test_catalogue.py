@@ -17,7 +17,7 @@ from bwcache.core.trace import reuse_line
 from tests.laws.cases import POLICIES, One
 from tests.ranks.pair import STEPS, cached, identical, measured, same, two_ranks
 from tests.ranks.ring import on_a_cpu
-from tests.tiny import Scripted, wan, wan_transformer
+from tests.tiny import BY_NAME, Scripted, wan, wan_transformer
 
 NAMES = [name for name, bold in POLICIES.items() if bold.on_transformers]
 ODD = (1, 4, 1, 6, 6)
@@ -32,6 +32,14 @@ def made(pipe: Any, name: str) -> dict[str, Any]:
     trace = session.trace
     rows = [(event.step, event.branch, event.site, event.action) for event in trace.events]
     return {"made": [video], "rows": rows, "line": reuse_line(trace.events)}
+
+
+def looks_ahead(pipe: Any) -> dict[str, Any]:
+    """A guided video whose denoiser is evaluated inside of windows, at latents that are carried there."""
+    with bwcache.attach(pipe, bwcache.Planned(computed=6, ahead=0.5)) as session:
+        video = BY_NAME["wan"].run(pipe, num_inference_steps=10)
+    events = session.trace.events
+    return {"made": [video], "line": reuse_line(events), "at": [event.evaluated_at for event in events]}
 
 
 def splits(**how: Any) -> Any:
@@ -65,6 +73,8 @@ def cases(rank: int) -> dict[str, Callable[[], Any]]:
         if i % 2 == rank:  # each does half of what one rank can do alone
             found[f"{name}, one rank"] = partial(made, single, name)
     found |= {name: partial(made, both, name) for name in NAMES}
+    found["ahead, one rank"] = partial(looks_ahead, single)
+    found["ahead"] = partial(looks_ahead, both)
     for name, policy in UNEVEN.items():
         found[f"uneven {name}, one rank"] = partial(uneven, policy)
         found[f"uneven {name}"] = partial(uneven, policy, partial(splits, ulysses_degree=2, ulysses_anything=True))
@@ -86,6 +96,15 @@ def test_every_policy_makes_the_video_of_one_rank(said: list[dict[str, Any]], na
     for rank in range(2):
         assert said[rank][name]["rows"] == single["rows"]
         assert identical(said[rank][name]["made"], single["made"])
+
+
+def test_all_ranks_evaluate_at_the_same_place_inside_of_a_window(said: list[dict[str, Any]]) -> None:
+    single = said[0]["ahead, one rank"]
+    assert any(at is not None for at in single["at"])
+    for rank in range(2):
+        found = said[rank]["ahead"]
+        assert (found["line"], found["at"]) == (single["line"], single["at"])
+        assert identical(found["made"], single["made"])
 
 
 @pytest.mark.parametrize("name", UNEVEN)
