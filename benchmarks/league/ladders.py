@@ -220,7 +220,7 @@ LADDERS: tuple[Ladder, ...] = (
         "DiCache",
         DiCache,
         each(lambda delta: DiCache(delta, retention=0.0), 0.05, 0.1, 0.2, 0.4, 0.6, 0.9),
-        "the authors' .1 for HunyuanVideo, .2 for Wan 2.1, .4 for FLUX",
+        "the authors' .1 for HunyuanVideo, .08 and .2 for Wan 2.1, .4 for FLUX",
     ),
     Ladder(
         "AdaCache",

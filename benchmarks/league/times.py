@@ -1,14 +1,15 @@
 """Speed by time, and how often the device is waited for: `python -m benchmarks.league.times --out RUNS`.
 
 Of every method in a race the setting nearest to 35 dB: for how many seconds a video's denoising keeps this process at
-work, beside the uncached video before it. Work of other processes beside it does not count. What is done is kept.
+work, beside the uncached video before it. Work of other processes beside it does not count. What is done is kept, and
+written method by method.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -67,22 +68,22 @@ def main(
         for where in chosen("regime", regime, REGIMES):
             if where in every.get(one, {}) and where in EVERY[one].regimes:
                 race = Race(one, where, out, CONTENDERS, GUARDS, SETTINGS.lengths)
-                rows = {row["family"]: row for row in timed(race, every[one][where])}
-                found = {"environment": {one: environment(race.pipe)}, "races": {f"{one}/{where}": rows}}
-                there = read_json(results) if results.is_file() else {}
-                write_json(results, {**merged(there, found), "commit": commit(), "rounds": ROUNDS})
+                for row in timed(race, every[one][where]):
+                    rows = {f"{one}/{where}": {row["family"]: row}}
+                    found = {"environment": {one: environment(race.pipe)}, "races": rows}
+                    there = read_json(results) if results.is_file() else {}
+                    write_json(results, {**merged(there, found), "commit": commit(), "rounds": ROUNDS})
 
 
-def timed(race: Race, field: Iterable[Standing]) -> Iterable[dict[str, Any]]:
-    """Return a row for each family of a race whose setting nearest to 35 dB can be made here."""
+def timed(race: Race, field: Iterable[Standing]) -> Iterator[dict[str, Any]]:
+    """Give a row for each family of a race whose setting nearest to 35 dB can be made here."""
     wanted = {one.middle.label: one for one in field}
     methods = {method.label: method for name in race.contenders for method in race.methods(name)}
-    kept, rows = Kept(race.pipe, f"league-times/{race.model}-{race.regime}"), []
+    kept = Kept(race.pipe, f"league-times/{race.model}-{race.regime}")
     plain = cache(partial(counted, race))
     for label, one in tqdm(wanted.items(), f"{race.model}, {race.regime}: times"):
         if label in methods:
-            rows.append(kept.part(lambda: row(race, methods[label], plain()), label) | {"family": one.family})  # noqa: B023
-    return rows
+            yield kept.part(lambda: row(race, methods[label], plain()), label) | {"family": one.family}  # noqa: B023
 
 
 def row(race: Race, method: Method, plain: int) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class Guarded(Policy[State]):
     """Asks the policy inside in the steps between the first `warmup` and the last `tail` ones.
 
     Args:
-        policy: which decides there; it is told of every computation.
+        policy: which decides there; it is told of every computation. Guards of its own hold as well.
         warmup: number of steps at the beginning that are always computed, >= 0. The first step always is.
         tail: number of steps at the end that are always computed, >= 0.
         longest: at most so many steps are reused in a row, >= 1; None: as many as the policy likes. Each site counts
