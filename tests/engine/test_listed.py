@@ -161,6 +161,56 @@ def test_a_list_within_a_tuple_is_what_is_predicted() -> None:
     assert session.trace.reuse_rate > 0
 
 
+class Alone(nn.Module):
+    """Takes a list of one, and returns it in some form."""
+
+    def __init__(self, form: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.form, self.linear = form, nn.Linear(4, 4)
+
+    def forward(self, x: list[Tensor], timestep: Tensor) -> Any:
+        return self.form(torch.tanh(self.linear(x[0])) * timestep.view(-1, 1, 1))
+
+
+FORMS = {
+    "tensor": lambda made: made,
+    "list": lambda made: [made],
+    "tuple": lambda made: (made,),
+    "list in a tuple": lambda made: ([made], None),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tolerance", [0, 0.2])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_list_of_one_leaves_in_the_form_in_which_the_denoiser_returns_it(form: str, tolerance: float) -> None:
+    module = Alone(FORMS[form])
+    row = BlockSpec("Alone", (), latents="x", latents_listed=True, module_prefix=__name__)
+    x = torch.randn(1, 3, 4, generator=torch.Generator().manual_seed(0))
+    with bwcache.attach(module, bwcache.Planned(tolerance), spec=row, per_sample=False) as session:
+        for step, share in enumerate(SHARES[:-1]):
+            with session.step(index=step, total=STEPS, sigma=share, schedule=SHARES, prediction="flow"):
+                made = module([x], torch.full((1,), share))
+            plain = module.form(torch.tanh(module.linear(x)) * share)
+            assert formed(made) == formed(plain)
+            if session.trace.events[-1].action == "compute":
+                assert torch.equal(leaf(made), leaf(plain))
+    assert (session.trace.reuse_rate > 0) == (tolerance > 0)
+
+
+def formed(made: Any) -> Any:
+    """What something is made of, without the numbers in its tensors."""
+    if isinstance(made, (list, tuple)):
+        return type(made), [formed(one) for one in made]
+    return made.shape if isinstance(made, Tensor) else made
+
+
+def leaf(made: Any) -> Tensor:
+    """The first tensor in it."""
+    return made if isinstance(made, Tensor) else leaf(made[0])
+
+
 @torch.no_grad()
 def test_blocks_that_take_a_pair_are_kept_as_two_streams() -> None:
     """Against the same by hand: the blocks run in each third step, and what they returned is used until then."""

@@ -20,7 +20,7 @@ from bwcache.engine.fitting import refused
 from bwcache.engine.forward import Forward, RunAgain
 from bwcache.engine.guidance import expect_parts
 from bwcache.engine.idle import IdleCalls, IdleModules
-from bwcache.engine.listed import as_one
+from bwcache.engine.listed import AsOne
 from bwcache.engine.plan import Plan, Spot
 from bwcache.engine.run import Run
 from bwcache.engine.swapped import Swapped
@@ -145,14 +145,12 @@ class Denoiser:
     def _wrapped(self, inner: Callable[..., Any]) -> Callable[..., Any]:
         """The denoiser's call; no compiler traces it, so that it runs block by block whatever is compiled around it."""
 
+        made = AsOne(self.stack.root.streams[0], self.call) if self.stack.spec.latents_listed else self.call
+
         def called(*args: Any, **kwargs: Any) -> Any:
-            return self.call(inner, args, kwargs)
+            return made(inner, args, kwargs)
 
-        def called_with_list(*args: Any, **kwargs: Any) -> Any:
-            return as_one(self.stack.root.streams[0], self.call, inner, args, kwargs)
-
-        listed = self.stack.spec.latents_listed
-        hidden: Callable[..., Any] = torch.compiler.disable(called_with_list if listed else called)
+        hidden: Callable[..., Any] = torch.compiler.disable(called)
         return hidden
 
     def call(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

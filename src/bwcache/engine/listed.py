@@ -15,34 +15,45 @@ Shapes = Sequence[Sequence[int]]
 Denoise = Callable[..., Any]
 
 
-def as_one(
-    stream: Stream,
-    call: Callable[[Denoise, tuple[Any, ...], dict[str, Any]], Any],
-    inner: Denoise,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Any:
-    """Return what `call(inner, args, kwargs)` returns, in which a list of latents enters and leaves as one tensor.
+class AsOne:
+    """What is made of a denoiser whose latents may be a list: there they enter and leave as one tensor.
 
     Args:
         stream: the denoiser's latents: a list of tensors `[B, …]`, or one tensor as anywhere else.
         call: makes something of a denoiser and its arguments.
-        inner: the denoiser, which takes and returns a list.
     """
-    listed = stream.read(args, kwargs)
-    if not isinstance(listed, (list, tuple)):
-        return call(inner, args, kwargs)
-    shapes = [part.shape[1:] for part in listed]
 
-    def on_list(*args: Any, **kwargs: Any) -> Any:
-        parts = apart(stream.read(args, kwargs), shapes)
-        args, kwargs = stream.replaced(parts, args, kwargs)
-        return joined(inner(*args, **kwargs))
+    def __init__(self, stream: Stream, call: Callable[[Denoise, tuple[Any, ...], dict[str, Any]], Any]) -> None:
+        self._stream, self._call = stream, call
+        self._form = _form([])
 
-    made = call(on_list, *stream.replaced(joined(listed), args, kwargs))
-    if isinstance(made, tuple):
-        return (apart(made[0], shapes), *made[1:])
-    return made if len(shapes) == 1 else apart(made, shapes)
+    def __call__(self, inner: Denoise, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return what `call` makes of a denoiser and its arguments, in the form in which that one returns it."""
+        stream = self._stream
+        listed = stream.read(args, kwargs)
+        if not isinstance(listed, (list, tuple)):
+            return self._call(inner, args, kwargs)
+        shapes = [part.shape[1:] for part in listed]
+
+        def on_list(*args: Any, **kwargs: Any) -> Any:
+            parts = apart(stream.read(args, kwargs), shapes)
+            args, kwargs = stream.replaced(parts, args, kwargs)
+            returned = inner(*args, **kwargs)
+            self._form = _form(returned)
+            return joined(returned)
+
+        made = self._call(on_list, *stream.replaced(joined(listed), args, kwargs))
+        return self._form(made, shapes)
+
+
+def _form(returned: Any) -> Callable[[Any, Shapes], Any]:
+    """What gives one tensor the form in which a denoiser returned its own: a tensor, a list, or either in a tuple."""
+    if isinstance(returned, Tensor):
+        return lambda whole, shapes: whole
+    if isinstance(returned, tuple) and isinstance(returned[0], list):
+        return lambda made, shapes: (apart(made[0], shapes), *made[1:])
+    kind = type(returned)
+    return lambda whole, shapes: kind(apart(whole, shapes))
 
 
 def joined(parts: Any) -> Any:
