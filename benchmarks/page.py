@@ -38,7 +38,8 @@ def optional(name: str) -> dict[str, Any]:
 def on_gpus() -> list[dict[str, Any]]:
     """What `benchmarks.gpu` wrote on each GPU."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
-    return [figures for figures in found if figures.get("benchmark") == "gpu" and not figures["small"]]
+    ran = [figures for figures in found if isinstance(figures, dict) and figures.get("benchmark") == "gpu"]
+    return [figures for figures in ran if not figures["small"]]
 
 
 def shape_of(curve: list[float]) -> str:

@@ -115,7 +115,9 @@ def _by_ffmpeg(reference: Frames, candidate: Frames, notes: list[str]) -> dict[s
     found["xpsnr"] = vmaf.mean_of_differing(frames["xpsnr"]) if "xpsnr" in frames else None
     moved = float(frames["reference_motion"].sum()) if "reference_motion" in frames else 0.0
     found["motion_kept"] = float(frames["motion"].sum()) / moved if moved and "motion" in frames else None
-    if not moved and problems["motion"] is None:
+    if len(reference) == 1:
+        problems["motion"] = None  # an image: nothing is missing
+    elif not moved and problems["motion"] is None:
         problems["motion"] = complaint("a reference that is a still", "one that moves", "leave it out")
     notes += [f"{LABELS[name]}: {why}" for name, why in problems.items() if name in LABELS and why is not None]
     return found
