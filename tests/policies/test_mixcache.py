@@ -53,7 +53,7 @@ class Plain:
         if self.full == self.step - 1 and "step" in self.rates:
             change = float(np.mean(self.rates["step"]))
             self.interval = min(self.interval + 1, said.longest) if change < said.low else self.interval
-            self.interval = max(self.interval - 1, min(2, said.longest)) if change > said.high else self.interval
+            self.interval = max(self.interval - 1, min(2, self.interval)) if change > said.high else self.interval
         if self.step >= self.full + self.interval or not self.rates:
             return ""
         priorities = {
@@ -218,6 +218,14 @@ def test_the_interval_follows_the_change(low: float, high: float, gaps: set[int]
     between = [b - a for a, b in pairwise(full) if b - a > 1]
     assert set(between) <= gaps
     assert between[-1] == (max(gaps) if low else min(gaps))
+
+
+def test_an_interval_of_one_step_gets_no_longer_where_the_change_is_large() -> None:
+    pipe = tiny.wan()
+    policy = MixCache(2, 1, 5, low=0, high=0)
+    with pytest.warns(bwcache.NeverReusedWarning), bwcache.attach(pipe, policy) as session:
+        tiny.WAN.run(pipe, num_inference_steps=STEPS)
+    assert not any(plans(session.trace))
 
 
 def test_a_model_without_a_last_block_that_gives_a_residual() -> None:

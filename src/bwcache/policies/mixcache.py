@@ -13,10 +13,12 @@ Unverified: there is no code, and of D, I, both deltas, the warm-up, the first i
 known sources give no definition or number. So this is a method in MixCache's style. Read here as:
 
 - D of psi is the relative L1 change of what psi keeps (what all blocks add, the difference between the branches, what
-  the middle blocks add), from where it was last computed to the last full step, per step, the mean over the branches.
+  the middle blocks add), from where it was last computed to the last full step, per step, the mean over the branches;
+  the newer one divides, and where several streams are kept the video's counts.
 - I is given by the user, one number for each; with 1, 1, 1 the change alone decides. The paper measures it with
   Gaussian noise.
-- The change that moves the interval is D of the step.
+- The change that moves the interval is D of the step, in each full step as of the last one of the warm-up. An interval
+  gets no shorter than two steps; one that begins with a single step stays so until it gets longer.
 - In a step in which one granularity is skipped, the other two are kept as they then come out.
 - Without a second branch, or where the model has no blocks between the first and the last ones, those that are left are
   chosen from.
@@ -86,7 +88,7 @@ class MixCache(Policy[Samples]):
     Args:
         warmup: number of steps at the beginning that are computed in full, >= 0.
         interval: steps from one full step to the next, to begin with, >= 1.
-        longest: steps from one full step to the next at most, >= 1; 1 never reuses.
+        longest: steps from one full step to the next at most, >= interval; 1 never reuses.
         low, high: delta[1], delta[2], dimensionless, >= 0, low <= high: the change of the step, per step, below which
             the interval gets longer, and above which it gets shorter.
         impact: I of the step, of guidance and of blocks, each > 0.
@@ -100,8 +102,8 @@ class MixCache(Policy[Samples]):
     entry = Entry(
         keeps="1 of all blocks, 1 of the middle ones, and 2 of the size of the latents",
         reads="how far each of these was off, in each full step",
-        verified="a second implementation in numpy; its D, deltas, warm-up and blocks against nothing: "
-        "the paper's are not known",
+        verified="a second implementation in numpy by another hand, and one by ours; its D, deltas, warm-up and "
+        "blocks against nothing: the paper's are not known",
         calibration="I, the impact of each granularity: given by hand, 1 by default",
         paper=Paper(
             title="MixCache: Mixture-of-Cache for Video Diffusion Transformer Acceleration",
@@ -213,7 +215,7 @@ class MixCache(Policy[Samples]):
         if change < self.low:
             own.interval = min(own.interval + 1, self.longest)
         elif change > self.high:
-            own.interval = max(own.interval - 1, min(SHORTEST, self.longest))
+            own.interval = max(own.interval - 1, min(SHORTEST, own.interval))
 
     def _priorities(self, own: Sample) -> dict[Granularity, float]:
         """P of each granularity whose D is known."""
