@@ -10,7 +10,8 @@ what the spatial transformer i of the U-Net adds to its input, delta the thresho
 3. In a run every transformer is computed and replayed at its own steps; nothing is measured. The other layers, ResNets
    among them, run in every step.
 
-Readings: guidance branches count as runs of their own.
+Readings: guidance branches with a forward of their own count as runs of their own; of both in one forward the whole
+batch is compared.
 
 Deviation: the scale-shift head, which is trained, is left out.
 """
@@ -54,7 +55,7 @@ class BlockCaching(LayerLists):
     entry = Entry(
         keeps="1 for each spatial transformer",
         reads="nothing",
-        verified="a second implementation by plain hooks: table, lists and replay",
+        verified="second implementations by plain hooks and, by another hand, in numpy: table, lists and replay",
         calibration="the computed steps of each transformer",
         table=Table(("computed", "steps"), "runs"),
         paper=Paper(

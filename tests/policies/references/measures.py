@@ -1,13 +1,14 @@
 """How far two features are apart."""
 
+from typing import Any
+
 import numpy as np
-
-from tests.policies.references.toy import Array
-
-
-def mean_change(new: Array, old: Array) -> float:
-    return float(np.abs(new - old).mean())
+from numpy.typing import NDArray
 
 
-def relative_l1(new: Array, old: Array) -> float:
-    return mean_change(new, old) / float(np.abs(old).mean())
+def mean_change(new: NDArray[Any], old: NDArray[Any]) -> float:
+    return float(np.abs(new - old).mean(dtype=np.float64))
+
+
+def relative_l1(new: NDArray[Any], old: NDArray[Any]) -> float:
+    return mean_change(new, old) / float(np.abs(old).mean(dtype=np.float64))

@@ -1,7 +1,7 @@
 """Real denoisers, opened for references: at named modules a reference in numpy says what comes out.
 
-A reference sees arrays alone, float64, and one branch at a time: guidance in one forward is taken apart, the
-conditional half first.
+A reference sees arrays alone, float32, so that it can be right bit for bit. Where guidance comes in one forward with
+named branches, it is taken apart, the conditional half first.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import bwcache
@@ -20,10 +22,9 @@ from bwcache import Policy
 from bwcache.core import Trace
 from tests.policies.halves import halves
 from tests.policies.plain import LISTS
-from tests.policies.references.toy import Array
 from tests.tiny import BY_NAME
 
-Streams: TypeAlias = tuple[Array, ...]
+Streams: TypeAlias = tuple[NDArray[Any], ...]
 Compute: TypeAlias = Callable[[], Streams]
 STREAMS = ("hidden_states", "encoder_hidden_states")
 
@@ -45,16 +46,22 @@ def blocks_of(model: nn.Module) -> list[str]:
 
 def in_arrays(given: Any) -> Streams:
     tensors = given if isinstance(given, tuple) else (given,)
-    return tuple(tensor.detach().double().numpy() for tensor in tensors if isinstance(tensor, Tensor))
+    return tuple(tensor.detach().clone().numpy() for tensor in tensors if isinstance(tensor, Tensor))
 
 
 class _Opened:
     def __init__(self, model: nn.Module, reference: Reference, branches: int) -> None:
         self.model, self.reference, self.branches, self.forwards = model, reference, branches, -1
 
-    def begins(self) -> None:
-        self.forwards += 1
-        self.reference.begins(*divmod(self.forwards, self.branches))
+    def counting(self, inner: Callable[..., Any]) -> Callable[..., Any]:
+        """The denoiser's forward that tells the reference where it is."""
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            self.forwards += 1
+            self.reference.begins(*divmod(self.forwards, self.branches))
+            return inner(*args, **kwargs)
+
+        return forward
 
     def asking(self, place: str, inner: Callable[..., Any]) -> Callable[..., Any]:
         """A module's forward that asks the reference."""
@@ -62,8 +69,6 @@ class _Opened:
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             given, returned = signature.bind(*args, **kwargs).arguments, []
-            if not place:
-                self.begins()
 
             def compute() -> Streams:
                 nonlocal single
@@ -73,7 +78,7 @@ class _Opened:
 
             entering = in_arrays(tuple(given.get(name) for name in STREAMS))
             left = self.reference.at(place, entering, compute)
-            tensors = tuple(torch.from_numpy(np.ascontiguousarray(each)).float() for each in left)
+            tensors = tuple(torch.from_numpy(np.ascontiguousarray(each)) for each in left)
             return tensors[0] if single and place else tensors
 
         return forward
@@ -86,26 +91,31 @@ def opened(model: nn.Module, reference: Reference, places: Sequence[str], branch
     Args:
         model: the denoiser, called by name with `return_dict=False`.
         reference: who is asked.
-        places: names of modules.
+        places: names of modules, "" the denoiser.
         branches: those of a pipeline's forwards, as in `tests.tiny.Case`.
     """
     joined = branches == ("cond_uncond",)
     with ExitStack() as undo:
         both = _Opened(model, reference, 2 if joined else len(branches))
-        for place in ("", *places):
-            module: Any = model.get_submodule(place)
-            module.forward = both.asking(place, module.forward)
-            undo.callback(delattr, module, "forward")
+        for place in places:
+            _put(undo, model.get_submodule(place), partial(both.asking, place))
+        _put(undo, model, both.counting)
         if joined:
-            opening: Any = model
-            opening.forward = halves(opening.forward)
+            model.forward = halves(model.forward)
         yield
+
+
+def _put(undo: ExitStack, module: Any, around: Callable[[Any], Any]) -> None:
+    before = vars(module).get("forward")
+    module.forward = around(module.forward)
+    if before is None:
+        undo.callback(delattr, module, "forward")
 
 
 def by_reference(name: str, reference: Reference, places: Sequence[str], steps: int) -> Tensor:
     """The latents that a tiny pipeline makes where a reference is asked."""
     case, pipe = BY_NAME[name], BY_NAME[name].build()
-    with opened(pipe.transformer, reference, places, case.branches):
+    with opened(pipe.transformer, reference, ("", *places), case.branches):
         return case.run(pipe, num_inference_steps=steps)
 
 

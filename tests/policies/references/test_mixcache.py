@@ -14,12 +14,15 @@ import pytest
 
 import bwcache
 from bwcache import MixCache
-from tests.policies.proof import ANOTHER, ROUNDED, proves
+from tests.policies.proof import ANOTHER, BITS, ROUNDED, proves
 from tests.policies.references.measures import mean_change
 from tests.policies.references.opened import Compute, Streams, blocks_of, by_policy, by_reference, close
 from tests.tiny import BY_NAME
 
 STEPS = 16
+WHOLE, PARTED = ("wan", "wan_unguided", "hunyuan"), ("cogvideox", "mochi")
+"""A forward of its own for each branch, or both in one, which the reference takes apart."""
+
 STEP, GUIDANCE, BLOCKS = "step", "guidance", "blocks"
 
 
@@ -121,14 +124,15 @@ def letters(trace: bwcache.Trace) -> str:
 
 SETTINGS: dict[str, tuple[Any, ...]] = {
     "shorter": (4, 3, 5, 0.05, 0.2, (1.0, 1.0, 1.0)),
-    "as of one": (2, 1, 4, 0.2, 0.4, (2.0, 0.3, 2.0), 2.0, 1, 2),
+    "as of one": (2, 1, 4, 0.15, 0.25, (2.0, 0.3, 2.0), 2.0, 1, 2),
     "longer": (3, 2, 4, 0.05, 0.3, (1.0, 2.0, 2.0), 1.5, 0, 2),
 }
 
 
-@proves(MixCache, ANOTHER, ROUNDED)
+@proves(MixCache, ANOTHER, BITS, on=WHOLE)
+@proves(MixCache, ANOTHER, ROUNDED, on=PARTED)
 @pytest.mark.parametrize("case", SETTINGS.values(), ids=SETTINGS)
-@pytest.mark.parametrize("name", ["wan", "wan_unguided", "cogvideox", "mochi", "hunyuan"])
+@pytest.mark.parametrize("name", [*WHOLE, *PARTED])
 def test_policy_and_reference_decide_and_make_the_same(name: str, case: tuple[Any, ...]) -> None:
     places = blocks_of(BY_NAME[name].build().transformer)
     reference = Reference(places, *case)
@@ -136,4 +140,4 @@ def test_policy_and_reference_decide_and_make_the_same(name: str, case: tuple[An
     trace, made = by_policy(name, MixCache(*case), STEPS)
     assert letters(trace) == "".join(choice[:1] or "C" for choice in reference.choices)
     assert len(set(letters(trace))) > 1
-    assert close(made, expected, 2e-6)
+    assert close(made, expected, 2e-6 if name in PARTED else 0)
