@@ -14,8 +14,9 @@ Attention is reused only in steps in which the unconditional branch is not compu
 CFG-Cache is off.
 
 Readings: a spectrum is as good as what it is of, so that the difference itself is kept. Steps are counted from the
-run's first one, and windows are of timesteps, open, as in diffusers. The weights add up over skipped steps as in the
-released code. Latents in tokens (FLUX, LTX-Video) have no frequencies over the picture: their difference is replayed.
+run's first one, and windows are of timesteps, open, as in diffusers: where a scheduler's timesteps rise, as Mochi's do,
+they lie at the other end of the run. The weights add up over skipped steps as in the released code. Latents in tokens
+(FLUX, LTX-Video) have no frequencies over the picture: their difference is replayed.
 
 Deviation: w is one number, as in most of the authors' scripts; for Open-Sora it grows over the run.
 """
@@ -89,7 +90,7 @@ class FasterCache(Policy[State]):
     entry = Entry(
         keeps="2 for each self-attention, and 1 of the size of the latents",
         reads="nothing",
-        verified="diffusers' hook for guidance; all of it a second implementation in numpy",
+        verified="diffusers' hook for guidance; all of it two implementations in numpy, one by another hand",
         paper=Paper(
             title="FasterCache: Training-Free Video Diffusion Model Acceleration with High Quality",
             authors="Lv, Si, Song, Yang, Qiao, Liu, Wong",

@@ -9,7 +9,8 @@ ranges of spatial, temporal and cross attention.
    before the gate, is broadcast to the steps between (Sec. 3.3). Outside it is computed in every step.
 
 Readings: steps count from the start of the run, so with a range of n the steps whose index is a multiple of n compute;
-the window is open, low < t < high. Attention over space and time in one (Wan, LTX-Video) and over text and picture in
+the window is open, low < t < high, and lies at the other end of the run where a scheduler's timesteps rise, as Mochi's
+do. Attention over space and time in one (Wan, LTX-Video) and over text and picture in
 one (CogVideoX, HunyuanVideo) counts as spatial, as in diffusers.
 
 Deviations: feed-forward nets are not broadcast (the paper does so in five blocks of Open-Sora and Latte alone), and
