@@ -22,7 +22,12 @@ needs the keys and values of the chunks that are left out, which `SkyReelsV2Attn
 have to say along which axis of which arguments chunks lie, and where their keys and values are.
 
 Readings: d is of the latents themselves, of which the embedding is a linear map. Nobody announces which chunk is the
-last, so that `tail` holds in each of them. Each guidance branch of its own forward decides for itself.
+last, so that `tail` holds in each of them, as in the authors' code for SkyReels-V2. Each guidance branch of its own
+forward decides for itself.
+
+Deviations: for MAGI-1 the authors' code takes the step of the latents again, as guidance and sampler made it; here it
+is what all blocks add, as in their code for SkyReels-V2. A SkyReels-V2 that is told the frames per second adds them to
+what modulates its blocks: d is of the time's part alone.
 """
 
 from __future__ import annotations
@@ -47,7 +52,7 @@ Input = Literal["latents", "modulated"]
 SKYREELS = {
     "warmup": 4,
     "input": "modulated",
-    "coefficients": (2396.76752, -1311.10545, 201.331979, -8.29855975, 0.137887774),
+    "coefficients": (-52186.2437, 9230.41404, -528.275948, 13.6987616, -0.0499875664),
 }
 FIVE = f"{PAPER}; the code computes five steps, not four"
 
@@ -78,7 +83,7 @@ class FlowCache(Policy[Sums]):
     entry = Entry(
         keeps="1",
         reads="the chunk's latents, in each forward",
-        verified="a second implementation in numpy",
+        verified="two implementations in numpy, one by another hand, bit for bit",
         paper=Paper(
             title="Flow Caching for Autoregressive Video Generation",
             authors="Ma, Zheng, Xu, Xu, Ling, Zheng, Kuang, Li, Wang, Xiao, Chao, Ji",
