@@ -106,3 +106,22 @@ def test_a_start_that_fails_is_tried_again_and_leaves_no_process_behind(
         for process in ray.left:
             process.kill()
             process.wait()
+
+
+@pytest.mark.parametrize("mode", [None, "token"])
+def test_a_cluster_that_may_ask_for_a_token_is_told_of(mode: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Guarded:
+        def init(self, address: str, **options: Any) -> None:
+            raise ConnectionError(f"Failed to connect to Ray cluster at {address}")
+
+        def shutdown(self) -> None:
+            pass
+
+    monkeypatch.setitem(sys.modules, "ray", Guarded())
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if mode is not None:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(SettingError) as caught:
+        connected(f"127.0.0.1:{server.getsockname()[1]}").__enter__()
+    assert "(Failed to connect to Ray cluster at 127.0.0.1:" in str(caught.value)
+    assert ("set RAY_AUTH_MODE=token" in str(caught.value)) is (mode is None)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from bwcache.fleet import cluster
 from bwcache.fleet.cluster import connected, run_workers
 from tests.ray import PATIENCE
 from tests.serve.served import environment
@@ -106,11 +107,29 @@ def test_a_worker_that_always_dies_ends_the_command(tmp_path: Path) -> None:
 
     said: list[str] = []
     with (
-        connected("local") as cluster,
+        connected("local") as joined,
         pytest.raises(Exception, match="found 3 workers on end that died before a row was settled"),
     ):
-        run_workers(cluster, dies, 1, 0, said.append, said.append)
+        run_workers(joined, dies, 1, 0, said.append, said.append)
     assert len(said) == 2
+
+
+def test_a_worker_without_a_place_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "WAITS", 0.5)
+    said: list[str] = []
+    told: list[str] = []
+
+    def works(tell: Any) -> None:
+        time.sleep(3)
+        tell("a row")
+
+    with connected("local") as joined:
+        room = int(joined.cluster_resources()["CPU"])
+        run_workers(joined, works, room + 1, 0, told.append, said.append)
+    assert told == ["a row"] * (room + 1)
+    waits = f"a worker still waits to begin: it takes 1 CPU, of which the cluster has {room} by now, and "
+    assert said
+    assert all(line.startswith(waits) for line in said)
 
 
 def test_an_address_without_a_cluster_is_said_at_once(tmp_path: Path) -> None:

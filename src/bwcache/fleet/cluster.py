@@ -21,6 +21,8 @@ STARTS, IN_TIME = 3, 8
 """So often a cluster is started here until it is given up; and where Ray gave up because its 30 s were over."""
 FRUITLESS = 3
 """So many workers on end may die without having settled a row; then it is not by chance."""
+WAITS = 30.0
+"""Seconds after which it is said that a worker has found no place on the cluster yet."""
 
 Tell = Callable[[Any], None]
 Work = Callable[[Tell], None]
@@ -117,6 +119,8 @@ def run_workers(ray: Any, work: Work, count: int, gpus: int, hear: Callable[[Any
                 raise BWCacheError(complaint(found, "workers that live", "look at memory, and into Ray's logs"))
             say(f"a worker died ({what}); another one begins")
             begin()
+        elif kind == "waits":
+            say(f"a worker still waits to begin: {_room(ray, gpus)}")
         elif kind == "failed":
             raise what
         else:
@@ -156,6 +160,8 @@ def _listen(ray: Any, hand: Any, work: Work, told: queue.SimpleQueue[tuple[str, 
 
     def listen() -> None:
         try:
+            if not ray.wait([hand.__ray_ready__.remote()], timeout=WAITS)[0]:
+                told.put(("waits", None))
             for one in hand.work.options(num_returns="streaming").remote(work):
                 told.put(("row", ray.get(one)))
         except ray.exceptions.RayActorError as error:
@@ -179,6 +185,13 @@ def gpus_of(ray: Any) -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
+def _room(ray: Any, gpus: int) -> str:
+    """What a worker takes, and what the cluster has of it."""
+    kind = "GPU" if gpus else "CPU"
+    every, free = (int(found.get(kind, 0)) for found in (ray.cluster_resources(), ray.available_resources()))
+    return f"it takes {gpus or 1} {kind}, of which the cluster has {every} by now, and {free} free"
+
+
 def _check(address: str) -> None:
     """Raise where nobody answers: Ray itself would wait for minutes, or end the process."""
     if address in (LOCAL, "auto"):
@@ -198,4 +211,7 @@ def _no_cluster(address: str, why: str) -> SettingError:
         found = f"a Ray cluster that could not be started here ({why})"
         return SettingError(complaint(found, "one that starts", "try again when the machine is less busy"))
     found = f"no Ray cluster at --ray {shown(address)} ({why})"
-    return SettingError(complaint(found, "one that runs", "start it by 'ray start --head', or give no address"))
+    fix = "start it by 'ray start --head', or give no address"
+    if address != "auto" and "RAY_AUTH_MODE" not in os.environ:  # Ray itself sends a token to no address that is named
+        fix += "; for one that asks for a token, set RAY_AUTH_MODE=token"
+    return SettingError(complaint(found, "one that runs", fix))
