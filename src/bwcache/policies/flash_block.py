@@ -65,7 +65,7 @@ class FlashBlock(Policy[None]):
     entry = Entry(
         keeps="what attention to finished chunks came to, and its log-sum-exp, in each block",
         reads="nothing",
-        verified="full attention, to float noise; a second implementation in numpy",
+        verified="full attention, to float noise; two implementations in numpy, one by another hand",
         paper=Paper(
             title="FlashBlock: Attention Caching for Efficient Long-Context Block Diffusion",
             authors="Chen, Cai, Zhuang",
