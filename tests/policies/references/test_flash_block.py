@@ -184,7 +184,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "each step": {"interval": 1},
     "every third": {"interval": 3},
     "few tokens": {"interval": 1, "budget": 3},
-    "few tokens, every other": {"interval": 2, "budget": 4, "importance": 0.5},
+    "few tokens, looked at": {"interval": 2, "budget": 3, "importance": 0.98},
 }
 
 
