@@ -7,12 +7,16 @@ import io
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from bwcache.cli import main
+from bwcache.cli.tune import calls, summary
+from bwcache.policies.tuned_file import read_tuned
 from bwcache.study.tuning.runs import Runs
+from bwcache.study.tuning.videos import Videos
 from tests.cli.saved import saved
 
 STEPS = 6
@@ -61,6 +65,21 @@ def test_it_says_what_it_will_take_and_what_it_found(made: tuple[Path, str, str]
     assert "at most 72 steps computed, the work of 12 uncached videos" in err
     assert "3 of 6 steps computed: 2x of the denoiser's time" in out
     assert "dB on 2 videos of prompts that were not used" in out
+
+
+def test_what_it_says_to_go_on_with_is_taken_as_it_stands(made: tuple[Path, str, str]) -> None:
+    last = summary(read_tuned(made[0] / "tuned.json"), Path("plans/of mine/tüned.json"))[-1]
+    assert 'bwcache.attach(pipe, "plans/of mine/tüned.json")' in last
+    assert "--policy 'plans/of mine/tüned.json' with compare" in last
+
+
+@pytest.mark.parametrize("budget", [6, 12, 1000])
+@pytest.mark.parametrize("page", [True, False])
+def test_calls_are_counted_for_what_they_take_besides_their_steps(budget: float, page: bool) -> None:
+    videos = Videos.of(list("abcdefgh"), 2, 3, 0)
+    runs = SimpleNamespace(allowed=budget * 50, steps=50)
+    most = 5 + (budget - 5) * 25
+    assert calls(videos, runs, page) == min(most, 5 + 4 * 2 + (8 if page else 1) * 3)
 
 
 def test_file_and_page_are_all_that_is_left(made: tuple[Path, str, str]) -> None:
@@ -130,7 +149,8 @@ def test_an_interrupted_tuning_goes_on(
         (("--verify", "1"), "found --verify 1; expected at least 2"),
         (("--calibrate", "1"), "found --calibrate 1; expected at least 2"),
         (("--scheduler", "FlowMatchHeunDiscrete"), "found FlowMatchHeunDiscreteScheduler, of which the clean latents"),
-        (("--budget", "5"), "found --budget 5 for 4 videos, 2 of them to verify on; expected at least 5.4"),
+        (("--budget", "5"), "found --budget 5 for 4 videos, 2 of them to verify on; expected at least 6"),
+        (("--budget", "5.9"), "found --budget 5.9 for 4 videos, 2 of them to verify on; expected at least 6"),
     ],
 )
 def test_bad_input_ends_in_one_line_and_writes_nothing(

@@ -10,7 +10,7 @@ import torch
 
 import bwcache
 from bwcache import shapes
-from bwcache.errors import SettingError
+from bwcache.errors import AlreadyAttachedError, SettingError
 from bwcache.measure.call import Request
 from bwcache.study import FewerSteps, Folder, Study, UnderPolicy, Video, results, run_study
 from bwcache.study.study import count_finished, identity
@@ -206,3 +206,9 @@ def test_the_folder_of_another_model_is_refused_by_the_name_of_what_differs(pipe
         other.vae.decoder.conv_out.weight[..., -1] *= 1.5
     with pytest.raises(SettingError, match="results of another vae in"):
         Folder(folder.path, identity(other, REQUEST, "shapes"))
+
+
+def test_under_a_cache_nothing_is_uncached(pipe, folder, called):
+    with bwcache.attach(pipe, "fast"), pytest.raises(AlreadyAttachedError, match="found transformer held by"):
+        run_study(pipe, Study((FewerSteps(3),), VIDEOS, REQUEST), folder)
+    assert not called

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bwcache import SettingError, Tuned
+import bwcache
+from bwcache import AlreadyAttachedError, SettingError, Tuned
 from bwcache.measure.call import Request
 from bwcache.models.table import row_of
 from bwcache.study.folder import Folder
@@ -19,6 +22,7 @@ from bwcache.study.tuning import Closeness, Runs, Tuner, Videos, Wish, climb
 from bwcache.study.tuning.fitting import Rows, as_planned, fitted
 from bwcache.study.tuning.ladder import evenly, spread
 from bwcache.study.tuning.recording import Recording
+from bwcache.study.tuning.tuning import RECORDED
 from tests.cli.saved import text_to_video
 
 STEPS = 6
@@ -256,3 +260,60 @@ def test_numbers_are_spread_evenly_by_their_logarithm() -> None:
     assert found[-1] == 16
     assert 8 in found
     assert len(found) == 8
+
+
+def test_a_model_whose_clean_latents_are_nothing_is_tuned_all_the_same(pipe: Any, tmp_path: Path) -> None:
+    def all_noise(module: Any, given: Any, named: dict[str, Any], out: Any) -> Any:
+        return (named["hidden_states"].clone(),)  # a flow x - 0, of latents that are all noise
+
+    hooked = pipe.transformer.register_forward_hook(all_noise, with_kwargs=True)
+    try:
+        folder = Folder(tmp_path / "parts", IDENTITY)
+        found = Tuner(pipe, REQUEST, videos(), folder, 100.0, say=lambda line: None).run(Wish(psnr=35))
+    finally:
+        hooked.remove()
+    assert found.kept
+
+
+def test_a_pipeline_under_a_cache_makes_no_uncached_videos(pipe: Any, tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "parts", IDENTITY)
+    with bwcache.attach(pipe, "fast"), pytest.raises(AlreadyAttachedError, match="found transformer held by"):
+        Tuner(pipe, REQUEST, videos(), folder)
+    assert not list((tmp_path / "parts" / "references").iterdir())
+    Tuner(pipe, REQUEST, videos(), folder)
+
+
+def test_no_more_recordings_are_held_than_said(tuner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where plans fall short, twice here, so that the videos of the proofs join those that a plan is made of."""
+    alive = weakref.WeakSet[Recording]()
+    most, own = 0, Runs.cached
+
+    def cached(runs: Runs, video: Video, policy: Tuned, what: str) -> Made:
+        nonlocal most
+        recording, _ = own(runs, video, policy, what)
+        alive.add(recording)
+        gc.collect()
+        most = max(most, len(alive) + len(tuning._full))
+        return recording, Closeness(20.0 + most, 0.9)
+
+    monkeypatch.setattr(Runs, "cached", cached)
+    monkeypatch.setattr(Runs, "shown", lambda *_: Closeness(10.0, 0.9))
+    tuning = tuner(videos(spare="efg"))
+    found = tuning.run(Wish(psnr=20))
+    assert found.calibrated == 4
+    assert videos(spare="efg").most_calibrated(tuning.runs.budget) == 4
+    assert 2 * 4 < most <= RECORDED * 4
+
+
+def test_how_many_videos_a_plan_can_be_made_of() -> None:
+    chosen = videos("abc", "defg", "hijklmno")
+    assert [chosen.most_calibrated(uncached) for uncached in (7, 10.9, 11, 14.9, 15, 100)] == [3, 3, 7, 7, 11, 11]
+    assert videos().most_calibrated(100) == 2
+
+
+def test_what_is_said_of_the_proof_is_what_the_file_says(tuner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    closeness(monkeypatch, shown=lambda video: 52.8497)
+    tuning, said = tuner(), list[str]()
+    tuning.say = said.append
+    quality = tuning.run(Wish(speed=2)).quality("2x")
+    assert said[-1].endswith(f"{quality['psnr']:.1f} dB on 2 videos not used, the worst {quality['worst']:.1f}")

@@ -15,7 +15,7 @@ from bwcache.policies.planning import RESPONSE, SEEN_AT_THE_END, at, best, damag
 from bwcache.study.tuning.fitting import as_planned, fitted
 from bwcache.study.tuning.recording import Recording, recorded
 from bwcache.study.tuning.tables import damage, window_weights
-from bwcache.study.tuning.tuning import Proof
+from bwcache.study.tuning.tuning import Proof, planned
 from bwcache.study.tuning.wish import Wish, wish
 from tests import tiny
 
@@ -194,3 +194,15 @@ def test_an_interval_holds_the_mean() -> None:
     low, high = proof.interval()
     assert 30 < low < proof.mean < high < 41
     assert torch.tensor(proof.psnr).mean().item() == pytest.approx(proof.mean)
+
+
+def test_estimates_that_are_all_zero_have_plans_too() -> None:
+    """A model whose estimates of the data are nothing, at some steps or at all of them."""
+    shares = tuple(np.linspace(1, 0, 9))
+    rng = np.random.default_rng(0)
+    for zeros in (range(8), (0,), (0, 1, 5)):
+        clean = rng.standard_normal((8, 50)).astype(np.float32)
+        clean[list(zeros)] = 0.0
+        plans = planned([Recording(shares, np.zeros((9, 50), np.float32), clean)], 8)
+        assert sorted(plans) == list(range(1, 9))
+        assert all(np.isfinite(plan.damage) for plan in plans.values())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,10 @@ from bwcache.core.files import write_json, write_text
 from bwcache.errors import SettingError, complaint
 
 FEWEST_STEPS = 3
+CALLED = 2
+"""Short calls by which a step is timed, the first to warm up."""
+LOOKS = 4
+"""Passes over the videos that a plan is made of, as many as a tuning mostly takes."""
 SHAPES_BUDGET = 24.0
 """The model in the box has time for the whole page."""
 
@@ -37,7 +43,7 @@ def run_tune(settings: TuneSettings) -> None:
     choices = choose(settings)
     budget = BUDGET if settings.budget is None else settings.budget
     videos = Videos.of(choices.prompts, settings.calibrate, settings.verify, settings.seed)
-    check_budget(budget, videos, choices.steps)
+    check_budget(budget, videos, choices.steps, timed=CALLED * TIMED_STEPS)
     if choices.skeleton is not None:
         only_denoiser(choices.skeleton)
         check_scheduler(choices.skeleton.scheduler, choices.steps)
@@ -52,7 +58,7 @@ def run_tune(settings: TuneSettings) -> None:
         identical = identity(pipe, request, settings.model)
         folder = Folder(parts, identical)
         tuner = Tuner(pipe, request, videos, folder, budget, bars.show, bars.say)
-        for line in cost(tuner, choices.steps):
+        for line in cost(tuner, choices.steps, settings.page):
             bars.say(line)
         with resumable(parts, lambda: f"{count_runs(parts)} runs"):
             outcome = tuner.run(wanted)
@@ -64,7 +70,7 @@ def run_tune(settings: TuneSettings) -> None:
         folder.remove()
     with contextlib.suppress(OSError):  # something of somebody else's lies there
         parts.rmdir()
-    for line in summary(found, out, settings.page):
+    for line in summary(found, settings.out, settings.page):
         print(line)
 
 
@@ -92,15 +98,16 @@ def wished(settings: TuneSettings) -> Any:
     return wanted
 
 
-def cost(tuner: Any, steps: int) -> list[str]:
+def cost(tuner: Any, steps: int, page: bool = False) -> list[str]:
     """Return what the tuning will take at most, in words: steps, minutes by a short timed call, memory."""
-    from bwcache.study.tuning.recording import ENTRIES
+    from bwcache.study.tuning.recording import Recording
+    from bwcache.study.tuning.tuning import RECORDED
 
     video = tuner.videos.calibrate[0]
-    tuner.runs.count(2 * TIMED_STEPS, "timed")
+    tuner.runs.count(CALLED * TIMED_STEPS, "timed")
     step, rest = timed(tuner.pipe, dataclasses.replace(tuner.request, prompt=video.prompt, seed=video.seed))
-    seconds = tuner.runs.allowed * step + rest * 3 * tuner.videos.first
-    memory = 2 * ENTRIES * 4 * (2 * steps + 1) * len(tuner.videos.calibrate) / 2**20
+    seconds = tuner.runs.allowed * step + rest * calls(tuner.videos, tuner.runs, page)
+    memory = RECORDED * Recording.most_bytes(steps) * tuner.videos.most_calibrated(tuner.budget) / 2**20
     spare = len(tuner.videos.spare)
     kept = f"; {spare} more wait in case that it falls short" if spare else ""
     return [
@@ -109,6 +116,16 @@ def cost(tuner: Any, steps: int) -> list[str]:
         f"at most {tuner.runs.allowed} steps computed, the work of {tuner.budget:g} uncached videos: "
         f"{duration(seconds)} here, and at most {memory:.0f} MiB of main memory for what is recorded",
     ]
+
+
+def calls(videos: Any, runs: Any, page: bool) -> int:
+    """Return how many calls of the pipeline a tuning mostly takes, page included: each encodes a text and decodes."""
+    from bwcache.study.tuning.ladder import SETTINGS
+
+    cached = LOOKS * len(videos.calibrate) + len(videos.verify) * (SETTINGS if page else 1)
+    least = 2  # steps of each
+    within = max(int(runs.allowed) - int(videos.first) * int(runs.steps), 0) // least
+    return int(videos.first) + min(cached, within)
 
 
 def tuned_file(pipe: Any, identical: dict[str, Any], settings: TuneSettings, outcome: Any) -> Any:
@@ -122,7 +139,7 @@ def tuned_file(pipe: Any, identical: dict[str, Any], settings: TuneSettings, out
 
 
 def summary(file: Any, out: Path, page: bool = False) -> list[str]:
-    """Return what a tuned file promises, in words."""
+    """Return what a tuned file promises, in words; `out` is its path as it was given, and so are the paths there."""
     quality, speed = file.quality, file.speed
     low, high = quality["interval"]
     lines = [
@@ -132,8 +149,9 @@ def summary(file: Any, out: Path, page: bool = False) -> list[str]:
     ]
     if not quality["kept"]:
         lines.append(f"less than --grade {quality['wanted']} asks for: more --prompts or a larger --budget may help")
+    in_python, in_shell = json.dumps(str(out), ensure_ascii=False), shlex.quote(str(out))
     lines.append(
-        f'{out}: bwcache.attach(pipe, "{out.name}"), or --policy {out.name} with compare, generate, sweep or serve'
+        f"{out}: bwcache.attach(pipe, {in_python}), or --policy {in_shell} with compare, generate, sweep or serve"
     )
     return [*lines, f"{page_of(out)}: the same video at several speeds"] if page else lines
 

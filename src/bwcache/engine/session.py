@@ -18,13 +18,13 @@ from bwcache.engine import bars, hooks, interrupts
 from bwcache.engine.clock import Clock, HostStep
 from bwcache.engine.denoiser import Denoiser
 from bwcache.engine.forward import Forward
+from bwcache.engine.free import expect_free
 from bwcache.engine.made_for import file_policy
 from bwcache.engine.memory import DEFAULT, Memory
 from bwcache.engine.ranks import ONE_PROCESS, Ranks, Related
 from bwcache.engine.run import Run
 from bwcache.engine.spread import related
 from bwcache.errors import (
-    AlreadyAttachedError,
     AttachError,
     BWCacheError,
     NeverReusedWarning,
@@ -41,6 +41,9 @@ from bwcache.policies.presets import source
 
 KEEP_TRACES = 1000
 """So many finished traces a session holds, if it is not told otherwise."""
+
+HELD = "close that session first (bwcache.disable), or say replace=True"
+"""What to do about another session, where one is to be attached."""
 
 AGAIN = 3
 """So many runs on end that begin since a name came again are worth a warning."""
@@ -139,7 +142,7 @@ class Session:
             _expect_named(policy, modules)
             self.related = related(ranks, modules)
             for name, module in modules.items():
-                _refuse_unless_free(name, module)
+                expect_free(name, module, HELD)
                 stack = resolve(name, module, spec)
                 self.denoisers[name] = Denoiser(undo, self, stack, _in_use(target, name))
                 hooks.forbid(undo, module, "enable_cache", _no_other_cache(name))
@@ -528,24 +531,3 @@ def _expect_named(policy: Policy[Any], there: Collection[str]) -> None:
             raise AttachError(
                 complaint(f"a policy for {name!r}", f"one of its denoisers: {', '.join(there)}", "name one of these")
             )
-
-
-def _refuse_unless_free(name: str, module: nn.Module) -> None:
-    session = hooks.holder(module)
-    if session is not None:
-        raise AlreadyAttachedError(
-            complaint(
-                f"{name} held by {session!r}",
-                "a free one",
-                "close that session first (bwcache.disable), or say replace=True",
-            )
-        )
-    config = getattr(module, "_cache_config", None)
-    if config is not None:
-        raise AttachError(
-            complaint(
-                f"{type(config).__name__} enabled on {name}",
-                "no other cache",
-                f"call pipe.{name}.disable_cache() first",
-            )
-        )

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bwcache.engine.free import expect_uncached
 from bwcache.engine.made_for import scheduler_settings
 from bwcache.errors import BWCacheError
 from bwcache.former_names import takes_former_fields
@@ -127,7 +128,9 @@ def run_study(
 
     Raises:
         SettingError: the pipeline cannot make what is asked for.
+        AttachError: a cache is at work on it already, so that nothing would be uncached.
     """
+    expect_uncached(pipe)
     cells: dict[tuple[str, Video], Cell] = {}
     work: BlockWork | None = None
     full: int | None = None

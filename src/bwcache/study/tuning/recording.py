@@ -42,6 +42,11 @@ class Recording:
     latents: np.ndarray
     clean: np.ndarray
 
+    @staticmethod
+    def most_bytes(steps: int) -> int:
+        """Return how much memory one of so many steps takes at most; latents of fewer entries take less."""
+        return ENTRIES * 4 * (2 * steps + 1)
+
     def gram(self) -> np.ndarray:
         """Return mean products of the estimates, [N, N]."""
         clean = self.clean.astype(np.float64)

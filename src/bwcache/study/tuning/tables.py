@@ -15,6 +15,8 @@ from bwcache.study.tuning.recording import Recording
 
 RIDGE = 1e-3
 """Towards replaying, as a share of the mean square of the estimates."""
+TINY = 1e-12
+"""In place of a mean square of nothing: what is all zero has no directions to divide by."""
 
 
 def window_weights(shares: Sequence[float], first: int, end: int) -> tuple[np.ndarray, float]:
@@ -55,9 +57,9 @@ def _left(gram: np.ndarray, wanted: np.ndarray, newest: int) -> np.ndarray:
     """
     with_all = gram @ wanted
     square, whole = float(wanted @ with_all), float(wanted.sum())
-    aa = gram[newest, newest]
+    aa = max(float(gram[newest, newest]), TINY)
     alone = square - with_all[newest] ** 2 / aa
-    ab, bb = gram[newest, :newest], np.diag(gram)[:newest]
+    ab, bb = gram[newest, :newest], np.maximum(np.diag(gram)[:newest], TINY)
     ridge = RIDGE * (aa + bb) / 2
     va, vb = with_all[newest] + ridge * whole, with_all[:newest]
     determinant = (aa + ridge) * (bb + ridge) - ab**2

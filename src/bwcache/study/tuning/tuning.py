@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from bwcache.engine.free import expect_uncached
 from bwcache.errors import SettingError, complaint
 from bwcache.measure.call import OnProgress, Request
 from bwcache.policies.lists import List, best_lists
@@ -27,7 +28,7 @@ from bwcache.study.study import Video
 from bwcache.study.tuning.fitting import Rows, as_planned, fitted
 from bwcache.study.tuning.recording import Recording, check_scheduler
 from bwcache.study.tuning.runs import Closeness, KeptRuns, Runs
-from bwcache.study.tuning.tables import damage
+from bwcache.study.tuning.tables import TINY, damage
 from bwcache.study.tuning.videos import Videos
 from bwcache.study.tuning.wish import Wish
 
@@ -35,6 +36,8 @@ MOST = 0.8
 """Share of the steps that a plan may compute: beyond, there is nothing to win."""
 PASSES = 3
 """Cached runs of each video, at most: with the weights of `Planned`, then fitted on what the pass before came to."""
+RECORDED = 3
+"""Recordings of each of these videos that are held at once: uncached, of the pass before, and of this one."""
 WORTH = 0.2
 """Decibels that a pass must have brought for another one to be made."""
 SLOPE, START = 1.5, -11.5
@@ -46,6 +49,8 @@ MARGIN = 0.3
 """Decibels above the wish that a plan is looked for."""
 ENOUGH = 3
 """Videos to calibrate on before it may stop early."""
+DIGITS = 2
+"""Of decibels in a file; what is said of them is rounded from there, so that both are one figure."""
 BUDGET = 12.0
 """Uncached videos' worth of work that a tuning may take."""
 
@@ -122,9 +127,9 @@ class Outcome:
         return {
             "wanted": wanted,
             "kept": self.kept,
-            "psnr": round(self.proof.mean, 2),
-            "worst": round(min(self.proof.psnr), 2),
-            "interval": [round(low, 2), round(high, 2)],
+            "psnr": round(self.proof.mean, DIGITS),
+            "worst": round(min(self.proof.psnr), DIGITS),
+            "interval": [round(low, DIGITS), round(high, DIGITS)],
             "ssim": round(statistics.fmean(self.proof.ssim), 4),
             "videos": len(self.proof.psnr),
             "calibrated_on": self.calibrated,
@@ -321,8 +326,8 @@ class Search:
             for place, video in enumerate(self.videos.verify)
         ]
         proof = Proof(tuple(one.psnr for one in close), tuple(one.ssim for one in close))
-        worst = f"the worst {min(proof.psnr):.1f}"
-        self.say(f"{self._words(fit.count)}: {proof.mean:.1f} dB on {len(close)} videos not used, {worst}")
+        mean, worst = round(proof.mean, DIGITS), f"the worst {round(min(proof.psnr), DIGITS):.1f}"
+        self.say(f"{self._words(fit.count)}: {mean:.1f} dB on {len(close)} videos not used, {worst}")
         return proof
 
     def _policy(self, fit: Fit) -> Tuned:
@@ -364,7 +369,7 @@ class Search:
     def _foretold(self, count: int) -> float:
         """Decibels of the decoded videos, up to a constant."""
         scale = float(np.mean([one.latents[-1].var() for one in self._full]))
-        return SLOPE * 10 * math.log10(scale / max(self._plans[count].damage, 1e-12))
+        return SLOPE * 10 * math.log10(max(scale, TINY) / max(self._plans[count].damage, TINY))
 
     def _smallest(self, wanted: float, offset: float) -> int:
         enough = (count for count in sorted(self._plans) if self._foretold(count) + offset >= wanted)
@@ -394,6 +399,7 @@ class Tuner(Search):
     Raises:
         SettingError: more than one denoiser, or one without a row; a scheduler that does not tell the clean latents; a
             budget that is not enough for any plan.
+        AttachError: a cache is at work on the pipeline, so that its runs would not be uncached.
     """
 
     runs: Runs
@@ -409,6 +415,7 @@ class Tuner(Search):
         say: Callable[[str], None] = print,
     ) -> None:
         model, spec = only_denoiser(pipe)
+        expect_uncached(pipe)
         check_scheduler(pipe.scheduler, request.steps)
         self.pipe, self.request, self.budget = pipe, request, budget
         super().__init__(model, Runs(pipe, spec, request, folder, budget, on_progress), videos, say)
@@ -456,9 +463,17 @@ def _computed(count: int) -> str:
     return f"{count} computed" if count else "less than one computed"
 
 
-def check_budget(budget: float, videos: Videos, steps: int, option: str = "--budget") -> None:
-    """Raises `SettingError` for a budget that does not go beyond the uncached videos as far as a plan of two steps."""
-    least = videos.first * (1 + 2 / steps)
+def check_budget(budget: float, videos: Videos, steps: int, option: str = "--budget", timed: int = 0) -> None:
+    """Raises `SettingError` for a budget that does not go beyond the uncached videos as far as a plan of two steps.
+
+    Args:
+        budget: the work allowed, in uncached videos.
+        videos: to make and to prove the plan on.
+        steps: of each.
+        option: how the budget is called where it is given.
+        timed: steps that are computed before the first video, to tell what it will take.
+    """
+    least = videos.first * (1 + 2 / steps) + timed / steps
     if budget < least:
         found = f"{option} {budget:g} for {videos.first} videos, {len(videos.verify)} of them to verify on"
         raise _refused(found, f"at least {math.ceil(10 * least) / 10:g}", "give more, or fewer videos")

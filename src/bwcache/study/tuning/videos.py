@@ -53,6 +53,13 @@ class Videos:
             return None
         return Videos((*self.calibrate, *self.verify), self.spare[:count], self.spare[count:])
 
+    def most_calibrated(self, uncached: float) -> int:
+        """Return how many a plan can be made of in the end, where so many uncached videos can be paid."""
+        made, videos = self.first, self
+        while (after := videos.after_a_shortfall()) and made + len(after.verify) <= uncached:
+            made, videos = made + len(after.verify), after
+        return len(videos.calibrate)
+
     @classmethod
     def of_one(cls, prompt: str, calibrate: int, verify: int, seed: int) -> Videos:
         """Return the videos of a single prompt, each with a seed of its own: what is proved holds for this prompt.
