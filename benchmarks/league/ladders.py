@@ -167,8 +167,11 @@ LADDERS: tuple[Ladder, ...] = (
     Ladder(
         "BWCache, as ported",
         BWCache,
-        each(lambda delta, r: BWCache(delta, r, retrigger=False), (0.1, 2), (0.15, 2), (0.15, 3), (0.25, 3), (0.35, 5)),
-        "the published ports: .15 with R 3",
+        each(
+            lambda delta, r: BWCache(delta, r, retrigger=False, compared="inputs"),
+            *((0.05, 2), (0.1, 2), (0.15, 2), (0.15, 3), (0.25, 3), (0.35, 5)),
+        ),
+        "the published ports: .15 with R 3, of what enters attention",
     ),
     Ladder(
         "TeaCache",
@@ -220,7 +223,7 @@ LADDERS: tuple[Ladder, ...] = (
         "DiCache",
         DiCache,
         each(lambda delta: DiCache(delta, retention=0.0), 0.05, 0.1, 0.2, 0.4, 0.6, 0.9),
-        "the authors' .1 for HunyuanVideo, .08 and .2 for Wan 2.1, .4 for FLUX",
+        "the authors' .1 for HunyuanVideo, .08 for Wan 2.1, .4 for FLUX",
     ),
     Ladder(
         "AdaCache",
