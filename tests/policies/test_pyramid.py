@@ -24,6 +24,7 @@ PARTS: dict[str, dict[str, str | Part]] = {
     "ltx": SPLIT,
     "cogvideox": {"joint": Part("attn1", BOTH)},
     "hunyuan": {"joint": Part("attn", BOTH)},
+    "mochi": {"joint": Part("attn1", BOTH)},
 }
 
 

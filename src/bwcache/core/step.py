@@ -22,6 +22,7 @@ class Step:
         next_noise: the same after this step.
         schedule: the same at each step of the run and after the last one, in the order of sampling; None where nobody
             says it before the run.
+        counts_down: whether timesteps are those of training, 1000..0. Mochi's rise, others go from 1 to 0.
     """
 
     run: int
@@ -34,11 +35,22 @@ class Step:
     noise: float | None = None
     next_noise: float | None = None
     schedule: tuple[float, ...] | None = field(default=None, compare=False, repr=False)
+    counts_down: bool = field(default=True, compare=False, repr=False)
 
     @property
     def lane(self) -> str:
         """Branch and sample in one name: what is kept, is kept by lane."""
         return self.branch if self.sample is None else f"{self.branch}#{self.sample}"
+
+    @property
+    def training_timestep(self) -> float | None:
+        """The timestep, 1000..0 descending whatever the scheduler counts: windows of timesteps are of this one.
+
+        Where it counts otherwise, 1000 times the share of noise, as in flow matching. None where none is known.
+        """
+        if self.counts_down or self.timestep is None or self.noise is None:
+            return self.timestep
+        return 1000 * self.noise
 
     @property
     def coordinate(self) -> float:

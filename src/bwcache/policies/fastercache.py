@@ -14,9 +14,9 @@ Attention is reused only in steps in which the unconditional branch is not compu
 CFG-Cache is off.
 
 Readings: a spectrum is as good as what it is of, so that the difference itself is kept. Steps are counted from the
-run's first one, and windows are of timesteps, open, as in diffusers: where a scheduler's timesteps rise, as Mochi's do,
-they lie at the other end of the run. The weights add up over skipped steps as in the released code. Latents in tokens
-(FLUX, LTX-Video) have no frequencies over the picture: their difference is replayed.
+run's first one, and windows are of timesteps, open, as in diffusers, from 1000 down to 0 whatever a scheduler counts.
+The weights add up over skipped steps as in the released code. Latents in tokens (FLUX, LTX-Video) have no frequencies
+over the picture: their difference is replayed.
 
 Deviation: w is one number, as in most of the authors' scripts; for Open-Sora it grows over the run.
 """
@@ -150,13 +150,14 @@ class FasterCache(Policy[State]):
     def decide(self, observation: Observation, state: State) -> Decision:
         """The step's place in the interval, and its window."""
         step = observation.step
-        if step.timestep is None:
+        timestep = step.training_timestep
+        if timestep is None:
             return compute("timestep unknown")
         if observation.kind == "root":
             return self._beside(observation, state)
         low, high = self.attention_window
-        if not low < step.timestep < high:
-            return compute(f"outside the window (timestep {step.timestep:g}, {low:g} to {high:g})")
+        if not low < timestep < high:
+            return compute(f"outside the window (timestep {timestep:g}, {low:g} to {high:g})")
         if step.index % self.attention == 0:
             return compute(f"interval over (after {self.attention - 1} reused steps)")
         if state.guided and self.guidance > 1 and not self._skips_guidance(step):
@@ -187,4 +188,5 @@ class FasterCache(Policy[State]):
 
 
 def _within(step: Step, window: Window) -> bool:
-    return step.timestep is not None and window[0] < step.timestep < window[1]
+    timestep = step.training_timestep
+    return timestep is not None and window[0] < timestep < window[1]

@@ -9,9 +9,8 @@ ranges of spatial, temporal and cross attention.
    before the gate, is broadcast to the steps between (Sec. 3.3). Outside it is computed in every step.
 
 Readings: steps count from the start of the run, so with a range of n the steps whose index is a multiple of n compute;
-the window is open, low < t < high, and lies at the other end of the run where a scheduler's timesteps rise, as Mochi's
-do. Attention over space and time in one (Wan, LTX-Video) and over text and picture in
-one (CogVideoX, HunyuanVideo) counts as spatial, as in diffusers.
+the window is open, low < t < high, t from 1000 down to 0 whatever a scheduler counts. Attention over space and time in
+one (Wan, LTX-Video) and over text and picture in one (CogVideoX, HunyuanVideo) counts as spatial, as in diffusers.
 
 Deviations: feed-forward nets are not broadcast (the paper does so in five blocks of Open-Sora and Latte alone), and
 nothing is said of how a sequence is split over devices.
@@ -113,7 +112,7 @@ class PyramidAttentionBroadcast(Policy[None]):
         """The timestep against the window, and the index against the range."""
         kind = observation.kind if observation.kind in ("temporal", "cross") else "spatial"
         every, (low, high) = getattr(self, kind), getattr(self, f"{kind}_window")
-        timestep, index = observation.step.timestep, observation.step.index
+        timestep, index = observation.step.training_timestep, observation.step.index
         if timestep is None:
             return compute("timestep unknown")
         if not low < timestep < high:

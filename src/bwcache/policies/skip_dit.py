@@ -96,11 +96,11 @@ class SkipDiT(Policy[Computed]):
 
     def decide(self, observation: Observation, state: Computed) -> Decision:
         """The timestep against the window, and the steps since the last computed one against the interval."""
-        step = observation.step
-        if step.timestep is None:
+        step, timestep = observation.step, observation.step.training_timestep
+        if timestep is None:
             return compute("timestep unknown")
-        if not self.stop < step.timestep < self.start:
-            return compute(f"outside the window (timestep {step.timestep:g}, {self.stop:g} to {self.start:g})")
+        if not self.stop < timestep < self.start:
+            return compute(f"outside the window (timestep {timestep:g}, {self.stop:g} to {self.start:g})")
         age = step.index - state[observation.denoiser, step.lane]
         if age >= self.interval:
             return compute(f"interval over (after {age - 1} reused steps)")

@@ -162,12 +162,12 @@ class Sortblock(Policy[Lanes]):
     def decide(self, observation: Observation, state: Lanes) -> Decision:
         """The place in the interval, and the list."""
         step, site = observation.step, observation.site
-        lane = state[observation.denoiser, step.lane]
-        if step.timestep is None:
+        lane, timestep = state[observation.denoiser, step.lane], step.training_timestep
+        if timestep is None:
             return compute("timestep unknown")
-        if not self._is_open(step.timestep):
-            return compute(f"outside the window (timestep {step.timestep:g}, {self.stop:g} to {self.start:g})")
-        place = self._place(lane, step.index, step.timestep)
+        if not self._is_open(timestep):
+            return compute(f"outside the window (timestep {timestep:g}, {self.stop:g} to {self.start:g})")
+        place = self._place(lane, step.index, timestep)
         if place == 0:
             return compute(f"all blocks are computed (every {self.interval} steps)")
         if site in lane.listed:
@@ -179,10 +179,10 @@ class Sortblock(Policy[Lanes]):
         step, site, last = observation.step, observation.site, observation.last
         lane = state.setdefault((observation.denoiser, step.lane), Lane())
         gap = step.index - lane.computed.get(site, step.index)
-        lane.computed[site] = step.index
-        if step.timestep is None or not self._is_open(step.timestep):
+        lane.computed[site], timestep = step.index, step.training_timestep
+        if timestep is None or not self._is_open(timestep):
             return
-        if self._place(lane, step.index, step.timestep) == 0:
+        if self._place(lane, step.index, timestep) == 0:
             known = last is not None and gap in self.gaps
             lane.alike[site] = last[last.places.index(site) + self.gaps.index(gap)] if known and last else None
 

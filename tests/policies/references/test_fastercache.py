@@ -60,7 +60,9 @@ class Reference:
 
     def begins(self, step: int, branch: int) -> None:
         self.step, self.branch = step, branch
-        self.time = float(self.scheduler.timesteps[step])
+        timesteps = self.scheduler.timesteps
+        rises = timesteps[0] < timesteps[-1]
+        self.time = float(1000 - timesteps[step] if rises else timesteps[step])
         self.alone = self.guided and step % self.guidance != 0 and inside(self.time, self.guidance_window)
 
     def _note(self, place: str, letter: str) -> None:

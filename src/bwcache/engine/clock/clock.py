@@ -137,9 +137,8 @@ class Clock:
             sigma = sigma if host.sigma is None else float(host.sigma)
             noise, next_noise = (noise, next_noise) if host.noises == (None, None) else host.noises
         schedule = progress.noises if host is None or host.noises == (None, None) else host.schedule
-        return Step(
-            self.run, progress.index, progress.total, timestep, sigma, branch.name, None, noise, next_noise, schedule
-        )
+        place = self.run, progress.index, progress.total
+        return Step(*place, timestep, sigma, branch.name, None, noise, next_noise, schedule, progress.counts_down)
 
     def _ask(self, call: Call) -> None:
         """Ask who calls: whose scheduler it is."""

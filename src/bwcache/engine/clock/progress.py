@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from bwcache.engine.clock.branches import Branches
 from bwcache.engine.clock.rounded_times import FirstForward
+from bwcache.engine.clock.schedule import LOW
 from bwcache.engine.clock.times import exact_place, is_near, place
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Progress:
         self.repeats = False
         self.time = time
         self.where: Where | None = None
+        self._highest: float | None = None
 
     def moved(self, call: Call) -> int:
         """Return the sign of the change of the time since the last forward."""
@@ -72,6 +74,7 @@ class Progress:
         """Return `where`, found out."""
         schedule, index = self.schedule, self.index
         if schedule is None or index >= len(schedule.timesteps):
+            self._highest = max((value for value in (time.value, self._highest) if value is not None), default=None)
             return time.value, None, self._noise(index), self._noise(index + 1)
         sigma = None if schedule.sigmas is None else schedule.sigmas[index]
         self.where = schedule.timesteps[index], sigma, self._noise(index), self._noise(index + 1)
@@ -82,6 +85,11 @@ class Progress:
         """The share of noise at each step and after the last one; None where the scheduler does not say it."""
         noises = self.schedule.noises if self.schedule else None
         return noises if noises is not None and self.total == len(noises) - 1 else None
+
+    @property
+    def counts_down(self) -> bool:
+        """Whether timesteps are those of training, 1000..0: as the schedule says, else by the highest one so far."""
+        return self.schedule.counts_down if self.schedule else self._highest is None or self._highest >= LOW
 
     def _noise(self, index: int) -> float | None:
         """The share of noise before a step; as if all were even where the scheduler does not say it."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from bwcache.engine.clock.times import numbers
+
+LOW = 2.0
+"""A run all of whose timesteps are below it does not go by training timesteps, 1000..0."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,17 @@ class Schedule:
     sigmas: tuple[float, ...] | None
     noises: tuple[float, ...] | None = None
     scheduler: Any = None
+
+    @cached_property
+    def counts_down(self) -> bool:
+        """Whether timesteps are those of training, 1000 for noise and 0 for data.
+
+        Not where they rise while the noise falls (Mochi; where both rise a video is inverted), nor where they go from 1
+        or from half of pi to 0.
+        """
+        first, last, noises = self.timesteps[0], self.timesteps[-1], self.noises
+        rises = first < last and not (noises and noises[0] < noises[len(self.timesteps) - 1])
+        return max(first, last) >= LOW and not rises
 
     @classmethod
     def read(cls, scheduler: Any, begin: int) -> Schedule | None:

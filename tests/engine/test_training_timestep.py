@@ -1,0 +1,81 @@
+"""The timestep that windows are of: 1000..0 descending, whatever the scheduler counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMInverseScheduler, DDIMScheduler, FlowMatchEulerDiscreteScheduler
+
+import bwcache
+from bwcache import FixedInterval, PyramidAttentionBroadcast, Step
+from bwcache.engine.clock import Schedule
+from tests import tiny
+from tests.tiny import BY_NAME
+
+
+@pytest.mark.parametrize("name", ["wan", "cogvideox", "ltx", "mochi"])
+def test_it_is_what_the_pipeline_says_to_its_own_callbacks(name: str) -> None:
+    case = BY_NAME[name]
+    pipe = case.build()
+    said: list[float] = []
+    seen: list[float | None] = []
+
+    class Looks(FixedInterval):
+        def decide(self, observation: bwcache.Observation, state: Any) -> bwcache.Decision:
+            said.append(float(pipe.current_timestep))
+            seen.append(observation.step.training_timestep)
+            return super().decide(observation, state)
+
+    with bwcache.attach(pipe, Looks()) as session:
+        case.run(pipe)
+    assert seen == pytest.approx(said, abs=0.01)
+    assert said[0] > 700 > 400 > said[-1]
+    rises = [event.timestep or 0 for event in session.trace.events]
+    assert (rises == sorted(rises)) is (name == "mochi")
+
+
+def test_of_a_scheduler_that_counts_from_1_to_0_it_is_the_noise() -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1)
+    scheduler.set_timesteps(8)
+    schedule = Schedule.read(scheduler, 0)
+    assert schedule is not None
+    assert schedule.noises is not None
+    for timestep, noise in zip(schedule.timesteps, schedule.noises, strict=False):
+        step = Step(0, 0, 8, timestep, None, "all", noise=noise, counts_down=schedule.counts_down)
+        assert step.training_timestep == pytest.approx(1000 * timestep, abs=1e-3)
+
+
+def test_a_native_model_that_takes_1_to_0_has_open_windows() -> None:
+    """Its host says no scheduler; the window of 100 to 800 was never open before."""
+    model = tiny.wan_transformer()
+    policy = PyramidAttentionBroadcast(2)
+    with bwcache.attach(model, policy, steps=10) as session, torch.no_grad():
+        for i in range(10):
+            model(tiny.noise(1, 4, 1, 8, 8), torch.tensor([1 - i / 10]), tiny.noise(1, 6, 8))
+    assert {event.action for event in session.trace.events if 3 <= event.step < 9} == {"compute", "reuse"}
+    assert {event.action for event in session.trace.events if event.step < 3} == {"compute"}
+
+
+def test_where_a_video_is_inverted_noise_and_timesteps_rise() -> None:
+    scheduler = DDIMInverseScheduler.from_config(DDIMScheduler().config)
+    scheduler.set_timesteps(8)
+    schedule = Schedule.read(scheduler, 0)
+    assert schedule is not None
+    assert schedule.timesteps[0] < schedule.timesteps[-1]
+    assert schedule.counts_down
+
+
+@pytest.mark.parametrize(
+    ("timestep", "noise", "down", "expected"),
+    [
+        (None, 0.2, False, None),
+        (850, 0.15, False, 150),
+        (850, None, False, 850),
+        (850, 0.15, True, 850),
+        (0, 0.05, True, 0),
+    ],
+)
+def test_of_a_step(timestep: float | None, noise: float | None, down: bool, expected: float | None) -> None:
+    assert Step(0, 0, None, timestep, None, "all", noise=noise, counts_down=down).training_timestep == expected
