@@ -18,7 +18,8 @@ released code.
 One wait for the device in each forward. Where F is made inside of the first block (FLUX, HunyuanVideo, CogVideoX), that
 block runs in every step; what is replayed is the same to the bit.
 
-Deviation: the released code normalises once more to get F of the first block without running it.
+Deviations: the released code normalises once more to get F of the first block without running it. A SkyReels-V2 that is
+told the frames per second adds them to what modulates its blocks: F is of the time's part alone.
 """
 
 from __future__ import annotations
