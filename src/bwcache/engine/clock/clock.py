@@ -188,6 +188,8 @@ class Clock:
             progress.schedule = Schedule.read(call.scheduler, self._signal.place)
         if isinstance(self._signal, Said) and not progress.fits_schedule(call.time):
             progress.schedule = None
+        if progress.schedule is not None:
+            progress.counts_down = progress.schedule.counts_down
         progress.total = self._total(call, progress.schedule)
         progress.repeats = again
         return progress

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
@@ -32,6 +33,7 @@ class Progress:
         repeats: whether it began since a name came again at the same time: another run, or a tile of the same one.
         where: timestep and sigma of the present step, and the share of noise before and after it; None: not found yet,
             or only each forward's own time is known.
+        counts_down: whether timesteps are those of training, 1000..0: as the schedule says, else by the highest so far.
     """
 
     def __init__(self, index: int, time: Time, marked: bool) -> None:
@@ -43,7 +45,8 @@ class Progress:
         self.repeats = False
         self.time = time
         self.where: Where | None = None
-        self._highest: float | None = None
+        self.counts_down = True
+        self._highest = -math.inf
 
     def moved(self, call: Call) -> int:
         """Return the sign of the change of the time since the last forward."""
@@ -74,22 +77,23 @@ class Progress:
         """Return `where`, found out."""
         schedule, index = self.schedule, self.index
         if schedule is None or index >= len(schedule.timesteps):
-            self._highest = max((value for value in (time.value, self._highest) if value is not None), default=None)
+            self._look_at(time.value)
             return time.value, None, self._noise(index), self._noise(index + 1)
         sigma = None if schedule.sigmas is None else schedule.sigmas[index]
         self.where = schedule.timesteps[index], sigma, self._noise(index), self._noise(index + 1)
         return self.where
+
+    def _look_at(self, time: float | None) -> None:
+        """Tell by the highest time so far what nobody says: whether they are those of training."""
+        if time is not None:
+            self._highest = max(time, self._highest)
+            self.counts_down = self._highest >= LOW
 
     @property
     def noises(self) -> tuple[float, ...] | None:
         """The share of noise at each step and after the last one; None where the scheduler does not say it."""
         noises = self.schedule.noises if self.schedule else None
         return noises if noises is not None and self.total == len(noises) - 1 else None
-
-    @property
-    def counts_down(self) -> bool:
-        """Whether timesteps are those of training, 1000..0: as the schedule says, else by the highest one so far."""
-        return self.schedule.counts_down if self.schedule else self._highest is None or self._highest >= LOW
 
     def _noise(self, index: int) -> float | None:
         """The share of noise before a step; as if all were even where the scheduler does not say it."""
