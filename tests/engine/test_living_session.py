@@ -275,6 +275,19 @@ def test_a_component_put_in_place_of_another_is_told_and_can_be_left() -> None:
     bwcache.disable(pipe)
 
 
+def test_who_replaced_a_component_can_still_leave() -> None:
+    pipe = wan()
+    held = pipe.transformer
+    before = snapshot(held)
+    bwcache.enable(pipe, CAREFREE)
+    assert snapshot(held) != before
+    pipe.transformer = wan_transformer()
+    bwcache.disable(pipe)
+    assert snapshot(held) == before
+    with pytest.raises(bwcache.AttachError, match="no session at this WanPipeline"):
+        bwcache.disable(pipe)
+
+
 def test_no_policy_is_refused_before_anything_is_touched() -> None:
     with pytest.raises(bwcache.SettingError, match=r"the method of this name is bwcache\.BWCache\(…\)"):
         bwcache.attach(wan(), "bwcache")

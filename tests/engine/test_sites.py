@@ -1,5 +1,6 @@
 """Sites at the denoiser, at runs of blocks, blocks and parts, within each other; what each keeps, and from where."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -88,6 +89,38 @@ def test_every_block_for_itself_at_steps_of_its_own() -> None:
     assert len(trace.events) == STEPS * 4
     assert {observation.site for observation in policy.seen} == {f"blocks.{i}" for i in range(4)}
     assert {observation.site for observation in policy.told} == {f"blocks.{i}" for i in range(4)}
+
+
+def test_a_hidden_state_is_that_of_one_site_however_many_there_are() -> None:
+    _, whole = made(Placed(lambda stack: (stack.whole(),)))
+    _, each = made(Placed(each_block))
+    assert each.hidden_bytes == whole.hidden_bytes == whole.peak_bytes > 0
+    assert each.peak_bytes == 4 * whole.peak_bytes
+    assert "4.00 hidden states" in str(each.summary())
+
+
+def calls_of_a_step(blocks: int, **settings: Any) -> int:
+    """How many functions of the package run in a computed step in which each block is a site."""
+    module, counted = wan_transformer(layers=blocks), [0]
+
+    def count(frame: Any, event: str, _argument: object) -> None:
+        counted[0] += event == "call" and frame.f_globals.get("__name__", "").startswith("bwcache.")
+
+    before = sys.getprofile()
+    with bwcache.attach(module, Placed(each_block, lambda site, step: step == 6), steps=STEPS, **settings):
+        try:
+            steps_of(module, STEPS, lambda i: sys.setprofile(count if i == 5 else before))
+        finally:
+            sys.setprofile(before)
+    return counted[0]
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_memory": "1GiB"}, {"memory": "offload"}], ids=str)
+def test_what_a_site_costs_does_not_grow_with_their_number(settings: dict[str, Any]) -> None:
+    """Its bytes are counted as it is kept; none goes over all the others."""
+    few, some, many = (calls_of_a_step(blocks, **settings) for blocks in (4, 8, 16))
+    assert some > few
+    assert many - some == 2 * (some - few)
 
 
 @pytest.mark.parametrize("kind", ["self", "cross", "ffn"])
