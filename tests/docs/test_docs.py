@@ -202,6 +202,18 @@ def test_every_error_is_in_the_architecture() -> None:
             assert name in tree
 
 
+def test_every_name_in_the_architecture_is_in_the_code() -> None:
+    package = ROOT / "src" / "bwcache"
+    files = [path.relative_to(ROOT).as_posix() for path in [*package.rglob("*.py"), *ROOT.glob("*.toml")]]
+    words = {word for path in package.rglob("*.py") for word in re.findall(r"\w+", path.read_text(encoding="utf-8"))}
+    words |= {part for file in files for part in Path(file).parts} | {path.name for path in ROOT.iterdir()}
+    for name in set(re.findall(r"`([^`\n]+)`", page("architecture.md"))):
+        if re.fullmatch(r"[\w/]+\.(py|toml)", name):
+            assert [file for file in files if f"/{file}".endswith(f"/{name}")], name
+        else:
+            assert words.issuperset(re.findall(r"\w+", name)), name
+
+
 def kinds_of_reasons() -> set[str]:
     """What decisions can say, from the source: what stands before the first bracket or figure."""
     found = set()

@@ -75,7 +75,7 @@ def test_samples_do_decide_differently_and_only_those_that_need_it_are_computed(
     for module in denoisers(pipe).values():
         blocks = resolve("transformer", module).blocks
         blocks[0].module.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
-    _, trace = made(pipe, many, [5, 6, 7], _ByTurns(), per_sample=True)
+    _, trace = made(pipe, many, [5, 6, 7], ByTurns(), per_sample=True)
     lines = [line(trace, i) for i in range(3)]
     assert lines == ["CrCrCrCrCr", "CCrCCrCCrC", "CCCrCCCrCC"]
     assert sizes == [
@@ -84,7 +84,7 @@ def test_samples_do_decide_differently_and_only_those_that_need_it_are_computed(
     assert trace.reuse_rate == sum(some.count("r") for some in lines) / 30
 
 
-class _ByTurns(Scripted):
+class ByTurns(Scripted):
     """Sample i reuses every (i + 2)-th step."""
 
     @property
@@ -121,7 +121,7 @@ def test_always_computing_a_batch_changes_nothing(case: Case) -> None:
 def test_an_error_in_a_split_forward_leaves_nothing() -> None:
     case = BY_NAME["wan_unguided"]
     pipe, many = case.build(), batch_of(case, 3)
-    expected, _ = made(pipe, many, [5, 6, 7], _ByTurns(), per_sample=True)
+    expected, _ = made(pipe, many, [5, 6, 7], ByTurns(), per_sample=True)
     calls = []
 
     def breaks(module: nn.Module, args: Any) -> None:
@@ -129,7 +129,7 @@ def test_an_error_in_a_split_forward_leaves_nothing() -> None:
         if len(calls) == 6:
             raise RuntimeError("broken")
 
-    with bwcache.attach(pipe, _ByTurns(), per_sample=True) as session:
+    with bwcache.attach(pipe, ByTurns(), per_sample=True) as session:
         hook = pipe.transformer.blocks[1].register_forward_pre_hook(breaks)
         with pytest.raises(RuntimeError, match="broken"):
             pipe(generator=[torch.Generator().manual_seed(s) for s in (5, 6, 7)], num_inference_steps=10, **many.call)
@@ -248,7 +248,7 @@ def test_two_prompts_from_one_seed_are_two_samples(name: str, guidance: float) -
 def test_perturbed_attention_decides_apart_in_three_branches() -> None:
     """Six equal rows: two samples of one seed."""
     pipe, many = SD3_PAG.build(), batch_of(SD3_PAG, 2)
-    _, trace = made(pipe, many, [5, 5], _ByTurns())
+    _, trace = made(pipe, many, [5, 5], ByTurns())
     assert [line(trace, i) for i in range(2)] == ["CrCrCrCrCr", "CCrCCrCCrC"]
     assert "2 samples in 3 branches" in trace.meta["samples"]
 
