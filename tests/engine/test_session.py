@@ -40,6 +40,19 @@ def test_what_is_held_cannot_be_attached_again(again: str) -> None:
     bwcache.attach(target, CAREFREE).close()
 
 
+def test_a_session_is_named_without_its_whole_policy() -> None:
+    module = wan_transformer()
+    with bwcache.attach(module, bwcache.MagCache((1.0,) * 1000), steps=1000):
+        with pytest.raises(bwcache.AlreadyAttachedError, match=r"Session of WanTransformer3DModel, MagCache") as raised:
+            bwcache.attach(module, CAREFREE)
+        assert len(str(raised.value)) < 250
+    with pytest.raises(bwcache.SettingError, match="as a policy") as refused:
+        bwcache.attach(module, [0.5] * 1000)  # type: ignore[arg-type]
+    assert len(str(refused.value)) < 250
+    with bwcache.attach(module, CAREFREE):
+        pass
+
+
 @pytest.mark.parametrize(
     ("target", "error", "named"),
     [

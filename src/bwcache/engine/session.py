@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from bwcache.core import Event, Step, Trace
+from bwcache.core.words import shown
 from bwcache.engine import bars, hooks, interrupts
 from bwcache.engine.clock import Clock, HostStep
 from bwcache.engine.denoiser import Denoiser
@@ -67,7 +68,7 @@ def policy_of(policy: object, target: Any = None) -> Policy[Any]:
         policy = PerDenoiser(policy)
     if not isinstance(policy, Policy):
         expected = "a policy such as bwcache.BWCache()"
-        raise SettingError(complaint(f"{policy!r} as a policy", expected, "pass one, or bwcache.policy({...})"))
+        raise SettingError(complaint(f"{shown(policy)} as a policy", expected, "pass one, or bwcache.policy({...})"))
     return policy
 
 
@@ -150,7 +151,7 @@ class Session:
             self._undo = undo.pop_all()
 
     def __repr__(self) -> str:
-        return f"<bwcache.Session of {self.name}, {self.policy}>"
+        return f"<bwcache.Session of {self.name}, {shown(self.policy)}>"
 
     def __enter__(self) -> Session:
         return self
