@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMInverseScheduler, DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    CMStochasticIterativeScheduler,
+    CogVideoXDDIMScheduler,
+    DDIMInverseScheduler,
+    DDIMScheduler,
+    DPMSolverMultistepInverseScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
 
 import bwcache
 from bwcache import FixedInterval, PyramidAttentionBroadcast, Step
@@ -43,7 +50,7 @@ def test_of_a_scheduler_that_counts_from_1_to_0_it_is_the_noise() -> None:
     assert schedule is not None
     assert schedule.noises is not None
     for timestep, noise in zip(schedule.timesteps, schedule.noises, strict=False):
-        step = Step(0, 0, 8, timestep, None, "all", noise=noise, counts_down=schedule.counts_down)
+        step = Step(0, 0, 8, timestep, None, "all", noise=noise, trained=schedule.trained)
         assert step.training_timestep == pytest.approx(1000 * timestep, abs=1e-3)
 
 
@@ -64,18 +71,56 @@ def test_where_a_video_is_inverted_noise_and_timesteps_rise() -> None:
     schedule = Schedule.read(scheduler, 0)
     assert schedule is not None
     assert schedule.timesteps[0] < schedule.timesteps[-1]
-    assert schedule.counts_down
+    assert schedule.trained == 1000
+
+
+def test_sigmas_that_rise_above_1_are_of_an_inversion() -> None:
+    """They were taken for Mochi's shares of data: noise went from .99 to -47."""
+    scheduler = DPMSolverMultistepInverseScheduler()
+    scheduler.set_timesteps(8)
+    schedule = Schedule.read(scheduler, 0)
+    assert schedule is not None
+    assert schedule.noises is not None
+    sigmas = scheduler.sigmas.tolist()
+    assert schedule.noises[:8] == pytest.approx([sigma / (1 + sigma) for sigma in sigmas[:8]], abs=1e-6)
+    assert schedule.noises[0] < 0.1 < 0.9 < schedule.noises[7]
+    assert schedule.trained == 1000
+
+
+def test_a_hundred_training_steps_are_a_thousand_of_the_windows() -> None:
+    """The small denoisers of robots are trained so; the window of 100 to 800 was never open there."""
+    pipe = BY_NAME["cogvideox"].build()
+    pipe.scheduler = CogVideoXDDIMScheduler(num_train_timesteps=100)
+    with bwcache.attach(pipe, PyramidAttentionBroadcast(2)) as session:
+        BY_NAME["cogvideox"].run(pipe)
+    assert {event.action for event in session.trace.events} == {"compute", "reuse"}
+    scheduler = pipe.scheduler
+    times = scheduler.timesteps.tolist()
+    for event in session.trace.events:
+        inside = 100 < 10 * times[event.step] < 800
+        assert (event.action == "reuse") is (inside and event.step % 2 == 1), event
+
+
+def test_logarithms_of_sigma_are_no_training_timesteps() -> None:
+    scheduler = CMStochasticIterativeScheduler()
+    scheduler.set_timesteps(8)
+    schedule = Schedule.read(scheduler, 0)
+    assert schedule is not None
+    assert schedule.timesteps[0] > 1000
+    assert schedule.timesteps[-1] < 0
+    assert schedule.trained is None
 
 
 @pytest.mark.parametrize(
-    ("timestep", "noise", "down", "expected"),
+    ("timestep", "noise", "trained", "expected"),
     [
-        (None, 0.2, False, None),
-        (850, 0.15, False, 150),
-        (850, None, False, 850),
-        (850, 0.15, True, 850),
-        (0, 0.05, True, 0),
+        (None, 0.2, None, None),
+        (850, 0.15, None, 150),
+        (850, None, None, 850),
+        (850, 0.15, 1000, 850),
+        (0, 0.05, 1000, 0),
+        (85, 0.15, 100, 850),
     ],
 )
-def test_of_a_step(timestep: float | None, noise: float | None, down: bool, expected: float | None) -> None:
-    assert Step(0, 0, None, timestep, None, "all", noise=noise, counts_down=down).training_timestep == expected
+def test_of_a_step(timestep: float | None, noise: float | None, trained: int | None, expected: float | None) -> None:
+    assert Step(0, 0, None, timestep, None, "all", noise=noise, trained=trained).training_timestep == expected

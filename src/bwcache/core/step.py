@@ -22,7 +22,8 @@ class Step:
         next_noise: the same after this step.
         schedule: the same at each step of the run and after the last one, in the order of sampling; None where nobody
             says it before the run.
-        counts_down: whether timesteps are those of training, 1000..0. Mochi's rise, others go from 1 to 0.
+        trained: how many training steps timesteps count, down to 0; 1000 in most models. None: they count otherwise, as
+            Mochi's, which rise, and those that go from 1 to 0.
     """
 
     run: int
@@ -35,7 +36,7 @@ class Step:
     noise: float | None = None
     next_noise: float | None = None
     schedule: tuple[float, ...] | None = field(default=None, compare=False, repr=False)
-    counts_down: bool = field(default=True, compare=False, repr=False)
+    trained: int | None = field(default=1000, compare=False, repr=False)
 
     @property
     def lane(self) -> str:
@@ -46,11 +47,14 @@ class Step:
     def training_timestep(self) -> float | None:
         """The timestep, 1000..0 descending whatever the scheduler counts: windows of timesteps are of this one.
 
-        Where it counts otherwise, 1000 times the share of noise, as in flow matching. None where none is known.
+        Where it counts other training steps, in proportion; where it counts otherwise, 1000 times the share of noise,
+        as in flow matching. None where none is known.
         """
-        if self.counts_down or self.timestep is None or self.noise is None:
+        if self.timestep is None or self.trained == 1000:
             return self.timestep
-        return 1000 * self.noise
+        if self.trained is not None:
+            return self.timestep * 1000 / self.trained
+        return self.timestep if self.noise is None else 1000 * self.noise
 
     @property
     def coordinate(self) -> float:

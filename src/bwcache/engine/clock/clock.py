@@ -138,7 +138,7 @@ class Clock:
             noise, next_noise = (noise, next_noise) if host.noises == (None, None) else host.noises
         schedule = progress.noises if host is None or host.noises == (None, None) else host.schedule
         place = self.run, progress.index, progress.total
-        return Step(*place, timestep, sigma, branch.name, None, noise, next_noise, schedule, progress.counts_down)
+        return Step(*place, timestep, sigma, branch.name, None, noise, next_noise, schedule, progress.trained)
 
     def _ask(self, call: Call) -> None:
         """Ask who calls: whose scheduler it is."""
@@ -189,7 +189,7 @@ class Clock:
         if isinstance(self._signal, Said) and not progress.fits_schedule(call.time):
             progress.schedule = None
         if progress.schedule is not None:
-            progress.counts_down = progress.schedule.counts_down
+            progress.trained = progress.schedule.trained
         progress.total = self._total(call, progress.schedule)
         progress.repeats = again
         return progress

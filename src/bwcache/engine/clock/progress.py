@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from bwcache.engine.clock.branches import Branches
 from bwcache.engine.clock.rounded_times import FirstForward
-from bwcache.engine.clock.schedule import LOW
+from bwcache.engine.clock.schedule import LOW, TRAINED
 from bwcache.engine.clock.times import exact_place, is_near, place
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ class Progress:
         repeats: whether it began since a name came again at the same time: another run, or a tile of the same one.
         where: timestep and sigma of the present step, and the share of noise before and after it; None: not found yet,
             or only each forward's own time is known.
-        counts_down: whether timesteps are those of training, 1000..0: as the schedule says, else by the highest so far.
+        trained: how many training steps the timesteps count, None: they count otherwise; as the schedule says, else by
+            the highest so far.
     """
 
     def __init__(self, index: int, time: Time, marked: bool) -> None:
@@ -45,7 +46,7 @@ class Progress:
         self.repeats = False
         self.time = time
         self.where: Where | None = None
-        self.counts_down = True
+        self.trained: int | None = TRAINED
         self._highest = -math.inf
 
     def moved(self, call: Call) -> int:
@@ -87,7 +88,7 @@ class Progress:
         """Tell by the highest time so far what nobody says: whether they are those of training."""
         if time is not None:
             self._highest = max(time, self._highest)
-            self.counts_down = self._highest >= LOW
+            self.trained = TRAINED if self._highest >= LOW else None
 
     @property
     def noises(self) -> tuple[float, ...] | None:

@@ -14,6 +14,9 @@ from bwcache.engine.clock.times import numbers
 LOW = 2.0
 """A run all of whose timesteps are below it does not go by training timesteps, 1000..0."""
 
+TRAINED = 1000
+"""Training steps of nearly all models."""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -32,15 +35,18 @@ class Schedule:
     scheduler: Any = None
 
     @cached_property
-    def counts_down(self) -> bool:
-        """Whether timesteps are those of training, 1000 for noise and 0 for data.
+    def trained(self) -> int | None:
+        """How many training steps the timesteps count, that many for noise and 0 for data; None: they count otherwise.
 
-        Not where they rise while the noise falls (Mochi; where both rise a video is inverted), nor where they go from 1
-        or from half of pi to 0.
+        So do those that rise while the noise falls (Mochi; where both rise a video is inverted), that go from 1 or from
+        half of pi to 0, or that go below 0 (logarithms of sigma).
         """
         first, last, noises = self.timesteps[0], self.timesteps[-1], self.noises
         rises = first < last and not (noises and noises[0] < noises[len(self.timesteps) - 1])
-        return max(first, last) >= LOW and not rises
+        if rises or max(first, last) < LOW or min(first, last) < 0:
+            return None
+        said = getattr(getattr(self.scheduler, "config", None), "num_train_timesteps", None)
+        return said if isinstance(said, int) and said >= LOW else TRAINED
 
     @classmethod
     def read(cls, scheduler: Any, begin: int) -> Schedule | None:
@@ -69,16 +75,16 @@ def _shares(
         scheduler: asked for its `alphas_cumprod` where it has no sigmas.
         timesteps: of the steps, in sampling order.
         sigmas: all of the scheduler's, or None where it has none. In flow matching they are shares already, from 0 up
-            to 1 in Mochi; else they are noise over data, which exceeds 1 somewhere.
+            to 1 in Mochi; else they are noise over data, above 1 somewhere, and rise where a video is inverted.
         begin: where among the sigmas the first step stands.
     """
     if sigmas is None:
         return _of_signal(getattr(scheduler, "alphas_cumprod", None), timesteps)
     levels = [*sigmas[begin : begin + len(timesteps) + 1]]
-    if sigmas[0] < sigmas[len(sigmas) - 2]:
-        levels = [1 - level for level in levels]
-    elif max(sigmas) > 1 + 1e-3:
+    if max(sigmas) > 1 + 1e-3:
         levels = [level / (1 + level) for level in levels]
+    elif sigmas[0] < sigmas[len(sigmas) - 2]:
+        levels = [1 - level for level in levels]
     return tuple(levels) if len(levels) > len(timesteps) else (*levels, 0.0)
 
 
