@@ -85,12 +85,17 @@ def test_a_table_is_named_for_its_field(bwcache_command: Any, tmp_path: Path) ->
         ended = bwcache_command("generate", *words, *asked)
         assert ended.code == 0, ended.err
         assert json.loads((tmp_path / out / "summary.json").read_text())["runs"][0]["reused"] > 0
+    guarded = ("--policy", "guarded", "--set", "policy=MagCache(table=table.json, threshold=1e9)")
+    ended = bwcache_command("generate", *guarded, "--set", "warmup=2", "--out", "guarded", *asked)
+    assert ended.code == 0, ended.err
+    assert json.loads((tmp_path / "guarded/summary.json").read_text())["policy"]["policy"]["threshold"] == 1e9
     content = json.loads((tmp_path / "table.json").read_text())
     content["made_for"]["denoiser"] = "FluxTransformer2DModel"
     (tmp_path / "table.json").write_text(json.dumps(content))
-    ended = bwcache_command("generate", "--policy", "magcache", "--set", "ratios=table.json", *asked)
-    assert ended.code == 2
-    assert "under a file calibrated for FluxTransformer2DModel" in ended.lines[-1]
+    for method in (("--policy", "magcache", "--set", "ratios=table.json"), guarded):
+        ended = bwcache_command("generate", *method, *asked)
+        assert ended.code == 2
+        assert "under a file calibrated for FluxTransformer2DModel" in ended.lines[-1]
 
 
 def test_a_method_without_a_table_takes_none(bwcache_command: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -153,3 +154,23 @@ def test_what_the_package_exports_is_known(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(policies, "Wrapped", Wrapped, raising=False)
     monkeypatch.setattr(policies, "__all__", [*policies.__all__, "Wrapped"])
     assert known()["Wrapped"] is Wrapped
+
+
+def test_inside_of_another_policy_a_table_may_be_a_file_and_settings_those_of_a_checkpoint(tmp_path: Path) -> None:
+    file = tmp_path / "ratios.json"
+    file.write_text("[1.0, 1.1, 0.9]")
+    expected = bwcache.Guarded(bwcache.MagCache((1.0, 1.1, 0.9), threshold=0.24, longest=6, retention=0.2), tail=2)
+    said = {"name": "MagCache", "table": str(file), "published": "Wan2.1-T2V-14B"}
+    assert bwcache.policy({"name": "Guarded", "policy": said, "tail": 2}) == expected
+    words = f"MagCache(table={file}, published=Wan2.1-T2V-14B)", f"magcache:ratios='{file}',published=HunyuanVideo"
+    for written in words:
+        assert bwcache.policy({"name": "Guarded", "policy": written, "tail": 2}) == expected
+    assert bwcache.policy({"name": "Guarded", "policy": "DiCache(published=HunyuanVideo, probe=2)"}) == bwcache.Guarded(
+        bwcache.DiCache.published("HunyuanVideo", probe=2)
+    )
+
+
+@pytest.mark.parametrize("said", ["MagCache", "MagCache(threshold=0.1)", {"name": "MagCache", "threshold": 0.1}])
+def test_inside_of_another_policy_a_table_that_is_missing_is_named(said: Any) -> None:
+    with pytest.raises(SettingError, match=r"MagCache, of which ratios must be said.*bwcache calibrate MagCache"):
+        bwcache.policy({"name": "Guarded", "policy": said})

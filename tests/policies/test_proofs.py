@@ -12,7 +12,7 @@ from bwcache.policies.catalogue import PROOFS, described
 from tests.policies.proof import ONE, TWO
 from tests.policies.proofs import written
 
-PIPELINES = "it acts inside of pipelines that make a video chunk by chunk, none of which guides in one forward"
+PIPELINES = "it acts inside of pipelines that make a video chunk by chunk; no checkpoint guides in one forward"
 
 EXCEPT = {
     "FlashBlock": f"{PIPELINES}; one of them tells its attention what is needed",

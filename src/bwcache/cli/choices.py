@@ -13,7 +13,7 @@ from bwcache.cli.progress import quiet_libraries
 from bwcache.cli.prompts import check_text, read_prompts
 from bwcache.cli.sets import Sets, opened, sorted_out
 from bwcache.cli.settings import Asked, Caching
-from bwcache.core.words import field_types, shown
+from bwcache.core.words import called, field_types, shown
 from bwcache.errors import NeverReusedWarning, SettingError, complaint
 from bwcache.former_names import former_fields
 
@@ -351,11 +351,18 @@ def policy_file(settings: Any) -> Any:
 
 
 def table_file(policy: type[Any], sets: Sets) -> Any:
-    """Return the `CalibratedFile` that is named in place of the policy's table; None where none is."""
+    """Return the `CalibratedFile` that is named in place of the policy's table, or of one inside; None: none is."""
+    from bwcache.policies import Policy
+    from bwcache.policies.known import named
     from bwcache.policies.table_file import names_table, table_fields
 
-    named = (text for name, text in sets.fields.items() if names_table(policy, name, text))
-    return next((table_fields(policy, text)[1] for text in named), None)
+    for name, text in sets.fields.items():
+        if names_table(policy, name, text):
+            return table_fields(policy, text)[1]
+        said = called(text) if field_types(policy).get(name) == Policy[Any] else None
+        if said is not None and (found := table_file(named(said[0]), Sets(said[2]))) is not None:
+            return found
+    return None
 
 
 def shorthands(settings: Any, policy: type[Any]) -> dict[str, Any]:

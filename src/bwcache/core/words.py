@@ -288,18 +288,26 @@ def _by_plain_name(classes: Mapping[str, type]) -> dict[str, type]:
     return {plain_name(name): one for name, one in {**former, **classes}.items()}
 
 
-def _first_reading(text: str, kind: Any) -> Any:
+def _first_reading(text: Any, kind: Any) -> Any:
+    if not isinstance(text, str):
+        return _fit(text, kind)
     fitted = (_fit(value, kind) for value in _readings(text))
     return next((one for one in fitted if one is not _NO), _NO)
 
 
 def _made(kind: type, ordered: Sequence[Any], by_name: Mapping[str, Any], fitting: Callable[[Any, Any], Any]) -> Any:
-    """An instance of a dataclass, or `_NO` where it has no such fields; raises what its constructor raises."""
+    """An instance of a dataclass, or `_NO` where it has no such fields; raises what its constructor raises.
+
+    A class may have `spelled_out`, which returns fields for what is short for several, and raises where one is missing.
+    """
     fields = field_types(kind)
-    by_name = {current_field(kind, name): value for name, value in by_name.items()}
-    if len(ordered) > len(fields) or not set(by_name) <= set(fields):
+    if len(ordered) > len(fields):
         return _NO
-    given = dict(zip(fields, ordered, strict=False)) | by_name
+    given = dict(zip(fields, ordered, strict=False)) | {current_field(kind, name): by_name[name] for name in by_name}
+    spelled_out = getattr(kind, "spelled_out", None)
+    given = spelled_out(given) if spelled_out else given
+    if not set(given) <= set(fields):
+        return _NO
     fitted = {name: fitting(value, fields[name]) for name, value in given.items()}
     missing = [
         field.name

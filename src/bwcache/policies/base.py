@@ -227,6 +227,17 @@ class Policy(ABC, Generic[State]):
         return None
 
     @classmethod
+    def spelled_out(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return settings in words with the fields that `table` and `published` stand for, as inside of `Guarded`.
+
+        Raises:
+            SettingError: a field is missing, the file holds no such table, or nothing is published for the checkpoint.
+        """
+        from bwcache.policies.known import spelled_out
+
+        return spelled_out(cls, settings)
+
+    @classmethod
     def load(cls: type[Own], path: str | Path, **settings: Any) -> Own:
         """Return the policy with the table of a file.
 

@@ -118,13 +118,19 @@ def made(kind: type[Policy[Any]], settings: Mapping[str, Any], base: Policy[Any]
     values = values_of(kind, settings)
     if base is not None:
         return dataclasses.replace(base, **values)
+    _expect_all(kind, values)
+    return kind(**values)
+
+
+def _expect_all(kind: type[Policy[Any]], said: Mapping[str, Any]) -> None:
+    """Refuse settings that leave out a field without a default."""
     missing = [
         field.name
         for field in dataclasses.fields(kind)
         if field.init
         and field.default is dataclasses.MISSING
         and field.default_factory is dataclasses.MISSING
-        and field.name not in values
+        and field.name not in said
     ]
     if missing:
         file = named_without_suffix(kind.__name__.lower(), SUFFIX)
@@ -133,7 +139,6 @@ def made(kind: type[Policy[Any]], settings: Mapping[str, Any], base: Policy[Any]
             f"a value for {' and '.join(missing)}",
             f"{file} is there: name it so" if file else _how_to_say(kind, missing[0]),
         )
-    return kind(**values)
 
 
 def values_of(kind: type[Policy[Any]], settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -148,6 +153,27 @@ def values_of(kind: type[Policy[Any]], settings: Mapping[str, Any], prefix: str 
     Raises:
         SettingError: as `value_of`, the file holds no such table, or nothing is published for the checkpoint.
     """
+    found, others = _without_shorts(kind, settings)
+    for said, value in others.items():
+        found[current_field(kind, said)] = value_of(kind, said, value, f"{prefix}{said}")
+    return found
+
+
+def spelled_out(kind: type[Policy[Any]], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a policy inside of another one: `table` and `published` as the fields that they stand for.
+
+    Raises:
+        SettingError: a field is missing, the file holds no such table, or nothing is published for the checkpoint.
+    """
+    plain = {name: value.strip("'\"") if isinstance(value, str) else value for name, value in settings.items()}
+    found, others = _without_shorts(kind, plain)
+    others = {name: settings[name] for name in others}
+    _expect_all(kind, found | others)
+    return found | others
+
+
+def _without_shorts(kind: type[Policy[Any]], settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields that `table` and `published` stand for, the table's first; and all other settings, as they were."""
     from bwcache.policies.table_file import names_table, table_fields
 
     published: dict[str, Any] = {}
@@ -160,8 +186,8 @@ def values_of(kind: type[Policy[Any]], settings: Mapping[str, Any], prefix: str 
         elif names_published(kind, field):
             published = settings_for(kind, value)
         else:
-            others[field] = value_of(kind, said, value, f"{prefix}{said}")
-    return published | tables | others
+            others[said] = value
+    return published | tables, others
 
 
 def shorts(kind: type[Policy[Any]]) -> tuple[str, ...]:
