@@ -179,9 +179,9 @@ def published(races: Sequence[Told]) -> str:
         if factors:
             words = f"{claim.ahead} ahead of {claim.behind} {reach(factors)}".rstrip()
             told.setdefault(_of_all([verdict([one]) for one in factors]), []).append(words)
-    kinds = {"faster": "hold in every race", "slower": "hold in none", "level": "are level", "mixed": "hold in some"}
+    kinds = {"faster": "in every race", "slower": "in none", "level": "level in all", "mixed": "in some"}
     parts = [f"{len(told[one])} {what} ({', '.join(told[one])})" for one, what in kinds.items() if one in told]
-    return f"**Published orders** at {MIDDLE:g} dB: {'; '.join(parts)}." if parts else ""
+    return f"**Published orders** that hold here at {MIDDLE:g} dB: {'; '.join(parts)}." if parts else ""
 
 
 def others(races: Sequence[Told]) -> str:

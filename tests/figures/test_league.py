@@ -204,11 +204,11 @@ def test_who_leads_by_the_mean_and_by_the_worst_video() -> None:
 def test_what_follows_is_told_with_its_figures() -> None:
     ahead, behind = stand(BWCache=FAST, TeaCache=SLOW, FasterCache=FAST), stand(BWCache=SLOW, TeaCache=FAST)
     assert summary.published([told(ahead)]) == (
-        "**Published orders** at 35 dB: 1 hold in every race (BWCache ahead of TeaCache 2.00x); "
+        "**Published orders** that hold here at 35 dB: 1 in every race (BWCache ahead of TeaCache 2.00x); "
         "1 are level (BWCache ahead of FasterCache 1.00x)."
     )
     both = [told(ahead), told(behind)]
-    assert "1 hold in some (BWCache ahead of TeaCache 0.50 to 2.00x)" in summary.published(both)
+    assert "1 in some (BWCache ahead of TeaCache 0.50 to 2.00x)" in summary.published(both)
     pair = words.Exchange("BWCache", "TeaCache", "a thing")
     assert summary.idea("An idea", [pair], both) == (
         "**An idea**, times faster at 35 dB (below 1: slower), over TeaCache: BWCache 0.50 to 2.00x."
