@@ -205,7 +205,7 @@ def test_what_follows_is_told_with_its_figures() -> None:
     ahead, behind = stand(BWCache=FAST, TeaCache=SLOW, FasterCache=FAST), stand(BWCache=SLOW, TeaCache=FAST)
     assert summary.published([told(ahead)]) == (
         "**Published orders** that hold here at 35 dB: 1 in every race (BWCache ahead of TeaCache 2.00x); "
-        "1 are level (BWCache ahead of FasterCache 1.00x)."
+        "1 level in all (BWCache ahead of FasterCache 1.00x)."
     )
     both = [told(ahead), told(behind)]
     assert "1 in some (BWCache ahead of TeaCache 0.50 to 2.00x)" in summary.published(both)
