@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,15 @@ def ours() -> list[Any]:
     return found
 
 
+@pytest.fixture
+def aside() -> Iterator[None]:
+    """All that was there before is not looked through: in a long run of tests there are millions."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 POLICIES: dict[str, Any] = {
     "one site": bwcache.BWCache(10.0, 2),
     "samples apart": ByTurns(),
@@ -91,6 +101,7 @@ def watched(name: str, patch: pytest.MonkeyPatch) -> set[str]:
     return watch.kinds
 
 
+@pytest.mark.usefixtures("aside")
 @pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 def test_a_forward_makes_what_the_page_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     made = {name: watched(name, monkeypatch) for name in POLICIES}
