@@ -23,7 +23,8 @@ KEPT = {"Frame", "Evaluated"}
 
 
 def listed() -> set[str]:
-    (said,) = re.findall(r"State of one forward lies in .*?(?= What outlives it)", PAGE.read_text(), re.DOTALL)
+    page = PAGE.read_text(encoding="utf-8")
+    (said,) = re.findall(r"State of one forward lies in .*?(?= What outlives it)", page, re.DOTALL)
     return set(re.findall(r"`(\w+?)`", said))
 
 
