@@ -29,6 +29,10 @@ from tests.fleet.forked import command, ended, killed, start
 
 PARTS = 4
 """Files of a quick video: so many moments at which it is half."""
+DEATHS = "deaths"
+"""The file, beside the folder, with a byte for each worker that was killed."""
+AHEAD = 30
+"""Quick videos that are made before the first kill, at most."""
 FRAMES = 5
 
 MAKING, WRITING, TABLE, OTHER = "making a video", "writing a video", "writing the table", "anything else"
@@ -132,6 +136,7 @@ def play(
         for place in moment(drawn.choice([kind for kind in kinds if kind != TABLE]), alive, out, drawn, longest):
             found.kill(alive[place], out)
             alive[place] = begin()
+        (out.parent / DEATHS).write_bytes(bytes(found.kills.total()))
         found.look(out)
     if TABLE in kinds:
         for place in moment(TABLE, alive, out, drawn, 100 * longest):
@@ -158,14 +163,16 @@ def rest(out: Path) -> list[str]:
     return [str(path.relative_to(out)) for path in (*left, *out.glob(f"{PART}*"))]
 
 
-def quick(folder: Path, rows: int, blind: bool, seconds: float) -> None:
-    """A worker whose videos are files, made in no time."""
+def quick(folder: Path, rows: int, kills: int, blind: bool, seconds: float) -> None:
+    """A worker whose videos are files, made in no time, but so that some are left for the last of so many kills."""
     if blind:
         leases._machine = lambda: None
     where = VideoFolder(folder / "out", {"model": "quick"}, seconds)
 
     def make(row: Row) -> Made:
         time.sleep(0.01)
+        while row.number > AHEAD + rows * deaths(folder) / kills:
+            time.sleep(0.005)
 
         def write(part: Path) -> None:
             part.mkdir()
@@ -177,6 +184,13 @@ def quick(folder: Path, rows: int, blind: bool, seconds: float) -> None:
 
     Worker(where, lambda: [Row(number, where.name(number)) for number in range(rows)], make).run()
     where.tidy()
+
+
+def deaths(folder: Path) -> int:
+    """How many workers were killed so far."""
+    with contextlib.suppress(FileNotFoundError):
+        return (folder / DEATHS).stat().st_size
+    return 0
 
 
 def quick_faults(out: Path, rows: int) -> list[str]:
@@ -221,7 +235,7 @@ def whole(cell: Path) -> bool:
 def play_quick(folder: Path, kills: int, blind: bool, seed: int, rows: int = 60) -> Found:
     """Kill quick workers."""
     seconds = 1.0 if blind else 1e6  # then no lease is ever over
-    begin = lambda: start(quick, folder, rows, blind, seconds)  # noqa: E731
+    begin = lambda: start(quick, folder, rows, kills, blind, seconds)  # noqa: E731
     found = play(begin, folder / "out", kills, 3, seed, 0.15, (OTHER,))
     found.faults += quick_faults(folder / "out", rows)
     found.faults += rest(folder / "out")

@@ -142,6 +142,14 @@ def test_what_is_no_description_is_refused(described: Any, said: str) -> None:
     assert said in str(error.value)
 
 
+def test_what_may_stand_inside_is_what_may_stand_alone() -> None:
+    with pytest.raises(SettingError) as error:
+        bwcache.policy({"name": "Guarded", "policy": "BWCash"})
+    offered = str(error.value).partition("expected ")[2].partition(";")[0].split(" or ")
+    assert [name for name in offered if hasattr(bwcache.policies, name)] == list(known())
+    assert not [name for name in offered if name.startswith("Measuring")]
+
+
 def test_names() -> None:
     for name in ("FixedInterval", "fixed-interval", "fixed_interval", "fixedinterval", "FIXEDINTERVAL"):
         assert named(name) is bwcache.FixedInterval

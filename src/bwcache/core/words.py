@@ -126,12 +126,15 @@ def plain_name(name: str) -> str:
 
 
 def family(kind: type) -> dict[str, type]:
-    """Return the dataclasses that can be made of a class and of those that derive from it: class name -> class."""
+    """Return the dataclasses that can be made of a class and of those that derive from it: class name -> class.
+
+    Those with a false `in_words` are left out: nobody chooses them.
+    """
     found: dict[str, type] = {}
     waiting = [kind]
     while waiting:
         one = waiting.pop()
-        if dataclasses.is_dataclass(one) and not inspect.isabstract(one):
+        if dataclasses.is_dataclass(one) and not inspect.isabstract(one) and getattr(one, "in_words", True):
             found.setdefault(one.__name__, one)
         waiting += type.__subclasses__(one)[::-1]
     return found
@@ -338,8 +341,10 @@ def _possible(kind: Any) -> Iterator[str]:
         of_value = get_args(kind)[1:]
         yield f"a dictionary, each value {expected(of_value[0])}" if of_value else "a dictionary such as {'name': 1}"
     elif inspect.isclass(origin or kind) and (members := family(origin or kind)):
-        yield from (name.lower() for name in members)
-        if len(members) <= MANY:
+        if len(members) > MANY:
+            yield from sorted(members)
+        else:
+            yield from (name.lower() for name in members)
             yield from (f"{name.lower()}:{default}" for name, one in members.items() for default in _first_number(one))
     else:
         yield f"a {getattr(kind, '__name__', str(kind))}, which cannot be written in words"

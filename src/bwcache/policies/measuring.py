@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from bwcache.core import Decision, Trace, compute
 from bwcache.errors import SettingError, complaint
@@ -12,6 +12,8 @@ from bwcache.policies.base import Observation, Policy
 
 class Measuring(Policy[None]):
     """Base of policies under which uncached runs record what a table is made of; their taps say what."""
+
+    in_words: ClassVar[bool] = False
 
     @property
     def feature_predictor(self) -> None:
