@@ -20,6 +20,9 @@ from bwcache import FixedInterval, PyramidAttentionBroadcast, Step
 from bwcache.engine.clock import Schedule
 from tests import tiny
 from tests.tiny import BY_NAME
+from tests.zoo import PIPELINES
+
+ZOO = {case.name: case for case in PIPELINES}
 
 
 @pytest.mark.parametrize("name", ["wan", "cogvideox", "ltx", "mochi"])
@@ -109,6 +112,24 @@ def test_logarithms_of_sigma_are_no_training_timesteps() -> None:
     assert schedule.timesteps[0] > 1000
     assert schedule.timesteps[-1] < 0
     assert schedule.trained is None
+
+
+def test_a_thousand_sigmas_are_no_training_timesteps() -> None:
+    """Cosmos 2 counts from 80,000 down to 2: windows of 100 to 800 were open where sigma is below 1 alone."""
+    case, seen = ZOO["Cosmos2TextToImagePipeline"], dict[float, float | None]()
+
+    class Looks(FixedInterval):
+        def decide(self, observation: bwcache.Observation, state: Any) -> bwcache.Decision:
+            seen[observation.step.sigma or 0.0] = observation.step.training_timestep
+            return super().decide(observation, state)
+
+    pipe = case.build()
+    with bwcache.attach(pipe, Looks()):
+        case.run(pipe)
+    assert pipe.scheduler.timesteps[0] > 10_000
+    assert len(seen) == 9
+    for sigma, timestep in seen.items():
+        assert timestep == pytest.approx(1000 * sigma / (1 + sigma))
 
 
 @pytest.mark.parametrize(

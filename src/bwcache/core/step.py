@@ -18,7 +18,8 @@ class Step:
         branch: name of the guidance branch ("cond", "uncond", "cond_uncond", or "call0", "call1", … if derived).
         sample: ordinal in the batch where every sample decides for itself; None where they decide as one.
         noise: share of noise in the latents, 1..0 whatever the scheduler: sigma in flow matching, sigma / (1 + sigma)
-            elsewhere; by the index where nobody says it. None where the number of steps is unknown too.
+            elsewhere; by the index where nobody says it. None where the number of steps is unknown too. It rises where
+            a video is inverted.
         next_noise: the same after this step.
         schedule: the same at each step of the run and after the last one, in the order of sampling; None where nobody
             says it before the run.
@@ -65,8 +66,18 @@ class Step:
         return float(self.index)
 
     @property
+    def inverts(self) -> bool:
+        """Whether noise rises over the run: a video is turned back into the noise that it would be made of."""
+        if self.schedule is not None:
+            return self.schedule[0] < self.schedule[-2]
+        return self.noise is not None and self.next_noise is not None and self.noise < self.next_noise
+
+    @property
     def progress(self) -> float | None:
-        """How far the run is, 0..1: half by the index, half by the noise that is gone; None where either is unknown."""
+        """How far the run is, 0..1: half by the index, half by the noise that is gone; None where either is unknown.
+
+        Where a video is inverted, half by the noise that has come.
+        """
         if self.total is None or self.noise is None:
             return None
-        return (self.index / self.total + 1 - self.noise) / 2
+        return (self.index / self.total + (self.noise if self.inverts else 1 - self.noise)) / 2

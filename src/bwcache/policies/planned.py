@@ -11,7 +11,7 @@ the denoiser is evaluated there. Where that is too far to go, or cannot be mappe
 Early windows go further along that line, and so make up for what the one before them missed (`makes_up`).
 
 Where nobody says the noise levels before the run, windows are as long as the same damage allows, one after another, and
-evaluated in place.
+evaluated in place. Where noise rises, as a video is inverted, nothing is foretold, and all is computed.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ FAR = 0.01
 """Damage that carrying the latents into a window may do, as foretold; where it would be more it is evaluated in place.
 Of lists of 7 and 8 of 50 steps most windows are such, of 10 none (Euler, shift 5): so each has the better worst videos.
 Going a part of the way was worse than either."""
+NOISE_RISES = "noise rises (what is foretold is of noise that falls)"
 USUAL_WINDOWS = 10
 """So many windows share the tolerance where the noise levels to come are not known."""
 
@@ -139,6 +140,8 @@ class Planned(Policy[State]):
     def decide(self, observation: Observation, state: State) -> Decision:
         """Looks the step up in the plan; where there is none, holds as long as a window's damage allows."""
         step = observation.step
+        if step.inverts:
+            return compute(NOISE_RISES)
         if step.schedule is not None:
             steps, damage = plan(step.schedule, self.tolerance, self.computed)
             if step.index in steps:

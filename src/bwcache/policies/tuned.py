@@ -23,6 +23,7 @@ from bwcache.models import BlockStack, Site
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, whole
 from bwcache.policies.entry import Entry
+from bwcache.policies.planned import NOISE_RISES
 
 ALIKE = 2e-4
 """Shares of noise that differ by no more are the same: schedulers keep single precision, some round times."""
@@ -108,6 +109,8 @@ class Tuned(Policy[None]):
     def decide(self, observation: Observation, state: None) -> Decision:
         """Looks it up, on the run's own schedule."""
         step = observation.step
+        if step.inverts:
+            return compute(NOISE_RISES)
         if not self.may_reuse or self.is_for(step):
             listed = not self.may_reuse or step.index in self.steps
             return compute("on the list") if listed else reuse("not on the list")

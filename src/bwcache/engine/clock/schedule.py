@@ -39,14 +39,15 @@ class Schedule:
         """How many training steps the timesteps count, that many for noise and 0 for data; None: they count otherwise.
 
         So do those that rise while the noise falls (Mochi; where both rise a video is inverted), that go from 1 or from
-        half of pi to 0, or that go below 0 (logarithms of sigma).
+        half of pi to 0, that go below 0 (logarithms of sigma), or that begin above (Cosmos 2: a thousand sigmas).
         """
         first, last, noises = self.timesteps[0], self.timesteps[-1], self.noises
         rises = first < last and not (noises and noises[0] < noises[len(self.timesteps) - 1])
-        if rises or max(first, last) < LOW or min(first, last) < 0:
-            return None
         said = getattr(getattr(self.scheduler, "config", None), "num_train_timesteps", None)
-        return said if isinstance(said, int) and said >= LOW else TRAINED
+        trained = said if isinstance(said, int) and said >= LOW else TRAINED
+        if rises or not LOW <= max(first, last) <= trained + 1 or min(first, last) < 0:
+            return None
+        return trained
 
     @classmethod
     def read(cls, scheduler: Any, begin: int) -> Schedule | None:
@@ -67,33 +68,51 @@ class Schedule:
 def _shares(
     scheduler: Any, timesteps: Sequence[float], sigmas: Sequence[float] | None, begin: int = 0
 ) -> tuple[float, ...] | None:
-    """Share of noise at each step of a schedule and after the last one, 1..0; None where the scheduler does not say.
+    """Share of noise at each step of a schedule and after the last one; None where the scheduler does not say it.
 
-    Latents are (1 - share) data + share noise, up to their scale.
+    Latents are (1 - share) data + share noise, up to their scale. It falls, or where a video is inverted rises.
 
     Args:
         scheduler: asked for its `alphas_cumprod` where it has no sigmas.
         timesteps: of the steps, in sampling order.
-        sigmas: all of the scheduler's, or None where it has none. In flow matching they are shares already, from 0 up
-            to 1 in Mochi; else they are noise over data, above 1 somewhere, and rise where a video is inverted.
+        sigmas: all of the scheduler's, or None where it has none. In flow matching they are shares already, with
+            `invert_sigmas` (Mochi) of data; else they are noise over data.
         begin: where among the sigmas the first step stands.
     """
     if sigmas is None:
-        return _of_signal(getattr(scheduler, "alphas_cumprod", None), timesteps)
+        return _of_signal(scheduler, timesteps, begin)
     levels = [*sigmas[begin : begin + len(timesteps) + 1]]
-    if max(sigmas) > 1 + 1e-3:
+    if _are_over_data(scheduler, sigmas):
         levels = [level / (1 + level) for level in levels]
-    elif sigmas[0] < sigmas[len(sigmas) - 2]:
+    elif getattr(getattr(scheduler, "config", None), "invert_sigmas", False):
         levels = [1 - level for level in levels]
     return tuple(levels) if len(levels) > len(timesteps) else (*levels, 0.0)
 
 
-def _of_signal(kept: Sequence[float] | None, timesteps: Sequence[float]) -> tuple[float, ...] | None:
-    """By the share of the data's variance that is kept at each training step (DDPM's notation)."""
+def _are_over_data(scheduler: Any, sigmas: Sequence[float]) -> bool:
+    """Whether sigmas are noise over data: above 1 somewhere, unless they were set by hand from the middle on."""
+    flows = getattr(getattr(scheduler, "config", None), "use_flow_sigmas", False)
+    return max(sigmas) > 1 + 1e-3 or (hasattr(scheduler, "alphas_cumprod") and not flows)
+
+
+def _of_signal(scheduler: Any, timesteps: Sequence[float], begin: int) -> tuple[float, ...] | None:
+    """By the share of the data's variance that is kept at each training step (DDPM's notation).
+
+    Where DDIM inverts, a step is named by the time that it leads to.
+    """
+    kept, data = getattr(scheduler, "alphas_cumprod", None), getattr(scheduler, "initial_alpha_cumprod", None)
     if kept is None or min(timesteps) < 0 or max(timesteps) >= len(kept):
         return None
-    signal = [float(kept[int(timestep)]) for timestep in timesteps]
-    return (*((1 - a) ** 0.5 / ((1 - a) ** 0.5 + a**0.5) for a in signal), 0.0)
+    shares = [_share_beside(float(kept[int(timestep)])) for timestep in timesteps]
+    if data is None:
+        return (*shares, 0.0)
+    return (_share_beside(float(kept[int(scheduler.timesteps[begin - 1])] if begin else data)), *shares)
+
+
+def _share_beside(signal: float) -> float:
+    """The share of noise where so much of the data's variance is kept, 0..1."""
+    noise = max(1 - signal, 0.0) ** 0.5
+    return float(noise / (noise + signal**0.5))
 
 
 def _ends_without_noise(scheduler: Any, timesteps: Sequence[float], sigmas: Sequence[float] | None) -> bool:
