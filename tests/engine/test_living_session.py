@@ -205,6 +205,18 @@ def test_looking_at_a_run_in_progress_changes_nothing(policy: bwcache.Policy[Any
 
 
 @pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
+def test_what_a_listener_was_told_is_completed_when_the_numbers_are_there() -> None:
+    module = wan_transformer()
+    told: list[tuple[bwcache.Event, float | None]] = []
+    with bwcache.attach(module, BWCache(threshold=1e-9), steps=4) as session:
+        session.on_step(lambda event: told.append((event, event.indicator)))
+        steps_of(module, 4)
+    assert [indicator for _, indicator in told] == [None] * 4
+    assert [event.indicator is None for event, _ in told] == [True, False, False, False]
+    assert [event for event, _ in told] == session.trace.events
+
+
+@pytest.mark.filterwarnings("ignore::bwcache.NeverReusedWarning")
 def test_a_run_in_progress_shows_what_it_measured() -> None:
     module = wan_transformer()
     indicators: list[float | None] = []

@@ -31,9 +31,9 @@ MOST_STEPS = 100_000
 _BYTES = ("peak_bytes", "hidden_bytes", "planned_bytes", "host_bytes", "planned_host_bytes")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Event:
-    """What happened at one site in one forward.
+    """What happened at one site in one forward: a row, completed when what was measured has arrived.
 
     Attributes:
         run, step, total, timestep, sigma, branch, sample: as in `Step` (step is its index).

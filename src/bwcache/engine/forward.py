@@ -506,10 +506,10 @@ class Forward:
     ) -> Row | None:
         """One row, which waits for what it is to tell; returned where its feature has numbers as well."""
         plan, run, site = self.plan, self.run, call.site
-        place = run.note(step, plan.where[site.name], call.action, decided.reason, decided.value, decided.at)
+        event = run.note(step, plan.where[site.name], call.action, decided.reason, decided.value, decided.at)
         if call.action == "reuse" and not self.timed:
             return None
-        row = Row(place, step, lane, site, plan, numbers, measured)
+        row = Row(event, step, lane, site, plan, numbers, measured)
         if self.timed:
             row.blocks, row.indicator = call.inside, self.measuring.intervals
         run.pending.append(row)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -40,13 +40,13 @@ class Row:
     """A row of the trace whose numbers are still on the device.
 
     Attributes:
-        event: its place in the trace.
+        event: the row itself.
         step, lane, site, plan: where it was.
         numbers: of its forward, if there are any; `measured`, `finite` and `error` say where its own stand there.
         blocks, indicator: time spent, if it is taken.
     """
 
-    event: int
+    event: Event
     step: Step
     lane: Lane
     site: Site
@@ -198,8 +198,8 @@ class Run:
         reason: str,
         value: float | None = None,
         evaluated_at: float | None = None,
-    ) -> int:
-        """Append a row; return its place."""
+    ) -> Event:
+        """Append a row, and return it."""
         event = Event(
             step.run,
             step.index,
@@ -214,11 +214,10 @@ class Run:
             value=value,
             evaluated_at=evaluated_at,
         )
-        events = self.trace.events
-        events.append(event)
+        self.trace.events.append(event)
         for call in tuple(self._on_event):
             call(event)
-        return len(events) - 1
+        return event
 
     def note_bytes(self, lanes: Sequence[Lane], hidden: int) -> None:
         """Take note of what is held after a forward of these lanes, and of the size of one hidden state.
@@ -283,7 +282,7 @@ class Run:
         arrive([row.numbers for row in pending])
         errors: dict[tuple[int | None, str], PredictionError] = {}
         for row in pending:
-            event, lane, site = self.trace.events[row.event], row.lane, row.site
+            event, lane, site = row.event, row.lane, row.site
             readings, error = self._tell(row)
             lane.not_finite.discard(site.name)
             if row.finite is not None:
@@ -318,15 +317,13 @@ class Run:
         """Complete a row of the trace by what was measured, and return that."""
         readings = None if row.measured is None else row.readings()
         error = None if row.error is None else row.prediction_error()
-        found: dict[str, Any] = {}
+        event = row.event
         if readings:
-            found |= {"indicator": readings.mean, "distances": readings.distances}
+            event.indicator, event.distances = readings.mean, readings.distances
         if error:
-            found |= {"error": error.error}
+            event.error = error.error
         if row.blocks:
-            found |= {"seconds": timing.seconds(row.blocks), "indicator_seconds": timing.seconds(row.indicator)}
-        if found:
-            self.trace.events[row.event] = replace(self.trace.events[row.event], **found)
+            event.seconds, event.indicator_seconds = timing.seconds(row.blocks), timing.seconds(row.indicator)
         return readings, error
 
     def invalidate(self) -> None:

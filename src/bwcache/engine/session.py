@@ -368,6 +368,8 @@ class Session:
     def on_step(self, call: Callable[[Event], object]) -> Callable[[], None]:
         """Call `call(event)` at each row of the trace, as soon as it stands; return what ends that.
 
+        What is measured comes into the same row later, when the next decision needs it.
+
         What `call` raises ends the run, nothing of which is kept, and reaches whoever called the pipeline. The rows so
         far stay in the trace, and the next run is not affected.
         """
