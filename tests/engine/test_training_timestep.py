@@ -16,7 +16,7 @@ from diffusers import (
 )
 
 import bwcache
-from bwcache import FixedInterval, PyramidAttentionBroadcast, Step
+from bwcache import FasterCache, FixedInterval, PyramidAttentionBroadcast, Step
 from bwcache.engine.clock import Schedule
 from tests import tiny
 from tests.tiny import BY_NAME
@@ -66,6 +66,16 @@ def test_a_native_model_that_takes_1_to_0_has_open_windows() -> None:
             model(tiny.noise(1, 4, 1, 8, 8), torch.tensor([1 - i / 10]), tiny.noise(1, 6, 8))
     assert {event.action for event in session.trace.events if 3 <= event.step < 9} == {"compute", "reuse"}
     assert {event.action for event in session.trace.events if event.step < 3} == {"compute"}
+
+
+def test_a_native_model_of_which_nobody_said_how_many_steps_there_are_is_computed() -> None:
+    """Its times, 1 to 0, were held against windows of 1000 to 0: those that reach down to 0 were open from the start."""
+    model = tiny.wan_transformer()
+    said = pytest.warns(bwcache.NeverReusedWarning, match="timestep unknown")
+    with said, bwcache.attach(model, FasterCache(guidance=1)) as session, torch.no_grad():
+        for i in range(10):
+            model(tiny.noise(1, 4, 1, 8, 8), torch.tensor([1 - i / 10]), tiny.noise(1, 6, 8))
+    assert {event.reason for event in session.trace.events if event.step > 0} == {"timestep unknown"}
 
 
 def test_where_a_video_is_inverted_noise_and_timesteps_rise() -> None:
@@ -137,7 +147,7 @@ def test_a_thousand_sigmas_are_no_training_timesteps() -> None:
     [
         (None, 0.2, None, None),
         (850, 0.15, None, 150),
-        (850, None, None, 850),
+        (850, None, None, None),
         (850, 0.15, 1000, 850),
         (0, 0.05, 1000, 0),
         (85, 0.15, 100, 850),

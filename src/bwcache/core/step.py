@@ -55,7 +55,7 @@ class Step:
             return self.timestep
         if self.trained is not None:
             return self.timestep * 1000 / self.trained
-        return self.timestep if self.noise is None else 1000 * self.noise
+        return None if self.noise is None else 1000 * self.noise
 
     @property
     def coordinate(self) -> float:
