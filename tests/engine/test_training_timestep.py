@@ -20,9 +20,10 @@ from bwcache import FasterCache, FixedInterval, PyramidAttentionBroadcast, Step
 from bwcache.engine.clock import Schedule
 from tests import tiny
 from tests.tiny import BY_NAME
-from tests.zoo import PIPELINES
+from tests.zoo import MODELS, PIPELINES
 
 ZOO = {case.name: case for case in PIPELINES}
+ZOO_MODELS = {case.name: case for case in MODELS}
 
 
 @pytest.mark.parametrize("name", ["wan", "cogvideox", "ltx", "mochi"])
@@ -69,13 +70,32 @@ def test_a_native_model_that_takes_1_to_0_has_open_windows() -> None:
 
 
 def test_a_native_model_of_which_nobody_said_how_many_steps_there_are_is_computed() -> None:
-    """Its times, 1 to 0, were held against windows of 1000 to 0: those that reach down to 0 were open from the start."""
+    """Its times, 1 to 0, were held against windows of 1000 to 0: those that reach down to 0 were always open."""
     model = tiny.wan_transformer()
     said = pytest.warns(bwcache.NeverReusedWarning, match="timestep unknown")
     with said, bwcache.attach(model, FasterCache(guidance=1)) as session, torch.no_grad():
         for i in range(10):
             model(tiny.noise(1, 4, 1, 8, 8), torch.tensor([1 - i / 10]), tiny.noise(1, 6, 8))
     assert {event.reason for event in session.trace.events if event.step > 0} == {"timestep unknown"}
+
+
+@pytest.mark.parametrize("steps", [20, None])
+def test_mochi_on_a_bare_module_counts_up(steps: int | None) -> None:
+    """Its window of 100 to 800 lay at the other end of the run; by its row it lies where the pipeline's does."""
+    case, seen = ZOO_MODELS["MochiTransformer3DModel"], list[tuple[float | None, float | None]]()
+
+    class Looks(PyramidAttentionBroadcast):
+        def decide(self, observation: bwcache.Observation, state: None) -> bwcache.Decision:
+            seen.append((observation.step.timestep, observation.step.training_timestep))
+            return super().decide(observation, state)
+
+    module = case.build()
+    with bwcache.attach(module, Looks(2), steps=steps) as session:
+        for i in range(20):
+            case.run(module, (i / 20) ** 2)
+    assert all(time is not None and said == pytest.approx(1000 - time) for time, said in seen)
+    reused = {event.step for event in session.trace.events if event.action == "reuse"}
+    assert reused == {i for i in range(1, 20, 2) if 100 < 1000 - 1000 * (i / 20) ** 2 < 800}
 
 
 def test_where_a_video_is_inverted_noise_and_timesteps_rise() -> None:
@@ -151,6 +171,7 @@ def test_a_thousand_sigmas_are_no_training_timesteps() -> None:
         (850, 0.15, 1000, 850),
         (0, 0.05, 1000, 0),
         (85, 0.15, 100, 850),
+        (850, None, -1000, 150),
     ],
 )
 def test_of_a_step(timestep: float | None, noise: float | None, trained: int | None, expected: float | None) -> None:

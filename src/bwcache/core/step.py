@@ -23,8 +23,8 @@ class Step:
         next_noise: the same after this step.
         schedule: the same at each step of the run and after the last one, in the order of sampling; None where nobody
             says it before the run.
-        trained: how many training steps timesteps count, down to 0; 1000 in most models. None: they count otherwise, as
-            Mochi's, which rise, and those that go from 1 to 0.
+        trained: how many training steps timesteps count, down to 0; 1000 in most models. Negative: from 0 up to so many
+            (Mochi's, on a bare module). None: they count otherwise, such as from 1 to 0.
     """
 
     run: int
@@ -54,7 +54,7 @@ class Step:
         if self.timestep is None or self.trained == 1000:
             return self.timestep
         if self.trained is not None:
-            return self.timestep * 1000 / self.trained
+            return self.timestep * 1000 / self.trained + (1000 if self.trained < 0 else 0)
         return None if self.noise is None else 1000 * self.noise
 
     @property

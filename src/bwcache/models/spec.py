@@ -113,6 +113,7 @@ class BlockSpec:
             which is there before the first block; "modulated" the first block's input as the time has scaled and
             shifted it, or where that is no module's output, what scales and shifts it.
         timestep: name of the argument of the denoiser's forward that carries the time.
+        counts_up: whether that is 0 for noise and 1000 for data.
         conditions: arguments of the denoiser's forward that stay the same in all steps of a guidance branch and differ
             between branches, prompts and images to go by; those of them that it has. By these a branch is told where
             nobody names it.
@@ -154,6 +155,7 @@ class BlockSpec:
     layout: str = ""
     named: Mapping[str, str] = field(default_factory=dict, hash=False)
     timestep: str = "timestep"
+    counts_up: bool = False
     conditions: tuple[str, ...] = CONDITIONS
     cache_fill_flags: tuple[str, ...] = ()
     filling: tuple[str, ...] = ()

@@ -183,7 +183,7 @@ class Clock:
         self._listed = HostTimesteps(self._timesteps)
         call.begin(self._listed)
         self._signal = next(found for kind in SIGNALS if (found := kind.begin(call)) is not None)
-        progress = Progress(self._signal.first, call.time, self._marked)
+        progress = Progress(self._signal.first, call.time, self._marked, call.stack.spec.counts_up)
         if self._signal.place is not None:
             progress.schedule = Schedule.read(call.scheduler, self._signal.place)
         if isinstance(self._signal, Said) and not progress.fits_schedule(call.time):

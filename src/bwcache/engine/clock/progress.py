@@ -33,11 +33,11 @@ class Progress:
         repeats: whether it began since a name came again at the same time: another run, or a tile of the same one.
         where: timestep and sigma of the present step, and the share of noise before and after it; None: not found yet,
             or only each forward's own time is known.
-        trained: how many training steps the timesteps count, None: they count otherwise; as the schedule says, else by
-            the highest so far.
+        trained: how many training steps the timesteps count, as `Step.trained`; as the schedule says, else by the row
+            and the highest so far.
     """
 
-    def __init__(self, index: int, time: Time, marked: bool) -> None:
+    def __init__(self, index: int, time: Time, marked: bool, counts_up: bool = False) -> None:
         self.index = index
         self.total: int | None = None
         self.schedule: Schedule | None = None
@@ -48,6 +48,7 @@ class Progress:
         self.where: Where | None = None
         self.trained: int | None = TRAINED
         self._highest = -math.inf
+        self._counts_up = counts_up
 
     def moved(self, call: Call) -> int:
         """Return the sign of the change of the time since the last forward."""
@@ -85,8 +86,10 @@ class Progress:
         return self.where
 
     def _look_at(self, time: float | None) -> None:
-        """Tell by the highest time so far what nobody says: whether they are those of training."""
-        if time is not None:
+        """Tell by the row and the highest time so far what nobody says: whether they are those of training."""
+        if time is not None and self._counts_up:
+            self.trained = -TRAINED
+        elif time is not None:
             self._highest = max(time, self._highest)
             self.trained = TRAINED if self._highest >= LOW else None
 

@@ -12,6 +12,7 @@ ROWS = (
         named={"time": "time_embed[0]", "modulated": after_norm("transformer_blocks")},
         guidance="batched",
         layout="bcfhw",
+        counts_up=True,
         pipelines=("MochiPipeline",),
         idle=("patch_embed", "time_embed.caption_proj", "rope"),
     ),
