@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -103,6 +104,18 @@ def test_the_lists_are_those_of_a_second_implementation(traces: list[Trace]) -> 
     assert len(found) == 4
     assert BlockCaching.fitted(traces, threshold=99.0).computed["mid_block.attentions.0"] == (0,)
     assert not BlockCaching.fitted(traces, threshold=0).may_reuse
+
+
+def test_a_change_that_is_not_finite_is_computed(traces: list[Trace]) -> None:
+    """After one such step nothing was computed any more."""
+    events = [
+        replace(event, distances=(float("nan"),) * len(event.distances or ())) if event.step == 3 else event
+        for event in traces[0].events
+    ]
+    odd = BlockCaching.fitted([Trace(traces[0].meta, events), traces[1]], threshold=0.0)
+    assert all(row == tuple(range(STEPS)) for row in odd.computed.values())
+    alone = BlockCaching.fitted([Trace(traces[0].meta, events)], threshold=99.0)
+    assert all(3 in row for row in alone.computed.values())
 
 
 def by_hand(unet: Any, chosen: Mapping[str, tuple[int, ...]], branches: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -354,6 +354,9 @@ def test_what_does_not_fit_is_refused(measured: tuple[Host, list[Trace]]) -> Non
         host.run(thing, num_inference_steps=STEPS)
     with pytest.raises(SettingError, match="as many steps"):
         BlockwiseAdaptiveCache.fitted(session.traces)
+    events = [replace(event, distances=(float("nan"),) * len(event.distances or ())) for event in traces[0].events]
+    with pytest.raises(SettingError, match="what was measured is NaN or infinite"):  # it made lists such as (0, 0, 0)
+        BlockwiseAdaptiveCache.fitted([Trace(traces[0].meta, events), *traces[1:]])
     for settings_ in ({"count": 0}, {"union": -1}, {"count": 1.5}):
         with pytest.raises(SettingError, match=next(iter(settings_))):
             BlockwiseAdaptiveCache.fitted(traces, **settings_)  # type: ignore[arg-type]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DEISMultistepScheduler, FlowMatchHeunDiscreteScheduler
 
 import bwcache
 from bwcache import MeanCache, SettingError, Trace
@@ -87,29 +89,38 @@ def test_a_lag_of_one_replays_bit_for_bit() -> None:
     assert torch.equal(case.run(pipe, num_inference_steps=STEPS), made)
 
 
+@pytest.fixture(scope="module", params=["wan", "mochi", "wan that ends with noise"])
+def case(request: pytest.FixtureRequest) -> Case:
+    """Mochi's sigmas rise to 1; those of the last one end at a twelfth."""
+    if request.param in BY_NAME:
+        return BY_NAME[request.param]
+    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "solver_order": 1}
+    return replace(tiny.WAN, build=lambda: tiny.wan(DEISMultistepScheduler(**flow)))
+
+
 @pytest.fixture(scope="module")
-def traces() -> list[Trace]:
+def traces(case: Case) -> list[Trace]:
     made = []
     for seed in (0, 1):
-        pipe = tiny.wan()
+        pipe = case.build()
         with bwcache.attach(pipe, MeanCache.measuring(STEPS)) as session:
-            measured = tiny.WAN.run(pipe, seed, num_inference_steps=STEPS)
-        assert torch.equal(measured, tiny.WAN.run(tiny.wan(), seed, num_inference_steps=STEPS))
+            measured = case.run(pipe, seed, num_inference_steps=STEPS)
+        assert torch.equal(measured, case.run(case.build(), seed, num_inference_steps=STEPS))
         made.append(session.trace)
     return made
 
 
 @pytest.fixture(scope="module")
-def missed() -> dict[tuple[int, int, int], float]:
+def missed(case: Case) -> dict[tuple[int, int, int], float]:
     """By computed step, next one and K: what the mean velocity over the edge misses, from the velocities themselves."""
     found: dict[tuple[int, int, int], list[float]] = {}
     for seed in (0, 1):
-        pipe, log = tiny.wan(), []
+        pipe, log = case.build(), []
         pipe.transformer.register_forward_hook(lambda _m, _a, out, log=log: log.append(out[0].double().numpy()))
-        tiny.WAN.run(pipe, seed, num_inference_steps=STEPS)
-        times = pipe.scheduler.sigmas.double().numpy()
-        for branch in (0, 1):
-            true = log[branch::2]
+        case.run(pipe, seed, num_inference_steps=STEPS)
+        times, branches = pipe.scheduler.sigmas.double().numpy(), len(case.branches)
+        for branch in range(branches):
+            true = log[branch::branches]
             for t in range(STEPS):
                 for lag in range(1, t + 2):
                     v = [*true[: t + 1]]
@@ -119,7 +130,7 @@ def missed() -> dict[tuple[int, int, int], float]:
                         v.append(v[-1] - (v[r] - gone) / (times[i] - times[r]) * (times[i + 1] - times[i]))
                     for s in range(t + 1, STEPS + 1):
                         off = sum((v[i] - true[i]) * (times[i + 1] - times[i]) for i in range(t, s))
-                        error = float(np.sqrt(np.mean((off / (times[s] - times[t])) ** 2)))
+                        error = float(np.sqrt(np.mean((off / (times[s] - times[t] or 1.0)) ** 2)))  # over no time: none
                         found.setdefault((t, s, lag), []).append(error)
     return {edge: float(np.mean(some)) for edge, some in found.items()}
 
@@ -145,6 +156,24 @@ def test_the_list_is_the_best_of_all(
     assert policy.steps == STEPS
     for a, b, lag in zip(policy.computed, (*policy.computed[1:], STEPS), policy.lags, strict=True):
         assert missed[a, b, lag] == pytest.approx(best[a, b][0], rel=1e-3, abs=1e-6)
+
+
+def test_two_evaluations_at_one_level_of_noise() -> None:
+    """An edge over no time is no division by it: Heun's."""
+    pipe = tiny.wan(FlowMatchHeunDiscreteScheduler())
+    with bwcache.attach(pipe, MeanCache.measuring(2 * STEPS - 1)) as session:
+        tiny.WAN.run(pipe, num_inference_steps=STEPS)
+    assert MeanCache.fitted([session.trace], 2 * STEPS).computed == tuple(range(2 * STEPS - 1))
+    assert len(MeanCache.fitted([session.trace], 6).computed) == 6
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_what_is_not_finite_makes_no_list(traces: list[Trace], odd: float) -> None:
+    """It ended in a ValueError of zip."""
+    events = list(traces[0].events)
+    events[9] = replace(events[9], distances=(odd, *(events[9].distances or ())[1:]))
+    with pytest.raises(SettingError, match=r"step \d+ of a run, at transformer/root, in which what was"):
+        MeanCache.fitted([Trace(traces[0].meta, events), traces[1]])
 
 
 def test_what_cannot_be_fitted_is_refused(traces: list[Trace]) -> None:

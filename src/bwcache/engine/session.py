@@ -429,6 +429,7 @@ class Session:
             "policy": self._policy.describe(),
             "total": step.total,
             "source": here.clock.source,
+            "noise": None if step.schedule is None else list(step.schedule),
             "preset": None if self._bare else source(self._target, self._policy),
             "memory": "offload" if self._memory.offload else "device",
             "max_memory": self._memory.limit,

@@ -155,7 +155,7 @@ def _scanned(changes: Mapping[int, float], steps: int, threshold: float) -> tupl
     computed, spent = [0], 0.0
     for step in range(1, steps):
         spent += changes.get(step, float("inf"))
-        if spent > threshold:
+        if not spent <= threshold:  # NaN too
             computed.append(step)
             spent = 0.0
     return tuple(computed)

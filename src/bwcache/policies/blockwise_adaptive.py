@@ -32,7 +32,7 @@ from bwcache.models import BlockStack, Place, Site, Tap
 from bwcache.policies.checks import expect, whole
 from bwcache.policies.entry import Entry, Paper, Table
 from bwcache.policies.layer_lists import LayerLists, Lists
-from bwcache.policies.measuring import Measuring, settings_of, unfit
+from bwcache.policies.measuring import Measuring, expect_finite, settings_of, unfit
 from bwcache.policies.published import CODE, Published
 
 PUBLISHED: Mapping[str, Published] = {
@@ -106,7 +106,8 @@ class BlockwiseAdaptiveCache(LayerLists):
         """Return the lists for M = `count` updates and n = `union` bubbled sublayers, from runs under `measuring`.
 
         Raises:
-            SettingError: none, runs of another kind, or of different numbers of steps, or a value outside its range.
+            SettingError: none, runs of another kind, of different numbers of steps, with NaN in them, or a value
+                outside its range.
         """
         expect(whole(count, 1), "count", count, "a whole number of updates >= 1", "10")
         expect(whole(union, 0), "union", union, "a whole number of sublayers >= 0", "3")
@@ -216,6 +217,7 @@ def _measured(traces: Sequence[Trace]) -> list[Sublayer]:
     measured = settings_of(traces, MeasuringSublayers) is not None
     if not measured or len(kinds) != 1 or not all(_is_whole(lane) for lane in lanes):
         raise unfit(traces, "whole runs of one number of steps under BlockwiseAdaptiveCache.measuring(as many steps)")
+    expect_finite(traces)
     sites, _ = next(iter(kinds))
     tables = np.mean([_tables(lane) for lane in lanes], axis=0)
     said = [site.rpartition("/")[2].split(" ", 2) for site in sites]

@@ -38,7 +38,7 @@ from bwcache.models import BlockStack, Site, Tap
 from bwcache.policies.base import Observation, Policy
 from bwcache.policies.checks import expect, number, whole
 from bwcache.policies.entry import Entry, Paper, Table
-from bwcache.policies.measuring import Measuring, settings_of, unfit
+from bwcache.policies.measuring import Measuring, expect_finite, settings_of, unfit
 from bwcache.policies.published import CODE, Published
 
 
@@ -148,7 +148,8 @@ class MeanCache(Policy[None]):
         """Return the list for B = `computed` steps, gamma = `power` and K up to `most`, from runs under `measuring`.
 
         Raises:
-            SettingError: none, runs of another kind, or of different schedules, or a value outside its range.
+            SettingError: none, runs of another kind, of different schedules, with NaN in them, or a value outside its
+                range.
         """
         expect(whole(computed, 1), "computed", computed, "a whole number of steps >= 1", "12")
         expect(number(power) and power > 0, "power", power, "a number > 0", "4")
@@ -196,14 +197,15 @@ def _measured(traces: Sequence[Trace]) -> tuple[tuple[float, ...], list[np.ndarr
     for i, trace in enumerate(traces):
         for event in trace.events:
             lanes.setdefault((i, event.branch, event.sample), []).append(event)
-    schedules = {tuple(event.sigma for event in events) for events in lanes.values()}
-    known = {tuple(sigma for sigma in each if sigma is not None) for each in schedules}
-    steps = len(next(iter(known), ()))
-    whole_runs = known == schedules and len(known) == 1 and all(events[0].total == steps for events in lanes.values())
+    schedules = {tuple(trace.meta.get("noise") or ()) for trace in traces}
+    schedule = next(iter(schedules), ())
+    told = len(schedules) == 1 and all(event.sigma is not None for some in lanes.values() for event in some)
+    whole_runs = all(len(some) == some[0].total == len(schedule) - 1 for some in lanes.values())
     reach = all(len(event.distances or ()) >= event.step for some in lanes.values() for event in some)
-    if not measured or not whole_runs or not reach:
+    if not measured or not lanes or not told or not whole_runs or not reach:
         raise unfit(traces, "whole runs of one schedule of sigmas under MeanCache.measuring(as many steps)")
-    return (*next(iter(known)), 0.0), [_apart(events) for events in lanes.values()]
+    expect_finite(traces)
+    return schedule, [_apart(events) for events in lanes.values()]
 
 
 def _apart(events: Sequence[Event]) -> np.ndarray:
@@ -226,7 +228,8 @@ def _edges(schedule: Sequence[float], apart: Sequence[np.ndarray], most: int) ->
             missed[:, : begin + 1] = np.cumsum(used * gaps[begin:, None], axis=0)
             for i in range(begin, steps):
                 missed[i - begin :, i] -= gaps[i]
-            missed /= (np.asarray(schedule[begin + 1 :]) - schedule[begin])[:, None]
+            spans = (np.asarray(schedule[begin + 1 :]) - schedule[begin])[:, None]
+            np.divide(missed, spans, out=missed, where=spans != 0)  # over no time nothing is missed
             squares = [-np.einsum("ei,ij,ej->e", missed, each, missed) / 2 for each in apart]
             found = np.mean(np.sqrt(np.maximum(squares, 0)), axis=0)
             better = found < costs[begin, begin + 1 :] * (1 - 1e-12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -40,6 +41,16 @@ def steps_of(traces: Sequence[Trace]) -> int | None:
     """Return the number of steps of all of these runs; None where they differ, or it is not known."""
     totals = {trace.events[0].total for trace in traces if trace.events}
     return totals.pop() if len(totals) == 1 else None
+
+
+def expect_finite(traces: Sequence[Trace]) -> None:
+    """Raise `SettingError` where something of these runs could not be compared, since it held NaN or infinity."""
+    for trace in traces:
+        for event in trace.events:
+            if not all(map(math.isfinite, event.distances or ())):
+                found = f"step {event.step} of a run, at {event.site}, in which what was measured is NaN or infinite"
+                action = "look at the video that is made: float16 overflows where bfloat16 does not"
+                raise SettingError(complaint(found, "runs of finite numbers alone", action))
 
 
 def unfit(traces: Sequence[Trace], expected: str) -> SettingError:
