@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import bwcache
 from bwcache.errors import SettingError
 from bwcache.policies.grades import GRADES, graded
-from tests.tiny import BY_NAME
+from tests.tiny import BY_NAME, noise, wan_transformer
+from tests.zoo import PIPELINES
 
 
 def test_a_closer_grade_computes_more() -> None:
@@ -53,3 +55,24 @@ def test_another_word_is_refused_in_one_line(word: str, says: str) -> None:
         attach(case.build(), word)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["HeliosPipeline", "AnyFlowPipeline"])
+def test_where_nothing_can_be_planned_the_warning_names_what_can_be_had(name: str) -> None:
+    """Schedulers whose noise levels are not known here; it said no more than where to read on."""
+    case = next(each for each in PIPELINES if each.name == name)
+    pipe = case.build()
+    said = pytest.warns(bwcache.NeverReusedWarning, match=r"unknown .*; choose .* such as bwcache\.Adaptive\(\)$")
+    with said, bwcache.attach(pipe, "balanced"):
+        case.run(pipe)
+    with bwcache.attach(pipe, bwcache.Adaptive(tolerance=0.2)) as session:
+        case.run(pipe)
+    assert session.trace.reused > 0
+
+
+def test_a_gradient_through_a_whole_run_is_said_with_what_to_do() -> None:
+    module, text = wan_transformer(), noise(1, 3, 8).requires_grad_()
+    said = pytest.warns(bwcache.NeverReusedWarning, match=r"a gradient .*; run it under torch\.no_grad\(\)$")
+    with said, bwcache.attach(module, bwcache.FixedInterval(2), steps=4):
+        for i in range(4):
+            module(noise(1, 4, 2, 4, 4), torch.tensor([1000.0 - 250 * i]), text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 NEVER = "never reuses with these settings"
 TOTAL_UNKNOWN = "number of steps unknown: pass steps= where nobody says it"
 GRADIENT = "a gradient is being recorded (run it under torch.no_grad())"
@@ -22,3 +24,9 @@ LEVEL_UNKNOWN = "noise level or kind of prediction unknown"
 FILLS_CACHE = "fills a cache of the model's own"
 OVER_MEMORY = "over max_memory"
 ANOTHER_RANK = "another rank computes, and they share what is inside of the blocks"
+
+REMEDIES: Mapping[str, str] = {
+    LEVEL_UNKNOWN: "choose a policy that needs neither, such as bwcache.Adaptive()",
+    GRADIENT.partition(" (")[0]: "run it under torch.no_grad()",
+}
+"""What to do where nothing is reused in a whole run, by what stands of the reason before its bracket."""

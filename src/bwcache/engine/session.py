@@ -23,6 +23,7 @@ from bwcache.engine.free import expect_free
 from bwcache.engine.made_for import file_policy
 from bwcache.engine.memory import DEFAULT, Memory
 from bwcache.engine.ranks import ONE_PROCESS, Ranks, Related
+from bwcache.engine.reasons import REMEDIES
 from bwcache.engine.run import Run
 from bwcache.engine.spread import related
 from bwcache.errors import (
@@ -503,7 +504,8 @@ class Session:
         measured = "nothing measured" if lowest is None else f"lowest indicator {lowest:.4f}"
         self.warn(
             f"nothing was reused in {trace.steps} steps: {reason} "
-            f"({count} of {len(later)} rows after the first step, {measured}); see session.trace.summary()"
+            f"({count} of {len(later)} rows after the first step, {measured}); "
+            f"{REMEDIES.get(reason, 'see session.trace.summary()')}"
         )
 
     def warn(self, text: str) -> None:

@@ -31,7 +31,7 @@ FAR = 0.01
 """Damage that carrying the latents into a window may do, as foretold; where it would be more it is evaluated in place.
 Of lists of 7 and 8 of 50 steps most windows are such, of 10 none (Euler, shift 5): so each has the better worst videos.
 Going a part of the way was worse than either."""
-NOISE_RISES = "noise rises (what is foretold is of noise that falls)"
+NOISE_RISES = "noise rises: choose another policy (what is foretold is of noise that falls)"
 USUAL_WINDOWS = 10
 """So many windows share the tolerance where the noise levels to come are not known."""
 
