@@ -16,6 +16,7 @@ from bwcache.comfy.rehearsal import evaluations
 from bwcache.comfy.rows import row_of as row_of_module
 from bwcache.comfy.runs import KEPT_RUNS, Runs
 from bwcache.comfy.sampling import POINTS, Around, Settings, cached, cost, line
+from bwcache.core.trace import reuse_line
 from bwcache.errors import BWCacheError
 from bwcache.policies.planned import plan
 from tests.comfy import look_alike
@@ -73,6 +74,25 @@ def test_a_plan_is_made_of_the_noise_levels_that_come() -> None:
     clone, runs = cached(model(), Settings(CLEAN))
     sampled(clone)
     assert set(computed(runs.traces[-1])) == plan(tuple(SIGMAS.tolist()), CLEAN.tolerance)[0]
+
+
+def test_a_video_is_inverted_as_by_flip_sigmas() -> None:
+    """Noise rises, and windows counted in progress never ended."""
+    sigmas = torch.linspace(0.05, 1.0, 21)
+    patcher = model()
+    policy = bwcache.BWCache(10.0, 0.2, interval_unit="progress", tail_guard=0)
+    clone, runs = cached(patcher, Settings(policy))
+    sampled(clone, sigmas=sigmas)
+    row = reuse_line([event for event in runs.traces[-1].events if event.branch == "cond"])
+    shares = [float(sigma) for sigma in sigmas]
+    last = 1
+    for i in range(2, 20):
+        over = (i - last) / 20 + shares[i] - shares[last] > 2 * 0.2
+        last = i if over else last
+        assert row[i] == ("C" if over else "r"), row
+    clone, runs = cached(patcher, Settings(bwcache.Planned(0.04)))
+    with pytest.warns(bwcache.NeverReusedWarning, match="noise rises"):
+        assert torch.equal(sampled(clone, sigmas=sigmas), sampled(patcher, sigmas=sigmas))
 
 
 def test_a_sampler_that_does_otherwise_than_in_its_rehearsal_is_computed_from_there_on() -> None:

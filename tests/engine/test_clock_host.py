@@ -146,7 +146,7 @@ def test_the_host_is_trusted_more_than_the_pipeline() -> None:
         ({"noise": float("nan")}, "noise nan"),
         ({"noise": "much"}, "noise 'much'"),
         ({"sigma": float("inf")}, "sigma inf"),
-        ({"index": 0, "schedule": (0.5, 0.9)}, "schedule (0.5, 0.9)"),
+        ({"index": 0, "schedule": (0.5, 0.9, 0.8)}, "schedule (0.5, 0.9, 0.8)"),
         ({"index": 0, "schedule": (1.0,)}, "schedule (1.0,)"),
         ({"index": 2, "schedule": (1.0, 0.5, 0.0)}, "a schedule of 2 steps with index 2 of total None"),
         ({"index": 0, "total": 3, "schedule": (1.0, 0.5, 0.0)}, "a schedule of 2 steps with index 0 of total 3"),

@@ -19,7 +19,7 @@ from diffusers import (
 import bwcache
 from bwcache import BWCache, Planned, Step, Tuned
 from bwcache.core.trace import reuse_line
-from bwcache.engine.clock import Schedule
+from bwcache.engine.clock import HostStep, Schedule
 from tests import tiny
 from tests.tiny import BY_NAME
 
@@ -93,12 +93,19 @@ def test_progress_rises_all_the_same() -> None:
     steps = [Step(0, i, 4, None, None, "cond", None, schedule[i], schedule[i + 1], schedule) for i in range(4)]
     assert all(step.inverts for step in steps)
     assert [step.progress for step in steps] == pytest.approx([0.0, 0.275, 0.55, 0.775])
-    alone = Step(0, 1, 4, None, None, "cond", None, 0.3, 0.6)
-    assert alone.inverts
-    assert alone.progress == pytest.approx(0.275)
+    back = Step(0, 1, 4, None, None, "cond", None, 0.3, 0.6)
+    assert not back.inverts  # one step of a sampler that goes back and forth
+    assert back.progress == pytest.approx((0.25 + 0.7) / 2)
     falls = Step(0, 1, 4, None, None, "cond", None, 0.6, 0.3, (0.9, 0.6, 0.3, 0.1, 0.0))
     assert not falls.inverts
     assert falls.progress == pytest.approx((0.25 + 0.4) / 2)
+
+
+def test_a_host_may_say_a_schedule_that_rises_but_none_that_turns() -> None:
+    rising = (0.0, 0.5, 0.5, 1.0)
+    assert HostStep(index=1, schedule=rising).noises == (0.5, 0.5)
+    with pytest.raises(bwcache.SettingError, match="never rise, or never fall"):
+        HostStep(index=1, schedule=(0.0, 0.5, 0.4, 1.0))
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpm"])

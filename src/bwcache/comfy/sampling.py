@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 from weakref import WeakSet
 
@@ -25,6 +24,7 @@ from bwcache.comfy.rehearsal import adds_noise, evaluations
 from bwcache.comfy.rows import expect_carried, row_of
 from bwcache.comfy.runs import Runs
 from bwcache.core.trace import Trace
+from bwcache.engine.clock.host import goes_one_way
 from bwcache.errors import AlreadyAttachedError, AttachError, complaint
 from bwcache.models import BlockSpec, uncompiled
 from bwcache.policies import Guarded, Policy
@@ -220,7 +220,7 @@ class Sampling:
         self._called_at: list[float] | None = called_at or None
         shares = tuple(levels.share(sigma) for sigma in (*called_at, last))
         self._shares = shares
-        self._falls = all(after <= before for before, after in pairwise(shares))
+        self._goes_one_way = goes_one_way(shares)
         self._index, self._sigma = -1, 0.0
         self._lanes = Lanes()
         self._traces: list[Trace] = []
@@ -270,7 +270,7 @@ class Sampling:
         if self._called_at is None:
             return {**said, "noise": self._levels.share(self._sigma)}
         said["total"] = self.total
-        if self._falls:
+        if self._goes_one_way:
             return {**said, "schedule": self._shares}
         return {**said, "noise": (self._shares[self._index], self._shares[self._index + 1])}
 

@@ -67,10 +67,8 @@ class Step:
 
     @property
     def inverts(self) -> bool:
-        """Whether noise rises over the run: a video is turned back into the noise that it would be made of."""
-        if self.schedule is not None:
-            return self.schedule[0] < self.schedule[-2]
-        return self.noise is not None and self.next_noise is not None and self.noise < self.next_noise
+        """Whether noise rises over the run, as its schedule says: a video is turned back into noise."""
+        return self.schedule is not None and self.schedule[0] < self.schedule[-2]
 
     @property
     def progress(self) -> float | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from bwcache.errors import SettingError, complaint
@@ -25,7 +24,8 @@ class HostStep:
         sigma: noise level, as the scheduler names it.
         noise: share of noise in the latents before and after this step, 1..0; one number: before it.
         prediction: what the denoiser returns: "flow", "epsilon", "v" or "sample".
-        schedule: share of noise at each step of the run and after the last one, 1..0, never rising.
+        schedule: share of noise at each step of the run and after the last one, 1..0, never rising; or as where
+            a video is inverted never falling.
         time_of: of a share of noise: the time argument that the denoiser has there. Said only where latents go on as
             they came, without new noise.
 
@@ -65,10 +65,10 @@ class HostStep:
 
     def _expect_schedule(self, schedule: tuple[float, ...]) -> None:
         shares = isinstance(schedule, tuple) and all(_is_number(value) and 0 <= value <= 1 for value in schedule)
-        if not shares or len(schedule) < 2 or any(after > before for before, after in pairwise(schedule)):
+        if not shares or len(schedule) < 2 or not goes_one_way(schedule):
             raise _wrong(
                 f"schedule {schedule!r}",
-                "a tuple of shares from 1 to 0 that never rise, one more than there are steps",
+                "a tuple of shares from 1 to 0 that never rise, or never fall, one more than there are steps",
                 "leave it out where the sampler goes back",
             )
         if self.index is None or self.index >= len(schedule) - 1 or self.total not in (None, len(schedule) - 1):
@@ -111,6 +111,11 @@ class Context:
     num_inference_steps: int | None = None
     timestep: Any = None
     sigma: float | None = None
+
+
+def goes_one_way(schedule: tuple[float, ...]) -> bool:
+    """Return whether shares of noise never rise, or as where a video is inverted never fall."""
+    return list(schedule) in (sorted(schedule), sorted(schedule, reverse=True))
 
 
 def _expect_count(name: str, value: Any, least: int) -> None:
