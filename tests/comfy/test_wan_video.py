@@ -161,6 +161,8 @@ def test_noise_that_rises_on_the_way_breaks_nothing() -> None:
     sampling = wan_video.Sampling(Settings(PLANNED), None)
     sampling.begin(SimpleNamespace(), [800.0, 900.0])
     assert sampling._said(0) == {"index": 0, "total": 2, "sigma": 0.8, "prediction": "flow", "noise": (0.8, 0.9)}
+    sampling.begin(SimpleNamespace(sigmas=[0.0, 0.5, 1.0]), [0.0, 500.0])
+    assert sampling._said(0)["schedule"] == (0.0, 0.5, 1.0)
 
 
 @pytest.mark.parametrize("input_name", ["context_options", "cache_args", "loop_args"])

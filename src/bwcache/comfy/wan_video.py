@@ -13,7 +13,6 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from bwcache.comfy.runs import Runs
 from bwcache.comfy.sampling import KEY, Settings, cost, line
 from bwcache.core.trace import Trace
 from bwcache.engine import hooks
+from bwcache.engine.clock.host import goes_one_way
 from bwcache.errors import AlreadyAttachedError, AttachError, complaint
 from bwcache.models import BlockSpec
 
@@ -199,7 +199,7 @@ class Sampling:
     def _said(self, index: int) -> dict[str, Any]:
         shares = self._shares
         said = {"index": index, "total": len(self._times), "sigma": shares[index], "prediction": "flow"}
-        if all(after <= before for before, after in pairwise(shares)):
+        if goes_one_way(shares):
             return {**said, "schedule": shares}
         return {**said, "noise": (shares[index], shares[index + 1])}
 
