@@ -189,6 +189,16 @@ def test_what_cannot_be_fitted_is_refused(traces: list[Trace]) -> None:
         MeanCache.fitted(traces, computed=0)
 
 
+def test_a_run_without_sigmas_is_refused_at_once_and_not_after_the_last_video() -> None:
+    case, forwards = BY_NAME["cogvideox"], list[int]()
+    pipe = case.build()
+    pipe.transformer.register_forward_hook(lambda *_: forwards.append(1))
+    said = pytest.raises(SettingError, match=r"whose sigmas nobody says .* calibrate another method")
+    with bwcache.attach(pipe, MeanCache.measuring(STEPS)), said:
+        case.run(pipe, num_inference_steps=STEPS)
+    assert len(forwards) < 2
+
+
 def test_another_number_of_steps_is_refused() -> None:
     pipe = tiny.wan()
     with bwcache.attach(pipe, MeanCache()), pytest.raises(SettingError, match="a list for 50 steps; expected for 12"):

@@ -183,6 +183,13 @@ class MeasuringVelocities(Measuring):
         lags = tuple(range(1, self.longest + 1))
         return (stack.tap(stack.root, view=All(), indicator=squared, lags=lags),)
 
+    def refresh(self, observation: Observation, state: None) -> None:
+        """Raises `SettingError` where no sigmas are known before the run, of which no list can be made."""
+        step = observation.step
+        if step.sigma is None or step.schedule is None:
+            found = "a run whose sigmas nobody says before it"
+            raise SettingError(complaint(found, "a scheduler of flow matching", "calibrate another method"))
+
 
 Path = tuple[float, tuple[int, ...]]
 """What its edges cost so far, and the computed steps on it."""
