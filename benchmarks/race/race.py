@@ -68,7 +68,7 @@ class Model:
 
     Attributes:
         load: makes its pipeline.
-        regimes: in which it can sample.
+        regimes: in which it is sampled: images at the shifts of most image models, 1 and 3.
         frames: that it is asked for.
     """
 
@@ -91,7 +91,7 @@ def silent(load: Callable[[], Any]) -> Callable[[], Any]:
 MODELS: Mapping[str, Model] = {
     "shapes": Model(common.load),
     "joint": Model(silent(models.load_joint)),
-    "image": Model(silent(models.load_image_model), frames=models.IMAGE_FRAMES),
+    "image": Model(silent(models.load_image_model), ("euler-1-30", "euler-3-30"), models.IMAGE_FRAMES),
     "unet": Model(silent(models.load_unet), ("ddim-30",), models.UNET_FRAMES),
 }
 """By the name for --model."""

@@ -332,7 +332,8 @@ class Forward:
         for j in range(len(self.lanes)):
             part: dict[str, Tensor] = {}
             for stream, feature in kept.items():
-                part[stream] = feature.detach() if rows.is_whole else rows.of(feature.detach(), j)
+                bare = feature.detach() if feature.requires_grad else feature
+                part[stream] = bare if rows.is_whole else rows.of(bare, j)
             parts.append(part)
         if call.site.beside is not None:
             found = [part for part in parts if part is not None]

@@ -8,6 +8,7 @@ for that copy alone, not for what was given to the device since.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,7 +43,7 @@ class Numbers:
         if self._ranks is None and part is None:
             return None
         place = slice(self._size, self._size + size)
-        self._parts.append(torch.zeros(size) if part is None else part.detach().flatten())
+        self._parts.append(torch.zeros(size) if part is None else part)
         self._there += [float(part is not None)] * size
         self._size += size
         return place
@@ -57,8 +58,7 @@ class Numbers:
         if self._ranks is not None:
             device = self._ranks.device
             self._parts.append(torch.tensor(self._there))
-        alike = len(self._parts) == 1
-        vector = self._parts[0] if alike else torch.cat([part.to(device, torch.float32) for part in self._parts])
+        vector = _joined([part.to(device, torch.float32) for part in self._parts])
         self._parts = []
         if self._ranks is not None:
             self._work = self._ranks.add_up(vector)
@@ -91,6 +91,15 @@ class Numbers:
         if self._ranks is not None and self._values[self._size + place.start] < self._ranks.count:
             return None
         return self._values[place]
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """All numbers in order, as one vector; single ones, which may be many, in one call."""
+    pieces = []
+    for is_one, group in groupby(parts, lambda part: part.ndim == 0):
+        some = list(group)
+        pieces += [torch.stack(some)] if is_one else [part.flatten() for part in some]
+    return (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).detach()
 
 
 def arrive(several: Iterable[Numbers | None]) -> None:

@@ -26,7 +26,7 @@ OVER_MEMORY = "over max_memory"
 ANOTHER_RANK = "another rank computes, and they share what is inside of the blocks"
 
 REMEDIES: Mapping[str, str] = {
-    LEVEL_UNKNOWN: "choose a policy that needs neither, such as bwcache.Adaptive()",
+    LEVEL_UNKNOWN: "choose a policy that needs neither: `bwcache methods` says what each one reads",
     GRADIENT.partition(" (")[0]: "run it under torch.no_grad()",
 }
 """What to do where nothing is reused in a whole run, by what stands of the reason before its bracket."""

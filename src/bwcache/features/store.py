@@ -63,7 +63,10 @@ class Slot:
     _nbytes: int = 0
 
     def push(self, signature: Signature, step: Step, streams: Streams, history: int) -> None:
-        """Copy computed features in, over the oldest once `history` are held; a new signature drops what was there."""
+        """Copy computed features in, over the oldest once `history` are held; a new signature drops what was there.
+
+        None of them hangs on a gradient.
+        """
         if self._arrivals is not None:
             self._let_go()
         past, offload = self.past, self.held.offload
@@ -81,7 +84,7 @@ class Slot:
                 if offload is not None:
                     kept[name] = offload.out(stream, place)
                 else:
-                    kept[name] = stream.detach().clone() if place is None else place.copy_(stream.detach())
+                    kept[name] = stream.clone() if place is None else place.copy_(stream)
         past.insert(0, (step, kept))
         del past[history:]
         self._count()
