@@ -28,7 +28,7 @@ from bwcache.errors import AttachError, BlocksChangedError, complaint
 from bwcache.features import Predictor
 from bwcache.features.prediction_error import NUMBERS, PredictionSamples
 from bwcache.features.shards import Sharding, own_part
-from bwcache.features.store import Signature
+from bwcache.features.store import Signature, without_gradient
 from bwcache.models import Place, Site
 from bwcache.models.places import OUTSIDE
 from bwcache.models.provenance import expect_own_blocks, stranger_over
@@ -332,8 +332,7 @@ class Forward:
         for j in range(len(self.lanes)):
             part: dict[str, Tensor] = {}
             for stream, feature in kept.items():
-                bare = feature.detach() if feature.requires_grad else feature
-                part[stream] = bare if rows.is_whole else rows.of(bare, j)
+                part[stream] = without_gradient(feature) if rows.is_whole else rows.of(without_gradient(feature), j)
             parts.append(part)
         if call.site.beside is not None:
             found = [part for part in parts if part is not None]

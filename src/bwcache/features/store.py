@@ -63,10 +63,7 @@ class Slot:
     _nbytes: int = 0
 
     def push(self, signature: Signature, step: Step, streams: Streams, history: int) -> None:
-        """Copy computed features in, over the oldest once `history` are held; a new signature drops what was there.
-
-        None of them hangs on a gradient.
-        """
+        """Copy computed features in, over the oldest once `history` are held; a new signature drops what was there."""
         if self._arrivals is not None:
             self._let_go()
         past, offload = self.past, self.held.offload
@@ -79,6 +76,7 @@ class Slot:
         kept: Streams = {}
         with outside_inference_mode() if torch.is_inference_mode_enabled() else _NOTHING:
             for name, stream in streams.items():
+                stream = without_gradient(stream)
                 self._devices[name] = stream.device
                 place = over.get(name)
                 if offload is not None:
@@ -160,6 +158,11 @@ class Slot:
             if old.shape != other.shape or old.dtype != other.dtype or self._devices[name] != other.device:
                 return False
         return True
+
+
+def without_gradient(feature: Tensor) -> Tensor:
+    """Return a feature without the gradient that hangs on it, if one does: to ask is cheaper than to detach."""
+    return feature.detach() if feature.requires_grad else feature
 
 
 @contextmanager
