@@ -341,10 +341,8 @@ def _possible(kind: Any) -> Iterator[str]:
         of_value = get_args(kind)[1:]
         yield f"a dictionary, each value {expected(of_value[0])}" if of_value else "a dictionary such as {'name': 1}"
     elif inspect.isclass(origin or kind) and (members := family(origin or kind)):
-        if len(members) > MANY:
-            yield from sorted(members)
-        else:
-            yield from (name.lower() for name in members)
+        yield from (name.lower() for name in members)
+        if len(members) <= MANY:
             yield from (f"{name.lower()}:{default}" for name, one in members.items() for default in _first_number(one))
     else:
         yield f"a {getattr(kind, '__name__', str(kind))}, which cannot be written in words"
