@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +236,7 @@ def whole(cell: Path) -> bool:
 def play_quick(folder: Path, kills: int, blind: bool, seed: int, rows: int = 60) -> Found:
     """Kill quick workers."""
     seconds = 1.0 if blind else 1e6  # then no lease is ever over
-    begin = lambda: start(quick, folder, rows, kills, blind, seconds)  # noqa: E731
+    begin = partial(start, quick, folder, rows, kills, blind, seconds)
     found = play(begin, folder / "out", kills, 3, seed, 0.15, (OTHER,))
     found.faults += quick_faults(folder / "out", rows)
     found.faults += rest(folder / "out")
